@@ -1,0 +1,3 @@
+"""rtskel: refines 3D skeletal poses in real time."""
+
+__version__ = "0.1.0"
