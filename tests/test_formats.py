@@ -1,0 +1,402 @@
+import pickle
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtskel.errors import FormatError
+from rtskel.formats import (
+    SKELS_UNIT,
+    Recording,
+    exchange_sides,
+    read,
+    sides_look_swapped,
+    write,
+)
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+from tests.shared_data import shared_data
+
+J = UPPER_BODY_50.joints
+
+
+def poses(frames: int = 7, seed: int = 0) -> np.ndarray:
+    xyz = np.random.default_rng(seed).normal(0, 0.3, (frames, J, 3)).astype(np.float32)
+    xyz[:, NECK] = 0
+    return xyz
+
+
+def same(a: Recording, b: Recording) -> None:
+    for key in Recording.__dataclass_fields__:
+        left, right = getattr(a, key), getattr(b, key)
+        if isinstance(left, np.ndarray):
+            assert right is not None, key
+            np.testing.assert_array_equal(left, right, err_msg=key)
+            assert left.dtype == right.dtype, key
+        else:
+            assert left == right, key
+
+
+# Recording
+
+
+def test_recording_defaults() -> None:
+    recording = Recording(poses(), 25, "a")
+    assert recording.frames == 7
+    assert recording.dropped == 0
+    assert recording.seconds == pytest.approx(7 / 25)
+    assert recording.slots.tolist() == list(range(7))
+    assert not recording.missing.any()
+    assert recording.xyz.dtype == recording.confidence.dtype == np.float32
+
+
+def test_recording_takes_what_is_not_finite_for_missing() -> None:
+    xyz = poses()
+    xyz[2, 5, 1] = np.nan
+    xyz[3, 6, 0] = np.inf
+    recording = Recording(xyz, 25, "a", confidence=np.full((7, J), 0.5))
+    assert np.argwhere(recording.missing).tolist() == [[2, 5], [3, 6]]
+    assert not recording.xyz[2, 5].any()
+    assert np.isnan(xyz[2, 5, 1]), "the caller's array is left alone"
+    assert Recording(np.full((1, J, 3), 1e300), 25, "huge").missing.all()
+
+
+def test_recording_counts_dropped_frames() -> None:
+    recording = Recording(poses(3), 25, "a", slot=np.array([1, 2, 9]))
+    assert recording.dropped == 7
+    assert recording.seconds == pytest.approx(10 / 25)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"xyz": np.zeros((3, 49, 3))}, ["xyz", "49", "50"]),
+        ({"xyz": np.zeros((3, J, 2))}, ["xyz", "2"]),
+        ({"xyz": np.zeros((0, J, 3))}, ["no frames"]),
+        ({"xyz": np.float32(1)}, ["no frames"]),
+        ({"xyz": np.zeros((3, J, 3), complex)}, ["xyz", "complex"]),
+        ({"confidence": np.ones((3, 49))}, ["confidence", "49"]),
+        ({"confidence": np.full((3, J), 1.5)}, ["frame 0", "joint 0", "1.5"]),
+        ({"confidence": np.full((3, J), np.nan)}, ["confidence nan"]),
+        ({"slot": np.array([0, 2, 2])}, ["frame 2", "slot 2"]),
+        ({"slot": np.array([-1, 2, 3])}, ["-1", "negative"]),
+        ({"slot": np.array([0.0, 1, 2])}, ["slot", "float64", "integers"]),
+        ({"time_ns": np.zeros(2, int)}, ["time_ns", "2"]),
+        ({"fps": 0}, ["fps 0"]),
+        ({"fps": float("nan")}, ["fps nan"]),
+        ({"axes": "RDX"}, ["axes 'RDX'"]),
+        ({"skeleton": "body-17"}, ["body-17"]),
+        ({"lookahead": -2}, ["lookahead -2"]),
+        ({"sigma": np.zeros((3, 4))}, ["sigma"]),
+        ({"windows": np.zeros((3, 1), int)}, ["windows"]),
+        ({"flags": np.zeros(3)}, ["flags", "float64"]),
+    ],
+)
+def test_recording_names_the_offender(change: dict, words: list[str]) -> None:
+    with pytest.raises(FormatError) as error:
+        replace(Recording(poses(3), 25, "take 5"), **change)
+    for word in ["take 5", *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_sides_and_mirrors() -> None:
+    xyz = poses()
+    xyz[:, RIGHT_SHOULDER, 0], xyz[:, LEFT_SHOULDER, 0] = 0.17, -0.17
+    recording = Recording(xyz, 25, "a")
+    assert sides_look_swapped(recording)
+    assert not sides_look_swapped(replace(recording, mirrored=True))
+    assert not sides_look_swapped(replace(recording, axes="LDT"))
+    swapped = exchange_sides(recording)
+    assert not sides_look_swapped(swapped)
+    same(exchange_sides(swapped), recording)
+    np.testing.assert_array_equal(swapped.xyz[:, 8:29], recording.xyz[:, 29:50])
+    nobody = replace(recording, confidence=np.zeros((7, J), np.float32))
+    assert not sides_look_swapped(nobody)
+
+
+def test_millimetres() -> None:
+    xyz = poses()
+    assert Recording(xyz, 25, "a", unit="m").mm_per_unit() == 1000
+    xyz[:, RIGHT_SHOULDER], xyz[:, LEFT_SHOULDER] = (-1 / 6, 0, 0), (1 / 6, 0, 0)
+    assert Recording(xyz, 25, "a", unit=SKELS_UNIT).mm_per_unit() == pytest.approx(1110)
+    with pytest.raises(FormatError, match=r"px.*|shoulders"):
+        Recording(xyz, 25, "a", unit="px", confidence=np.zeros((7, J))).mm_per_unit()
+
+
+# .skels
+
+
+def test_skels_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "some.skels"
+    originals = [
+        Recording(poses(5, 1), 25, "dev/one-1", unit=SKELS_UNIT),
+        Recording(poses(1, 2), 25, "dev/two-2", unit=SKELS_UNIT),
+    ]
+    write(path, originals)
+    assert path.with_suffix(".files").read_text() == "dev/one-1\ndev/two-2\n"
+    for original, again in zip(originals, read(path), strict=True):
+        same(original, again)
+    assert {len(line.split()) % 151 for line in path.read_text().splitlines()} == {0}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["some.files", "some.skels"]
+
+
+def test_skels_zeros_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "gaps.skels"
+    confidence = np.ones((3, J), np.float32)
+    confidence[1, 8:29] = 0
+    write(path, Recording(poses(3), 25, "a", confidence=confidence, slot=np.array([1, 2, 4])))
+    (again,) = read(path)
+    assert again.frames == 5
+    assert again.missing.all(axis=1).tolist() == [True, False, False, True, False]
+    assert np.flatnonzero(again.missing[2]).tolist() == list(range(8, 29))
+    assert not again.missing[[1, 2, 4], NECK].any()
+
+
+def test_skels_options_and_names(tmp_path: Path) -> None:
+    path = tmp_path / "x.skels"
+    write(path, [Recording(poses(2, k), 25, f"n{k}") for k in range(2)])
+    path.with_suffix(".files").unlink()
+    assert [r.name for r in read(path)] == ["x-1", "x-2"]
+    plain, stated = read(path)[0], read(path, fps=30, axes="RUT", mirrored=True, unit="m")[0]
+    assert (stated.fps, stated.axes, stated.mirrored, stated.unit) == (30, "RUT", True, "m")
+    np.testing.assert_array_equal(plain.xyz, stated.xyz)
+    swapped = read(path, swap_sides=True)[0]
+    np.testing.assert_array_equal(swapped.xyz, exchange_sides(plain).xyz)
+    with pytest.raises(FormatError, match=r"x\.skels.*n?.*axes 'XYZ'"):
+        read(path, axes="XYZ")
+
+
+FRAME = " ".join(["0.5"] * 150)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["empty file"]),
+        (b"\n\n", ["empty file"]),
+        (f"{FRAME} 0\n{FRAME} 0.0 0.5\n".encode(), ["sequence 2", "152", "151"]),
+        (f"{FRAME} 0 {FRAME}".encode(), ["sequence 1", "301", "truncated"]),
+        (f"{FRAME} 0\n\n{FRAME} 0\n".encode(), ["sequence 2", "empty line"]),
+        (f"{FRAME} 0 nan {FRAME[4:]} 0.5\n".encode(), ["sequence 1", "frame 1", "x of joint 0 (nose)", "'nan'"]),
+        (f"{FRAME} 0\n0.5 inf {FRAME[8:]} 0\n".encode(), ["sequence 2", "frame 0", "y of joint 0", "'inf'"]),
+        (f"{FRAME} 0\n0.5 0.5 abc {FRAME[12:]} 0\n".encode(), ["sequence 2", "z of joint 0", "'abc'"]),
+        (f"1e39 {FRAME[4:]} 0\n".encode(), ["frame 0", "'1e39'"]),
+        (f"{FRAME} 1.5\n".encode(), ["frame 0", "counter 1.5"]),
+        (f"{FRAME} 0 {FRAME} 0.25".encode(), ["counter 0.25", "truncated"]),
+        (b"\x93NUMPY\x01\x00", ["not a text file", "0x93"]),
+        ("0,5 " * 151, ["'0,5'"]),
+    ],
+)
+def test_skels_errors_name_place_and_value(tmp_path: Path, content: bytes | str, words: list[str]) -> None:
+    path = tmp_path / "bad.skels"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FormatError) as error:
+        read(path)
+    for word in ["bad.skels", *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_skels_names_must_fit(tmp_path: Path) -> None:
+    path = tmp_path / "x.skels"
+    write(path, [Recording(poses(2, k), 25, f"n{k}") for k in range(2)])
+    for text, word in (("a\n", "1 names for the 2"), ("a\na\n", "'a' is repeated"), ("a\n \n", "empty")):
+        path.with_suffix(".files").write_text(text)
+        with pytest.raises(FormatError, match=word):
+            read(path)
+
+
+def test_skels_truncated_anywhere_between_frames_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.skels"
+    write(path, Recording(poses(20), 25, "a"))
+    tokens = path.read_text().split()
+    for frames in range(2, 20):
+        path.write_text(" ".join(tokens[: frames * 151]))
+        with pytest.raises(FormatError, match="truncated"):
+            read(path)
+
+
+def test_skels_cannot_hold_everything(tmp_path: Path) -> None:
+    path = tmp_path / "x.skels"
+    recording = Recording(poses(), 25, "a")
+    with pytest.raises(FormatError, match="no recordings"):
+        write(path, [])
+    with pytest.raises(FormatError, match="several lookaheads"):
+        write(path, [replace(recording, lookahead=0), replace(recording, lookahead=4)])
+    with pytest.raises(FormatError, match="files file"):
+        write(path, replace(recording, name="a\nb"))
+    assert not any(tmp_path.iterdir())
+
+
+# .npz
+
+
+def test_npz_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    rng = np.random.default_rng(3)
+    confidence = rng.random((4, J)).astype(np.float32)
+    refined = Recording(
+        poses(4, 2),
+        25,
+        "cam1",
+        confidence=confidence,
+        unit="mm",
+        slot=np.array([0, 1, 2, 3]),
+        time_ns=np.array([5, 6, 7, 8]),
+        lookahead=0,
+        sigma=rng.random((4, J)).astype(np.float32),
+        windows=np.array([1, 1, 1, 1], np.int32),
+        flags=np.array([1, 0, 0, 64], np.int32),
+    )
+    originals = [
+        Recording(poses(7, 1), 29.97, "plain"),
+        refined,
+        replace(refined, lookahead=4),
+        Recording(poses(3, 4), 30, "dropped ü", axes="RDA", mirrored=True, slot=np.array([2, 3, 9])),
+    ]
+    write(path, originals)
+    for original, again in zip(originals, read(path), strict=True):
+        same(original, again)
+    write(path, originals[0])
+    same(originals[0], read(path)[0])
+
+
+def test_npz_needs_only_positions(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    xyz = poses().astype(np.float64)
+    xyz[1, 2] = np.nan
+    np.savez(path, xyz=xyz)
+    (recording,) = read(path)
+    assert (recording.name, recording.fps, recording.axes, recording.unit) == ("mine", 25, "RDT", "m")
+    assert np.argwhere(recording.missing).tolist() == [[1, 2]]
+    np.savez(path, xyz=xyz, fps=60, unit="cm", mirrored=True)
+    (recording,) = read(path)
+    assert (recording.fps, recording.unit, recording.mirrored) == (60.0, "cm", True)
+
+
+def test_npz_rows_may_be_interleaved(tmp_path: Path) -> None:
+    path = tmp_path / "live.npz"
+    xyz = poses(6)
+    np.savez(path, xyz=xyz, stream=np.array(list("abbaab")), slot=np.array([0, 0, 1, 1, 5, 2]))
+    a, b = read(path)
+    assert (a.name, a.slots.tolist(), b.name, b.slots.tolist()) == ("a", [0, 1, 5], "b", [0, 1, 2])
+    np.testing.assert_array_equal(a.xyz, xyz[[0, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"pose": np.zeros(3)}, ["no array 'xyz'", "pose"]),
+        ({"xyz": np.zeros((3, 49, 3))}, ["49"]),
+        ({"xyz": np.zeros((3, 150))}, ["[3, 150]"]),
+        ({"xyz": np.zeros((0, J, 3))}, ["no frames"]),
+        ({"xyz": np.array(["a"])}, ["xyz has dtype"]),
+        ({"xyz": np.zeros((3, J, 3), complex)}, ["complex"]),
+        ({"xyz": poses(3), "confidence": np.ones((2, J))}, ["confidence", "[2, 50]", "[3, 50]"]),
+        ({"xyz": poses(3), "confidence": np.full((3, J), -1.0)}, ["confidence -1"]),
+        ({"xyz": poses(3), "slot": np.array([0, 1, 1])}, ["slot 1"]),
+        ({"xyz": poses(3), "slot": np.array([0.0, 1, 2])}, ["slot has dtype float64"]),
+        ({"xyz": poses(3), "fps": np.array([25, 25, 30])}, ["fps 25 and 30"]),
+        ({"xyz": poses(3), "fps": 0}, ["fps 0"]),
+        ({"xyz": poses(3), "stream": np.arange(3)}, ["stream has dtype"]),
+        ({"xyz": poses(3), "skeleton": "mano"}, ["mano"]),
+        ({"xyz": poses(3), "format": "rtskel-recording-2"}, ["rtskel-recording-2"]),
+    ],
+)
+def test_npz_errors_name_the_key(tmp_path: Path, arrays: dict, words: list[str]) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(FormatError) as error:
+        read(path)
+    for word in ["bad.npz", *words]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return (pytest.fail, ("unpickled",))
+
+
+def test_npz_is_never_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez(path, xyz=np.array([Bomb()], dtype=object))
+    with pytest.raises(FormatError, match="pickled"):
+        read(path)
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(FormatError, match=r"not an \.npz"):
+        read(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xyz", b"no array at all")
+    with pytest.raises(FormatError, match="'xyz' is not an array"):
+        read(path)
+
+
+def test_npz_truncated_or_damaged_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    write(path, Recording(poses(4), 25, "a"))
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 97):
+        path.write_bytes(whole[:size])
+        with pytest.raises(FormatError, match=r"x\.npz"):
+            read(path)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, len(whole), 3):
+            damaged[at] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            read(path)  # damage in unread zip fields goes unnoticed, and may
+        except FormatError as error:
+            assert "x.npz" in str(error)  # noqa: PT017
+
+
+def test_npz_names_must_differ(tmp_path: Path) -> None:
+    recording = Recording(poses(), 25, "a")
+    with pytest.raises(FormatError, match="two recordings are called 'a'"):
+        write(tmp_path / "x.npz", [recording, recording])
+    write(tmp_path / "x.npz", [recording, replace(recording, lookahead=0)])
+
+
+# Any file
+
+
+def test_files_that_are_not_there_or_unknown(tmp_path: Path) -> None:
+    for name in ("none.skels", "none.npz"):
+        with pytest.raises(FormatError, match=f"{name}.*No such file"):
+            read(tmp_path / name)
+        (tmp_path / name).mkdir()
+        with pytest.raises(FormatError, match=f"{name}.*directory"):
+            read(tmp_path / name)
+    with pytest.raises(FormatError, match=r"'\.bvh' \(known: \.skels, \.npz\)"):
+        read(tmp_path / "a.bvh")
+    with pytest.raises(FormatError, match=r"no/such/a\.npz.*cannot be written"):
+        write(tmp_path / "no/such/a.npz", Recording(poses(), 25, "a"))
+
+
+# Real files
+
+
+def test_phoenix() -> None:
+    recordings = read(shared_data("phoenix14t/dev.skels"))
+    assert [r.frames for r in recordings] == [42, 111, 148, 142, 93]
+    assert recordings[0].name == "dev/11August_2010_Wednesday_tagesschau-2"
+    for recording in recordings:
+        assert not recording.missing.any()
+        assert not recording.xyz[:, NECK].any()
+        assert recording.unit == SKELS_UNIT
+        assert recording.mm_per_unit() == pytest.approx(1110, rel=2e-3)
+        assert sides_look_swapped(recording)
+        assert not sides_look_swapped(replace(recording, mirrored=True))
+        assert not sides_look_swapped(exchange_sides(recording))
+
+
+def test_phoenix_survives_both_formats(tmp_path: Path) -> None:
+    recordings = read(shared_data("phoenix14t/dev.skels"))
+    for name in ("again.skels", "again.npz"):
+        write(tmp_path / name, recordings)
+        for original, again in zip(recordings, read(tmp_path / name), strict=True):
+            same(original, again)
