@@ -1,0 +1,723 @@
+"""The wire format, version 1: pure functions between message objects and bytes. No sockets, no clocks.
+
+`encode(message)` gives the two ZeroMQ parts (topic, body) and `decode(topic, body)` the object again. The format is
+specified in WIRE.md, from which a client in another language can be written; what this module does and that page does
+not say is a defect of that page. Everything that is wrong with a message, whoever wrote it, is a WireError of one line
+that names the stream and the field; nothing else is ever raised for foreign bytes.
+
+Both directions share one check of every field, so that rtskel never sends what it would refuse. Numbers are never NaN
+or infinite on the wire, with one exception in reading: a raw pose of a foreign client decodes whatever its coordinates
+are, so that the receiver can count the offender and treat the joint as missing (`clean_joints`), instead of losing the
+other joints of the frame with it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntFlag
+from functools import lru_cache
+from itertools import chain, permutations, product
+from operator import itemgetter
+from types import NoneType
+from typing import Any, Final, TypeAlias
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import WireError
+
+VERSION: Final = 1
+"""Major version: the number in `v` and in the topics' `rts1`. Additions do not change it, so a reader ignores fields,
+and elements behind the known ones of an array, that it does not know."""
+
+MAX_BODY: Final = 65536
+"""Longest body in bytes. A pose of MAX_JOINTS joints takes less than a third of it."""
+
+MAX_JOINTS: Final = 1024
+MAX_TEXT: Final = 128
+"""Longest clock, skeleton, model and event name, in characters."""
+
+MAX_COUNT: Final = 2**63 - 1
+"""Every integer on the wire is 0..MAX_COUNT, so that languages without unsigned integers can hold it."""
+
+MAX_FPS: Final = 10_000.0
+
+_MAX_ELEMENTS = 256  # of an array or a map: more than any message has, with room for what later versions add
+
+RAW_PREFIX: Final = b"rts1/raw/"
+REFINED_PREFIX: Final = b"rts1/refined/"
+EVENT_PREFIX: Final = b"rts1/event/"
+HEARTBEAT_TOPIC: Final = b"rts1/heartbeat/"
+
+F32: TypeAlias = NDArray[np.float32]
+
+_F4 = np.dtype("<f4")
+
+
+class Flag(IntFlag):
+    """What a consumer should know about a refined pose beside its numbers."""
+
+    WARM_UP = 1
+    """The window reaches back beyond the stream's first frame, copies of which fill it."""
+    INTERPOLATED = 2
+    """No frame came for this slot: every joint is filled in."""
+    PARTIAL_AVERAGE = 4
+    """Fewer windows were averaged than lookahead and radius provide."""
+    PASSTHROUGH = 8
+    """The pose was not refined: it is the raw one."""
+    GAP_BEFORE = 16
+    """The first pose behind a gap that was too long to fill."""
+    RESET = 32
+    """The first pose of a stream that starts afresh: nothing before it is continuous with it."""
+    FLUSHED = 64
+    """The stream ended before the lookahead did: copies of its last frame fill the window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawPose:
+    """One frame from a pose estimator.
+
+    Attributes:
+        stream: stream id, 1..64 of [A-Za-z0-9._-].
+        epoch: drawn at random by the estimator at each start; another epoch starts the stream afresh.
+        seq: frame number, 0, 1, 2, ... on the camera's clock, a dropped frame leaving a hole; None: the frame is placed
+            by its time and `fps`.
+        time_ns: when the frame was captured, in ns of `clock`.
+        clock: which clock that is: "monotonic", "unix", or a name of the estimator's own.
+        fps: frames per second of the camera.
+        xyz: float32 [J, 3] positions in any unit, along `axes`.
+        confidence: float32 [J] in 0..1; 0 = missing, and `xyz` then means nothing (but is finite).
+        skeleton: skeleton id, such as "upper-body-50".
+        axes: where x, y and z grow, see `rtskel.skeleton.axes_matrix`.
+        mirrored: the image was mirrored, as selfie cameras do.
+    """
+
+    stream: str
+    epoch: int
+    seq: int | None
+    time_ns: int
+    clock: str
+    fps: float
+    xyz: F32
+    confidence: F32
+    skeleton: str
+    axes: str = "RDT"
+    mirrored: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamEnd:
+    """The estimator's last word on a stream, on its raw topic.
+
+    Attributes:
+        seq: how many slots the stream has, which is the next frame number; None: it ended with the last frame sent.
+    """
+
+    stream: str
+    epoch: int
+    seq: int | None
+    time_ns: int
+    clock: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefinedPose:
+    """One refined slot at one lookahead.
+
+    Attributes:
+        lookahead: how many frames later than this slot the refinement could see.
+        epoch: drawn at random by the server at each start.
+        seq: counts this stream's slots in the output, 0, 1, 2, ... per epoch: a hole means that the reader lost poses.
+        source_epoch, source_seq, source_time_ns, source_clock, fps: those of the raw frame. For an interpolated slot:
+            the number (None for streams without numbers) and the time that its frame would have had.
+        receive_ns: when the server read the raw frame, in ns of `clock`; 0 if none came.
+        infer_start_ns, infer_end_ns: around the engine call that completed this pose.
+        publish_ns: just before it was sent.
+        clock: of those four times: "monotonic" is the server's CLOCK_MONOTONIC.
+        windows: how many predictions were averaged.
+        flags: a set of `Flag`.
+        model: id of the engine's weights.
+        xyz: float32 [J, 3], in the unit, axes and place of the raw pose.
+        confidence: float32 [J] as received, 0 where the joint is filled in.
+        missing: bool [J], the joint was not seen, so xyz is the model's alone.
+        sigma: float32 [J] spread of the averaged predictions, in the unit of xyz.
+    """
+
+    stream: str
+    lookahead: int
+    epoch: int
+    seq: int
+    source_epoch: int
+    source_seq: int | None
+    source_time_ns: int
+    source_clock: str
+    fps: float
+    receive_ns: int
+    infer_start_ns: int
+    infer_end_ns: int
+    publish_ns: int
+    clock: str
+    windows: int
+    flags: Flag
+    skeleton: str
+    model: str
+    axes: str
+    mirrored: bool
+    xyz: F32
+    confidence: F32
+    missing: NDArray[np.bool_]
+    sigma: F32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """Something that happened to a stream, or to the server itself when `stream` is empty.
+
+    Attributes:
+        kind: "start", "gap", "stale", "end", "reset", "evicted", "error", or one that a later version adds.
+        epoch: the server's.
+        seq: the output's slot from which it holds, None if it is about no slot.
+        detail: one line for people.
+        counts: numbers for programs, by name, such as {"late": 3}.
+    """
+
+    stream: str
+    kind: str
+    epoch: int
+    seq: int | None
+    time_ns: int
+    detail: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    clock: str = "monotonic"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Heartbeat:
+    """The server's inference loop is alive. Sent by that loop, so it stops when the loop hangs.
+
+    Attributes:
+        epoch, seq: the server's epoch; how many heartbeats it has sent before.
+        interval_ns: the next heartbeat is due this much later.
+        streams: how many are active.
+        frames_in, frames_out: raw frames received and refined poses published since the start, all streams.
+        counts: totals of what went wrong since the start, by name, such as {"late": 3, "malformed": 1}.
+        model, skeleton: of the engine.
+        lookaheads: those that are published.
+        loop_fps: raw frames per second through the loop since the last heartbeat.
+    """
+
+    epoch: int
+    seq: int
+    time_ns: int
+    interval_ns: int
+    streams: int
+    frames_in: int
+    frames_out: int
+    counts: Mapping[str, int]
+    model: str
+    skeleton: str
+    lookaheads: Sequence[int]
+    loop_fps: float
+    clock: str = "monotonic"
+
+
+Message: TypeAlias = RawPose | StreamEnd | RefinedPose | Event | Heartbeat
+
+
+# --- topics -----------------------------------------------------------------------------------------------------------
+
+_STREAM_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@lru_cache(maxsize=4096)
+def raw_topic(stream: str) -> bytes:
+    """Topic of a stream's raw poses. WireError names a bad stream id; so do the other topics."""
+    return b"%b%b/" % (RAW_PREFIX, _stream_bytes(stream))
+
+
+@lru_cache(maxsize=4096)
+def refined_topic(stream: str, lookahead: int) -> bytes:
+    """Topic of a stream's refined poses at one lookahead (frames)."""
+    return b"%b%b/L%d/" % (REFINED_PREFIX, _stream_bytes(stream), lookahead)
+
+
+@lru_cache(maxsize=4096)
+def event_topic(stream: str) -> bytes:
+    """Topic of a stream's events; of the server's own events for the empty id."""
+    return b"%b%b/" % (EVENT_PREFIX, _stream_bytes(stream) if stream else b"")
+
+
+def stream_of(topic: bytes) -> str | None:
+    """The stream that a topic names, to count an offender whose body cannot be read; None if it names none."""
+    parts = topic.split(b"/")
+    if len(parts) < 4 or parts[0] != b"rts1" or parts[1] not in (b"raw", b"refined", b"event"):
+        return None
+    stream = parts[2].decode("ascii", "replace")
+    return stream if _STREAM_ID.fullmatch(stream) else None
+
+
+def _stream_bytes(stream: str) -> bytes:
+    if not _STREAM_ID.fullmatch(stream):
+        raise WireError(f"stream id {_show(stream)}: 1 to 64 of A-Z a-z 0-9 . _ - expected")
+    return stream.encode("ascii")
+
+
+# --- what every field must be -----------------------------------------------------------------------------------------
+
+_Types: TypeAlias = tuple[type, ...]
+_Body: TypeAlias = dict[str, Any]
+
+_COUNT = (int,)
+_COUNT_OR_NIL = (int, NoneType)
+_REAL = (float, int)  # some languages write 25.0 as an integer
+_TEXT = (str,)
+_BOOL = (bool,)
+_TYPE_NAMES = {int: "an integer", NoneType: "nil", float: "a number", str: "a string", bool: "a boolean",
+               list: "an array", dict: "a map", bytes: "binary"}  # fmt: skip
+
+_AXES = frozenset("".join(code) for pairs in permutations(("RL", "DU", "TA")) for code in product(*pairs))
+
+_FRAME = {"epoch": _COUNT, "seq": _COUNT_OR_NIL, "time_ns": _COUNT, "clock": _TEXT}
+_SOURCE = {**_FRAME, "fps": _REAL}
+_SLOT = {"lookahead": _COUNT, "epoch": _COUNT, "seq": _COUNT, "windows": _COUNT, "flags": _COUNT}
+_TIMES = {"receive_ns": _COUNT, "infer_start_ns": _COUNT, "infer_end_ns": _COUNT, "publish_ns": _COUNT, "clock": _TEXT}
+_SPACE = {"skeleton": _TEXT, "joints": _COUNT, "axes": _TEXT, "mirrored": _BOOL}
+
+
+class _Header:
+    """The arrays of a body that hold its header: which fields, in which order, of which types.
+
+    One look at all types, one at the range of all integers and one at the length of all texts pass what is good. What
+    they stop is looked at field by field, to name the offender or to find that it was good after all: a nil, or an
+    array that a later version has made longer.
+    """
+
+    def __init__(self, kind: str, **arrays: Mapping[str, _Types]) -> None:
+        self._kind = kind
+        self._arrays = arrays
+        fields = [types for array in arrays.values() for types in array.values()]
+        self._usual = frozenset(product(*[[t for t in types if t is not NoneType] for types in fields]))
+        self._counts = itemgetter(*[k for k, types in enumerate(fields) if types in (_COUNT, _COUNT_OR_NIL)])
+        self._texts = itemgetter(*[k for k, types in enumerate(fields) if types == _TEXT])
+
+    def check(self, stream: object, *arrays: Any) -> tuple[Any, ...]:
+        """All fields of the arrays, in order; WireError if one is not what it must be."""
+        try:
+            values = tuple(chain.from_iterable(arrays))
+        except TypeError:  # one is no array
+            return self._check_each(stream, arrays)
+        if tuple(map(type, values)) in self._usual:
+            counts = self._counts(values)
+            if min(counts) >= 0 and max(counts) <= MAX_COUNT and max(map(len, self._texts(values))) <= MAX_TEXT:
+                return values
+        return self._check_each(stream, arrays)
+
+    def _check_each(self, stream: object, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        values: list[Any] = []
+        for (name, fields), elements in zip(self._arrays.items(), arrays, strict=True):
+            if not isinstance(elements, (list, tuple)) or len(elements) < len(fields):
+                raise _offence(self._kind, stream, f"{name} is {_show(elements)}, not [{', '.join(fields)}]")
+            for (field_name, types), value in zip(fields.items(), elements, strict=False):
+                values.append(_checked(value, types, self._kind, stream, f"{name}.{field_name}"))
+        return tuple(values)
+
+
+_RAW = _Header("raw", source=_SOURCE, space=_SPACE)
+_END = _Header("end", source=_FRAME)
+_REFINED = _Header("refined", slot=_SLOT, source=_SOURCE, times=_TIMES, space=_SPACE)
+
+
+def _checked(value: Any, types: _Types, kind: str, stream: object, name: str) -> Any:
+    if type(value) not in types:  # not isinstance: True is no count
+        expected = " or ".join(_TYPE_NAMES[t] for t in types[:2] if types is not _REAL or t is float)
+        raise _offence(kind, stream, f"{name} is {_show(value)}, not {expected}")
+    if type(value) is int and not 0 <= value <= MAX_COUNT:
+        raise _offence(kind, stream, f"{name} is {_show(value)}, not in 0..2**63-1")
+    if type(value) is str and len(value) > MAX_TEXT:
+        raise _offence(kind, stream, f"{name} has {len(value)} characters, more than {MAX_TEXT}")
+    return value
+
+
+def _stream(kind: str, stream: Any) -> str:
+    if type(stream) is not str:
+        raise _offence(kind, None, f"stream is {_show(stream)}, not a string")
+    return stream
+
+
+def _check_space(kind: str, stream: str, fps: float, joints: int, axes: str) -> None:
+    if not 0 < fps <= MAX_FPS:  # NaN too
+        raise _offence(kind, stream, f"source.fps is {_show(fps)}, not above 0 and at most {MAX_FPS:g}")
+    if not 0 < joints <= MAX_JOINTS:
+        raise _offence(kind, stream, f"space.joints is {_show(joints)}, not in 1..{MAX_JOINTS}")
+    if axes not in _AXES:
+        raise _offence(kind, stream, f"space.axes is {_show(axes)}, not one letter of each of R/L, D/U, T/A")
+
+
+def _offence(kind: str, stream: object, what: str) -> WireError:
+    whose = f" of stream {_show(stream)}" if stream else ""
+    return WireError(f"{kind} message{whose}: {what}")
+
+
+def _show(value: object) -> str:
+    """A foreign value for people to read: one line, never long."""
+    if isinstance(value, (bytes, list, tuple, dict)):
+        return f"{type(value).__name__} of length {len(value)}"
+    return _short(ascii(value))
+
+
+def _show_topic(topic: bytes) -> str:
+    return _short(ascii(topic)[1:])
+
+
+def _show_error(error: Exception) -> str:
+    return _short(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+# The bits of a byte, the first one highest, as bytes of 0 and 1: joined twice as fast as numpy.unpackbits is here.
+_BITS = [bytes((byte >> (7 - bit)) & 1 for bit in range(8)) for byte in range(256)]
+
+
+def clean_joints(xyz: F32, confidence: F32) -> tuple[F32, F32, int]:
+    """Makes every joint that holds a NaN or an infinity a missing one.
+
+    Args:
+        xyz: float32 [J, 3].
+        confidence: float32 [J].
+
+    Returns:
+        xyz and confidence with zeros in those joints, and how many they are. Without any, these are the arrays that
+        were given, not copies.
+    """
+    if _all_finite(xyz) and _all_finite(confidence):
+        return xyz, confidence, 0
+    good = np.isfinite(xyz).all(axis=1) & np.isfinite(confidence)
+    return np.where(good[:, None], xyz, 0), np.where(good, confidence, 0), int((~good).sum())
+
+
+def _all_finite(array: F32) -> bool:
+    return 0 not in np.isfinite(array).tobytes()  # a third of the time of .all()
+
+
+def _joints(kind: str, stream: str, xyz: F32) -> int:
+    if type(xyz) is not np.ndarray or xyz.ndim != 2:
+        raise _offence(kind, stream, f"xyz is {_show_array(xyz)}, not float32 [J, 3]")
+    return len(xyz)
+
+
+def _to_bytes(kind: str, stream: str, name: str, array: F32, shape: tuple[int, ...]) -> bytes:
+    if type(array) is not np.ndarray or array.dtype != np.float32 or array.shape != shape:
+        raise _offence(kind, stream, f"{name} is {_show_array(array)}, not float32 {list(shape)}")
+    if not _all_finite(array):
+        raise _offence(kind, stream, f"{name} holds a NaN or an infinity")
+    return array.astype(_F4, copy=False).tobytes()
+
+
+def _floats(kind: str, stream: str, name: str, data: bytes, length: int) -> F32:
+    if type(data) is not bytes or len(data) != 4 * length:
+        raise _offence(kind, stream, f"{name} is {_show(data)}, not {length} float32 in {4 * length} bytes")
+    return np.frombuffer(data, _F4)
+
+
+def _finite_floats(kind: str, stream: str, name: str, data: bytes, length: int) -> F32:
+    array = _floats(kind, stream, name, data, length)
+    if not _all_finite(array):
+        raise _offence(kind, stream, f"{name} holds a NaN or an infinity")
+    return array
+
+
+def _bits(kind: str, stream: str, name: str, data: bytes, length: int) -> NDArray[np.bool_]:
+    if type(data) is not bytes or len(data) != (length + 7) // 8:
+        raise _offence(kind, stream, f"{name} is {_show(data)}, not {length} bits in {(length + 7) // 8} bytes")
+    return np.frombuffer(b"".join([_BITS[byte] for byte in data]), np.bool_, length)
+
+
+def _show_array(array: object) -> str:
+    return f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else _show(array)
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+# Every combination of the known flags: looking one up is far cheaper than Flag(bits).
+_FLAGS = [Flag(bits) for bits in range(2 * Flag.FLUSHED)]
+
+_raw_fields = itemgetter("stream", "source", "space", "xyz", "confidence")
+_refined_fields = itemgetter(
+    "stream", "slot", "source", "times", "space", "model", "xyz", "confidence", "missing", "sigma"
+)
+
+
+def _encode_raw(pose: RawPose) -> tuple[bytes, _Body]:
+    stream, fps, axes = _stream("raw", pose.stream), pose.fps, pose.axes
+    joints = _joints("raw", stream, pose.xyz)
+    source = (pose.epoch, pose.seq, pose.time_ns, pose.clock, fps)
+    space = (pose.skeleton, joints, axes, pose.mirrored)
+    _RAW.check(stream, source, space)
+    _check_space("raw", stream, fps, joints, axes)
+    return raw_topic(stream), {
+        "v": VERSION,
+        "kind": "raw",
+        "stream": stream,
+        "source": source,
+        "space": space,
+        "xyz": _to_bytes("raw", stream, "xyz", pose.xyz, (joints, 3)),
+        "confidence": _to_bytes("raw", stream, "confidence", pose.confidence, (joints,)),
+    }
+
+
+def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
+    stream, source, space, xyz, confidence = _raw_fields(body)
+    topic = raw_topic(_stream("raw", stream))
+    epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = _RAW.check(stream, source, space)
+    _check_space("raw", stream, fps, joints, axes)
+    return topic, RawPose(
+        stream,
+        epoch,
+        seq,
+        time_ns,
+        clock,
+        float(fps),
+        _floats("raw", stream, "xyz", xyz, 3 * joints).reshape(joints, 3),
+        _floats("raw", stream, "confidence", confidence, joints),
+        skeleton,
+        axes,
+        mirrored,
+    )
+
+
+def _encode_end(end: StreamEnd) -> tuple[bytes, _Body]:
+    source = (end.epoch, end.seq, end.time_ns, end.clock)
+    topic = raw_topic(_stream("end", end.stream))
+    _END.check(end.stream, source)
+    return topic, {"v": VERSION, "kind": "end", "stream": end.stream, "source": source}
+
+
+def _decode_end(body: _Body) -> tuple[bytes, StreamEnd]:
+    stream = body["stream"]
+    return raw_topic(_stream("end", stream)), StreamEnd(stream, *_END.check(stream, body["source"]))
+
+
+def _encode_refined(pose: RefinedPose) -> tuple[bytes, _Body]:
+    stream, fps, axes = _stream("refined", pose.stream), pose.fps, pose.axes
+    joints = _joints("refined", stream, pose.xyz)
+    slot = (pose.lookahead, pose.epoch, pose.seq, pose.windows, int(pose.flags))
+    source = (pose.source_epoch, pose.source_seq, pose.source_time_ns, pose.source_clock, fps)
+    times = (pose.receive_ns, pose.infer_start_ns, pose.infer_end_ns, pose.publish_ns, pose.clock)
+    space = (pose.skeleton, joints, axes, pose.mirrored)
+    _REFINED.check(stream, slot, source, times, space)
+    _check_space("refined", stream, fps, joints, axes)
+    _checked(pose.model, _TEXT, "refined", stream, "model")
+    missing = pose.missing
+    if type(missing) is not np.ndarray or missing.dtype != np.bool_ or missing.shape != (joints,):
+        raise _offence("refined", stream, f"missing is not an array of {joints} booleans")
+    return refined_topic(stream, pose.lookahead), {
+        "v": VERSION,
+        "kind": "refined",
+        "stream": stream,
+        "slot": slot,
+        "source": source,
+        "times": times,
+        "space": space,
+        "model": pose.model,
+        "xyz": _to_bytes("refined", stream, "xyz", pose.xyz, (joints, 3)),
+        "confidence": _to_bytes("refined", stream, "confidence", pose.confidence, (joints,)),
+        "missing": np.packbits(missing).tobytes(),
+        "sigma": _to_bytes("refined", stream, "sigma", pose.sigma, (joints,)),
+    }
+
+
+def _decode_refined(body: _Body) -> tuple[bytes, RefinedPose]:
+    stream, slot, source, times, space, model, xyz, confidence, missing, sigma = _refined_fields(body)
+    lookahead, epoch, seq, windows, flags, *source_times_space = _REFINED.check(stream, slot, source, times, space)
+    source_epoch, source_seq, source_time_ns, source_clock, fps, *times_space = source_times_space
+    receive_ns, infer_start_ns, infer_end_ns, publish_ns, clock, skeleton, joints, axes, mirrored = times_space
+    _check_space("refined", stream, fps, joints, axes)
+    return refined_topic(_stream("refined", stream), lookahead), RefinedPose(
+        stream,
+        lookahead,
+        epoch,
+        seq,
+        source_epoch,
+        source_seq,
+        source_time_ns,
+        source_clock,
+        float(fps),
+        receive_ns,
+        infer_start_ns,
+        infer_end_ns,
+        publish_ns,
+        clock,
+        windows,
+        _FLAGS[flags] if flags < len(_FLAGS) else Flag(flags),
+        skeleton,
+        _checked(model, _TEXT, "refined", stream, "model"),
+        axes,
+        mirrored,
+        _finite_floats("refined", stream, "xyz", xyz, 3 * joints).reshape(joints, 3),
+        _finite_floats("refined", stream, "confidence", confidence, joints),
+        _bits("refined", stream, "missing", missing, joints),
+        _finite_floats("refined", stream, "sigma", sigma, joints),
+    )
+
+
+def _encode_event(event: Event) -> tuple[bytes, _Body]:
+    stream = _stream("event", event.stream)
+    body = {
+        "v": VERSION,
+        "kind": "event",
+        "stream": stream,
+        "event": event.kind,
+        "epoch": event.epoch,
+        "seq": event.seq,
+        "time_ns": event.time_ns,
+        "clock": event.clock,
+        "detail": event.detail,
+        "counts": dict(event.counts),
+    }
+    _decode_event(body)
+    return event_topic(stream), body
+
+
+def _decode_event(body: _Body) -> tuple[bytes, Event]:
+    stream = body["stream"]
+
+    def read(name: str, types: _Types) -> Any:
+        return _checked(body[name], types, "event", stream, name)
+
+    if type(body["detail"]) is not str:
+        raise _offence("event", stream, f"detail is {_show(body['detail'])}, not a string")
+    return event_topic(_stream("event", stream)), Event(
+        stream=stream,
+        kind=read("event", _TEXT),
+        epoch=read("epoch", _COUNT),
+        seq=read("seq", _COUNT_OR_NIL),
+        time_ns=read("time_ns", _COUNT),
+        detail=body["detail"],
+        counts=_counts("event", stream, body["counts"]),
+        clock=read("clock", _TEXT),
+    )
+
+
+_HEARTBEAT = {
+    "epoch": _COUNT,
+    "seq": _COUNT,
+    "time_ns": _COUNT,
+    "clock": _TEXT,
+    "interval_ns": _COUNT,
+    "streams": _COUNT,
+    "frames_in": _COUNT,
+    "frames_out": _COUNT,
+    "model": _TEXT,
+    "skeleton": _TEXT,
+    "loop_fps": _REAL,
+}
+
+
+def _encode_heartbeat(beat: Heartbeat) -> tuple[bytes, _Body]:
+    body = {"v": VERSION, "kind": "heartbeat", **{name: getattr(beat, name) for name in _HEARTBEAT}}
+    body["counts"] = dict(beat.counts)
+    body["lookaheads"] = list(beat.lookaheads)
+    _decode_heartbeat(body)
+    return HEARTBEAT_TOPIC, body
+
+
+def _decode_heartbeat(body: _Body) -> tuple[bytes, Heartbeat]:
+    fields = {name: _checked(body[name], types, "heartbeat", None, name) for name, types in _HEARTBEAT.items()}
+    if not 0 <= fields["loop_fps"] < math.inf:  # NaN too
+        raise _offence("heartbeat", None, f"loop_fps is {_show(fields['loop_fps'])}, not a finite rate")
+    fields["loop_fps"] = float(fields["loop_fps"])
+    lookaheads = body["lookaheads"]
+    if type(lookaheads) is not list:
+        raise _offence("heartbeat", None, f"lookaheads is {_show(lookaheads)}, not an array")
+    return HEARTBEAT_TOPIC, Heartbeat(
+        **fields,
+        counts=_counts("heartbeat", None, body["counts"]),
+        lookaheads=tuple(_checked(value, _COUNT, "heartbeat", None, "lookaheads") for value in lookaheads),
+    )
+
+
+def _counts(kind: str, stream: object, counts: Any) -> dict[str, int]:
+    if type(counts) is not dict:
+        raise _offence(kind, stream, f"counts is {_show(counts)}, not a map")
+    for name, value in counts.items():
+        _checked(name, _TEXT, kind, stream, "a name in counts")
+        _checked(value, _COUNT, kind, stream, f"counts.{name}")
+    return counts
+
+
+_ENCODERS: dict[type, Callable[[Any], tuple[bytes, _Body]]] = {
+    RawPose: _encode_raw,
+    StreamEnd: _encode_end,
+    RefinedPose: _encode_refined,
+    Event: _encode_event,
+    Heartbeat: _encode_heartbeat,
+}
+_DECODERS: dict[str, Callable[[_Body], tuple[bytes, Message]]] = {
+    "raw": _decode_raw,
+    "end": _decode_end,
+    "refined": _decode_refined,
+    "event": _decode_event,
+    "heartbeat": _decode_heartbeat,
+}
+
+
+def encode(message: Message) -> tuple[bytes, bytes]:
+    """The two parts, topic and body, of a message.
+
+    Raises:
+        WireError: a field is not what the format asks for; nothing that `decode` would refuse is ever sent.
+    """
+    encoder = _ENCODERS.get(type(message))
+    if encoder is None:
+        raise WireError(f"{_show(message)} is no rtskel message")
+    topic, body = encoder(message)
+    try:
+        packed: bytes = msgpack.packb(body)
+    except (ValueError, TypeError, OverflowError) as error:  # such as a lone surrogate in a text
+        raise WireError(f"{body['kind']} message cannot be packed: {_show_error(error)}") from None
+    if len(packed) > MAX_BODY:
+        raise WireError(f"{body['kind']} message of {len(packed)} bytes, more than {MAX_BODY}")
+    return topic, packed
+
+
+def decode(topic: bytes, body: bytes) -> Message:
+    """The message whose two parts these are.
+
+    Arrays are read-only views of the unpacked bytes. A RawPose may hold NaN or infinity (see `clean_joints`); no other
+    message does.
+
+    Raises:
+        WireError: these are not the parts of a message of this version, with one line that names the offender.
+    """
+    if len(body) > MAX_BODY:
+        raise WireError(f"message on {_show_topic(topic)}: {len(body)} bytes, more than {MAX_BODY}")
+    try:
+        # A declared length is believed only up to these limits, so that no few bytes make us allocate much.
+        fields = msgpack.unpackb(body, max_array_len=_MAX_ELEMENTS, max_map_len=_MAX_ELEMENTS)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"message on {_show_topic(topic)}: not msgpack ({_show_error(error)})") from None
+    if type(fields) is not dict:
+        raise WireError(f"message on {_show_topic(topic)}: {_show(fields)}, not a map")
+    if type(fields.get("v")) is not int or fields["v"] != VERSION:
+        version = _show(fields["v"]) if "v" in fields else "absent"
+        raise WireError(f"message on {_show_topic(topic)}: version v is {version}, this is version {VERSION}")
+    kind = fields.get("kind")
+    decoder = _DECODERS.get(kind) if type(kind) is str else None
+    if decoder is None:
+        raise WireError(f"message on {_show_topic(topic)}: unknown kind {_show(kind)}")
+    try:
+        own_topic, message = decoder(fields)
+    except KeyError as absent:
+        raise _offence(str(kind), fields.get("stream"), f"{absent.args[0]} is absent") from None
+    if own_topic != topic:
+        raise WireError(f"message on {_show_topic(topic)}: its body belongs on {_show_topic(own_topic)}")
+    return message
