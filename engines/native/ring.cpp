@@ -1,0 +1,454 @@
+// The many-stream ring, window gather and overlap average. Its specification is the numpy twin, `NumpyRing` in rtskel/ring.py:
+// same names, same order of operations, same rounding; the same tests run both.
+//
+// One object is used by one thread at a time; every call releases the GIL.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace {
+
+enum Put : std::uint8_t { TAKEN = 0, DUPLICATE = 1, LATE = 2, AHEAD = 3 };
+enum Flag : std::uint32_t { WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, FLUSHED = 64 };
+
+constexpr std::int64_t NONE = -1;
+
+template <typename T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using View = nb::ndarray<nb::numpy, const T, nb::ndim<1>>;
+
+struct Config {
+    int streams, window, joints, radius, ahead;
+    float min_confidence, shoulder_width, far, disagree;
+    std::vector<int> lookaheads, reach, count;  // a lookahead: its frames, its reach, how many windows it averages
+    std::vector<int> parents;
+    std::vector<float> bone_length;
+    std::vector<std::uint8_t> steady;  // [J] whether the bone that ends in the joint checks the shoulder width
+    int neck, right_shoulder, left_shoulder;
+};
+
+// Frames and predictions of one stream; allocated by its first frame, freed by reset.
+struct Storage {
+    std::vector<std::int64_t> slot;    // [C] the slot whose frame lies at slot % C
+    std::vector<float> xyz;            // [C, J, 3], 0 where missing
+    std::vector<float> confidence;     // [C, J], 0 where missing
+    std::vector<float> predicted;      // [2r+1, P, J, 3] the positions that some average reads, of window e at e % (2r+1)
+    std::vector<std::uint8_t> usable;  // [2r+1]
+};
+
+struct Planned {
+    int stream;
+    std::int64_t window;
+    float origin[3], scale;
+    bool known;
+};
+
+// Median of v[0..n), the mean of the two middle values if n is even; 0 if n is 0. Reorders v.
+float median(float* v, std::size_t n) {
+    if (n == 0) return 0.0f;
+    float* middle = v + n / 2;
+    std::nth_element(v, middle, v + n);
+    const float low = n % 2 ? *middle : *std::max_element(v, middle);
+    return 0.5f * low + 0.5f * *middle;
+}
+
+float distance(const float* a, const float* b) {
+    const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
+    return std::sqrt(x * x + y * y + z * z);
+}
+
+class Ring {
+  public:
+    explicit Ring(Config config)
+        : cfg(std::move(config)),
+          most_windows(2 * cfg.radius + 1),
+          capacity(cfg.window + most_windows + cfg.ahead),
+          furthest(*std::max_element(cfg.reach.begin(), cfg.reach.end())),
+          storage(cfg.streams),
+          frontier_(cfg.streams, NONE),
+          newest_(cfg.streams, NONE),
+          next_(cfg.streams, 0),
+          stale_(cfg.streams, 0),
+          last_(cfg.streams, NONE),
+          ended_(cfg.streams, false),
+          here(cfg.window),
+          scratch(static_cast<std::size_t>(cfg.window) * cfg.joints) {
+        for (std::size_t l = 0; l < cfg.reach.size(); ++l)
+            for (int k = 0; k < cfg.count[l]; ++k) positions.push_back(cfg.window - 1 - cfg.reach[l] + k);
+        std::sort(positions.begin(), positions.end());
+        positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
+        for (int j = 0; j < cfg.joints; ++j)
+            if (cfg.parents[j] >= 0) bones.push_back(j);
+    }
+
+    void put(In<std::int32_t> stream, In<std::int64_t> slot, In<float> xyz, In<float> confidence, Out<std::uint8_t> status) {
+        const std::size_t rows = stream.size();
+        for (std::size_t m = 0; m < rows; ++m)
+            status.data()[m] = put_one(checked(stream.data()[m]), slot.data()[m], xyz.data() + m * cfg.joints * 3,
+                                       confidence.data() + m * cfg.joints);
+    }
+
+    void settle(In<std::int32_t> stream, In<std::int64_t> slot) {
+        for (std::size_t m = 0; m < stream.size(); ++m) {
+            const int s = checked(stream.data()[m]);
+            std::int64_t j = slot.data()[m];
+            if (ended_[s]) j = std::min(j, last_[s]);
+            newest_[s] = std::max(newest_[s], j);
+            frontier_[s] = std::max(frontier_[s], j);
+            advance(s);
+        }
+    }
+
+    void end(In<std::int32_t> stream, In<std::int64_t> last) {
+        for (std::size_t m = 0; m < stream.size(); ++m) {
+            const int s = checked(stream.data()[m]);
+            last_[s] = std::max(last.data()[m], newest_[s]);
+            ended_[s] = true;
+            newest_[s] = frontier_[s] = last_[s];
+        }
+    }
+
+    void reset(In<std::int32_t> stream) {
+        for (std::size_t m = 0; m < stream.size(); ++m) {
+            const int s = checked(stream.data()[m]);
+            storage[s] = Storage{};
+            frontier_[s] = newest_[s] = last_[s] = NONE;
+            next_[s] = stale_[s] = 0;
+            ended_[s] = false;
+        }
+    }
+
+    std::int64_t pending() const {
+        std::int64_t total = 0;
+        for (int s = 0; s < cfg.streams; ++s) total += std::max<std::int64_t>(0, limit(s) - first(s) + 1);
+        return total;
+    }
+
+    std::size_t gather(Out<float> x, Out<bool> missing) {
+        share(x.shape(0));
+        const std::size_t cells = static_cast<std::size_t>(cfg.window) * cfg.joints;
+        for (std::size_t b = 0; b < plan.size(); ++b)
+            gather_one(plan[b], x.data() + b * cells * 3, missing.data() + b * cells);
+        return plan.size();
+    }
+
+    std::size_t outputs() const {
+        std::size_t total = 0;
+        for (const Planned& p : plan)
+            for (int reach : cfg.reach) total += completes(p.stream, p.window, reach);
+        return total;
+    }
+
+    void average(In<float> y, Out<std::int32_t> stream, Out<std::int64_t> slot, Out<std::int32_t> lookahead, Out<float> xyz,
+                 Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows, Out<std::uint32_t> flags) {
+        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+        std::size_t row = 0;
+        for (std::size_t b = 0; b < plan.size(); ++b) {
+            const Planned& p = plan[b];
+            const int s = p.stream;
+            const std::int64_t e = p.window;
+            keep(p, y.data() + b * cfg.window * pose);
+            stale_[s] = e + 1;
+            if (e < next_[s]) continue;
+            for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
+                if (!completes(s, e, cfg.reach[l])) continue;
+                stream.data()[row] = s;
+                slot.data()[row] = e - cfg.reach[l];
+                lookahead.data()[row] = cfg.lookaheads[l];
+                write(s, e, l, xyz.data() + row * pose, sigma.data() + row * cfg.joints, confidence.data() + row * cfg.joints,
+                      windows.data()[row], flags.data()[row]);
+                ++row;
+            }
+            next_[s] = e + 1;
+        }
+        plan.clear();
+    }
+
+    const Config cfg;
+    const std::int64_t most_windows, capacity, furthest;
+
+  private:
+    std::vector<Storage> storage;
+
+  public:
+    std::vector<std::int64_t> frontier_, newest_, next_;
+
+  private:
+    std::vector<std::int64_t> stale_, last_;
+
+  public:
+    std::vector<std::uint8_t> ended_;
+
+  private:
+    std::vector<int> positions;  // window positions that some average reads, ascending
+    std::vector<int> bones;      // joints that have a parent
+    std::vector<Planned> plan;   // the gathered batch, in order
+    std::vector<std::int64_t> here;
+    std::vector<float> scratch;
+    int turn = 0;
+
+    int checked(std::int32_t s) const {
+        if (s < 0 || s >= cfg.streams) throw std::out_of_range("stream index out of range");
+        return s;
+    }
+
+    std::uint8_t put_one(int s, std::int64_t j, const float* xyz, const float* confidence) {
+        Storage& st = storage[s];
+        if (st.slot.empty()) allocate(st);
+        const std::size_t at = j % capacity;
+        if (st.slot[at] == j) return DUPLICATE;
+        if (j + furthest < next_[s] || (ended_[s] && j > last_[s])) return LATE;
+        if (j >= next_[s] + cfg.ahead) return AHEAD;
+        float* to = st.xyz.data() + at * cfg.joints * 3;
+        float* sure = st.confidence.data() + at * cfg.joints;
+        for (int k = 0; k < cfg.joints; ++k) {
+            const float* p = xyz + 3 * k;
+            const float c = confidence[k];
+            const bool valid = c > 0.0f && c >= cfg.min_confidence && std::isfinite(p[0]) && std::isfinite(p[1]) && std::isfinite(p[2]);
+            for (int a = 0; a < 3; ++a) to[3 * k + a] = valid ? p[a] : 0.0f;
+            sure[k] = valid ? std::min(c, 1.0f) : 0.0f;
+        }
+        st.slot[at] = j;
+        stale_[s] = std::min(stale_[s], j);
+        newest_[s] = std::max(newest_[s], j);
+        advance(s);
+        return TAKEN;
+    }
+
+    void allocate(Storage& st) const {
+        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+        st.slot.assign(capacity, NONE);
+        st.xyz.assign(capacity * pose, 0.0f);
+        st.confidence.assign(capacity * cfg.joints, 0.0f);
+        st.predicted.assign(most_windows * positions.size() * pose, 0.0f);
+        st.usable.assign(most_windows, false);
+    }
+
+    void advance(int s) {
+        const Storage& st = storage[s];
+        if (st.slot.empty()) return;
+        while (st.slot[(frontier_[s] + 1) % capacity] == frontier_[s] + 1) ++frontier_[s];
+    }
+
+    // The windows that can run now are first(s)..limit(s).
+    std::int64_t limit(int s) const { return ended_[s] && last_[s] >= 0 ? last_[s] + furthest : frontier_[s]; }
+
+    std::int64_t first(int s) const {
+        if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - most_windows + 1);
+        return next_[s];
+    }
+
+    void share(std::size_t room) {
+        plan.clear();
+        struct Ready {
+            int stream;
+            std::int64_t next, end;
+        };
+        std::vector<Ready> ready;
+        for (int k = 0; k < cfg.streams; ++k) {
+            const int s = (turn + k) % cfg.streams;
+            const std::int64_t from = first(s), to = limit(s) + 1;
+            if (from < to) ready.push_back({s, from, to});
+        }
+        while (!ready.empty() && plan.size() < room) {
+            const std::int64_t each = std::max<std::int64_t>(1, (room - plan.size()) / ready.size());
+            for (Ready& r : ready) {
+                const std::int64_t take = std::min({each, r.end - r.next, static_cast<std::int64_t>(room - plan.size())});
+                for (std::int64_t k = 0; k < take; ++k) plan.push_back({r.stream, r.next + k, {0, 0, 0}, 1, false});
+                if (take) turn = (r.stream + 1) % cfg.streams;
+                r.next += take;
+            }
+            ready.erase(std::remove_if(ready.begin(), ready.end(), [](const Ready& r) { return r.next >= r.end; }), ready.end());
+        }
+    }
+
+    const float* frame(const Storage& st, std::int64_t at) const { return st.xyz.data() + at * cfg.joints * 3; }
+    const float* confidences(const Storage& st, std::int64_t at) const { return st.confidence.data() + at * cfg.joints; }
+
+    void gather_one(Planned& p, float* x, bool* missing) {
+        static const Storage nothing{};
+        const Storage& st = storage[p.stream].slot.empty() ? nothing : storage[p.stream];
+        for (int t = 0; t < cfg.window; ++t) {
+            std::int64_t slot = std::max<std::int64_t>(0, p.window - cfg.window + 1 + t);
+            if (ended_[p.stream]) slot = std::min(slot, last_[p.stream]);
+            const std::int64_t at = slot % capacity;
+            here[t] = !st.slot.empty() && st.slot[at] == slot ? at : NONE;
+        }
+        canonical_frame(st, p);
+        bool any = false;
+        for (int t = 0; t < cfg.window; ++t) {
+            const float* from = here[t] == NONE ? nullptr : frame(st, here[t]);
+            const float* sure = here[t] == NONE ? nullptr : confidences(st, here[t]);
+            for (int k = 0; k < cfg.joints; ++k, x += 3, ++missing) {
+                bool valid = sure && sure[k] > 0.0f;
+                for (int a = 0; a < 3; ++a) {
+                    x[a] = valid ? (from[3 * k + a] - p.origin[a]) * p.scale : 0.0f;
+                    valid = valid && std::abs(x[a]) <= cfg.far;
+                }
+                if (!valid) x[0] = x[1] = x[2] = 0.0f;
+                *missing = !valid;
+                any = any || valid;
+            }
+        }
+        p.known = p.known && any;
+    }
+
+    // Origin, scale and whether anything is known, as canonical_frames in rtskel/ring.py says.
+    void canonical_frame(const Storage& st, Planned& p) {
+        auto valid = [&](int t, int k) { return here[t] != NONE && confidences(st, here[t])[k] > 0.0f; };
+        auto point = [&](int t, int k) { return frame(st, here[t]) + 3 * k; };
+        const int right = cfg.right_shoulder, left = cfg.left_shoulder;
+        float* v = scratch.data();
+
+        p.known = false;
+        for (int way = 0; way < 3 && !p.known; ++way)
+            for (int a = 0; a < 3; ++a) {
+                std::size_t n = 0;
+                for (int t = 0; t < cfg.window; ++t) {
+                    if (way == 0 && valid(t, cfg.neck)) v[n++] = point(t, cfg.neck)[a];
+                    if (way == 1 && valid(t, right) && valid(t, left)) v[n++] = 0.5f * point(t, right)[a] + 0.5f * point(t, left)[a];
+                    if (way == 2)
+                        for (int k = 0; k < cfg.joints; ++k)
+                            if (valid(t, k)) v[n++] = point(t, k)[a];
+                }
+                p.origin[a] = median(v, n);
+                p.known = n > 0;
+            }
+
+        std::size_t n = 0;
+        for (int t = 0; t < cfg.window; ++t)
+            if (valid(t, right) && valid(t, left)) v[n++] = distance(point(t, right), point(t, left));
+        const float width = median(v, n) / cfg.shoulder_width;
+        auto bone_size = [&](bool steady_only) {
+            std::size_t m = 0;
+            for (int t = 0; t < cfg.window; ++t) {
+                if (here[t] == NONE) continue;
+                const float* sure = confidences(st, here[t]);
+                for (int k : bones)
+                    if ((!steady_only || cfg.steady[k]) && sure[k] > 0.0f && sure[cfg.parents[k]] > 0.0f)
+                        v[m++] = distance(point(t, k), point(t, cfg.parents[k])) / cfg.bone_length[k];
+            }
+            return median(v, m);
+        };
+        const float some = bone_size(true);
+        float size = width;
+        if (!(width > 0.0f) || (some > 0.0f && (width > cfg.disagree * some || some > cfg.disagree * width)))
+            size = some > 0.0f ? some : bone_size(false);
+        p.scale = size > 0.0f && std::isfinite(size) ? 1.0f / size : 1.0f;
+    }
+
+    bool completes(int s, std::int64_t e, int reach) const {
+        return e >= next_[s] && e - reach >= 0 && !(ended_[s] && e - reach > last_[s]);
+    }
+
+    // Keep what averages read of one window's prediction y [W, J, 3], moved back to the stream's own place and size.
+    void keep(const Planned& p, const float* y) {
+        Storage& st = storage[p.stream];
+        if (st.slot.empty()) allocate(st);
+        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+        const std::size_t at = p.window % most_windows;
+        float* to = st.predicted.data() + at * positions.size() * pose;
+        bool finite = true;
+        for (int position : positions) {
+            const float* from = y + position * pose;
+            for (int k = 0; k < cfg.joints; ++k)
+                for (int a = 0; a < 3; ++a, ++to) {
+                    *to = from[3 * k + a] / p.scale + p.origin[a];
+                    finite = finite && std::isfinite(*to);
+                }
+        }
+        st.usable[at] = p.known && finite;
+    }
+
+    void write(int s, std::int64_t e, std::size_t l, float* xyz, float* sigma, float* confidence, std::int32_t& windows,
+               std::uint32_t& flags) const {
+        const Storage& st = storage[s];
+        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+        const std::int64_t i = e - cfg.reach[l];
+        const int count = cfg.count[l];
+        std::vector<const float*> predictions;
+        predictions.reserve(count);
+        for (std::int64_t end = e - count + 1; end <= e; ++end) {
+            const std::size_t at = end % most_windows;
+            if (!st.usable[at]) continue;
+            const int position = cfg.window - 1 - static_cast<int>(end - i);
+            const std::size_t column = std::lower_bound(positions.begin(), positions.end(), position) - positions.begin();
+            predictions.push_back(st.predicted.data() + (at * positions.size() + column) * pose);
+        }
+        const double n = static_cast<double>(predictions.size());
+        for (int k = 0; k < cfg.joints; ++k) {
+            double mean[3] = {0, 0, 0}, spread = 0;
+            for (const float* p : predictions)
+                for (int a = 0; a < 3; ++a) mean[a] += p[3 * k + a];
+            if (n > 0)
+                for (double& m : mean) m /= n;
+            for (const float* p : predictions) {
+                const double x = p[3 * k] - mean[0], y = p[3 * k + 1] - mean[1], z = p[3 * k + 2] - mean[2];
+                spread += x * x + y * y + z * z;
+            }
+            for (int a = 0; a < 3; ++a) xyz[3 * k + a] = static_cast<float>(mean[a]);
+            sigma[k] = n > 0 ? static_cast<float>(std::sqrt(spread / n)) : 0.0f;
+        }
+        bool any = false;
+        const std::size_t at = i % capacity;
+        for (int k = 0; k < cfg.joints; ++k) {
+            confidence[k] = st.slot[at] == i ? confidences(st, at)[k] : 0.0f;
+            any = any || confidence[k] > 0.0f;
+        }
+        windows = static_cast<std::int32_t>(predictions.size());
+        flags = (e - count + 1 < cfg.window - 1 ? WARM_UP : 0) | (any ? 0 : INTERPOLATED) |
+                (windows < most_windows ? PARTIAL_AVERAGE : 0) | (ended_[s] && e > last_[s] ? FLUSHED : 0);
+    }
+};
+
+template <typename T>
+View<T> view(nb::handle self, const std::vector<T>& values) {
+    return View<T>(values.data(), {values.size()}, self);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native twin of rtskel.ring.NumpyRing.";
+    nb::class_<Ring>(m, "Ring")
+        .def(
+            "__init__",
+            [](Ring* self, int streams, int window, int joints, int radius, int ahead, float min_confidence, float shoulder_width,
+               float far, float disagree, std::vector<int> lookaheads, std::vector<int> reach, std::vector<int> count,
+               std::vector<int> parents, std::vector<float> bone_length, std::vector<std::uint8_t> steady, int neck,
+               int right_shoulder, int left_shoulder) {
+                new (self) Ring(Config{streams, window, joints, radius, ahead, min_confidence, shoulder_width, far, disagree,
+                                       std::move(lookaheads), std::move(reach), std::move(count), std::move(parents),
+                                       std::move(bone_length), std::move(steady), neck, right_shoulder, left_shoulder});
+            },
+            nb::kw_only(), nb::arg("streams"), nb::arg("window"), nb::arg("joints"), nb::arg("radius"), nb::arg("ahead"),
+            nb::arg("min_confidence"), nb::arg("shoulder_width"), nb::arg("far"), nb::arg("disagree"), nb::arg("lookaheads"),
+            nb::arg("reach"), nb::arg("count"), nb::arg("parents"), nb::arg("bone_length"), nb::arg("steady"), nb::arg("neck"),
+            nb::arg("right_shoulder"), nb::arg("left_shoulder"))
+        .def("put", &Ring::put, nb::call_guard<nb::gil_scoped_release>())
+        .def("settle", &Ring::settle, nb::call_guard<nb::gil_scoped_release>())
+        .def("end", &Ring::end, nb::call_guard<nb::gil_scoped_release>())
+        .def("reset", &Ring::reset, nb::call_guard<nb::gil_scoped_release>())
+        .def("gather", &Ring::gather, nb::call_guard<nb::gil_scoped_release>())
+        .def("average", &Ring::average, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("pending", &Ring::pending)
+        .def_prop_ro("outputs", &Ring::outputs)
+        .def_prop_ro("frontier", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).frontier_); })
+        .def_prop_ro("newest", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).newest_); })
+        .def_prop_ro("next", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).next_); })
+        .def_prop_ro("ended", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).ended_); });
+}

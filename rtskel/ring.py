@@ -1,0 +1,556 @@
+"""Time-slotted ring of many streams: frames in, canonical windows out to the engine, averaged predictions back.
+
+A slot is one tick of a stream's frame clock; slots count from 0. Window `e` holds the `window` consecutive slots that
+end with
+slot e. Slots before 0 repeat frame 0; once a stream has ended, slots behind its last repeat that last frame.
+
+One number per stream orders everything: its *frontier*, the last slot up to which every frame has come or was settled
+(declared
+missing). Window e may run once the frontier has reached e, and running it completes the output of slot e - reach(L)
+for every
+lookahead L, where reach(L) = min(L, window // 2 + radius): with the windows e, e-1, ... it averages the 2 radius + 1
+windows
+closest to being centred on the slot among those that end at or before slot + L (ties: the later window). That is the
+law of
+`rtskel.refine`; this module keeps the books and does the arithmetic.
+
+A frame that comes after the frontier passed its slot is still taken while some lookahead has not emitted that slot:
+the windows
+it touches, as far as outputs to come need them, run again.
+
+There are two implementations of one interface, `NativeRing` in C++ (engines/native/ring.cpp) and `NumpyRing` here,
+which is the
+specification in short; the same tests run both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, Skeleton
+from rtskel.wire import Flag
+
+FAR = 100.0
+"""A joint more than this many canonical units (300 shoulder widths) from its window's origin counts as missing
+there.
+"""
+
+DISAGREE = 2.0
+"""A shoulder width that differs from what the other bones say by more than this factor is not believed."""
+
+
+class Put(IntEnum):
+    """What became of a frame."""
+
+    TAKEN = 0
+    DUPLICATE = 1  # the slot already has a frame: first wins
+    LATE = 2  # the slot was emitted at every lookahead, or lies behind the end of the stream
+    AHEAD = 3  # too far beyond the frontier to be kept: settle, step and put it again
+
+
+@dataclass(frozen=True)
+class RingConfig:
+    """What a ring needs to know.
+
+    Attributes:
+        streams: S, how many streams it holds.
+        window: slots a window, n1 of the paper.
+        lookaheads: output delays in frames, each once.
+        radius: r of the paper; 2r + 1 windows are averaged.
+        ahead: how many slots beyond the next window to run a frame may lie.
+        min_confidence: joints below it count as missing.
+        skeleton: joints, tree and typical bone lengths.
+    """
+
+    streams: int
+    window: int
+    lookaheads: tuple[int, ...]
+    radius: int
+    ahead: int
+    min_confidence: float
+    skeleton: Skeleton
+
+    def __post_init__(self) -> None:
+        if self.streams < 1:
+            raise ValueError(f"streams must be at least 1, got {self.streams}")
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+        if self.radius < 0 or 2 * self.radius + 1 > self.window:
+            raise ValueError(
+                f"radius must be 0..{(self.window - 1) // 2} for a window of {self.window}, got {self.radius}"
+            )
+        if not self.lookaheads or min(self.lookaheads) < 0 or len(set(self.lookaheads)) != len(self.lookaheads):
+            raise ValueError(f"lookaheads must be different numbers of frames from 0 up, got {self.lookaheads}")
+        if self.ahead < 1:
+            raise ValueError(f"ahead must be at least 1, got {self.ahead}")
+        if not 0.0 <= self.min_confidence <= 1.0:
+            raise ValueError(f"min_confidence must be within 0..1, got {self.min_confidence}")
+
+    @property
+    def full_lookahead(self) -> int:
+        """The lookahead from which on more changes nothing: the paper's offline protocol."""
+        return self.window // 2 + self.radius
+
+    @property
+    def most_windows(self) -> int:
+        """Windows a full average takes, 2r + 1."""
+        return 2 * self.radius + 1
+
+    def reach(self, lookahead: int) -> int:
+        """Slots by which the last window of an average ends after the slot it is for."""
+        return min(lookahead, self.full_lookahead)
+
+    def windows(self, lookahead: int) -> int:
+        """Windows that the average of that lookahead takes: fewer than 2r + 1 when fewer contain the slot."""
+        return min(self.most_windows, self.reach(lookahead) + 1)
+
+    @property
+    def capacity(self) -> int:
+        """Slots kept a stream: those of windows that may run again, and those that may come early."""
+        return self.window + self.most_windows + self.ahead
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Refined poses, a row for each (stream, slot, lookahead), slots ascending for each stream and lookahead.
+
+    Attributes:
+        stream: [M] int32. slot: [M] int64. lookahead: [M] int32, in frames.
+        xyz: [M, J, 3] float32, mean of the predictions in the units and place of the stream.
+        sigma: [M, J] float32, root mean square distance of the predictions from their mean (0 where only one was
+            averaged).
+        confidence: [M, J] float32, as it came; 0 where the joint was missing and is filled in.
+        windows: [M] int32, predictions averaged; 0 where nothing was known (xyz is 0 then).
+        flags: [M] uint32, those bits of `rtskel.wire.Flag` that concern one stream's books: WARM_UP, INTERPOLATED,
+            PARTIAL_AVERAGE, FLUSHED.
+    """
+
+    stream: NDArray[np.int32]
+    slot: NDArray[np.int64]
+    lookahead: NDArray[np.int32]
+    xyz: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    windows: NDArray[np.int32]
+    flags: NDArray[np.uint32]
+
+    @classmethod
+    def empty(cls, rows: int, joints: int) -> Refined:
+        """Room for that many rows."""
+        return cls(
+            np.zeros(rows, np.int32),
+            np.zeros(rows, np.int64),
+            np.zeros(rows, np.int32),
+            np.zeros((rows, joints, 3), np.float32),
+            np.zeros((rows, joints), np.float32),
+            np.zeros((rows, joints), np.float32),
+            np.zeros(rows, np.int32),
+            np.zeros(rows, np.uint32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+    def select(self, *, lookahead: int | None = None, stream: int | None = None) -> Refined:
+        """The rows of one lookahead, of one stream, or of both."""
+        rows = np.ones(len(self), np.bool_)
+        if lookahead is not None:
+            rows &= self.lookahead == lookahead
+        if stream is not None:
+            rows &= self.stream == stream
+        return Refined(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Refined]) -> Refined:
+        """The rows of one or more parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
+        )
+
+
+@dataclass
+class _Stream:
+    """State of one stream in `NumpyRing`."""
+
+    slot: NDArray[np.int64]  # [C] the slot whose frame lies at slot % C, -1 for none
+    xyz: NDArray[np.float32]  # [C, J, 3]
+    confidence: NDArray[np.float32]  # [C, J], 0 for a missing joint
+    predicted: NDArray[np.float32]  # [2r+1, W, J, 3] of window e at e % (2r+1)
+    usable: NDArray[np.bool_]  # [2r+1] whether that window's prediction counts
+    frontier: int = -1  # every slot up to here has come or was settled
+    newest: int = -1  # the last slot put or settled
+    next: int = 0  # the first window that has not run
+    stale: int = 0  # windows from here up to `next` must run again; == next if none
+    last: int = -1  # last slot of an ended stream
+    ended: bool = False
+
+
+class NumpyRing:
+    """The ring in numpy: the specification, and the fallback where the extension is not built."""
+
+    def __init__(self, config: RingConfig) -> None:
+        self.config = config
+        self._reach = [config.reach(lookahead) for lookahead in config.lookaheads]
+        self._streams = [self._fresh() for _ in range(config.streams)]
+        self._plan: list[tuple[int, int]] = []  # (stream, window) in the order of the gathered batch
+        self._origin = np.zeros((0, 3), np.float32)
+        self._scale = np.zeros(0, np.float32)
+        self._known = np.zeros(0, np.bool_)
+        self._turn = 0
+
+    def _fresh(self) -> _Stream:
+        c, joints = self.config.capacity, self.config.skeleton.joints
+        return _Stream(
+            slot=np.full(c, -1, np.int64),
+            xyz=np.zeros((c, joints, 3), np.float32),
+            confidence=np.zeros((c, joints), np.float32),
+            predicted=np.zeros((self.config.most_windows, self.config.window, joints, 3), np.float32),
+            usable=np.zeros(self.config.most_windows, np.bool_),
+        )
+
+    # -- frames in ---------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        stream: NDArray[np.int32],
+        slot: NDArray[np.int64],
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        status: NDArray[np.uint8],
+    ) -> None:
+        """Store M frames; writes what became of each into `status`."""
+        for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
+            status[row] = self._put(self._streams[s], j, xyz[row], confidence[row])
+
+    def _put(self, st: _Stream, j: int, xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> Put:
+        at = j % self.config.capacity
+        if st.slot[at] == j:
+            return Put.DUPLICATE
+        if j + max(self._reach) < st.next or (st.ended and j > st.last):
+            return Put.LATE
+        if j >= st.next + self.config.ahead:
+            return Put.AHEAD
+        valid = np.isfinite(xyz).all(axis=-1) & (confidence > 0) & (confidence >= self.config.min_confidence)
+        st.slot[at] = j
+        st.xyz[at] = np.where(valid[:, None], xyz, 0)
+        st.confidence[at] = np.where(valid, np.minimum(confidence, 1), 0)
+        st.stale = min(st.stale, j)
+        st.newest = max(st.newest, j)
+        self._advance(st)
+        return Put.TAKEN
+
+    def _advance(self, st: _Stream) -> None:
+        while st.slot[(st.frontier + 1) % self.config.capacity] == st.frontier + 1:
+            st.frontier += 1
+
+    def settle(self, stream: NDArray[np.int32], slot: NDArray[np.int64]) -> None:
+        """Every slot of these streams up to the given one counts as come."""
+        for s, j in zip(stream.tolist(), slot.tolist(), strict=True):
+            st = self._streams[s]
+            if st.ended:
+                j = min(j, st.last)
+            st.newest = max(st.newest, j)
+            st.frontier = max(st.frontier, j)
+            self._advance(st)
+
+    def end(self, stream: NDArray[np.int32], last: NDArray[np.int64]) -> None:
+        """No frame behind `last` (-1: behind the newest) will come; slots up to it are settled and the tail may run."""
+        for s, j in zip(stream.tolist(), last.tolist(), strict=True):
+            st = self._streams[s]
+            st.last = max(j, st.newest)
+            st.ended = True
+            st.newest = st.frontier = st.last
+
+    def reset(self, stream: NDArray[np.int32]) -> None:
+        """Forget everything about these streams."""
+        for s in stream.tolist():
+            self._streams[s] = self._fresh()
+
+    # -- windows out -------------------------------------------------------------------------------------------------
+
+    def _ready(self, st: _Stream) -> range:
+        """The windows that can run now, in order: those to repeat, then new ones up to the frontier and the padded
+        tail.
+        """
+        limit = st.frontier
+        if st.ended and st.last >= 0:
+            limit = st.last + max(self._reach)
+        first = st.next
+        if st.stale < st.next <= limit:  # only windows that a coming average still takes
+            first = max(st.stale, st.next - self.config.most_windows + 1)
+        return range(first, limit + 1)
+
+    @property
+    def pending(self) -> int:
+        """How many windows can run now."""
+        return sum(len(self._ready(st)) for st in self._streams)
+
+    def gather(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> int:
+        """Fill up to B canonical windows, x [B, W, J, 3] and missing [B, W, J], streams sharing the batch fairly.
+
+        Returns how many were filled. Nothing is decided until `average`: without it, the same windows come again.
+        """
+        self._plan = self._share(len(x))
+        if not self._plan:
+            return 0
+        w = self.config.window
+        frames = np.empty((len(self._plan), w, *x.shape[2:]), np.float32)
+        valid = np.empty((len(self._plan), w, x.shape[2]), np.bool_)
+        for row, (s, e) in enumerate(self._plan):
+            st = self._streams[s]
+            slots = np.arange(e - w + 1, e + 1).clip(0, st.last if st.ended else None)
+            at = slots % self.config.capacity
+            here = st.slot[at] == slots
+            valid[row] = here[:, None] & (st.confidence[at] > 0)
+            frames[row] = np.where(valid[row][..., None], st.xyz[at], 0)
+        self._origin, self._scale, self._known = canonical_frames(frames, valid, self.config.skeleton)
+        n = len(self._plan)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = (frames - self._origin[:, None, None]) * self._scale[:, None, None, None]
+            valid &= (np.abs(moved) <= FAR).all(axis=-1)
+        self._known &= valid.any(axis=(1, 2))
+        x[:n] = np.where(valid[..., None], moved, 0)
+        missing[:n] = ~valid
+        return n
+
+    def _share(self, room: int) -> list[tuple[int, int]]:
+        ready = [(s, self._ready(st)) for s, st in enumerate(self._streams)]
+        ready = [(s, windows) for s, windows in ready if windows]
+        ready = [entry for entry in ready if entry[0] >= self._turn] + [
+            entry for entry in ready if entry[0] < self._turn
+        ]
+        plan: list[tuple[int, int]] = []
+        while ready and len(plan) < room:
+            share = max(1, (room - len(plan)) // len(ready))
+            for s, windows in ready:
+                take = windows[: min(share, room - len(plan))]
+                plan += [(s, e) for e in take]
+                if take:
+                    self._turn = (s + 1) % self.config.streams
+            ready = [(s, windows[share:]) for s, windows in ready if len(windows) > share]
+        return plan
+
+    # -- predictions back --------------------------------------------------------------------------------------------
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the gathered windows complete."""
+        return sum(self._completes(s, e, reach) for s, e in self._plan for reach in self._reach)
+
+    def _completes(self, s: int, e: int, reach: int) -> bool:
+        st = self._streams[s]
+        return e >= st.next and e - reach >= 0 and not (st.ended and e - reach > st.last)
+
+    def average(self, y: NDArray[np.float32], out: Refined) -> None:
+        """Take the predictions y [B, W, J, 3] of the gathered windows and write the `outputs` rows they complete."""
+        cfg = self.config
+        row = 0
+        for b, (s, e) in enumerate(self._plan):
+            st = self._streams[s]
+            at = e % cfg.most_windows
+            with np.errstate(over="ignore", invalid="ignore"):
+                st.predicted[at] = y[b] / self._scale[b] + self._origin[b]
+            st.usable[at] = self._known[b] and bool(np.isfinite(st.predicted[at]).all())
+            st.stale = e + 1
+            if e < st.next:
+                continue
+            for lookahead, reach in zip(cfg.lookaheads, self._reach, strict=True):
+                if self._completes(s, e, reach):
+                    self._write(st, s, e, lookahead, out, row)
+                    row += 1
+            st.next = e + 1
+        self._plan = []
+
+    def _write(self, st: _Stream, s: int, e: int, lookahead: int, out: Refined, row: int) -> None:
+        cfg = self.config
+        reach, count = cfg.reach(lookahead), cfg.windows(lookahead)
+        i = e - reach
+        ends = np.arange(e - count + 1, e + 1)
+        ends = ends[st.usable[ends % cfg.most_windows]]
+        predictions = st.predicted[ends % cfg.most_windows, cfg.window - 1 - (ends - i)].astype(np.float64)  # [n, J, 3]
+        if len(ends):
+            mean = predictions.mean(axis=0)
+            out.xyz[row] = mean
+            out.sigma[row] = np.sqrt(np.square(predictions - mean).sum(axis=-1).mean(axis=0))
+        else:
+            out.xyz[row] = 0
+            out.sigma[row] = 0
+        at = i % cfg.capacity
+        out.confidence[row] = st.confidence[at] if st.slot[at] == i else 0
+        out.stream[row], out.slot[row], out.lookahead[row], out.windows[row] = s, i, lookahead, len(ends)
+        flags = Flag(0)
+        if e - count + 1 < cfg.window - 1:
+            flags |= Flag.WARM_UP
+        if not out.confidence[row].any():
+            flags |= Flag.INTERPOLATED
+        if len(ends) < cfg.most_windows:
+            flags |= Flag.PARTIAL_AVERAGE
+        if st.ended and e > st.last:
+            flags |= Flag.FLUSHED
+        out.flags[row] = flags
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def frontier(self) -> NDArray[np.int64]:
+        """[S] the last slot up to which every frame has come or was settled."""
+        return np.array([st.frontier for st in self._streams], np.int64)
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """[S] the last slot put or settled."""
+        return np.array([st.newest for st in self._streams], np.int64)
+
+    @property
+    def next(self) -> NDArray[np.int64]:
+        """[S] the first window that has not run: slot i is emitted at lookahead L once next > i + reach(L)."""
+        return np.array([st.next for st in self._streams], np.int64)
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """[S] whether the stream has ended."""
+        return np.array([st.ended for st in self._streams], np.bool_)
+
+
+class NativeRing:
+    """The ring in C++: as `NumpyRing`, for thousands of streams, with the GIL released."""
+
+    def __init__(self, config: RingConfig) -> None:
+        from rtskel import _native  # type: ignore[attr-defined]
+
+        skeleton = config.skeleton
+        self.config = config
+        self._ring = _native.Ring(
+            streams=config.streams,
+            window=config.window,
+            joints=skeleton.joints,
+            radius=config.radius,
+            ahead=config.ahead,
+            min_confidence=config.min_confidence,
+            shoulder_width=SHOULDER_WIDTH,
+            far=FAR,
+            disagree=DISAGREE,
+            lookaheads=list(config.lookaheads),
+            reach=[config.reach(lookahead) for lookahead in config.lookaheads],
+            count=[config.windows(lookahead) for lookahead in config.lookaheads],
+            parents=list(skeleton.parents),
+            bone_length=list(skeleton.bone_length),
+            steady=[j in steady_bones(skeleton) for j in range(skeleton.joints)],
+            neck=NECK,
+            right_shoulder=RIGHT_SHOULDER,
+            left_shoulder=LEFT_SHOULDER,
+        )
+        self.put = self._ring.put
+        self.settle = self._ring.settle
+        self.end = self._ring.end
+        self.reset = self._ring.reset
+        self.gather = self._ring.gather
+
+    def average(self, y: NDArray[np.float32], out: Refined) -> None:
+        """See `NumpyRing.average`."""
+        self._ring.average(
+            y, out.stream, out.slot, out.lookahead, out.xyz, out.sigma, out.confidence, out.windows, out.flags
+        )
+
+    @property
+    def pending(self) -> int:
+        """See `NumpyRing.pending`."""
+        return int(self._ring.pending)
+
+    @property
+    def outputs(self) -> int:
+        """See `NumpyRing.outputs`."""
+        return int(self._ring.outputs)
+
+    @property
+    def frontier(self) -> NDArray[np.int64]:
+        """See `NumpyRing.frontier`; a live read-only view."""
+        return cast(NDArray[np.int64], self._ring.frontier)
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """See `NumpyRing.newest`; a live read-only view."""
+        return cast(NDArray[np.int64], self._ring.newest)
+
+    @property
+    def next(self) -> NDArray[np.int64]:
+        """See `NumpyRing.next`; a live read-only view."""
+        return cast(NDArray[np.int64], self._ring.next)
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """See `NumpyRing.ended`; a live read-only view."""
+        return cast(NDArray[np.bool_], self._ring.ended).view(np.bool_)
+
+
+def canonical_frames(
+    xyz: NDArray[np.float32], valid: NDArray[np.bool_], skeleton: Skeleton
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Origin [B, 3], scale [B] and whether anything is known [B] of windows xyz [B, W, J, 3] with valid [B, W, J].
+
+    Canonical positions are (xyz - origin) * scale. The origin is the median of the valid necks, else of the middles
+    between
+    valid shoulders, else of all valid joints. The scale brings the median shoulder width to 1/3; where no frame has
+    both
+    shoulders, or the width differs by more than `DISAGREE` from what the median of the nose, upper-arm and forearm
+    bones says, those bones'
+    typical lengths set the scale, else all bones', else it is 1. Medians are over the window, so single bad frames do
+    not move it.
+    """
+    neck = xyz[:, :, NECK]
+    right, left = xyz[:, :, RIGHT_SHOULDER], xyz[:, :, LEFT_SHOULDER]
+    pair = valid[:, :, RIGHT_SHOULDER] & valid[:, :, LEFT_SHOULDER]
+    origin, known = _median(neck, valid[:, :, NECK])
+    for points, mask in (
+        (np.float32(0.5) * right + np.float32(0.5) * left, pair),
+        (xyz.reshape(len(xyz), -1, 3), valid.reshape(len(xyz), -1)),
+    ):
+        fallback, found = _median(points, mask)
+        origin = np.where(known[:, None], origin, fallback)
+        known = known | found
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = _median_of(np.sqrt(np.square(right - left).sum(axis=-1)), pair) / np.float32(SHOULDER_WIDTH)
+        child = np.array([j for j in range(skeleton.joints) if skeleton.parents[j] >= 0])
+        parent = np.array([skeleton.parents[j] for j in child])
+        length = np.sqrt(np.square(xyz[:, :, child] - xyz[:, :, parent]).sum(axis=-1))
+        ratio = length / np.array(skeleton.bone_length, np.float32)[child]
+    both = valid[:, :, child] & valid[:, :, parent]
+    every_bone = _median_of(ratio.reshape(len(xyz), -1), both.reshape(len(xyz), -1))
+    steady = np.isin(child, steady_bones(skeleton))
+    some_bones = _median_of(ratio[:, :, steady].reshape(len(xyz), -1), both[:, :, steady].reshape(len(xyz), -1))
+
+    size = np.where(some_bones > 0, some_bones, every_bone)
+    agree = (width > 0) & ~((some_bones > 0) & ((width > DISAGREE * some_bones) | (some_bones > DISAGREE * width)))
+    size = np.where(agree, width, size)
+    scale = np.where((size > 0) & np.isfinite(size), np.float32(1) / np.where(size > 0, size, 1), 1).astype(np.float32)
+    return origin.astype(np.float32), scale, known
+
+
+def steady_bones(skeleton: Skeleton) -> list[int]:
+    """Joints whose bones check the shoulder width: those of the body but the shoulders themselves."""
+    shoulders = (RIGHT_SHOULDER, LEFT_SHOULDER)
+    return [j for j in skeleton.groups["body"] if skeleton.parents[j] >= 0 and j not in shoulders]
+
+
+def _median(points: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Coordinate-wise median [B, 3] of the masked points [B, N, 3], and whether there was any [B]."""
+    middle = np.stack([_median_of(points[..., k], mask) for k in range(3)], axis=-1)
+    return middle, np.asarray(mask.any(axis=1))
+
+
+def _median_of(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Median [B] of the masked values [B, N], 0 where there is none: the mean of the two middle ones if even."""
+    count = mask.sum(axis=1)
+    ordered = np.sort(np.where(mask, values, np.inf), axis=1)
+    row = np.arange(len(values))
+    low, high = ordered[row, (count - 1).clip(0) // 2], ordered[row, count // 2]  # count // 2 < N, for N >= 1
+    return np.where(count > 0, np.float32(0.5) * low + np.float32(0.5) * high, 0).astype(np.float32)
