@@ -379,14 +379,14 @@ def late_frames(engine: Any, native: bool, tolerance: float) -> None:
     went out.
     """
     lookaheads, radius = (0, 4), min(2, (engine.window - 1) // 2)
-    n = engine.window + 9
+    n = engine.window + 20
     xyz, confidence = sequence(n, seed=30, missing=0)
     rng = np.random.default_rng(0)
     bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, native=native)
     come = np.zeros((n, JOINTS), np.float32)
     newest, late, dropped = -1, 0, 0
     reach = {lookahead: min(lookahead, engine.window // 2 + radius) for lookahead in lookaheads}
-    for slot in sorted(range(n), key=lambda slot: slot + rng.choice([0, 0, 2.5, 4.5, 6.5])):
+    for slot in sorted(range(n), key=lambda slot: slot + rng.choice([0, 0, 1.5, 2.5, 4.5, 6.5])):
         before = int(bank.next_window[0])
         put = bank.put(0, slot, xyz[slot, None], confidence[slot, None])[0]
         assert put == (Put.LATE if slot + max(reach.values()) < before else Put.TAKEN)
