@@ -406,7 +406,7 @@ def late_frames(engine: Any, native: bool, tolerance: float) -> None:
             assert got.slot.tolist() == list(range(first, end))
             close(got.xyz, want.xyz[len(want) - len(got) :], tolerance=tolerance)
     assert dropped > 0, "the shuffle must make frames that come too late"
-    assert late > dropped or not max(reach.values()), "and late ones that still count"
+    assert late > dropped or max(reach.values()) < 2, "and late ones that still count"
     CHECKS["late frames"] += 1
 
 
