@@ -23,6 +23,7 @@ enum Put : std::uint8_t { TAKEN = 0, DUPLICATE = 1, LATE = 2, AHEAD = 3 };
 enum Flag : std::uint32_t { WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, FLUSHED = 64 };
 
 constexpr std::int64_t NONE = -1;
+constexpr float ABSENT = -1.0f;
 
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
@@ -46,6 +47,8 @@ struct Storage {
     std::vector<std::int64_t> slot;    // [C] the slot whose frame lies at slot % C
     std::vector<float> xyz;            // [C, J, 3], 0 where missing
     std::vector<float> confidence;     // [C, J], 0 where missing
+    std::vector<std::uint8_t> whole;   // [C] whether no joint is missing
+    std::vector<float> sizes;          // [C, 1 + steady bones] shoulder distance and steady bone ratios, ABSENT where missing
     std::vector<float> predicted;      // [2r+1, P, J, 3] the positions that some average reads, of window e at e % (2r+1)
     std::vector<std::uint8_t> usable;  // [2r+1]
 };
@@ -86,13 +89,17 @@ class Ring {
           last_(cfg.streams, NONE),
           ended_(cfg.streams, false),
           here(cfg.window),
-          scratch(static_cast<std::size_t>(cfg.window) * cfg.joints) {
+          scratch(static_cast<std::size_t>(cfg.window) * cfg.joints),
+          origin(3 * cfg.joints),
+          mean(3 * cfg.joints) {
         for (std::size_t l = 0; l < cfg.reach.size(); ++l)
             for (int k = 0; k < cfg.count[l]; ++k) positions.push_back(cfg.window - 1 - cfg.reach[l] + k);
         std::sort(positions.begin(), positions.end());
         positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
-        for (int j = 0; j < cfg.joints; ++j)
+        for (int j = 0; j < cfg.joints; ++j) {
             if (cfg.parents[j] >= 0) bones.push_back(j);
+            if (cfg.steady[j]) steady_bones.push_back(j);
+        }
     }
 
     void put(In<std::int32_t> stream, In<std::int64_t> slot, In<float> xyz, In<float> confidence, Out<std::uint8_t> status) {
@@ -195,10 +202,12 @@ class Ring {
 
   private:
     std::vector<int> positions;  // window positions that some average reads, ascending
-    std::vector<int> bones;      // joints that have a parent
+    std::vector<int> bones, steady_bones;  // joints that have a parent; those whose bones check the shoulder width
     std::vector<Planned> plan;   // the gathered batch, in order
     std::vector<std::int64_t> here;
-    std::vector<float> scratch;
+    std::vector<float> scratch, origin;
+    std::vector<double> mean;
+    std::vector<const float*> averaged;
     int turn = 0;
 
     int checked(std::int32_t s) const {
@@ -222,6 +231,7 @@ class Ring {
             for (int a = 0; a < 3; ++a) to[3 * k + a] = valid ? p[a] : 0.0f;
             sure[k] = valid ? std::min(c, 1.0f) : 0.0f;
         }
+        measure(st, at);
         st.slot[at] = j;
         stale_[s] = std::min(stale_[s], j);
         newest_[s] = std::max(newest_[s], j);
@@ -229,11 +239,27 @@ class Ring {
         return TAKEN;
     }
 
+    // Lengths that the canonical frames of every window with this frame will need: once a frame instead of once a window.
+    void measure(Storage& st, std::size_t at) const {
+        const float* p = frame(st, at);
+        const float* sure = confidences(st, at);
+        st.whole[at] = std::all_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; });
+        float* size = sizes(st, at);
+        auto between = [&](int a, int b) { return sure[a] > 0.0f && sure[b] > 0.0f ? distance(p + 3 * a, p + 3 * b) : ABSENT; };
+        *size++ = between(cfg.right_shoulder, cfg.left_shoulder);
+        for (int k : steady_bones) {
+            const float length = between(k, cfg.parents[k]);
+            *size++ = length == ABSENT ? ABSENT : length / cfg.bone_length[k];
+        }
+    }
+
     void allocate(Storage& st) const {
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
         st.slot.assign(capacity, NONE);
         st.xyz.assign(capacity * pose, 0.0f);
         st.confidence.assign(capacity * cfg.joints, 0.0f);
+        st.whole.assign(capacity, false);
+        st.sizes.assign(capacity * (1 + steady_bones.size()), ABSENT);
         st.predicted.assign(most_windows * positions.size() * pose, 0.0f);
         st.usable.assign(most_windows, false);
     }
@@ -278,6 +304,8 @@ class Ring {
 
     const float* frame(const Storage& st, std::int64_t at) const { return st.xyz.data() + at * cfg.joints * 3; }
     const float* confidences(const Storage& st, std::int64_t at) const { return st.confidence.data() + at * cfg.joints; }
+    const float* sizes(const Storage& st, std::int64_t at) const { return st.sizes.data() + at * (1 + steady_bones.size()); }
+    float* sizes(Storage& st, std::int64_t at) const { return st.sizes.data() + at * (1 + steady_bones.size()); }
 
     void gather_one(Planned& p, float* x, bool* missing) {
         static const Storage nothing{};
@@ -289,18 +317,33 @@ class Ring {
             here[t] = !st.slot.empty() && st.slot[at] == slot ? at : NONE;
         }
         canonical_frame(st, p);
+        const int pose = 3 * cfg.joints;
+        for (int k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
         bool any = false;
-        for (int t = 0; t < cfg.window; ++t) {
-            const float* from = here[t] == NONE ? nullptr : frame(st, here[t]);
-            const float* sure = here[t] == NONE ? nullptr : confidences(st, here[t]);
-            for (int k = 0; k < cfg.joints; ++k, x += 3, ++missing) {
-                bool valid = sure && sure[k] > 0.0f;
-                for (int a = 0; a < 3; ++a) {
-                    x[a] = valid ? (from[3 * k + a] - p.origin[a]) * p.scale : 0.0f;
-                    valid = valid && std::abs(x[a]) <= cfg.far;
-                }
-                if (!valid) x[0] = x[1] = x[2] = 0.0f;
-                *missing = !valid;
+        for (int t = 0; t < cfg.window; ++t, x += pose, missing += cfg.joints) {
+            if (here[t] == NONE) {
+                std::fill_n(x, pose, 0.0f);
+                std::fill_n(missing, cfg.joints, true);
+                continue;
+            }
+            const float* from = frame(st, here[t]);
+            int near = 1;
+            for (int k = 0; k < pose; ++k) {
+                x[k] = (from[k] - origin[k]) * p.scale;
+                near &= std::abs(x[k]) <= cfg.far;
+            }
+            std::fill_n(missing, cfg.joints, false);
+            if (near && st.whole[here[t]]) {  // nearly always
+                any = true;
+                continue;
+            }
+            const float* sure = confidences(st, here[t]);
+            for (int k = 0; k < cfg.joints; ++k) {
+                float* joint = x + 3 * k;
+                const bool valid = sure[k] > 0.0f && std::abs(joint[0]) <= cfg.far && std::abs(joint[1]) <= cfg.far &&
+                                   std::abs(joint[2]) <= cfg.far;
+                if (!valid) joint[0] = joint[1] = joint[2] = 0.0f;
+                missing[k] = !valid;
                 any = any || valid;
             }
         }
@@ -331,23 +374,25 @@ class Ring {
 
         std::size_t n = 0;
         for (int t = 0; t < cfg.window; ++t)
-            if (valid(t, right) && valid(t, left)) v[n++] = distance(point(t, right), point(t, left));
+            if (here[t] != NONE && sizes(st, here[t])[0] != ABSENT) v[n++] = sizes(st, here[t])[0];
         const float width = median(v, n) / cfg.shoulder_width;
-        auto bone_size = [&](bool steady_only) {
-            std::size_t m = 0;
-            for (int t = 0; t < cfg.window; ++t) {
-                if (here[t] == NONE) continue;
-                const float* sure = confidences(st, here[t]);
-                for (int k : bones)
-                    if ((!steady_only || cfg.steady[k]) && sure[k] > 0.0f && sure[cfg.parents[k]] > 0.0f)
-                        v[m++] = distance(point(t, k), point(t, cfg.parents[k])) / cfg.bone_length[k];
-            }
-            return median(v, m);
-        };
-        const float some = bone_size(true);
+        n = 0;
+        for (int t = 0; t < cfg.window; ++t)
+            for (std::size_t k = 1; here[t] != NONE && k <= steady_bones.size(); ++k)
+                if (sizes(st, here[t])[k] != ABSENT) v[n++] = sizes(st, here[t])[k];
+        const float steady = median(v, n);
         float size = width;
-        if (!(width > 0.0f) || (some > 0.0f && (width > cfg.disagree * some || some > cfg.disagree * width)))
-            size = some > 0.0f ? some : bone_size(false);
+        if (!(width > 0.0f) || (steady > 0.0f && (width > cfg.disagree * steady || steady > cfg.disagree * width))) {
+            size = steady;
+            if (!(size > 0.0f)) {
+                n = 0;
+                for (int t = 0; t < cfg.window; ++t)
+                    for (int k : bones)
+                        if (valid(t, k) && valid(t, cfg.parents[k]))
+                            v[n++] = distance(point(t, k), point(t, cfg.parents[k])) / cfg.bone_length[k];
+                size = median(v, n);
+            }
+        }
         p.scale = size > 0.0f && std::isfinite(size) ? 1.0f / size : 1.0f;
     }
 
@@ -362,46 +407,49 @@ class Ring {
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
         const std::size_t at = p.window % most_windows;
         float* to = st.predicted.data() + at * positions.size() * pose;
-        bool finite = true;
+        for (std::size_t k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
+        int finite = 1;
         for (int position : positions) {
             const float* from = y + position * pose;
-            for (int k = 0; k < cfg.joints; ++k)
-                for (int a = 0; a < 3; ++a, ++to) {
-                    *to = from[3 * k + a] / p.scale + p.origin[a];
-                    finite = finite && std::isfinite(*to);
-                }
+            for (std::size_t k = 0; k < pose; ++k) {
+                to[k] = from[k] / p.scale + origin[k];
+                finite &= std::abs(to[k]) <= std::numeric_limits<float>::max();
+            }
+            to += pose;
         }
         st.usable[at] = p.known && finite;
     }
 
     void write(int s, std::int64_t e, std::size_t l, float* xyz, float* sigma, float* confidence, std::int32_t& windows,
-               std::uint32_t& flags) const {
+               std::uint32_t& flags) {
         const Storage& st = storage[s];
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
         const std::int64_t i = e - cfg.reach[l];
         const int count = cfg.count[l];
-        std::vector<const float*> predictions;
-        predictions.reserve(count);
+        averaged.clear();
         for (std::int64_t end = e - count + 1; end <= e; ++end) {
             const std::size_t at = end % most_windows;
             if (!st.usable[at]) continue;
             const int position = cfg.window - 1 - static_cast<int>(end - i);
             const std::size_t column = std::lower_bound(positions.begin(), positions.end(), position) - positions.begin();
-            predictions.push_back(st.predicted.data() + (at * positions.size() + column) * pose);
+            averaged.push_back(st.predicted.data() + (at * positions.size() + column) * pose);
         }
-        const double n = static_cast<double>(predictions.size());
+        windows = static_cast<std::int32_t>(averaged.size());
+        const double n = std::max<double>(1.0, static_cast<double>(windows));
+        std::fill(mean.begin(), mean.end(), 0.0);
+        for (const float* p : averaged)
+            for (std::size_t k = 0; k < pose; ++k) mean[k] += p[k];
+        for (std::size_t k = 0; k < pose; ++k) {
+            mean[k] /= n;
+            xyz[k] = static_cast<float>(mean[k]);
+        }
         for (int k = 0; k < cfg.joints; ++k) {
-            double mean[3] = {0, 0, 0}, spread = 0;
-            for (const float* p : predictions)
-                for (int a = 0; a < 3; ++a) mean[a] += p[3 * k + a];
-            if (n > 0)
-                for (double& m : mean) m /= n;
-            for (const float* p : predictions) {
-                const double x = p[3 * k] - mean[0], y = p[3 * k + 1] - mean[1], z = p[3 * k + 2] - mean[2];
-                spread += x * x + y * y + z * z;
+            double spread = 0;
+            for (const float* p : averaged) {
+                const double dx = p[3 * k] - mean[3 * k], dy = p[3 * k + 1] - mean[3 * k + 1], dz = p[3 * k + 2] - mean[3 * k + 2];
+                spread += dx * dx + dy * dy + dz * dz;
             }
-            for (int a = 0; a < 3; ++a) xyz[3 * k + a] = static_cast<float>(mean[a]);
-            sigma[k] = n > 0 ? static_cast<float>(std::sqrt(spread / n)) : 0.0f;
+            sigma[k] = static_cast<float>(std::sqrt(spread / n));
         }
         bool any = false;
         const std::size_t at = i % capacity;
@@ -409,7 +457,6 @@ class Ring {
             confidence[k] = st.slot[at] == i ? confidences(st, at)[k] : 0.0f;
             any = any || confidence[k] > 0.0f;
         }
-        windows = static_cast<std::int32_t>(predictions.size());
         flags = (e - count + 1 < cfg.window - 1 ? WARM_UP : 0) | (any ? 0 : INTERPOLATED) |
                 (windows < most_windows ? PARTIAL_AVERAGE : 0) | (ended_[s] && e > last_[s] ? FLUSHED : 0);
     }
