@@ -1,0 +1,86 @@
+"""Who may import whom: modules in the order in which a frame meets them, and nothing heavy before it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "rtskel"
+
+ORDER = [
+    "errors",
+    "skeleton",
+    "formats",
+    "synthesize",
+    "wire",
+    "curve",
+    "ring",
+    "refine",
+    "engine",
+    "streams",
+    "serve",
+    "client",
+    "model",
+    "export",
+    "corrupt",
+    "data",
+    "evaluate",
+    "train",
+    "demo",
+    "cli",
+]
+"""Each module may import only modules above it."""
+
+CLIENT = {"errors", "skeleton", "wire", "curve"}
+HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
+
+
+def modules() -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if name != "__init__":
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of rtskel that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("rtskel.")} & set(modules())
+
+
+def test_every_module_has_its_place():
+    assert set(modules()) <= set(ORDER), f"place {set(modules()) - set(ORDER)} in ORDER"
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_go_up_only(name):
+    above = set(ORDER[: ORDER.index(name)]) | {name}
+    for path in modules().get(name, []):
+        assert imported(path) <= above, f"{path.name} imports {imported(path) - above}"
+
+
+def test_rules():
+    users = {name: set().union(*map(imported, paths)) - {name} for name, paths in modules().items()}
+    assert "engine" not in users["refine"], "refine receives an engine and imports none"
+    assert users["client"] <= CLIENT
+    assert {name for name, used in users.items() if "serve" in used} <= {"cli"}
+    assert {name for name, used in users.items() if "train" in used} <= {"cli"}
+    assert not {name for name, used in users.items() if "cli" in used}
+
+
+@pytest.mark.parametrize("module", ["rtskel", "rtskel.client", "rtskel.cli", "rtskel.engine"])
+def test_nothing_heavy_is_imported(module):
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert out.stdout.strip() == "[]"
