@@ -1,0 +1,216 @@
+"""CURVE keys, the list of clients that a server lets in, and the rule on which addresses need them.
+
+`rtskel keygen DIR` makes two folders and, for each client, one more:
+
+    DIR/server/server.key_secret    the server's key pair: stays on the server
+    DIR/server/clients/NAME.key     public keys of the clients that are let in; take one away to lock a client out
+    DIR/NAME/client.key_secret      a client's key pair: move the folder to that client's machine
+    DIR/NAME/server.key             the server's public key, by which the client knows it
+
+Every file is readable by its owner only, and a secret key that others can read is refused. The files have the format of
+ZeroMQ certificates (ZPL), so `zmq.auth` and czmq read them too.
+
+CURVE alone encrypts but lets in any key. Who is let in is decided by a ZAP handler (ZeroMQ RFC 27), so the server sets
+a ZAP domain and enforces it: without a running handler nobody is let in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.auth import load_certificate
+from zmq.utils.z85 import Z85CHARS
+
+from rtskel.errors import RtskelError, ServeError
+
+ZAP_DOMAIN = b"rtskel"
+
+
+@dataclass(frozen=True)
+class ClientKeys:
+    """A client's key pair and the public key of the server it trusts, each 40 characters of Z85."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+    server: bytes
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> ClientKeys:
+        """Reads client.key_secret and server.key. RtskelError names a file that is absent, damaged or public."""
+        folder = Path(folder)
+        public, secret = _read_pair(folder / "client.key_secret")
+        return cls(public, secret, _read_public(folder / "server.key"))
+
+    def apply(self, socket: zmq.Socket[bytes]) -> None:
+        """Before the socket connects: it will talk to that server only."""
+        socket.curve_publickey = self.public
+        socket.curve_secretkey = self.secret
+        socket.curve_serverkey = self.server
+
+
+@dataclass(frozen=True)
+class ServerKeys:
+    """The server's key pair and the public keys of the clients it lets in, each 40 characters of Z85."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+    clients: frozenset[bytes]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> ServerKeys:
+        """Reads server.key_secret and clients/*.key. RtskelError names a file that is absent, damaged or public."""
+        folder = Path(folder)
+        public, secret = _read_pair(folder / "server.key_secret")
+        return cls(public, secret, frozenset(map(_read_public, sorted((folder / "clients").glob("*.key")))))
+
+    def apply(self, socket: zmq.Socket[bytes]) -> None:
+        """Before the socket binds: it will talk to clients that the ZAP handler of its context lets in only."""
+        socket.curve_server = True
+        socket.curve_publickey = self.public
+        socket.curve_secretkey = self.secret
+        socket.zap_domain = ZAP_DOMAIN
+        socket.zap_enforce_domain = True
+
+    @contextmanager
+    def admission(self, context: zmq.Context[Any]) -> Iterator[None]:
+        """Runs the context's ZAP handler, in a thread of its own: inside, the clients on the list are let in.
+
+        Enter it before sockets bind, leave it after they are closed. A context can have one such handler.
+        """
+        from zmq.auth.thread import ThreadAuthenticator  # asyncio comes with it, so only a server with keys pays
+
+        handler = ThreadAuthenticator(context)
+        handler.configure_curve_callback(ZAP_DOMAIN.decode(), _AllowList(self.clients))
+        try:
+            handler.start()
+            yield
+        finally:
+            handler.stop()
+
+
+@dataclass(frozen=True)
+class _AllowList:
+    clients: frozenset[bytes]
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key in self.clients
+
+
+def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",)) -> list[Path]:
+    """Makes key pairs for a server, unless the folder has them already, and for each named client.
+
+    Args:
+        folder: where to; made if absent.
+        clients: names of folders to make in it, see this module's first lines.
+
+    Returns:
+        The folders that were made.
+
+    Raises:
+        RtskelError: a client exists already (no key is ever overwritten), a name is no plain folder name, or a folder
+            cannot be written.
+    """
+    folder = Path(folder)
+    made = []
+    for name in clients:
+        if name == "server" or name.startswith(".") or Path(name).name != name:
+            raise RtskelError(f"client name {name!r}: a plain folder name other than 'server' expected")
+        if (folder / name).exists():
+            raise RtskelError(f"{folder / name}: exists already, and no key is ever overwritten")
+    server = folder / "server"
+    try:
+        if not server.exists():
+            _write_key(server / "server.key_secret", *zmq.curve_keypair())
+            made.append(server)
+        server_public, _ = _read_pair(server / "server.key_secret")
+        for name in clients:
+            public, secret = zmq.curve_keypair()
+            _write_key(folder / name / "client.key_secret", public, secret)
+            _write_key(folder / name / "server.key", server_public)
+            _write_key(server / "clients" / f"{name}.key", public)  # last: it lets the client in
+            made.append(folder / name)
+    except OSError as error:
+        raise RtskelError(f"{error.filename}: {error.strerror}") from None
+    return made
+
+
+def check_bind(endpoint: str, keys: ServerKeys | None, insecure: bool = False) -> None:
+    """Refuses to open a server to other machines by accident.
+
+    Args:
+        endpoint: what a socket is about to bind: tcp://HOST:PORT, ipc://PATH or inproc://NAME.
+        keys: the server's keys if it has any.
+        insecure: the user said so.
+
+    Raises:
+        ServeError: other machines could connect, and there are neither keys nor consent; or it is no such endpoint.
+    """
+    if not (_is_local(endpoint) or keys is not None or insecure):
+        raise ServeError(
+            f"{endpoint}: other machines can connect to this address; give --keys (see rtskel keygen), or --insecure"
+        )
+
+
+def _is_local(endpoint: str) -> bool:
+    transport, separator, address = endpoint.partition("://")
+    if separator and address and transport in ("ipc", "inproc"):
+        return True
+    host, colon, port = address.rpartition(":")
+    if transport != "tcp" or not colon or not host or not (port == "*" or (port.isascii() and port.isdigit())):
+        raise ServeError(f"{endpoint}: tcp://HOST:PORT, ipc://PATH or inproc://NAME expected")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if host in ("localhost", "lo", "lo0"):
+        return True
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        return False  # every address, the name of a network interface, or a number in a form of its own
+    mapped = getattr(number, "ipv4_mapped", None)
+    return bool((mapped or number).is_loopback)
+
+
+def _write_key(path: Path, public: bytes, secret: bytes | None = None) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lines = ["metadata", "curve", f'    public-key = "{public.decode()}"']
+    if secret is not None:
+        lines.append(f'    secret-key = "{secret.decode()}"')
+    # Exclusive and private from the start: nothing is overwritten, and nobody can open it before a chmod.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _read_pair(path: Path) -> tuple[bytes, bytes]:
+    public, secret = _read(path)
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise RtskelError(f"{path}: others can read this secret key; chmod 600 it")
+    if secret is None or not _is_key(secret) or zmq.curve_public(secret) != public:
+        raise RtskelError(f"{path}: no key pair in this file")
+    return public, secret
+
+
+def _read_public(path: Path) -> bytes:
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[bytes, bytes | None]:
+    try:
+        public, secret = load_certificate(path)
+    except OSError as error:
+        raise RtskelError(f"{path}: {error.strerror or 'no such key file'}") from None
+    except ValueError:
+        public, secret = b"", None
+    if not _is_key(public):
+        raise RtskelError(f"{path}: no public key in this file")
+    return public, secret
+
+
+def _is_key(text: bytes) -> bool:
+    return len(text) == 40 and not text.strip(Z85CHARS)
