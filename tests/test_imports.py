@@ -12,9 +12,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtskel"
 ORDER = [
     "errors",
     "skeleton",
+    "score",
     "formats",
+    "replay",
     "synthesize",
     "wire",
+    "collect",
     "curve",
     "ring",
     "refine",

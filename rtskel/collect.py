@@ -1,0 +1,145 @@
+"""What a subscriber keeps of the refined poses it gets: recordings to save, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.formats import Recording
+from rtskel.wire import Flag, RefinedPose
+
+
+class Collector:
+    """Gathers refined poses into recordings, one for each stream and lookahead.
+
+    Poses are kept as they come, in their order; nothing is sorted and nothing is thrown away. Where a stream starts
+    afresh (another epoch of its estimator, or a frame number that does not ascend), a new recording begins, called
+    `name@2`, `name@3`, ...
+
+    Attributes:
+        lost: poses that never came, by the numbers that the server counts them with.
+        repeated: poses that came with a number that was there before.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self.repeated = 0
+        self._parts: dict[tuple[str, int], list[list[RefinedPose]]] = {}
+        self._newest: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def add(self, pose: RefinedPose) -> None:
+        """Take one pose."""
+        key = pose.stream, pose.lookahead
+        epoch, number = self._newest.get(key, (pose.epoch, pose.seq - 1))
+        if epoch == pose.epoch:
+            self.lost += max(0, pose.seq - number - 1)
+            self.repeated += pose.seq <= number
+        self._newest[key] = pose.epoch, pose.seq
+        parts = self._parts.setdefault(key, [])
+        if not parts or parts[-1][-1].source_epoch != pose.source_epoch or slot_of(pose) <= slot_of(parts[-1][-1]):
+            parts.append([])
+        parts[-1].append(pose)
+
+    def recordings(self) -> list[Recording]:
+        """All poses so far, as recordings ready for `rtskel.formats.write`; in the order in which streams appeared."""
+        return [
+            _recording(f"{stream}@{number}" if number > 1 else stream, poses)
+            for (stream, _), parts in self._parts.items()
+            for number, poses in enumerate(parts, 1)
+        ]
+
+
+def slot_of(pose: RefinedPose) -> int:
+    """The frame number of the estimator, or where it has none the number of the output."""
+    return pose.seq if pose.source_seq is None else pose.source_seq
+
+
+def _recording(name: str, poses: list[RefinedPose]) -> Recording:
+    first = poses[0]
+    return Recording(
+        np.stack([pose.xyz for pose in poses]),
+        first.fps,
+        name,
+        confidence=np.stack([pose.confidence for pose in poses]),
+        skeleton=first.skeleton,
+        axes=first.axes,
+        mirrored=first.mirrored,
+        unit="unknown",
+        slot=np.array([slot_of(pose) for pose in poses], np.int64),
+        time_ns=np.array([pose.source_time_ns for pose in poses], np.int64),
+        lookahead=first.lookahead,
+        sigma=np.stack([pose.sigma for pose in poses]),
+        windows=np.array([pose.windows for pose in poses], np.int32),
+        flags=np.array([int(pose.flags) for pose in poses], np.int32),
+    )
+
+
+PARTS = ("lookahead", "queue", "engine", "transport")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Where the time between a camera frame and its refined pose went, in ms; the four parts add up to the total.
+
+    Attributes:
+        lookahead: waiting for the frames that the refinement was asked to look at, at the camera's rate.
+        queue: everything else that is waiting: for a frame that is late or missing, for the engine, in the server.
+        engine: the engine call.
+        transport: from the estimator to the server, and from the server to here.
+    """
+
+    lookahead: float
+    queue: float
+    engine: float
+    transport: float
+
+    @property
+    def total(self) -> float:
+        """ms from the moment the frame was taken until the pose was here."""
+        return self.lookahead + self.queue + self.engine + self.transport
+
+
+def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
+    """Where the time went of a pose that arrived at `arrived_ns` of this machine's monotonic clock.
+
+    None if the estimator's clock is another one. For a slot that had no frame, the time is measured from when its frame
+    would have been taken, and has only one leg of transport. Where a stream ended before its lookahead did, only
+    the time really waited counts as lookahead.
+    """
+    if pose.source_clock != "monotonic" or pose.clock != "monotonic":
+        return None
+    total = (arrived_ns - pose.source_time_ns) / 1e6
+    engine = (pose.infer_end_ns - pose.infer_start_ns) / 1e6
+    transport = (arrived_ns - pose.publish_ns) / 1e6
+    if pose.receive_ns:
+        transport += (pose.receive_ns - pose.source_time_ns) / 1e6
+    rest = total - engine - transport
+    ahead = min(pose.lookahead / pose.fps * 1e3, max(rest, 0.0))
+    return Latency(lookahead=ahead, queue=rest - ahead, engine=engine, transport=transport)
+
+
+def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 99)) -> dict[str, dict[str, float]]:
+    """Percentiles in ms of the total and of each part: {"total": {"p50": ..., "p99": ...}, "lookahead": ...}.
+
+    Parts are taken each for itself, so their percentiles do not add up to the total's.
+    """
+    rows = list(latencies)
+    columns: dict[str, NDArray[np.float64]] = {
+        name: np.array([getattr(row, name) for row in rows], float) for name in ("total", *PARTS)
+    }
+    return {
+        name: {f"p{share:g}": float(np.percentile(column, share)) if len(column) else 0.0 for share in shares}
+        for name, column in columns.items()
+    }
+
+
+def filled(poses: Iterable[RefinedPose]) -> tuple[int, int]:
+    """How many joints, and how many whole frames, were filled in."""
+    joints = frames = 0
+    for pose in poses:
+        joints += int(pose.missing.sum())
+        frames += bool(pose.flags & Flag.INTERPOLATED)
+    return joints, frames

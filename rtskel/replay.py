@@ -1,0 +1,221 @@
+"""Replays recordings through a `Publisher` as a live estimator would send them: in time, or with its lapses.
+
+`schedule` says what is sent when, without clocks or sockets; `replay` does it, against an absolute clock, so that a
+late frame delays no other and a recording of an hour still ends after an hour.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import FormatError, RtskelError
+from rtskel.formats import Recording
+
+LARGEST_RATE = 10_000.0
+"""Frames a second that the wire format can state."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """How to replay.
+
+    Attributes:
+        drop: share of frames that are not sent, chosen at random, on top of those that the recording lacks.
+        jitter_ms: every frame is sent up to this much later than it was taken, at random. Frames overtake each other
+            where that exceeds the time between them.
+        speed: 1 is the recorded frame rate, 2 twice as fast; infinite: as fast as the receiver takes them. Streams
+            state the rate that they are replayed at.
+        together: all recordings at once instead of one after another.
+        seed: of what is random.
+    """
+
+    drop: float = 0.0
+    jitter_ms: float = 0.0
+    speed: float = 1.0
+    together: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop < 1:
+            raise RtskelError(f"drop {self.drop:g}: a share in [0, 1) expected")
+        if not 0 <= self.jitter_ms < math.inf:
+            raise RtskelError(f"jitter {self.jitter_ms:g} ms: 0 or more expected")
+        if not self.speed > 0:
+            raise RtskelError(f"speed {self.speed:g}: more than 0 expected")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to do.
+
+    Attributes:
+        due: when, in seconds since the start.
+        taken: when the frame was taken, in seconds since the start.
+        recording: index of the recording.
+        row: which of its frames is sent; -1: the stream ends.
+    """
+
+    due: float
+    taken: float
+    recording: int
+    row: int
+
+
+def schedule(recordings: Sequence[Recording], config: ReplayConfig) -> list[Item]:
+    """What `replay` does, in order. Each recording's last item is its end.
+
+    Raises:
+        FormatError: a recording would be faster than the wire format can say.
+    """
+    rng = np.random.default_rng(config.seed)
+    items: list[Item] = []
+    start = 0.0
+    for number, recording in enumerate(recordings):
+        rate = stated_fps(recording, config) if math.isfinite(config.speed) else math.inf
+        kept = np.flatnonzero(np.greater_equal(rng.random(recording.frames), config.drop))
+        late = rng.uniform(0, config.jitter_ms / 1000, recording.frames)
+        taken = start + recording.slots / rate
+        of_stream = [Item(float(taken[row] + late[row]), float(taken[row]), number, int(row)) for row in kept]
+        end = start + float(recording.slots[-1] + 1) / rate
+        end = max([end, *(item.due for item in of_stream)])
+        items += [*of_stream, Item(end, end, number, -1)]
+        if not config.together:
+            start = end
+    items.sort(key=lambda item: item.due)  # stable: a stream's end stays behind its frames
+    return items
+
+
+def stated_fps(recording: Recording, config: ReplayConfig) -> float:
+    """Frames a second that a replayed stream states."""
+    rate = recording.fps * (config.speed if math.isfinite(config.speed) else 1.0)
+    if rate > LARGEST_RATE:
+        raise FormatError(
+            f"recording {recording.name!r}: {recording.fps:g} frames a second at speed {config.speed:g} are more than "
+            f"{LARGEST_RATE:g} (speed inf sends as fast as they are taken)"
+        )
+    return rate
+
+
+def stream_ids(recordings: Sequence[Recording], stream: str | None = None) -> list[str]:
+    """A stream id for each recording, all different.
+
+    Args:
+        stream: the id of the only recording, or what the ids of several start with. Default: the recordings' names,
+            without folders and with a dash for what an id cannot hold.
+    """
+    if stream is not None:
+        return [stream] if len(recordings) == 1 else [f"{stream}-{number}" for number in range(1, len(recordings) + 1)]
+    ids: list[str] = []
+    for recording in recordings:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", recording.name.rstrip("/").rpartition("/")[2])[-64:] or "recording"
+        unique, number = name, 2
+        while unique in ids:
+            unique = f"{name[: 60 - len(str(number))]}-{number}"
+            number += 1
+        ids.append(unique)
+    return ids
+
+
+class Sender(Protocol):
+    """What `replay` needs of a `rtskel.client.Publisher`."""
+
+    def wait_for_subscriber(self, timeout: float | None = None) -> bool: ...
+    def send(
+        self,
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32] | None = None,
+        *,
+        seq: int | None = None,
+        time_ns: int | None = None,
+        block: bool = False,
+    ) -> Any: ...
+    def end(self, seq: int | None = None) -> Any: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def replay(
+    recordings: Sequence[Recording],
+    connect: Callable[[int, float], Sender],
+    config: ReplayConfig,
+    *,
+    wait_s: float | None = None,
+    progress: Callable[[Item], None] | None = None,
+    now_ns: Callable[[], int] = time.monotonic_ns,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Send recordings; returns how many frames were sent.
+
+    Nothing is sent before somebody has subscribed, and each stream ends with the number of its slots, so that a
+    receiver knows of frames that were dropped at its end. If interrupted, streams that have begun are ended where
+    they are.
+
+    Args:
+        connect: makes the sender for a recording (its index, the frames a second to state).
+        wait_s: how long to wait for a subscriber of each stream; None: as long as it takes.
+        progress: called after each item.
+        now_ns, sleep: the clock of the frames' times, and how to wait.
+
+    Raises:
+        RtskelError: no subscriber came in time.
+    """
+    items = schedule(recordings, config)
+    senders: dict[int, Sender] = {}
+    begun: dict[int, int] = {}
+    sent = 0
+    with ExitStack() as stack:
+
+        def open_sender(number: int) -> None:
+            if number not in senders and number < len(recordings):
+                senders[number] = stack.enter_context(connect(number, stated_fps(recordings[number], config)))
+
+        if config.together:
+            for number in range(len(recordings)):
+                open_sender(number)
+        try:
+            start = -1
+            for item in items:
+                number = item.recording
+                if number not in begun:
+                    open_sender(number)
+                    waiting_since = now_ns()
+                    if not senders[number].wait_for_subscriber(wait_s):
+                        raise RtskelError(f"recording {recordings[number].name!r}: no subscriber within {wait_s:g} s")
+                    # Who waited is not late: the clock stands still until the subscriber is there.
+                    start = now_ns() if start < 0 else start + now_ns() - waiting_since
+                    begun[number] = 0
+                    open_sender(number + 1)  # the next stream connects while this one plays
+                wait = start + round(item.due * 1e9) - now_ns()
+                if wait > 0:
+                    sleep(wait / 1e9)
+                recording = recordings[number]
+                if item.row < 0:
+                    senders[number].end(int(recording.slots[-1]) + 1)
+                    begun[number] = -1
+                else:
+                    slot = int(recording.slots[item.row])
+                    taken = now_ns() if math.isinf(config.speed) else start + round(item.taken * 1e9)
+                    pose = recording.xyz[item.row], recording.confidence[item.row]
+                    senders[number].send(*pose, seq=slot, time_ns=taken, block=True)
+                    begun[number] = max(begun[number], slot + 1)
+                    sent += 1
+                if progress is not None:
+                    progress(item)
+        except BaseException:
+            for number, slots in begun.items():
+                if slots > 0:
+                    senders[number].end(slots)
+            raise
+    return sent
