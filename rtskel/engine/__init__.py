@@ -1,0 +1,99 @@
+"""Engines: what maps windows of poses to refined windows, one contract for every runtime.
+
+`open_engine(path)` picks by suffix: `.onnx` (CPU, the default), `.plan` (NVIDIA GPUs), `.safetensors` (PyTorch, the
+reference), and the word "null" (the identity). Importing this package imports no runtime; opening an engine imports
+its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rtskel.engine.base import Engine, EngineInfo, NullEngine
+from rtskel.engine.files import KINDS, describe
+from rtskel.errors import EngineError
+
+__all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine"]
+
+BUNDLED = "skeletor-realtime.onnx"
+
+# kind -> module, class, and the options that mean something to it.
+_KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
+    "null": ("rtskel.engine.base", "NullEngine", frozenset({"window", "joints"})),
+    "onnx": ("rtskel.engine.cpu", "OnnxEngine", frozenset({"precision", "threads"})),
+    "safetensors": ("rtskel.engine.reference", "SafetensorsEngine", frozenset({"threads"})),
+    "plan": ("rtskel.engine.plan", "PlanEngine", frozenset({"device", "graphs", "warm_up"})),
+}
+
+
+def bundled() -> Path:
+    """The weights that come with rtskel: package data when installed, `engines/` in a source checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for path in (package / "weights" / BUNDLED, package.parent / "engines" / BUNDLED):
+        if path.is_file():
+            return path
+    raise EngineError(f"the bundled weights {BUNDLED} are not installed: name an engine file")
+
+
+def open_engine(
+    path: str | Path | None = None,
+    *,
+    max_batch: int = 64,
+    precision: str | None = None,
+    threads: int | None = None,
+    device: int = 0,
+    window: int | None = None,
+    joints: int | None = None,
+    graphs: bool | None = None,
+    warm_up: bool | None = None,
+) -> Engine:
+    """Opens an engine. Close it when done, or use it as a context manager.
+
+    Args:
+        path: an engine file, "null" for the identity, None for the bundled weights.
+        max_batch: the most windows of one `run`; a plan may have been built for fewer.
+        precision: "fp32" or "bf16", for `.onnx`. Every kind refuses a precision that it would not compute in.
+        threads: CPU threads, for `.onnx` and `.safetensors`; default: the runtime's choice.
+        device: index of the GPU, for `.plan`.
+        window: frames in a window. Sets the one of the null engine (default 32); any other engine must have this one.
+        joints: joints in a frame; likewise (default 50).
+        graphs: CUDA graphs, for `.plan`; see `rtskel.engine.plan.PlanEngine`.
+        warm_up: prepare every batch size now, for `.plan`.
+
+    Raises:
+        EngineError: one line that names the file and what is wrong with it, with what this machine lacks to run it,
+            or an option that this kind of engine does not have.
+    """
+    path = bundled() if path is None else path
+    info = None if str(path) == "null" else describe(path)
+    kind = info.kind if info else "null"
+    module, name, accepted = _KINDS[kind]
+    options: dict[str, Any] = {
+        "precision": precision,
+        "threads": threads,
+        "device": device or None,
+        "window": window,
+        "joints": joints,
+        "graphs": graphs,
+        "warm_up": warm_up,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in {"max_batch": max_batch, **given}.items():
+        if option in ("max_batch", "threads", "window", "joints") and value < 1:
+            raise EngineError(f"{path}: {option} must be at least 1, not {value}")
+        if option == "max_batch" or option in accepted:
+            continue
+        if info is None or option not in ("precision", "window", "joints"):
+            raise EngineError(f"{path}: option {option} does not apply to this kind of engine ({kind})")
+        if getattr(info, option) != value:  # what an engine has and cannot change
+            raise EngineError(f"{path}: its {option} is {getattr(info, option)}, not {value}")
+    arguments = {option: value for option, value in given.items() if option in accepted}
+    engine_class = getattr(importlib.import_module(module), name)
+    engine: Engine = engine_class(*([] if info is None else [path]), max_batch=max_batch, **arguments)
+    return engine
+
+
+assert set(KINDS.values()) == _KINDS.keys() - {"null"}

@@ -1,0 +1,194 @@
+"""What an engine is: the contract that everything which maps windows to refined windows keeps.
+
+The public `run` checks its arguments, `_run` computes; every engine kind implements `_run` (and `_close`) only.
+Engines are synchronous and not thread-safe: one caller at a time. They may be used from another thread than the one
+that opened them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import EngineError
+from rtskel.skeleton import SKELETONS, UPPER_BODY_50
+
+FORMAT = "1"
+"""Value of `rtskel.format` in the files that this version writes and reads."""
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine knows about itself. `describe` reads it off a file, an open engine carries it as `info`.
+
+    Attributes:
+        kind: "null", "onnx", "safetensors" or "plan".
+        model_id: short stable name of what computes: "<name>-<first 12 hex digits of weights_hash>".
+        window: frames in a window, W.
+        joints: joints of a frame, J.
+        skeleton_id: which skeleton those joints are.
+        preset: model preset ("paper", "realtime", "custom").
+        precision: "fp32", "fp16" or "bf16": of the file, or, in an open engine, what it computes in.
+        weights_hash: hexadecimal SHA-256 of the weights; the same in every file made from them.
+        builder: what made the file or, in an open engine, what runs it, with its version.
+        path: the file, "" if there is none.
+        extra: everything else that the file says, by name.
+    """
+
+    kind: str
+    model_id: str
+    window: int
+    joints: int
+    skeleton_id: str
+    preset: str
+    precision: str
+    weights_hash: str
+    builder: str = ""
+    path: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_metadata(cls, kind: str, path: str, metadata: Mapping[str, str], **extra: str) -> EngineInfo:
+        """Validates the `rtskel.*` metadata of an engine file. This is the one place that knows its keys.
+
+        Args:
+            metadata: keys `rtskel.format`, `.name`, `.window`, `.joints`, `.skeleton`, `.preset`, `.precision` and
+                `.weights_hash` must be there; others that start with `rtskel.` go to `extra` (`rtskel.config`, ...).
+
+        Raises:
+            EngineError: not one of our files, another format version, a value that is missing or makes no sense.
+        """
+        keys = {key.removeprefix("rtskel."): value for key, value in metadata.items() if key.startswith("rtskel.")}
+        if "format" not in keys:
+            raise EngineError(f"{path}: not an rtskel engine (it carries no rtskel.format)")
+        if (version := keys.pop("format")) != FORMAT:
+            raise EngineError(f"{path}: engine format {version} is not supported (this rtskel reads format {FORMAT})")
+
+        def take(key: str) -> str:
+            if value := keys.pop(key, ""):
+                return value
+            raise EngineError(f"{path}: the engine does not say its rtskel.{key}")
+
+        def count(key: str) -> int:
+            value = take(key)
+            if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= 1 << 20:
+                raise EngineError(f"{path}: rtskel.{key} {value!r} is not a positive number")
+            return int(value)
+
+        window, joints, skeleton_id = count("window"), count("joints"), take("skeleton")
+        if skeleton_id in SKELETONS and SKELETONS[skeleton_id].joints != joints:
+            raise EngineError(f"{path}: {joints} joints, but {skeleton_id} has {SKELETONS[skeleton_id].joints}")
+        if (precision := take("precision")) not in PRECISIONS:
+            raise EngineError(f"{path}: unknown rtskel.precision {precision!r} (known: {', '.join(PRECISIONS)})")
+        weights_hash, name = take("weights_hash"), take("name")
+        return cls(
+            kind=kind,
+            model_id=f"{name}-{weights_hash[:12]}",
+            window=window,
+            joints=joints,
+            skeleton_id=skeleton_id,
+            preset=take("preset"),
+            precision=precision,
+            weights_hash=weights_hash,
+            builder=keys.pop("builder", ""),
+            path=path,
+            extra=keys | extra,
+        )
+
+
+class Engine(ABC):
+    """Maps a batch of canonical windows to refined windows. A context manager; closing it releases what it holds.
+
+    Attributes:
+        info: what the engine is.
+        max_batch: the most windows that one `run` takes.
+    """
+
+    def __init__(self, info: EngineInfo, max_batch: int) -> None:
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, not {max_batch}")
+        self.info = info
+        self.window = info.window
+        self.joints = info.joints
+        self.max_batch = max_batch
+        self._closed = False
+
+    def run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Refines B windows, 1 <= B <= max_batch; no window's result depends on the others in its batch.
+
+        Args:
+            x: [B, W, J, 3] float32, windows in their canonical frames (`rtskel.refine`); missing joints are 0. Any
+                strides; C-contiguous arrays are read where they are.
+            missing: [B, W, J] bool, which joints are missing.
+
+        Returns:
+            [B, W, J, 3] float32, C-contiguous. The engine owns this buffer: it is valid until the next `run` or
+            `close`; copy what must live longer.
+
+        Raises:
+            ValueError: wrong type, dtype or shape; the message names the offending array.
+            EngineError: the engine is closed, or the runtime failed.
+        """
+        if self._closed:
+            raise EngineError(f"{self.info.path or self.info.kind}: the engine is closed")
+        self._check("x", x, np.float32, (self.window, self.joints, 3))
+        self._check("missing", missing, np.bool_, (self.window, self.joints))
+        if len(x) != len(missing):
+            raise ValueError(f"x holds {len(x)} windows but missing holds {len(missing)}")
+        if not 1 <= len(x) <= self.max_batch:
+            raise ValueError(f"batch of {len(x)} windows: this engine takes 1 to {self.max_batch}")
+        return self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing))
+
+    def close(self) -> None:
+        """Releases what the engine holds; `run` raises from now on. Closing twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def _check(name: str, array: object, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} must be a numpy array, not {type(array).__name__}")
+        if array.dtype != dtype:
+            raise ValueError(f"{name} must be {np.dtype(dtype)}, not {array.dtype}")
+        if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+            raise ValueError(f"{name} must be [B, {', '.join(map(str, shape))}], not {list(array.shape)}")
+
+    @abstractmethod
+    def _run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Computes. Shapes and dtypes are right and both arrays C-contiguous, though not necessarily writable."""
+
+    def _close(self) -> None:  # noqa: B027 - most engines hold nothing but memory
+        """Releases what the engine holds. Called once."""
+
+
+class NullEngine(Engine):
+    """The identity: for measuring everything around an engine."""
+
+    def __init__(self, *, window: int = 32, joints: int = UPPER_BODY_50.joints, max_batch: int = 64) -> None:
+        if window < 1 or joints < 1:
+            raise ValueError(f"window and joints must be at least 1, not {window} and {joints}")
+        skeleton_id = UPPER_BODY_50.id if joints == UPPER_BODY_50.joints else f"any-{joints}"
+        super().__init__(EngineInfo("null", "null", window, joints, skeleton_id, "", "fp32", "", "rtskel"), max_batch)
+        self._y = np.empty((max_batch, window, joints, 3), np.float32)
+
+    def _run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+        y = self._y[: len(x)]
+        np.copyto(y, x)
+        return y

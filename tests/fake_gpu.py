@@ -1,0 +1,383 @@
+"""Stand-ins for the CUDA runtime and for TensorRT, so that the logic of the plan engine runs without a GPU.
+
+They are stricter than the real ones where a mistake would only show on some GPU, some day: nothing on a stream happens
+before it is waited for, memory must be live and large enough, a context must not change once a graph was captured from
+it, must have run once before, and every call must come from a thread on which the right device is current.
+
+Every public name in here is a name of the real modules (`test_engine.py` compares them where those are installed).
+"""
+
+import ctypes
+import enum
+import json
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+
+
+class cudaError_t(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
+    cudaErrorNoDevice = 100
+    cudaErrorStreamCaptureInvalidated = 901
+
+
+class cudaMemcpyKind(enum.IntEnum):
+    cudaMemcpyHostToDevice = 1
+    cudaMemcpyDeviceToHost = 2
+
+
+class cudaStreamCaptureMode(enum.IntEnum):
+    cudaStreamCaptureModeThreadLocal = 1
+
+
+class cudaDeviceAttr(enum.IntEnum):
+    cudaDevAttrComputeCapabilityMajor = 75
+    cudaDevAttrComputeCapabilityMinor = 76
+
+
+OK = (cudaError_t.cudaSuccess,)
+INVALID = cudaError_t.cudaErrorInvalidValue
+
+
+class Handle:
+    """A stream, a graph or an executable graph."""
+
+    def __init__(self, kind):
+        self.kind, self.work, self.capturing = kind, [], None
+
+    def __int__(self):
+        return id(self)
+
+
+class FakeRuntime:
+    """`cuda.bindings.runtime` with one or more GPUs, of compute capability 8.9."""
+
+    cudaError_t, cudaMemcpyKind, cudaDeviceAttr = cudaError_t, cudaMemcpyKind, cudaDeviceAttr
+    cudaStreamCaptureMode = cudaStreamCaptureMode
+    cudaStreamNonBlocking = 1
+
+    def __init__(self, devices=1, memory=1 << 30, status=cudaError_t.cudaSuccess):
+        self._devices, self._free, self._status = devices, memory, status
+        self._blocks: dict[int, ctypes.Array] = {}
+        self._sides: dict[int, str] = {}
+        self._handles: list[Handle] = []
+        self._current = threading.local()
+        self._used_on: set[int] = set()  # devices that work was given to
+        self._calls: list[tuple[str, tuple]] = []
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if not name.startswith("cuda") or not callable(value) or isinstance(value, type):
+            return value
+
+        def recorded(*arguments):
+            self._calls.append((name, arguments))
+            return value(*arguments)
+
+        return recorded
+
+    # what a test asks
+
+    def _live(self):
+        """What was not given back: memory blocks and handles."""
+        return len(self._blocks), len(self._handles)
+
+    def _range(self, address, count, side):
+        for start, block in self._blocks.items():
+            if start <= address and address + count <= start + len(block):
+                assert self._sides[start] == side, f"{side} address expected"
+                return (ctypes.c_uint8 * count).from_buffer(block, address - start)
+        raise AssertionError(f"{count} bytes at {address:#x} are not live {side} memory")
+
+    def _do(self, stream, work):
+        self._used_on.add(getattr(self._current, "device", 0))
+        (stream.work if stream.capturing is None else stream.capturing).append(work)
+
+    def _allocate(self, size, side):
+        if size > self._free:
+            return cudaError_t.cudaErrorMemoryAllocation, None
+        block = (ctypes.c_uint8 * size)(*([0xFF] * min(size, 64)))
+        address = ctypes.addressof(block)
+        self._blocks[address], self._sides[address] = block, side
+        self._free -= size
+        return cudaError_t.cudaSuccess, address
+
+    def _release(self, address, side):
+        if address not in self._blocks or self._sides[address] != side:
+            return (INVALID,)
+        self._free += len(self._blocks.pop(address))
+        return OK
+
+    # devices
+
+    def cudaGetDeviceCount(self):
+        return (self._status, None) if self._status else (cudaError_t.cudaSuccess, self._devices)
+
+    def cudaSetDevice(self, device):
+        self._current.device = device
+        return OK
+
+    def cudaDeviceGetAttribute(self, attribute, device):
+        return cudaError_t.cudaSuccess, 8 if attribute == cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor else 9
+
+    def cudaGetErrorString(self, status):
+        return cudaError_t.cudaSuccess, status.name.encode()
+
+    # memory
+
+    def cudaMalloc(self, size):
+        return self._allocate(size, "device")
+
+    def cudaMallocHost(self, size):
+        return self._allocate(size, "host")
+
+    def cudaFree(self, address):
+        return self._release(address, "device")
+
+    def cudaFreeHost(self, address):
+        return self._release(address, "host")
+
+    def cudaMemcpyAsync(self, target, source, count, kind, stream):
+        up = kind == cudaMemcpyKind.cudaMemcpyHostToDevice
+        to, of = (("device", "host") if up else ("host", "device")) if stream.kind == "stream" else ("", "")
+        self._range(target, count, to), self._range(source, count, of)
+
+        def copy():
+            ctypes.memmove(self._range(target, count, to), self._range(source, count, of), count)
+
+        self._do(stream, copy)
+        return OK
+
+    # streams and graphs
+
+    def _handle(self, kind):
+        handle = Handle(kind)
+        self._handles.append(handle)
+        return handle
+
+    def _destroy(self, handle, kind):
+        assert handle.kind == kind
+        self._handles.remove(handle)
+        return OK
+
+    def cudaStreamCreateWithFlags(self, flags):
+        return cudaError_t.cudaSuccess, self._handle("stream")
+
+    def cudaStreamDestroy(self, stream):
+        return self._destroy(stream, "stream")
+
+    def cudaStreamSynchronize(self, stream):
+        if stream.capturing is not None:
+            return (cudaError_t.cudaErrorStreamCaptureInvalidated,)
+        while stream.work:
+            stream.work.pop(0)()
+        return OK
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        stream.capturing = []
+        return OK
+
+    def cudaStreamEndCapture(self, stream):
+        captured, stream.capturing = stream.capturing, None
+        graph = self._handle("graph")
+        graph.work = captured
+        return cudaError_t.cudaSuccess, graph
+
+    def cudaGraphInstantiate(self, graph, flags):
+        executable = self._handle("executable")
+        executable.work = list(graph.work)
+        return cudaError_t.cudaSuccess, executable
+
+    def cudaGraphDestroy(self, graph):
+        return self._destroy(graph, "graph")
+
+    def cudaGraphExecDestroy(self, executable):
+        return self._destroy(executable, "executable")
+
+    def cudaGraphLaunch(self, executable, stream):
+        for work in executable.work:
+            self._do(stream, work)
+        return OK
+
+
+class DataType(enum.Enum):
+    FLOAT = 0
+    BOOL = 4
+
+
+class TensorIOMode(enum.Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    USER_MANAGED = 2
+
+
+class CudaGraphStrategy(enum.Enum):
+    DISABLED = 0
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    EAGER = 1
+
+
+class EngineInvalidityDiagnostics(enum.IntEnum):
+    VERSION_MISMATCH = 1
+    UNSUPPORTED_CC = 2
+    MALFORMED_ENGINE = 32
+
+
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
+
+    def log(self, severity, msg):
+        raise NotImplementedError
+
+
+def network(x, missing):
+    """What every fake plan computes: something of each window alone, [B, W, J, 3] and [B, W, J] to [B, W, J, 3]."""
+    return (np.tanh(x + x.mean(1, keepdims=True)) + 0.5 * missing[..., None]).astype(np.float32)
+
+
+class IRuntimeConfig:
+    cuda_graph_strategy = dynamic_shapes_kernel_specialization_strategy = None
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self._strategy = strategy
+
+
+class IExecutionContext:
+    def __init__(self, trt, engine):
+        self._trt, self._engine = trt, engine
+        self._shapes, self._addresses, self._memory = {}, {}, 0
+        self._warm = self._captured = False
+
+    def _change(self):
+        assert not self._captured, "a context must not change once a graph was captured from it"
+
+    def set_device_memory(self, memory, size):
+        self._change()
+        assert size >= self._engine.device_memory_size_v2
+        self._memory = memory
+        self._trt._cuda._range(memory, size, "device")
+
+    def set_input_shape(self, name, shape):
+        self._change()
+        self._shapes[name] = shape
+        return 1 <= shape[0] <= self._engine._plan["max_batch"] and shape[1:] == self._engine._shapes[name][1:]
+
+    def set_tensor_address(self, name, memory):
+        self._change()
+        self._addresses[name] = memory
+        return name in self._engine._shapes and memory % 4 == 0
+
+    def execute_async_v3(self, stream_handle):
+        cuda = self._trt._cuda
+        stream = next(handle for handle in cuda._handles if int(handle) == stream_handle)
+        if stream.capturing is not None:
+            if not self._trt._capturable:
+                self._trt._log(ILogger.ERROR, "not permitted\nwhile capturing")
+                return False
+            assert self._warm, "must have run once before it is captured"
+            self._captured = True
+        assert (self._memory > 0, len(self._shapes), len(self._addresses)) == (True, 2, 3)
+        x_shape, missing_shape = self._shapes["x"], self._shapes["missing"]
+        sizes = {"x": 4 * int(np.prod(x_shape)), "missing": int(np.prod(missing_shape)), "y": 4 * int(np.prod(x_shape))}
+
+        def run():
+            memory = {name: cuda._range(self._addresses[name], size, "device") for name, size in sizes.items()}
+            x = np.frombuffer(memory["x"], np.float32).reshape(x_shape)
+            missing = np.frombuffer(memory["missing"], np.bool_).reshape(missing_shape)
+            np.frombuffer(memory["y"], np.float32).reshape(x_shape)[:] = network(x, missing)
+
+        self._warm = True
+        cuda._do(stream, run)
+        return True
+
+
+class RtxExecutionContext(IExecutionContext):
+    def is_stream_capturable(self, stream):
+        return self._trt._capturable
+
+
+class ICudaEngine:
+    device_memory_size_v2 = 4096
+    num_io_tensors = 3
+
+    def __init__(self, trt, plan):
+        self._trt, self._plan = trt, plan
+        frame = (-1, plan["window"], plan["joints"])
+        self._shapes = {"missing": frame, "x": (*frame, 3), "y": (*frame, 3)}
+
+    def get_tensor_name(self, index):
+        return list(self._shapes)[index]
+
+    def get_tensor_mode(self, name):
+        return TensorIOMode.OUTPUT if name == "y" else TensorIOMode.INPUT
+
+    def get_tensor_dtype(self, name):
+        return DataType.BOOL if name == "missing" else DataType.FLOAT
+
+    def get_tensor_shape(self, name):
+        return self._shapes[name]
+
+    def create_execution_context(self, strategy=None, runtime_config=None):
+        rtx = hasattr(self._trt, "IRuntimeConfig")
+        if rtx:
+            assert runtime_config.dynamic_shapes_kernel_specialization_strategy is not None
+            strategy = runtime_config._strategy
+        assert strategy == ExecutionContextAllocationStrategy.USER_MANAGED
+        return (RtxExecutionContext if rtx else IExecutionContext)(self._trt, self)
+
+    def create_runtime_config(self):
+        return IRuntimeConfig()
+
+
+class Runtime:
+    def __init__(self, trt, logger):
+        self._trt, self._logger = trt, logger
+        trt._log = logger.log
+
+    def deserialize_cuda_engine(self, serialized_engine):
+        if not self._trt._runs:
+            self._logger.log(ILogger.WARNING, "hm")
+            self._logger.log(ILogger.ERROR, "does not\n fit")
+            return None
+        return ICudaEngine(self._trt, json.loads(serialized_engine))
+
+
+class RtxRuntime(Runtime):
+    def get_engine_validity(self, buffer):
+        return 2, 3
+
+
+def fake_tensorrt(cuda, *, rtx, runs=True, capturable=True):
+    """A TensorRT module on the fake CUDA runtime `cuda`; TensorRT-RTX if `rtx`."""
+    trt = SimpleNamespace(
+        __name__="tensorrt_rtx" if rtx else "tensorrt",
+        __version__="1.0.0",
+        _cuda=cuda,
+        _runs=runs,
+        _capturable=capturable,
+        DataType=DataType,
+        TensorIOMode=TensorIOMode,
+        ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
+        EngineInvalidityDiagnostics=EngineInvalidityDiagnostics,
+        ILogger=ILogger,
+    )
+    trt.Runtime = lambda logger: (RtxRuntime if rtx else Runtime)(trt, logger)
+    if rtx:
+        trt.IRuntimeConfig = IRuntimeConfig
+        trt.CudaGraphStrategy = CudaGraphStrategy
+        trt.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
+    return trt
+
+
+def fake_plan(window, joints, max_batch):
+    """Plan bytes that the fake modules run."""
+    return json.dumps({"window": window, "joints": joints, "max_batch": max_batch}).encode()

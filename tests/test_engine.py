@@ -1,0 +1,622 @@
+"""One conformance suite over every engine kind, and what the kinds do on their own: files, options, missing hardware.
+
+Plans run on the stand-ins of `fake_gpu` here: the logic of the engine is real, the GPU is not.
+"""
+
+import dataclasses
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
+from rtskel.engine.files import PlanHeader, metadata_of, write_plan
+from rtskel.engine.plan import batch_sizes
+from rtskel.errors import EngineError
+from tests import fake_gpu
+
+torch = pytest.importorskip("torch")
+
+from rtskel.export import export_onnx  # noqa: E402
+from rtskel.model import Skeletor, SkeletorConfig, save_weights  # noqa: E402
+
+WINDOW, JOINTS, MAX_BATCH = 8, 50, 6
+CONFIG = SkeletorConfig(
+    window=WINDOW, d_model=32, heads=2, d_ff=48, layers=2, missing_channel=True, bones=True, bone_deviation=True,
+    fill=True, gate=True, unmirror=True,
+)  # fmt: skip
+
+KINDS = ["null", "onnx", "onnx-bf16", "safetensors", "plan", "plan-rtx", "plan-no-graphs"]
+TOLERANCE = {"onnx-bf16": 3e-2}
+"""Canonical units (the shoulders are 1/3 apart); 1e-5 where nothing is said. bf16 rounds to 8 bits."""
+
+
+def tolerance(kind):
+    return TOLERANCE.get(kind, 1e-5)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """tiny.safetensors, tiny.onnx and tiny.plan (which only the stand-ins run), of the same weights."""
+    folder = tmp_path_factory.mktemp("engines")
+    torch.manual_seed(0)
+    model = Skeletor(CONFIG).eval()
+    for parameter in model.trunk.out.parameters():  # a fresh network changes nothing, which would hide every mistake
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_weights(model, folder / "tiny.safetensors", name="tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns about PyTorch
+        export_onnx(folder / "tiny.safetensors", folder / "tiny.onnx", precision="fp32")
+    write_fake_plan(folder / "tiny.plan", metadata_of(folder / "tiny.onnx"))
+    return folder
+
+
+def write_fake_plan(path, metadata, module="tensorrt", plan=None, **changes):
+    plan = fake_gpu.fake_plan(WINDOW, JOINTS, 16) if plan is None else plan
+    header = {
+        "metadata": metadata,
+        "module": module,
+        "module_version": "1.0.0",
+        "compute_capabilities": ("8.9",),
+        "max_batch": 16,
+        "opt_batch": 4,
+        "plan_bytes": len(plan),
+        "plan_sha256": hashlib.sha256(plan).hexdigest(),
+    }
+    write_plan(path, PlanHeader(**header | changes), plan)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Installs stand-ins for CUDA and one TensorRT module; returns the CUDA one."""
+
+    def install(*, devices=1, memory=1 << 30, status=fake_gpu.cudaError_t.cudaSuccess, rtx=False, **behaviour):
+        cuda = fake_gpu.FakeRuntime(devices, memory, status)
+        module = fake_gpu.fake_tensorrt(cuda, rtx=rtx, **behaviour)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return cuda
+
+    return install
+
+
+@pytest.fixture
+def open_kind(folder, gpu, tmp_path):
+    """Opens engines by kind and closes them."""
+    opened = []
+
+    def open_it(kind, max_batch=MAX_BATCH, **options):
+        path = {"null": "null", "safetensors": folder / "tiny.safetensors"}.get(kind, folder / "tiny.onnx")
+        if kind == "null":
+            options |= {"window": WINDOW, "joints": JOINTS}
+        if kind == "onnx-bf16":
+            options["precision"] = "bf16"
+        if kind.startswith("plan"):
+            gpu(rtx=kind == "plan-rtx")
+            path = tmp_path / "tiny.plan"
+            module = "tensorrt_rtx" if kind == "plan-rtx" else "tensorrt"
+            write_fake_plan(path, metadata_of(folder / "tiny.onnx"), module)
+            options["graphs"] = kind != "plan-no-graphs"
+        try:
+            engine = open_engine(path, max_batch=max_batch, **options)
+        except EngineError as error:
+            if "does not compute in bf16" in str(error):
+                pytest.skip(str(error))
+            raise
+        opened.append(engine)
+        return engine
+
+    yield open_it
+    for engine in opened:
+        engine.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def engine(kind, open_kind):
+    return open_kind(kind)
+
+
+def windows(batch, seed=0):
+    """Random poses, a tenth of the joints missing."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, WINDOW, JOINTS, 3)).astype(np.float32)
+    missing = rng.uniform(size=x.shape[:3]) < 0.1
+    x[missing] = 0
+    return x, missing
+
+
+# -- the contract, for every kind --------------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_is(engine, kind):
+    info = engine.info
+    assert info.kind == kind.split("-")[0]
+    assert (info.window, info.joints, info.skeleton_id) == (WINDOW, JOINTS, "upper-body-50")
+    assert (engine.window, engine.joints, engine.max_batch) == (WINDOW, JOINTS, MAX_BATCH)
+    assert info.model_id == ("null" if kind == "null" else f"tiny-{info.weights_hash[:12]}")
+    assert info.precision == ("bf16" if kind == "onnx-bf16" else "fp32")
+    assert info.builder
+    assert hash(info) == hash(dataclasses.replace(info))
+
+
+def test_every_batch_size(engine, kind):
+    """A window's result does not depend on the size of its batch nor on its place in it."""
+    x, missing = windows(MAX_BATCH)
+    alone = np.concatenate([engine.run(x[k : k + 1], missing[k : k + 1]).copy() for k in range(MAX_BATCH)])
+    assert alone.shape == x.shape
+    assert alone.dtype == np.float32
+    assert np.isfinite(alone).all()
+    for batch in [*range(1, MAX_BATCH + 1), 2, MAX_BATCH, 1]:
+        y = engine.run(x[-batch:], missing[-batch:])
+        assert y.shape == (batch, WINDOW, JOINTS, 3)
+        assert y.flags.c_contiguous
+        np.testing.assert_allclose(y, alone[-batch:], rtol=0, atol=tolerance(kind))
+
+
+def test_windows_are_independent(engine, kind):
+    """Whatever a window holds, even NaN, leaves the others in its batch as they were, to the bit."""
+    x, missing = windows(4)
+    before = engine.run(x, missing).copy()
+    for poison in (1e3, np.nan):
+        other = x.copy()
+        other[2, 3, 7] = poison
+        after = engine.run(other, missing)
+        for row in (0, 1, 3):
+            assert np.array_equal(before[row], after[row])
+    assert np.array_equal(engine.run(x, missing), before)  # and nothing of it stays behind
+
+
+def test_the_mask_counts(engine, kind):
+    if kind == "null":
+        pytest.skip("the identity reads no mask")
+    x, missing = windows(1)
+    before = engine.run(x, missing).copy()
+    assert np.abs(engine.run(x, np.zeros_like(missing)) - before).max() > 1e-3
+
+
+def test_inputs_of_any_layout(engine):
+    """Strided, reversed and read-only inputs give what contiguous ones do, and no input is written to."""
+    x, missing = windows(4)
+    expected = engine.run(x, missing).copy()
+    wide = np.zeros((8, WINDOW, JOINTS, 4), np.float32)
+    wide[::2, ..., 1:] = x
+    assert np.array_equal(engine.run(wide[::2, ..., 1:], missing), expected)
+    reverse_x, reverse_missing = x[::-1].copy()[::-1], np.asfortranarray(missing)
+    assert not reverse_x.flags.c_contiguous
+    assert np.array_equal(engine.run(reverse_x, reverse_missing), expected)
+    kept_x, kept_missing = x.copy(), missing.copy()
+    for array in (x, missing):
+        array.flags.writeable = False
+    assert np.array_equal(engine.run(x, missing), expected)
+    assert np.array_equal(x, kept_x)
+    assert np.array_equal(missing, kept_missing)
+
+
+def test_the_engine_owns_the_result(engine):
+    """The buffer is not the caller's input, may be scribbled on, and survives the engine."""
+    x, missing = windows(2)
+    y = engine.run(x, missing)
+    assert not np.shares_memory(x, y)
+    expected = y.copy()
+    y[:] = np.nan
+    assert np.array_equal(engine.run(x, missing), expected)
+    y = engine.run(x, missing)
+    engine.close()
+    assert np.isfinite(y).all()
+
+
+def test_bad_arguments(engine):
+    """Each is refused by name, and leaves the engine as it was."""
+    x, missing = windows(2)
+    expected = engine.run(x, missing).copy()
+    bad = [
+        (x.tolist(), missing, "x must be a numpy array"),
+        (x.astype(np.float64), missing, "x must be float32, not float64"),
+        (x.astype(">f4"), missing, "x must be float32"),
+        (x, missing.astype(np.uint8), "missing must be bool, not uint8"),
+        (x, missing.astype(np.float32), "missing must be bool, not float32"),
+        (x[0], missing, "x must be"),
+        (x, missing[0], "missing must be"),
+        (x[:, 1:], missing[:, 1:], "x must be"),
+        (x[:, :, 1:], missing[:, :, 1:], "x must be"),
+        (x[..., :2], missing, "x must be"),
+        (x, missing[:, :-1], "missing must be"),
+        (x, missing[:1], "x holds 2 windows but missing holds 1"),
+        (x[:0], missing[:0], "batch of 0 windows"),
+        (*windows(MAX_BATCH + 1), f"batch of {MAX_BATCH + 1} windows: this engine takes 1 to {MAX_BATCH}"),
+    ]
+    for bad_x, bad_missing, message in bad:
+        with pytest.raises(ValueError, match="^" + message.replace("[", r"\[")):
+            engine.run(bad_x, bad_missing)
+    assert np.array_equal(engine.run(x, missing), expected)
+
+
+def test_closing(engine):
+    with engine as entered:
+        assert entered is engine
+        engine.run(*windows(1))
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(*windows(1))
+    engine.close()
+
+
+def test_another_thread(engine):
+    x, missing = windows(3)
+    expected, got = engine.run(x, missing).copy(), []
+    thread = threading.Thread(target=lambda: got.append(engine.run(x, missing).copy()))
+    thread.start()
+    thread.join()
+    assert np.array_equal(got[0], expected)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx-bf16"])
+def test_agreement_with_the_reference(kind, open_kind):
+    """fp32 to 1e-4 of canonical units, bf16 to what it states; windows with all, some and no joints missing."""
+    x, missing = windows(5, seed=3)
+    missing[1], missing[2], missing[3, :, 1] = True, False, True
+    x[missing] = 0
+    expected = open_kind("safetensors").run(x, missing)
+    got = open_kind(kind).run(x, missing)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=max(1e-4, tolerance(kind)) * max(1, np.abs(expected).max()))
+
+
+def test_the_identity_is_one(open_kind):
+    x, missing = windows(3)
+    assert np.array_equal(open_kind("null").run(x, missing), x)
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+def one_line(error, path):
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}: ")
+    return message
+
+
+def test_importing_imports_no_runtime():
+    code = (
+        "import sys, rtskel.engine, rtskel.engine.build; "
+        "print([m for m in ('torch', 'onnx', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda', 'safetensors') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "folder.plan", "weights.pt", "tiny", "missing.safetensors"])
+def test_files_that_are_not_there(name, tmp_path):
+    (tmp_path / "folder.plan").mkdir()
+    with pytest.raises(EngineError) as error:
+        open_engine(tmp_path / name)
+    one_line(error, tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".plan"])
+def test_damaged_files(suffix, folder, tmp_path, gpu):
+    """Foreign, empty and cut short anywhere, or too long: one line that names the file, from `describe` already."""
+    gpu()
+    whole = (folder / f"tiny{suffix}").read_bytes()
+    rng = np.random.default_rng(0)
+    cuts = [0, 1, 7, 8, 9, 20, len(whole) // 2, len(whole) - 1, *rng.integers(1, len(whole), 20).tolist()]
+    foreign = [b"#!/bin/sh\necho hello\n" * 50, b"\x00" * 1000, b"PK\x03\x04" + bytes(rng.bytes(500)), rng.bytes(4000)]
+    foreign += [struct.pack("<Q", len(text)) + text for text in (b"[1]", b"{}", b'{"__metadata__": 3}', b"\xff{")]
+    if suffix != ".onnx":  # protobuf has no end of its own
+        foreign.append(whole + b"\0")
+    for number, content in enumerate([*(whole[:cut] for cut in cuts), *foreign]):
+        path = tmp_path / f"{number}{suffix}"
+        path.write_bytes(content)
+        for opens in (describe, open_engine):
+            with pytest.raises(EngineError) as error:
+                opens(path)
+            one_line(error, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rtskel.format": "2"}, "engine format 2 is not supported"),
+        ({"rtskel.format": None}, "not an rtskel engine"),
+        ({"rtskel.window": "0"}, "rtskel.window '0' is not a positive number"),
+        ({"rtskel.window": "eight"}, "rtskel.window 'eight' is not a positive number"),
+        ({"rtskel.window": str(WINDOW + 1)}, "its tensors are not"),
+        ({"rtskel.joints": "49"}, "49 joints, but upper-body-50 has 50"),
+        ({"rtskel.precision": "fp4"}, "unknown rtskel.precision 'fp4'"),
+        ({"rtskel.weights_hash": None}, "does not say its rtskel.weights_hash"),
+        ({"rtskel.skeleton": ""}, "does not say its rtskel.skeleton"),
+    ],
+)
+def test_metadata_that_makes_no_sense(change, message, folder, tmp_path, gpu):
+    onnx = pytest.importorskip("onnx")
+    gpu()
+    metadata = {**metadata_of(folder / "tiny.onnx"), **change}
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    model = onnx.load(folder / "tiny.onnx")
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, tmp_path / "odd.onnx")
+    write_fake_plan(tmp_path / "odd.plan", metadata)
+    for name in ("odd.onnx", "odd.plan"):
+        with pytest.raises(EngineError) as error:
+            open_engine(tmp_path / name)
+        assert message in one_line(error, tmp_path / name)
+
+
+def test_weights_that_were_changed(folder, tmp_path):
+    """One flipped bit of one weight is found by the hash."""
+    content = bytearray((folder / "tiny.safetensors").read_bytes())
+    content[-2] ^= 1
+    path = tmp_path / "flipped.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(EngineError) as error:
+        open_engine(path)
+    assert "damaged" in one_line(error, path)
+
+
+def test_description_of_files(folder):
+    """What `describe` reads off a file is what the engine says once open, as far as the file can know."""
+    infos = [describe(folder / f"tiny{suffix}") for suffix in (".safetensors", ".onnx", ".plan")]
+    assert [info.kind for info in infos] == ["safetensors", "onnx", "plan"]
+    assert len({(info.model_id, info.weights_hash, info.window, info.joints, info.preset) for info in infos}) == 1
+    assert all(json.loads(info.extra["config"])["d_model"] == 32 for info in infos)
+    assert infos[2].extra["compute_capabilities"] == "8.9"
+    assert infos[2].extra["max_batch"] == "16"
+    assert metadata_of(folder / "tiny.onnx").keys() >= {"rtskel.format", "rtskel.config"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("null", {"precision": "bf16"}, "option precision does not apply"),
+        ("null", {"threads": 2}, "option threads does not apply"),
+        ("onnx", {"device": 1}, "option device does not apply"),
+        ("onnx", {"graphs": False}, "option graphs does not apply"),
+        ("onnx", {"precision": "fp16"}, "cannot be had on a CPU"),
+        ("onnx", {"threads": 0}, "threads must be at least 1, not 0"),
+        ("onnx", {"window": 9}, "its window is 8, not 9"),
+        ("onnx", {"joints": 21}, "its joints is 50, not 21"),
+        ("safetensors", {"precision": "bf16"}, "its precision is fp32, not bf16"),
+        ("plan", {"precision": "fp16"}, "its precision is fp32, not fp16"),
+        ("plan", {"threads": 2}, "option threads does not apply"),
+        ("onnx", {"max_batch": 0}, "max_batch must be at least 1, not 0"),
+    ],
+)
+def test_options_that_do_not_fit(kind, options, message, open_kind):
+    with pytest.raises(EngineError, match=message):
+        open_kind(kind, **options)
+
+
+def test_options_that_fit(open_kind):
+    assert open_kind("onnx", precision="fp32", threads=1, window=WINDOW, joints=JOINTS).info.extra["threads"] == "1"
+    assert open_kind("plan", precision="fp32", warm_up=False).info.precision == "fp32"
+
+
+def test_the_null_engine_by_itself():
+    engine = NullEngine()
+    assert isinstance(engine, Engine)
+    assert (engine.window, engine.joints, engine.max_batch) == (32, 50, 64)
+    with pytest.raises(ValueError, match="window"):
+        NullEngine(window=0)
+
+
+def test_the_bundled_weights():
+    """`open_engine()` opens what `bundled()` names, whatever that is called where rtskel is installed."""
+    try:
+        path = bundled()
+    except EngineError as error:
+        pytest.skip(str(error))
+    with open_engine(max_batch=2) as engine:
+        assert engine.info.path == str(path)
+        assert engine.info.preset == "realtime"
+        x = np.zeros((1, engine.window, engine.joints, 3), np.float32)
+        assert np.isfinite(engine.run(x, np.zeros(x.shape[:3], np.bool_))).all()
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rtx", [False, True], ids=["tensorrt", "tensorrt_rtx"])
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_one_graph_per_batch_size(rtx, warm_up, folder, tmp_path, gpu):
+    """Sizes are rounded up to powers of two; every one is captured once, on demand or up front; all is given back."""
+    cuda = gpu(rtx=rtx)
+    path = tmp_path / "tiny.plan"
+    write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
+    engine = open_engine(path, max_batch=6, warm_up=warm_up)
+    assert engine.captured == ((1, 2, 4, 6) if warm_up else ())
+    results = []
+    for batch in (3, 1, 6, 3, 5):
+        x, missing = windows(batch, seed=batch)
+        y = engine.run(x, missing)
+        np.testing.assert_allclose(y, fake_gpu.network(x, missing), atol=1e-6)
+        results.append(y)
+    assert engine.captured == ((1, 2, 4, 6) if warm_up else (1, 4, 6))
+    assert [name for name, _ in cuda._calls].count("cudaGraphLaunch") == 5
+    # One copy up, one down, for the run that warms up and for the one that is captured; launches copy by themselves.
+    assert [name for name, _ in cuda._calls].count("cudaMemcpyAsync") == 4 * len(engine.captured)
+    engine.close()
+    assert cuda._live() == (3, 0)  # the pinned outputs of three sizes are still held; nothing else is
+    assert np.isfinite(results[0]).all()
+    results.clear()
+    del y
+    assert cuda._live() == (0, 0)
+
+
+def test_without_graphs(folder, gpu):
+    cuda = gpu()
+    with open_engine(folder / "tiny.plan", graphs=False) as engine:
+        engine.run(*windows(2))
+        assert engine.captured == ()
+    assert not [name for name, _ in cuda._calls if "Graph" in name]
+    assert cuda._live() == (0, 0)
+
+
+@pytest.mark.parametrize("rtx", [False, True], ids=["tensorrt", "tensorrt_rtx"])
+def test_what_cannot_be_captured(rtx, folder, tmp_path, gpu):
+    """Graphs are given up where they are optional, and an error where they are demanded."""
+    cuda = gpu(rtx=rtx, capturable=False)
+    path = tmp_path / "tiny.plan"
+    write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
+    x, missing = windows(2)
+    with open_engine(path) as engine:
+        np.testing.assert_allclose(engine.run(x, missing), fake_gpu.network(x, missing), atol=1e-6)
+        assert engine.captured == ()
+    with pytest.raises(EngineError, match="no CUDA graph"):
+        open_engine(path, graphs=True)
+    assert cuda._live() == (0, 0)
+
+
+def test_another_gpu(folder, gpu):
+    """Every call, from whichever thread, comes with the engine's GPU current."""
+    cuda = gpu(devices=2)
+    with open_engine(folder / "tiny.plan", device=1, warm_up=False) as engine:
+        for _ in range(2):
+            thread = threading.Thread(target=engine.run, args=windows(2))
+            thread.start()
+            thread.join()
+        engine.run(*windows(2))
+    assert cuda._used_on == {1}
+
+
+def test_a_plan_decides_the_largest_batch(folder, gpu):
+    gpu()
+    with open_engine(folder / "tiny.plan", max_batch=64, warm_up=False) as engine:
+        assert engine.max_batch == 16
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "options", "message"),
+    [
+        ({"status": fake_gpu.cudaError_t.cudaErrorInsufficientDriver}, {}, "needs an NVIDIA GPU and its driver"),
+        ({"status": fake_gpu.cudaError_t.cudaErrorNoDevice}, {}, "needs an NVIDIA GPU"),
+        ({"devices": 1}, {"device": 1}, r"there is no GPU 1 \(1 found\)"),
+        ({"runs": False}, {}, "does not run here; does not fit"),
+        ({"memory": 10_000}, {}, r"failed \(cudaErrorMemoryAllocation\)"),
+        ({"memory": 100_000}, {}, r"failed \(cudaErrorMemoryAllocation\)"),
+    ],
+)
+def test_what_a_machine_lacks(behaviour, options, message, folder, gpu):
+    """One line, and nothing is left behind."""
+    cuda = gpu(**behaviour)
+    path = folder / "tiny.plan"
+    with pytest.raises(EngineError, match=message) as error:
+        open_engine(path, **options)
+    one_line(error, path)
+    del error
+    assert cuda._live() == (0, 0)
+
+
+def test_a_plan_for_another_machine(folder, tmp_path, gpu):
+    gpu(rtx=True, runs=False)
+    path = tmp_path / "other.plan"
+    changes = {"module_version": "0.9", "compute_capabilities": ("8.0", "12.0")}
+    write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx", **changes)
+    with pytest.raises(EngineError) as error:
+        open_engine(path)
+    message = one_line(error, path)
+    assert "built for GPUs of compute capability 8.0, 12.0, this is 8.9" in message
+    assert "built by tensorrt_rtx 0.9, installed is 1.0.0" in message
+    assert "UNSUPPORTED_CC" in message
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("cuda.bindings.runtime", "needs cuda-python"),
+        ("tensorrt", r"needs tensorrt \(pip install 'rtskel\[tensorrt\]'"),
+    ],
+)
+def test_modules_that_are_not_installed(absent, message, folder, gpu, monkeypatch):
+    gpu()
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(EngineError, match=message) as error:
+        open_engine(folder / "tiny.plan")
+    one_line(error, folder / "tiny.plan")
+
+
+def test_a_runtime_that_fails_later(folder, gpu):
+    """A failure while running is an EngineError, and closing the engine afterwards is quiet."""
+    cuda = gpu()
+    engine = open_engine(folder / "tiny.plan")
+    cuda.cudaGraphLaunch = lambda executable, stream: (fake_gpu.INVALID,)
+    with pytest.raises(EngineError, match="cudaGraphLaunch failed"):
+        engine.run(*windows(1))
+    for name in ("cudaFree", "cudaStreamSynchronize", "cudaGraphExecDestroy", "cudaStreamDestroy", "cudaSetDevice"):
+        setattr(cuda, name, lambda *_: (fake_gpu.INVALID,))
+    engine.close()
+
+
+def test_batch_sizes():
+    assert [batch_sizes(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
+
+
+def public(thing):
+    return {name for name in vars(thing) if not name.startswith("_")}
+
+
+def test_the_stand_ins_have_no_name_of_their_own():
+    """Every function, method and constant that the plan engine uses exists in the real modules."""
+    cuda = pytest.importorskip("cuda.bindings.runtime")
+    real = pytest.importorskip("tensorrt_rtx")
+    for name in public(fake_gpu.FakeRuntime):
+        assert hasattr(cuda, name), name
+    for enumeration in ("cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode", "cudaDeviceAttr"):
+        for member in getattr(fake_gpu, enumeration):
+            assert int(getattr(getattr(cuda, enumeration), member.name)) == int(member)
+    module = fake_gpu.fake_tensorrt(None, rtx=True)
+    for name in public(module):
+        assert hasattr(real, name), name
+    for name in ("DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "CudaGraphStrategy"):
+        assert public_members(getattr(fake_gpu, name)) <= getattr(real, name).__members__.keys()
+    for name in ("DynamicShapesKernelSpecializationStrategy", "EngineInvalidityDiagnostics"):
+        assert public_members(getattr(fake_gpu, name)) <= getattr(real, name).__members__.keys()
+    for fake, name in [
+        (fake_gpu.RtxRuntime, "Runtime"),
+        (fake_gpu.Runtime, "Runtime"),
+        (fake_gpu.ICudaEngine, "ICudaEngine"),
+        (fake_gpu.IExecutionContext, "IExecutionContext"),
+        (fake_gpu.RtxExecutionContext, "IExecutionContext"),
+        (fake_gpu.IRuntimeConfig, "IRuntimeConfig"),
+        (fake_gpu.ILogger, "ILogger"),
+    ]:
+        for method in public(fake):
+            assert hasattr(getattr(real, name), method), f"{name}.{method}"
+
+
+def public_members(enumeration):
+    return set(enumeration.__members__)
+
+
+def test_the_real_runtime_takes_our_arguments(folder, gpu):
+    """Every CUDA call of a plan engine's life, made on the real cuda-python where there is no driver: each must be
+    refused for that, and not for its arguments' types.
+    """
+    real = pytest.importorskip("cuda.bindings.runtime")
+    if int(real.cudaGetDeviceCount()[0]) == 0:
+        pytest.skip("there is a GPU: these arguments are made up")
+    cuda = gpu()
+    with open_engine(folder / "tiny.plan") as engine:
+        engine.run(*windows(3))
+    handles = {"stream": real.cudaStream_t, "graph": real.cudaGraph_t, "executable": real.cudaGraphExec_t}
+
+    def genuine(value):
+        if isinstance(value, fake_gpu.Handle):
+            return handles[value.kind](0)
+        return getattr(getattr(real, type(value).__name__), value.name) if hasattr(value, "name") else value
+
+    calls = {name: arguments for name, arguments in cuda._calls if name not in ("cudaGetErrorString",)}
+    assert len(calls) >= 15
+    for name, arguments in calls.items():
+        status, *_ = getattr(real, name)(*map(genuine, arguments))
+        assert status.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInvalidValue"), name
