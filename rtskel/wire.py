@@ -281,8 +281,7 @@ _COUNT_OR_NIL = (int, NoneType)
 _REAL = (float, int)  # some languages write 25.0 as an integer
 _TEXT = (str,)
 _BOOL = (bool,)
-_TYPE_NAMES = {int: "an integer", NoneType: "nil", float: "a number", str: "a string", bool: "a boolean",
-               list: "an array", dict: "a map", bytes: "binary"}  # fmt: skip
+_NAMES = {int: "an integer", NoneType: "nil", float: "a number", str: "a string", bool: "a boolean"}
 
 _AXES = frozenset("".join(code) for pairs in permutations(("RL", "DU", "TA")) for code in product(*pairs))
 
@@ -307,7 +306,8 @@ class _Header:
         fields = [types for array in arrays.values() for types in array.values()]
         self._usual = [types[0] for types in fields]
         self._counts = itemgetter(*[k for k, types in enumerate(fields) if types in (_COUNT, _COUNT_OR_NIL)])
-        self._texts = itemgetter(*[k for k, types in enumerate(fields) if types == _TEXT])
+        texts = [k for k, types in enumerate(fields) if types == _TEXT]
+        self._texts = itemgetter(*texts, texts[0])  # of a single index it would not give a tuple
 
     def check(self, stream: object, *arrays: list[Any]) -> list[Any]:
         """All fields of the arrays, in order; WireError if one is not what it must be."""
@@ -338,7 +338,7 @@ _REFINED = _Header("refined", slot=_SLOT, source=_SOURCE, times=_TIMES, space=_S
 
 def _checked(value: Any, types: _Types, kind: str, stream: object, name: str) -> Any:
     if type(value) not in types:  # not isinstance: True is no count
-        expected = " or ".join(_TYPE_NAMES[t] for t in types[:2] if types is not _REAL or t is float)
+        expected = " or ".join(map(_NAMES.__getitem__, types))
         raise _offence(kind, stream, f"{name} is {_show(value)}, not {expected}")
     if type(value) is int and not 0 <= value <= MAX_COUNT:
         raise _offence(kind, stream, f"{name} is {_show(value)}, not in 0..2**63-1")
@@ -565,10 +565,10 @@ def _encode_refined(pose: RefinedPose) -> tuple[bytes, _Body]:
         "times": times,
         "space": space,
         "model": pose.model,
-        "missing": _pack_bits(missing.tobytes()),
         **_pack_floats(
             "refined", stream, joints, {"xyz": pose.xyz, "confidence": pose.confidence, "sigma": pose.sigma}
         ),
+        "missing": _pack_bits(missing.tobytes()),
     }
 
 
