@@ -2,10 +2,9 @@
 
 The law, for a sequence of N frames, windows of W = n1 slots, radius r and lookahead L:
 
-- Offline (Jiang et al., CVPRW 2021, section 4.2): the output of slot i is the mean of the predictions for i in the 2r
-+ 1 windows
-  closest to being centred on i; the sequence is padded with copies of its first frame in front and of its last frame
-  behind.
+- Offline (Jiang et al., CVPRW 2021, section 4.2): the output of slot i is the mean of the predictions for i in the
+  2r + 1 windows closest to being centred on i; the sequence is padded with copies of its first frame in front and of
+  its last frame behind.
 - Bounded lookahead: only windows that end at or before slot i + L take part (ties: the later window; fewer where fewer
   contain the slot, so L = 0 takes exactly one). Nothing behind frame i + L is used.
 
@@ -13,20 +12,20 @@ Consequences that the tests check for every engine:
 
 - `refine(x, lookahead=L)` equals pushing the frames through `Refiner(lookahead=L)` in any chunks and flushing it.
 - `refine(x, lookahead=L)` equals `refine(x, lookahead=None)`, the offline protocol, for every L >= W // 2 + r. (For
-even W the two middle positions
-  are equally central and the later window wins, so one frame more is read than W // 2 - 1 + r.)
+  even W the two middle positions are equally central and the later window wins, so one frame more is read than
+  W // 2 - 1 + r.)
 - The output is equivariant to translation and uniform scale: every window is brought to its own canonical frame and
-back.
+  back.
 - A bad frame is forgotten once W clean frames have followed it.
 
-A window in which no joint is known predicts nothing and takes no part; where that leaves no window, the output is 0
-and `windows` says 0.
+A window in which no joint is known predicts nothing and takes no part; where that leaves no window, the output is 0 and
+`windows` says 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,18 +33,37 @@ from numpy.typing import ArrayLike, NDArray
 from rtskel.ring import NativeRing, NumpyRing, Put, Refined, RingConfig
 from rtskel.skeleton import skeleton
 
-__all__ = ["Put", "Refined", "Refiner", "RefinerBank", "refine"]
+__all__ = ["Put", "Refined", "Refiner", "RefinerBank", "WindowEngine", "refine"]
+
+
+class _Info(Protocol):
+    @property
+    def skeleton_id(self) -> str: ...
+
+
+class WindowEngine(Protocol):
+    """What refinement asks of an engine; `rtskel.engine.Engine` is one."""
+
+    window: int
+    joints: int
+    max_batch: int
+
+    @property
+    def info(self) -> _Info:
+        """Says which skeleton the engine is for."""
+
+    def run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Canonical windows [B, W, J, 3] and which joints are missing [B, W, J] to predictions [B, W, J, 3]."""
 
 
 class RefinerBank:
     """Refines many streams at once; every step runs one engine batch that the streams share.
 
     Streams are indices 0..S-1, and frames carry slots: this is what a server builds on. `Refiner` is the simple face
-    for one
-    stream.
+    for one stream.
 
     Args:
-        engine: an open `rtskel.engine.Engine` for a known skeleton; borrowed, not closed.
+        engine: an open engine for a known skeleton; borrowed, not closed.
         lookahead: output delay or delays in frames; None is the offline protocol (the most that helps).
         radius: r; 2r + 1 windows are averaged where the lookahead allows.
         streams: S, how many streams are held.
@@ -60,7 +78,7 @@ class RefinerBank:
 
     def __init__(
         self,
-        engine: Any,
+        engine: WindowEngine,
         *,
         lookahead: int | Sequence[int] | None = 4,
         radius: int = 2,
@@ -218,8 +236,7 @@ class Refiner:
     """Refines one stream, frame by frame.
 
     The state is this object: `push` frames as they come and take what is ready, `flush` at the end for the tail (the
-    refiner
-    is then fresh again), `reset` to forget.
+    refiner is then fresh again), `reset` to forget.
 
     Args:
         engine, lookahead, radius, min_confidence, native: as in `RefinerBank`.
@@ -234,7 +251,7 @@ class Refiner:
 
     def __init__(
         self,
-        engine: Any,
+        engine: WindowEngine,
         *,
         lookahead: int | Sequence[int] | None = 4,
         radius: int = 2,
@@ -257,8 +274,8 @@ class Refiner:
         """Frames between a pose's own frame and the push that completes it, at the longest lookahead.
 
         A lookahead of L frames costs L / fps seconds: 4 frames at 25 fps are 160 ms. What is computed on top is the
-        engine's
-        time for one window. Lookaheads above W // 2 + r wait no longer than that, for more would change nothing.
+        engine's time for one window. Lookaheads above W // 2 + r wait no longer than that, for more would change
+        nothing.
         """
         return max(map(self._bank.config.reach, self.lookaheads))
 
@@ -316,7 +333,7 @@ class Refiner:
 def refine(
     xyz: ArrayLike,
     *,
-    engine: Any,
+    engine: WindowEngine,
     confidence: ArrayLike | None = None,
     lookahead: int | None = None,
     radius: int = 2,

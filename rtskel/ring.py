@@ -1,26 +1,19 @@
 """Time-slotted ring of many streams: frames in, canonical windows out to the engine, averaged predictions back.
 
 A slot is one tick of a stream's frame clock; slots count from 0. Window `e` holds the `window` consecutive slots that
-end with
-slot e. Slots before 0 repeat frame 0; once a stream has ended, slots behind its last repeat that last frame.
+end with slot e. Slots before 0 repeat frame 0; once a stream has ended, slots behind its last repeat that last frame.
 
 One number per stream orders everything: its *frontier*, the last slot up to which every frame has come or was settled
-(declared
-missing). Window e may run once the frontier has reached e, and running it completes the output of slot e - reach(L)
-for every
-lookahead L, where reach(L) = min(L, window // 2 + radius): with the windows e, e-1, ... it averages the 2 radius + 1
-windows
-closest to being centred on the slot among those that end at or before slot + L (ties: the later window). That is the
-law of
-`rtskel.refine`; this module keeps the books and does the arithmetic.
+(declared missing). Window e may run once the frontier has reached e, and running it completes the output of slot e -
+reach(L) for every lookahead L, where reach(L) = min(L, window // 2 + radius): with the windows e, e-1, ... it averages
+the 2 radius + 1 windows closest to being centred on the slot among those that end at or before slot + L (ties: the
+later window). That is the law of `rtskel.refine`; this module keeps the books and does the arithmetic.
 
-A frame that comes after the frontier passed its slot is still taken while some lookahead has not emitted that slot:
-the windows
-it touches, as far as outputs to come need them, run again.
+A frame that comes after the frontier passed its slot is still taken while some lookahead has not emitted that slot: the
+windows it touches, as far as outputs to come need them, run again.
 
 There are two implementations of one interface, `NativeRing` in C++ (engines/native/ring.cpp) and `NumpyRing` here,
-which is the
-specification in short; the same tests run both.
+which is the specification in short; the same tests run both.
 """
 
 from __future__ import annotations
@@ -497,13 +490,10 @@ def canonical_frames(
     """Origin [B, 3], scale [B] and whether anything is known [B] of windows xyz [B, W, J, 3] with valid [B, W, J].
 
     Canonical positions are (xyz - origin) * scale. The origin is the median of the valid necks, else of the middles
-    between
-    valid shoulders, else of all valid joints. The scale brings the median shoulder width to 1/3; where no frame has
-    both
-    shoulders, or the width differs by more than `DISAGREE` from what the median of the nose, upper-arm and forearm
-    bones says, those bones'
-    typical lengths set the scale, else all bones', else it is 1. Medians are over the window, so single bad frames do
-    not move it.
+    between valid shoulders, else of all valid joints. The scale brings the median shoulder width to 1/3; where no frame
+    has both shoulders, or the width differs by more than `DISAGREE` from what the median of the nose, upper-arm and
+    forearm bones says, those bones' typical lengths set the scale, else all bones', else it is 1. Medians are over the
+    window, so single bad frames do not move it.
     """
     neck = xyz[:, :, NECK]
     right, left = xyz[:, :, RIGHT_SHOULDER], xyz[:, :, LEFT_SHOULDER]

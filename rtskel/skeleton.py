@@ -4,8 +4,7 @@ The one skeleton of the released weights is `UPPER_BODY_50`: head, neck, arms an
 Skeletor paper (Jiang, Camgoz, Bowden, CVPRW 2021, from OpenPose's BODY_25 and hand models).
 
 Canonical axes are those of a camera image: x to the image's right, y down, z toward the camera. The left hand of a
-person
-who faces the camera is then at +x.
+person who faces the camera is then at +x.
 """
 
 from __future__ import annotations
@@ -141,8 +140,7 @@ def axes_matrix(axes: str) -> NDArray[np.float32]:
 
     Args:
         axes: three letters, the directions in which x, y and z grow: R or L (the image's right or left), D or U (down
-            or
-            up), T or A (toward the camera or away). Canonical is "RDT", MediaPipe "RDA", Unity "RUA", Blender "RAU".
+            or up), T or A (toward the camera or away). Canonical is "RDT", MediaPipe "RDA", Unity "RUA", Blender "RAU".
 
     Raises:
         RtskelError: not three letters, or a direction is missing.

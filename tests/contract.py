@@ -1,9 +1,8 @@
 """The law of `rtskel.refine`, checked against a direct transcription of its text, for any engine and either ring.
 
 `verify(engine)` runs every check; each one that ran is counted in `CHECKS`, and the test run reports the number. The
-oracle below shares
-no code with the library: it pads the sequence, cuts every window, and picks and averages windows by sorting them as
-the text says.
+oracle below shares no code with the library: it pads the sequence, cuts every window, and picks and averages windows by
+sorting them as the text says.
 """
 
 from __future__ import annotations
