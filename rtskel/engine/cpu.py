@@ -25,8 +25,8 @@ class OnnxEngine(Engine):
     Args:
         path: the file.
         max_batch: the most windows of one `run`. A batch size costs some milliseconds the first time it is seen.
-        precision: "fp32" (default) whatever the file stores its weights in, so that results are reproducible;
-            "bf16" is up to twice as fast where the processor has it.
+        precision: "fp32" (default for fp32 and fp16 files) or "bf16" (default for bf16 files), up to twice as fast
+            where the processor has it. Files of less precision keep the rounding of their weights.
         threads: how many to compute with; default: as many as there are cores.
 
     Raises:
@@ -39,13 +39,16 @@ class OnnxEngine(Engine):
         info = describe(path)
         if precision not in (None, "fp32", "bf16"):
             raise EngineError(f"{path}: precision {precision!r} cannot be had on a CPU (fp32 or bf16)")
+        if precision == "fp32" and info.precision == "bf16":
+            raise EngineError(f"{path}: its precision is bf16, not fp32")
+        bf16 = "bf16" in (precision, info.precision)
         try:
             import openvino as ov
         except ImportError as error:
             raise EngineError(f"{path}: OpenVINO cannot be loaded ({_one_line(error)})") from None
         properties: dict[str, Any] = {
             # bf16 would be the default of processors that have it.
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             # One request at a time: all threads work on the one batch. The throughput hint gives a thread to each
             # of several requests and measures slower at every batch size, 1 to 64.
             "PERFORMANCE_HINT": "LATENCY",
@@ -70,7 +73,7 @@ class OnnxEngine(Engine):
         super().__init__(
             replace(
                 info,
-                precision=precision or "fp32",
+                precision="bf16" if used == "bf16" else "fp32",
                 builder=f"openvino {ov.__version__.split('-')[0]}",
                 extra={**info.extra, **details},
             ),
