@@ -1,0 +1,163 @@
+"""How well an engine refines: the ten conditions (and clean input) of the accuracy protocol, through the
+refiner itself.
+
+Sequences are corrupted whole, with fixed seeds, so that every engine sees the same. Errors are pooled over the
+frames of all sequences, over all joints but the neck, in the units of the recordings: MSE of each coordinate,
+MPJPE, and the mean norm of the second difference of the error. A lookahead of L never lets a frame beyond i +
+L be used: that is the refiner's law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rtskel import corrupt
+from rtskel.corrupt import Poses
+from rtskel.engine.base import Engine, EngineInfo
+from rtskel.model import Skeletor, describe
+from rtskel.refine import RefinerBank
+from rtskel.skeleton import skeleton
+
+Array = NDArray[np.float32]
+Condition = Callable[[Poses, torch.Generator], Poses]
+
+SHARE = 0.15
+
+CONDITIONS: Mapping[str, Condition] = MappingProxyType(
+    {
+        "frame_mask": lambda x, g: corrupt.frame_mask(x, SHARE, g),
+        "joint_mask": lambda x, g: corrupt.joint_mask(x, SHARE, g),
+        "frame_noise_0.1": lambda x, g: corrupt.frame_noise(x, SHARE, 0.1, g),
+        "frame_noise_0.5": lambda x, g: corrupt.frame_noise(x, SHARE, 0.5, g),
+        "frame_noise_0.9": lambda x, g: corrupt.frame_noise(x, SHARE, 0.9, g),
+        "joint_noise_0.5": lambda x, g: corrupt.joint_noise(x, SHARE, 0.5, g),
+        "joint_noise_0.9": lambda x, g: corrupt.joint_noise(x, SHARE, 0.9, g),
+        "burst_mask": lambda x, g: corrupt.burst_mask(x, SHARE, g, inside=True),
+        "static_joint_mask": lambda x, g: corrupt.static_joint_mask(x, SHARE, g),
+        "dense_noise_0.3": lambda x, g: corrupt.dense_noise(x, 0.3, g),
+        "clean": lambda x, g: x,
+    }
+)
+"""The ten conditions that count, and `clean`, which must come back as it was."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of one condition at one lookahead, over one group of joints ("all", "body", "hands")."""
+
+    condition: str
+    lookahead: int
+    group: str
+    mse: float
+    mpjpe: float
+    acceleration: float
+
+
+class ModelEngine(Engine):
+    """A model in memory as an engine: for validation during training. Computes on the model's device, in
+    `autocast` if given.
+    """
+
+    def __init__(self, model: Skeletor, max_batch: int = 64, autocast: torch.dtype | None = None) -> None:
+        header = describe(model)
+        super().__init__(EngineInfo.from_metadata("model", "", header), max_batch)
+        self._model, self._autocast = model, autocast
+
+    def _run(self, x: Array, missing: NDArray[np.bool_]) -> Array:
+        device = next(self._model.parameters()).device
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None),
+        ):
+            y = self._model(torch.tensor(x, device=device), torch.tensor(missing, device=device))
+        refined: Array = y.float().cpu().numpy()
+        return refined
+
+
+def corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array]:
+    """A sequence [N, J, 3] under a condition: positions (0 where missing) and confidence [N, J] (0 where missing)."""
+    generator = torch.Generator().manual_seed(seed)
+    poses = CONDITIONS[condition](Poses.clean(torch.from_numpy(np.ascontiguousarray(xyz))[None]), generator)
+    return poses.xyz[0].numpy(), (~poses.missing[0]).float().numpy()
+
+
+def refine_all(
+    sequences: Sequence[tuple[Array, Array]],
+    engine: Engine,
+    lookaheads: Sequence[int],
+    radius: int,
+    native: bool = True,
+) -> dict[int, list[Array]]:
+    """Refines sequences (xyz [N, J, 3], confidence [N, J]) in shared engine batches: by lookahead, [N, J, 3] each."""
+    longest = max(len(xyz) for xyz, _ in sequences)
+    bank = RefinerBank(
+        engine, lookahead=tuple(lookaheads), radius=radius, streams=len(sequences), ahead=longest + 1, native=native
+    )
+    for s, (xyz, confidence) in enumerate(sequences):
+        bank.put(np.full(len(xyz), s), np.arange(len(xyz)), xyz, confidence)
+        bank.end(s)
+    out = {lookahead: [np.zeros_like(xyz) for xyz, _ in sequences] for lookahead in lookaheads}
+    while bank.pending:
+        done = bank.step()
+        for row in range(len(done)):
+            out[int(done.lookahead[row])][int(done.stream[row])][int(done.slot[row])] = done.xyz[row]
+    return out
+
+
+def errors(refined: Sequence[Array], truth: Sequence[Array], joints: Sequence[int]) -> tuple[float, float, float]:
+    """MSE, MPJPE and acceleration error over sequences, pooled over their frames and the listed joints."""
+    offs = [(r - t)[:, list(joints)].astype(np.float64) for r, t in zip(refined, truth, strict=True)]
+    off = np.concatenate(offs)
+    bends = [np.linalg.norm(np.diff(o, 2, axis=0), axis=-1).ravel() for o in offs]
+    return float((off**2).mean()), float(np.linalg.norm(off, axis=-1).mean()), float(np.concatenate(bends).mean())
+
+
+def joint_groups(skeleton_id: str) -> dict[str, list[int]]:
+    """The joints that are scored: all but the root, of the body, of the hands."""
+    tree = skeleton(skeleton_id)
+    body = [j for j in tree.groups["body"] if j != tree.root]
+    hands = [*tree.groups["left_hand"], *tree.groups["right_hand"]]
+    return {"all": body + hands, "body": body, "hands": hands}
+
+
+def evaluate(
+    truth: Sequence[Array],
+    engine: Engine | None,
+    *,
+    lookaheads: Sequence[int] = (0, 4),
+    radius: int = 2,
+    conditions: Sequence[str] = tuple(CONDITIONS),
+    seed: int = 0,
+    native: bool = True,
+) -> list[Score]:
+    """Scores an engine, or the corrupted input itself where it is None.
+
+    Args:
+        truth: clean sequences [N, J, 3], canonical axes, neck at the origin.
+        seed: the masks and noise of sequence k are drawn with seed 1000 seed + k.
+    """
+    scores = []
+    groups = joint_groups(engine.info.skeleton_id if engine else "upper-body-50")
+    for condition in conditions:
+        sequences = [corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(truth)]
+        if engine is None:
+            refined = {lookahead: [xyz for xyz, _ in sequences] for lookahead in lookaheads}
+        else:
+            refined = refine_all(sequences, engine, lookaheads, radius, native)
+        for lookahead in lookaheads:
+            for group, joints in groups.items():
+                mse, mpjpe, acceleration = errors(refined[lookahead], truth, joints)
+                scores.append(Score(condition, lookahead, group, mse, mpjpe, acceleration))
+    return scores
+
+
+def geometric_mean(scores: Sequence[Score], lookahead: int, group: str = "all") -> float:
+    """Geometric mean of the MSE over the ten conditions that count."""
+    chosen = [s.mse for s in scores if s.lookahead == lookahead and s.group == group and s.condition != "clean"]
+    return float(np.exp(np.mean(np.log(np.maximum(chosen, 1e-12)))))

@@ -1,0 +1,96 @@
+"""Export of weights to ONNX, for OpenVINO, ONNX Runtime and TensorRT alike.
+
+Inputs `x` float32 [B, W, J, 3] and `missing` bool [B, W, J], output `y` float32 [B, W, J, 3], B dynamic.
+Weights that half precision holds exactly are stored in it and cast to float32 in the graph, which runtimes
+fold when they load it: half the file for the same numbers. Precision fp16 or bf16 means that the trunk
+(embedding, encoder, output) computes in it; geometry stays in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from rtskel.errors import EngineError
+from rtskel.model import Skeletor, describe, load_weights, read_metadata
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+OPSET = 18
+
+
+def export_onnx(weights: str | Path, out: str | Path, precision: str = "fp32") -> None:
+    """Exports a weights file; its metadata goes along.
+
+    Args:
+        precision: "fp32", "fp16" or "bf16": what the trunk computes in.
+
+    Raises:
+        EngineError: unreadable weights, an unknown precision, or a file that cannot be written.
+    """
+    name = read_metadata(weights)["rtskel.name"]
+    export_model(load_weights(weights), out, precision=precision, name=name)
+
+
+def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", name: str = "skeletor") -> None:
+    """Exports a model in memory: see `export_onnx`."""
+    if precision not in PRECISIONS:
+        raise EngineError(f"unknown precision {precision!r} (known: {', '.join(PRECISIONS)})")
+    metadata = describe(model, precision, name)
+    model = copy.deepcopy(model).cpu().eval()
+    model.trunk.to(PRECISIONS[precision])
+    config = model.config
+    x = torch.zeros(2, config.window, config.joints, 3)
+    missing = torch.zeros(2, config.window, config.joints, dtype=torch.bool)
+    batch = torch.export.Dim("B", min=1, max=4096)
+    program = torch.onnx.export(
+        model,
+        (x, missing),
+        input_names=["x", "missing"],
+        output_names=["y"],
+        dynamic_shapes={"x": {0: batch}, "missing": {0: batch}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    if program is None:
+        raise EngineError(f"{out}: the ONNX exporter returned nothing")
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # stack traces of this machine
+        node.doc_string = ""
+    for value in proto.graph.value_info:
+        del value.metadata_props[:]
+    proto.doc_string = proto.graph.doc_string = ""
+    proto.producer_name, proto.producer_version = "rtskel", metadata["rtskel.format"]
+    _store_halves(proto)
+    del proto.metadata_props[:]
+    helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto)
+    try:
+        Path(out).write_bytes(proto.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise EngineError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def _store_halves(proto: onnx.ModelProto, smallest: int = 256) -> None:
+    """Float32 initialisers of at least `smallest` numbers that float16 holds exactly become float16 and a Cast."""
+    casts = []
+    for initializer in proto.graph.initializer:
+        if initializer.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(initializer)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if values.size < smallest or not np.array_equal(halves.astype(np.float32), values):
+            continue
+        name = initializer.name
+        initializer.CopyFrom(numpy_helper.from_array(halves, name + ".fp16"))
+        casts.append(helper.make_node("Cast", [name + ".fp16"], [name], name=name + ".cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)

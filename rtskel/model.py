@@ -1,0 +1,417 @@
+"""Skeletor (Jiang, Camgoz, Bowden, CVPR Workshops 2021), and the options beyond the paper that the released
+weights use.
+
+The paper's network is a BERT-like encoder over a window of W frames, each one token (equations 1 to 5):
+
+    h_t = LayerNorm(ReLU(We x_t + be))            (1)  embedding of the 3 J coordinates of frame t
+    h_t = h_t + p_t                               (2)  sinusoidal positions
+    a   = LayerNorm(h + MultiHead(h, h, h))       (3, 4)
+    h   = LayerNorm(a + FeedForward(a))           (5)  ReLU feed-forward; n layers of (3) to (5)
+    y_t = Wo h_t + bo
+
+With every option of `SkeletorConfig` off (preset `paper`) that is all there is, and missing joints enter as
+zeros. Preset `realtime` starts instead from a geometric fill of what is missing and learns what to change in
+it; see the options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rtskel.errors import EngineError
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class SkeletorConfig:
+    """What a Skeletor is made of. The defaults are the preset `paper`, whose sizes but `layers` are our choice.
+
+    The options below `layers` go beyond the paper:
+
+    missing_channel: the embedding also sees which joints are missing (J inputs).
+    bones: it also sees each joint's bone vector, standardised per joint: fingers span hundredths of a unit
+        beside arms of half a unit, and would otherwise hardly be seen (3 J inputs).
+    bone_deviation: it also sees how far each bone's length is from its usual length in the window (J inputs).
+    fill: the network starts from the window with missing joints filled in relative to their parents (`fill_missing`),
+        and its output is a correction of that.
+    gate: that correction is scaled joint by joint by a gate in 0..1 that is exactly 0 for a joint taken to be good.
+    unmirror: a window in which the left shoulder is at -x is turned over before, and its prediction after.
+    """
+
+    skeleton: str = "upper-body-50"
+    window: int = 64
+    d_model: int = 512
+    heads: int = 8
+    d_ff: int = 2048
+    layers: int = 8
+    missing_channel: bool = False
+    bones: bool = False
+    bone_deviation: bool = False
+    fill: bool = False
+    gate: bool = False
+    unmirror: bool = False
+
+    def __post_init__(self) -> None:
+        skeleton(self.skeleton)
+        for name in ("window", "d_model", "heads", "d_ff", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.d_model % self.heads or self.d_model % 2:
+            raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads ({self.heads})")
+        if self.gate and not self.fill:
+            raise ValueError("gate needs fill: it scales the correction of the filled window")
+
+    @property
+    def joints(self) -> int:
+        """Number of joints, J."""
+        return skeleton(self.skeleton).joints
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SkeletorConfig:
+        """The inverse of `to_dict`; a key that is not a field raises ValueError."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown model option {unknown[0]!r}")
+        return cls(**values)
+
+
+PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
+    {
+        "paper": SkeletorConfig(),
+        "realtime": SkeletorConfig(
+            window=32,
+            d_ff=512,
+            layers=3,
+            missing_channel=True,
+            bones=True,
+            bone_deviation=True,
+            fill=True,
+            gate=True,
+            unmirror=True,
+        ),
+    }
+)
+
+
+class EncoderLayer(nn.Module):
+    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input and normalised after."""
+
+    def __init__(self, config: SkeletorConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.heads = config.heads
+        self.qkv = nn.Linear(d, 3 * d)
+        self.project = nn.Linear(d, d)
+        self.norm1 = nn.LayerNorm(d)
+        self.up = nn.Linear(d, config.d_ff)
+        self.down = nn.Linear(config.d_ff, d)
+        self.norm2 = nn.LayerNorm(d)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, W, d] -> [B, W, d]."""
+        _, window, d = h.shape
+        qkv = self.qkv(h).view(-1, window, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, W, d / heads]
+        a = F.scaled_dot_product_attention(q, k, v)
+        a = a.transpose(1, 2).reshape(-1, window, d)
+        h = self.norm1(h + self.project(a))
+        h = self.norm2(h + self.down(F.relu(self.up(h))))
+        return h
+
+
+class Trunk(nn.Module):
+    """Equations 1 to 5 and the linear output: [B, W, inputs] -> [B, W, outputs], in the dtype of its weights."""
+
+    positions: Tensor
+
+    def __init__(self, config: SkeletorConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(inputs, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.out = nn.Linear(config.d_model, outputs)
+        self.register_buffer("positions", sinusoids(config.window, config.d_model), persistent=False)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, W, inputs] -> [B, W, outputs], float32 outside whatever dtype the weights have."""
+        h = features.to(self.embed.weight.dtype)
+        h = self.norm(F.relu(self.embed(h))) + self.positions
+        for layer in self.layers:
+            h = layer(h)
+        y: Tensor = self.out(h)
+        return y.float()
+
+
+class Skeletor(nn.Module):
+    """The network: `forward(x [B, W, J, 3] canonical float32, missing [B, W, J] bool) -> [B, W, J, 3]`.
+
+    What x holds at a missing joint does not matter, NaN excepted. `bone_mean` [J, 3] and `bone_scale` [J]
+    (canonical units) describe bone vectors of the training corpus; `set_bone_statistics` fills them in before training.
+    """
+
+    parents: Tensor
+    has_parent: Tensor
+    chain: Tensor
+    bone_mean: Tensor
+    bone_scale: Tensor
+
+    def __init__(self, config: SkeletorConfig) -> None:
+        super().__init__()
+        self.config = config
+        tree = skeleton(config.skeleton)
+        joints = tree.joints
+        self.inputs = 3 * joints * (1 + config.bones) + joints * (config.missing_channel + config.bone_deviation)
+        self.outputs = (6 * joints + joints * config.gate) if config.fill else 3 * joints
+        self.trunk = Trunk(config, self.inputs, self.outputs)
+
+        parents = torch.tensor([max(p, j * (p < 0)) for j, p in enumerate(tree.parents)])  # the root is its own parent
+        has_parent = torch.tensor([float(p >= 0) for p in tree.parents])
+        chain = torch.eye(joints)  # chain[j, k] = 1 where k is j or above j in the tree
+        for j in tree.order:
+            if tree.parents[j] >= 0:
+                chain[j] += chain[tree.parents[j]]
+        self.depth = int(chain.sum(1).max())
+        self.register_buffer("parents", parents, persistent=False)
+        self.register_buffer("has_parent", has_parent[:, None], persistent=False)  # [J, 1]
+        self.register_buffer("chain", chain, persistent=False)
+        if config.fill or config.bones or config.bone_deviation:
+            length = torch.tensor(tree.bone_length).clamp(min=0.05)
+            self.register_buffer("bone_mean", torch.zeros(joints, 3))
+            self.register_buffer("bone_scale", length / math.sqrt(3))
+        if config.fill:
+            nn.init.zeros_(self.trunk.out.weight)  # an untrained network leaves the filled window as it is
+
+    def set_bone_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """Sets the mean bone vector [J, 3] of unmirrored poses and the root mean square spread [J] around it."""
+        self.bone_mean.copy_(mean)
+        self.bone_scale.copy_(scale.clamp(min=1e-3))
+
+    def bone_vectors(self, x: Tensor) -> Tensor:
+        """Each joint's position relative to its parent, and the root's own position: [B, W, J, 3] -> [B, W, J, 3]."""
+        return x - x.index_select(2, self.parents) * self.has_parent
+
+    def fill_missing(self, x: Tensor, missing: Tensor) -> Tensor:
+        """x [B, W, J, 3] with every missing joint put where its bone would be, from its parent outward.
+
+        The bone is interpolated in time between the nearest frames of the window that have it, held beyond the
+        first and the last of them, and the mean bone where there is none. Joints that are not missing are
+        returned bit for bit.
+        """
+        valid = ~missing
+        has_bone = valid & valid.index_select(2, self.parents)  # [B, W, J]
+        bone = interpolate(self.bone_vectors(x), has_bone, self.bone_mean)
+        filled = x
+        for _ in range(self.depth):  # one level of the tree more is right after each round
+            filled = torch.where(missing[..., None], filled.index_select(2, self.parents) * self.has_parent + bone, x)
+        return filled
+
+    def features(self, x: Tensor, missing: Tensor) -> Tensor:
+        """What the embedding sees of the (filled) window: [B, W, J, 3], [B, W, J] -> [B, W, inputs]."""
+        config, parts = self.config, [x.flatten(2)]
+        if config.bones or config.bone_deviation:
+            bone = self.bone_vectors(x)
+            if config.bones:
+                parts.append(((bone - self.bone_mean) / self.bone_scale[:, None]).flatten(2))
+            if config.bone_deviation:
+                present = (~missing & ~missing.index_select(2, self.parents)).float()  # [B, W, J]
+                length = (bone.square().sum(-1) + 1e-12).sqrt()
+                deviation = (length - usual(length, present)) * present * self.has_parent[:, 0]
+                parts.append((deviation / (0.2 * self.bone_scale)).clamp(-5.0, 5.0))
+        if config.missing_channel:
+            parts.append(missing.float())
+        return torch.cat(parts, -1)
+
+    def propose(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The filled window, the correction [B, W, J, 3] before its gate, and the gate's logits [B, W, J] if
+        there is one.
+        """
+        joints = self.config.joints
+        x = torch.where(missing[..., None], torch.zeros_like(x), x)
+        if self.config.fill:
+            x = self.fill_missing(x, missing)
+        out = self.trunk(self.features(x, missing))
+        if not self.config.fill:
+            return x, out.unflatten(-1, (joints, 3)) - x, None
+        # A joint's noise is its own, a limb's motion is shared by all that hangs on it: one output for each.
+        own, limb = out[..., : 3 * joints], out[..., 3 * joints : 6 * joints]
+        scale = self.bone_scale[:, None]
+        correction = own.unflatten(-1, (joints, 3)) * scale
+        correction = correction + self.chain @ (limb.unflatten(-1, (joints, 3)) * scale)
+        return x, correction, out[..., 6 * joints :] if self.config.gate else None
+
+    def forward(self, x: Tensor, missing: Tensor) -> Tensor:
+        """x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32."""
+        if not self.config.fill:
+            x = torch.where(missing[..., None], torch.zeros_like(x), x)
+            plain: Tensor = self.trunk(self.features(x, missing))
+            return plain.unflatten(-1, (self.config.joints, 3))
+        side = facing(x, missing) if self.config.unmirror else None
+        base, correction, logits = self.propose(x if side is None else x * side, missing)
+        if logits is not None:
+            correction = correction * open_gate(logits, missing)[..., None]
+        y = base + correction
+        return y if side is None else y * side
+
+
+def sinusoids(window: int, d_model: int) -> Tensor:
+    """Equation 2: p[t, 2k] = sin(t / 10000^(2k/d)), p[t, 2k+1] = cos(the same): [W, d]."""
+    t = torch.arange(window, dtype=torch.float64)[:, None]
+    angle = t * torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
+
+
+def interpolate(values: Tensor, valid: Tensor, default: Tensor) -> Tensor:
+    """Values [B, W, J, 3] where valid [B, W, J], else in time between the nearest valid frames of the window.
+
+    Before the first and after the last valid frame that one is held; `default` [J, 3] where there is none at
+    all. Linear motion comes back exactly up to rounding. Made of shifts and selections only, which every runtime has.
+    """
+    time = torch.arange(values.shape[1], dtype=torch.float32, device=values.device)[:, None, None]
+    stamped = torch.cat([values, time.expand_as(values[..., :1])], -1)  # [B, W, J, 4]
+    before, any_before = _carry(stamped, valid[..., None], forward=True)
+    after, any_after = _carry(stamped, valid[..., None], forward=False)
+    before, after = torch.where(any_before, before, after), torch.where(any_after, after, before)
+    span = after[..., 3:] - before[..., 3:]
+    weight = (time - before[..., 3:]) / span.clamp(min=1.0)
+    between = before[..., :3] + weight * (after[..., :3] - before[..., :3])
+    between = torch.where(any_before | any_after, between, default)
+    return torch.where(valid[..., None], values, between)
+
+
+def _carry(values: Tensor, valid: Tensor, forward: bool) -> tuple[Tensor, Tensor]:
+    """Each frame's nearest valid values at or before it (or at or after it), by doubling strides; and whether
+    any exist.
+    """
+    stride, window = 1, values.shape[1]
+    while stride < window:
+        values = torch.where(valid, values, _shift(values, stride, forward))
+        valid = valid | _shift(valid, stride, forward)
+        stride *= 2
+    return values, valid
+
+
+def _shift(x: Tensor, stride: int, forward: bool) -> Tensor:
+    # Frames without a neighbour at that stride keep their own value, which changes nothing above.
+    parts = [x[:, :stride], x[:, :-stride]] if forward else [x[:, stride:], x[:, -stride:]]
+    return torch.cat(parts, 1)
+
+
+def usual(length: Tensor, present: Tensor) -> Tensor:
+    """A robust mean of each bone's length over the frames that have it: [B, W, J], [B, W, J] in {0, 1} -> [B, 1, J].
+
+    Stands in for the median: three reweighted means (Cauchy weights), made of elementwise operations and sums only.
+    """
+    weight = present
+    for _ in range(3):
+        centre = (weight * length).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        off = length - centre
+        spread = (weight * off.abs()).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        weight = present / (1.0 + (off / (spread + 1e-4)).square())
+    return centre
+
+
+def facing(x: Tensor, missing: Tensor) -> Tensor:
+    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 where the left shoulder is at -x of the right one on average."""
+    both = ~(missing[:, :, LEFT_SHOULDER] | missing[:, :, RIGHT_SHOULDER])
+    across = torch.where(both, x[:, :, LEFT_SHOULDER, 0] - x[:, :, RIGHT_SHOULDER, 0], 0.0).sum(1)  # [B]
+    sign = torch.where(across < 0, -1.0, 1.0)[:, None, None, None]
+    return torch.cat([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
+
+
+def open_gate(logits: Tensor, missing: Tensor) -> Tensor:
+    """Gate of each joint in 0..1: a sigmoid stretched so that it reaches 0 and 1; a filled-in joint's is
+    always open.
+    """
+    return torch.where(missing, 1.0, (1.1 * torch.sigmoid(logits) - 0.05).clamp(0.0, 1.0))
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values, so that every file made from the same weights carries the same."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name}{tuple(state[name].shape)}".encode())
+        digest.update(state[name].detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def preset_name(config: SkeletorConfig) -> str:
+    """The preset that this config is, or "custom"."""
+    return next((name for name, preset in PRESETS.items() if preset == config), "custom")
+
+
+def describe(model: Skeletor, precision: str = "fp32", name: str = "skeletor") -> dict[str, str]:
+    """The `rtskel.*` metadata that every engine file made from this model carries."""
+    config = model.config
+    return {
+        "rtskel.format": FORMAT,
+        "rtskel.name": name,
+        "rtskel.window": str(config.window),
+        "rtskel.joints": str(config.joints),
+        "rtskel.skeleton": config.skeleton,
+        "rtskel.preset": preset_name(config),
+        "rtskel.precision": precision,
+        "rtskel.weights_hash": weights_hash(model.state_dict()),
+        "rtskel.config": json.dumps(config.to_dict(), sort_keys=True),
+    }
+
+
+def save_weights(model: Skeletor, path: str | Path, *, dtype: torch.dtype = torch.float32, **metadata: str) -> None:
+    """Writes the weights, stored as `dtype`, as safetensors with the model's config in the metadata.
+
+    Args:
+        metadata: `name="..."` names the model; other keys are kept as `rtskel.<key>`.
+    """
+    stored = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
+    header = describe(model, name=metadata.pop("name", Path(path).stem))
+    header["rtskel.weights_hash"] = weights_hash(stored)
+    save_file(stored, str(path), header | {f"rtskel.{key}": value for key, value in metadata.items()})
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The `rtskel.*` metadata of a weights file; EngineError names a file that is not one of ours."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{path}: not a readable safetensors file ({error})") from None
+    if metadata.get("rtskel.format") != FORMAT:
+        raise EngineError(f"{path}: not rtskel weights (rtskel.format {metadata.get('rtskel.format')!r})")
+    return metadata
+
+
+def load_weights(path: str | Path) -> Skeletor:
+    """The model of a weights file, in float32 and in evaluation mode; EngineError names what is wrong with the file."""
+    metadata = read_metadata(path)
+    try:
+        model = Skeletor(SkeletorConfig.from_dict(json.loads(metadata["rtskel.config"])))
+        with safe_open(str(path), framework="pt") as file:
+            model.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise EngineError(f"{path}: the weights do not fit their config ({reason})") from None
+    return model.eval()

@@ -1,0 +1,414 @@
+"""Training by corruption: clean windows are corrupted, and the model learns to undo it (the paper's section 4.1).
+
+`main(["--data", corpus, "--out", run])` is `rtskel train`. A run's folder holds its resolved config and the
+corpus' fingerprint, `last.safetensors` (everything a resumed run needs to go on bit for bit),
+`best.safetensors` (weights, moving average, best on dev) and `log.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from rtskel.corrupt import TRAINING, Poses
+from rtskel.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
+from rtskel.errors import RtskelError
+from rtskel.evaluate import ModelEngine, Score, evaluate, geometric_mean, joint_groups
+from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, load_weights, open_gate, save_weights
+from rtskel.skeleton import skeleton
+
+BAD = 1e-7
+"""Squared error of a coordinate, canonical units, beyond which the gate is told that a joint is bad."""
+
+PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The schedule runs over `steps`, or over `time_budget` seconds, whichever ends first.
+
+    kinds: corruptions of `rtskel.corrupt.TRAINING` to draw from; empty: all of them.
+    balance: each kind of corruption, source and group of joints counts by its error relative to its own running error,
+        so that what is learned is the logarithm of each; without it, the loss is the paper's plain MSE.
+    last, recent: loss weights of the window's last position (which lookahead 0 uses) and of the four before it
+        (lookahead 4), where the others have 1.
+    floors: running errors below the first (at the start) to the second (at the end of the run) count as that.
+    proposal, gate: weights of the loss of ungated corrections and of the gate as a classifier of bad joints.
+    ema: decay of the moving average of the weights, which is what is validated and kept.
+    init: weights file to start from.
+    """
+
+    model: SkeletorConfig = PRESETS["realtime"]
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sources: Mapping[str, float] = field(default_factory=lambda: {"phoenix": 0.55, "bandai": 0.45})
+    kinds: tuple[str, ...] = ()
+    batch: int = 32
+    steps: int = 300_000
+    time_budget: float = math.inf
+    lr: float = 7e-4
+    final_lr: float = 0.01
+    warmup: int = 200
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    balance: bool = True
+    last: float = 8.0
+    recent: float = 3.0
+    floors: tuple[float, float] = (3e-4, 1e-6)
+    proposal: float = 0.5
+    gate: float = 0.1
+    precision: str = "bf16"
+    validate_every: int = 1500
+    validate_radius: int = 0
+    seed: int = 0
+    init: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.steps < 1 or self.validate_every < 1:
+            raise ValueError("batch, steps and validate_every must be at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
+        unknown = sorted(set(self.kinds) - set(TRAINING))
+        if unknown:
+            raise ValueError(f"unknown kind of corruption {unknown[0]!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, as JSON can hold it."""
+        return asdict(self) | {"time_budget": self.time_budget if math.isfinite(self.time_budget) else None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`; a key that is not a field raises ValueError."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown training option {unknown[0]!r}")
+        made = dict(values)
+        if isinstance(made.get("model"), Mapping):
+            made["model"] = SkeletorConfig.from_dict(made["model"])
+        if isinstance(made.get("augment"), Mapping):
+            augment = dict(made["augment"])
+            extra = sorted(set(augment) - {f.name for f in fields(AugmentConfig)})
+            if extra:
+                raise ValueError(f"unknown augmentation option {extra[0]!r}")
+            made["augment"] = AugmentConfig(
+                **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
+            )
+        made |= {key: tuple(made[key]) for key in ("kinds", "floors") if key in made}
+        if made.get("time_budget", 0.0) is None:
+            made["time_budget"] = math.inf
+        return cls(**made)
+
+
+RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
+    {
+        "realtime": TrainConfig(),
+        "paper": TrainConfig(
+            model=PRESETS["paper"], sources={"phoenix": 1.0}, kinds=PAPER_KINDS, lr=1e-5, final_lr=1.0, warmup=1,
+            weight_decay=0.0, clip=math.inf, ema=0.0, balance=False, last=1.0, recent=1.0, precision="fp32",
+        ),
+    }
+)  # fmt: skip
+"""The paper's recipe (Adam with its defaults, 1e-5, MSE, 300,000 iterations) and the one the released weights
+came from.
+"""
+
+
+class Trainer:
+    """The state of a run: model, moving average, optimiser, running errors, randomness. `step()` is one update.
+
+    The whole state goes through `save` and `load`, so that a resumed run continues bit for bit on the same machine.
+    """
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, device: str = "cpu") -> None:
+        self.config, self.corpus, self.device = config, corpus, torch.device(device)
+        self.tree = skeleton(config.model.skeleton)
+        torch.manual_seed(config.seed)
+        self.model = load_weights(config.init) if config.init else Skeletor(config.model)
+        if self.model.config != config.model:
+            raise RtskelError(f"{config.init}: its model config is not the one to be trained")
+        if not config.init and config.model.fill:
+            self.model.set_bone_statistics(*bone_statistics(corpus, config.sources, self.tree))
+        self.model.to(self.device).train()
+        self.average = Skeletor(config.model).to(self.device).eval()
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
+                {"params": [p for p in self.model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(0.9, 0.999),
+            fused=True,
+        )
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
+        self.windows = Windows(
+            corpus, config.model.window, weights=config.sources, augment=config.augment, skeleton=self.tree,
+            generator=self.generator,
+        )  # fmt: skip
+        self.kinds = config.kinds or tuple(TRAINING)
+        self.chance = torch.tensor([TRAINING[kind][0] for kind in self.kinds], device=self.device)
+        self.sources = {name: k for k, name in enumerate(config.sources)}
+        groups = joint_groups(config.model.skeleton)
+        self.groups = torch.zeros(len(groups), self.tree.joints, device=self.device)  # each row sums to 1
+        for row, joints in enumerate(groups.values()):
+            self.groups[row, joints] = 1.0 / len(joints)
+        position = torch.ones(config.model.window, device=self.device)
+        position[-5:] = config.recent
+        position[-1] = config.last
+        self.position = position / position.sum()
+        # Running errors by kind, source and group, of the output and of the ungated proposal; 0 = not seen yet.
+        self.running = torch.zeros(2, len(self.kinds), len(self.sources), len(groups), device=self.device)
+        self.steps = 0
+        self.elapsed = 0.0
+        self.best = math.inf
+
+    @property
+    def progress(self) -> float:
+        """How far the run is, 0 to 1: by steps or by time, whichever is further."""
+        return min(1.0, max(self.steps / self.config.steps, self.elapsed / self.config.time_budget))
+
+    @property
+    def floor(self) -> float:
+        """Running errors below this count as this. Falls during the run: as long as clean input counts for too
+        much, nothing else is learned.
+        """
+        high, low = self.config.floors
+        return float(high * (low / high) ** self.progress)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A training batch: clean, corrupted [B, W, J, 3], missing [B, W, J], scale [B], kind [B], source [B]."""
+        g, batch = self.generator, self.config.batch
+        clean, source = self.windows.draw(batch)
+        kind = torch.multinomial(self.chance, batch, replacement=True, generator=g).sort().values
+        x, missing = clean.clone(), torch.zeros(clean.shape[:3], dtype=torch.bool, device=self.device)
+        first = 0
+        for k, count in enumerate(torch.bincount(kind, minlength=len(self.kinds)).tolist()):
+            if count:
+                rows = slice(first, first + count)
+                poses = TRAINING[self.kinds[k]][1](Poses.clean(clean[rows], skeleton=self.tree), g)
+                x[rows], missing[rows] = poses.xyz, poses.missing
+                first += count
+        clean, x, missing = pad_windows(clean, x, missing, self.config.augment, g)
+        clean, x, scale = to_canonical_windows(clean, x, missing, self.tree)
+        return clean, x, missing, scale, kind, source
+
+    def loss(self, clean: Tensor, x: Tensor, missing: Tensor, scale: Tensor, kind: Tensor, source: Tensor) -> Tensor:
+        """The training loss of a batch from `draw`; also updates the running errors."""
+        config = self.config
+        if config.model.unmirror:
+            side = facing(x, missing)
+            clean, x = clean * side, x * side
+        base, correction, logits = self.model.propose(x, missing)
+        proposal = base + correction
+        y = proposal if logits is None else base + open_gate(logits, missing)[..., None] * correction
+        unscale = scale[:, None, None].square()
+
+        def off(prediction: Tensor) -> Tensor:
+            squared: Tensor = (prediction - clean).square().mean(-1) / unscale  # [B, W, J]
+            return squared
+
+        def grouped(squared: Tensor) -> Tensor:
+            means: Tensor = torch.einsum("bwj,w,gj->bg", squared, self.position, self.groups)
+            return means
+
+        error = off(y)
+        if not config.balance:
+            return grouped(error)[:, 0].mean()
+        total = self._balanced(grouped(error), kind, source, 0)
+        if logits is not None:
+            # What is proposed for good joints does not matter: the gate keeps it back.
+            bad = (off(base) > BAD).float()
+            total = total + config.proposal * self._balanced(grouped(off(proposal) * bad), kind, source, 1)
+            guess = F.binary_cross_entropy_with_logits(logits, bad, reduction="none")
+            total = total + config.gate * guess[~missing].mean()
+        return total
+
+    def _balanced(self, error: Tensor, kind: Tensor, source: Tensor, which: int) -> Tensor:
+        """Mean of error [B, groups] over its running mean for the window's kind and source; updates that mean."""
+        running = self.running[which]
+        cell = kind * running.shape[1] + source
+        flat = running.view(-1, running.shape[-1])
+        count = torch.bincount(cell, minlength=len(flat)).float()[:, None]
+        sums = torch.zeros_like(flat).index_add_(0, cell, error.detach().float())
+        fresh = torch.where(count > 0, sums / count.clamp(min=1), flat)
+        pace = 1 - 0.99**count
+        flat.copy_(torch.where(flat == 0, fresh, flat + pace * (fresh - flat)))
+        return (error / flat[cell].clamp(min=self.floor)).mean()
+
+    def step(self) -> float:
+        """One update; returns its loss."""
+        config, began = self.config, time.monotonic()
+        warm = min(1.0, (self.steps + 1) / config.warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
+        batch = self.draw()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = self.loss(*batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimiser.step()
+        self.steps += 1
+        decay = min(config.ema, self.steps / (self.steps + 10.0))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        self.elapsed += time.monotonic() - began
+        return float(loss.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the run's future depends on, by name."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
+            tensors |= {f"optimiser.{k}.{n}": v for n, v in self.optimiser.state[parameter].items()}
+        return tensors | {"running": self.running, "generator": self.generator.get_state()}
+
+    def save(self, path: str | Path) -> None:
+        """Writes a checkpoint; it is complete under its name, or not there."""
+        path = Path(path)
+        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in self.state().items()}
+        books = {"steps": self.steps, "elapsed": self.elapsed, "best": self.best if math.isfinite(self.best) else None}
+        header = {
+            "config": json.dumps(self.config.to_dict()),
+            "corpus": self.corpus.fingerprint,
+            "books": json.dumps(books),
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, str(partial), header)
+        partial.replace(path)
+
+    def load(self, path: str | Path) -> None:
+        """Continues from a checkpoint of the same model config and corpus; RtskelError names what differs."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            stored = TrainConfig.from_dict(json.loads(header["config"]))
+            books = json.loads(header["books"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise RtskelError(f"{path}: not a checkpoint ({error})") from None
+        if stored.model != self.config.model or (stored.kinds or tuple(TRAINING)) != self.kinds:
+            raise RtskelError(f"{path}: a checkpoint of another config")
+        if header["corpus"] != self.corpus.fingerprint:
+            raise RtskelError(f"{path}: a checkpoint of another corpus")
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(under("model."))
+        self.average.load_state_dict(under("average."))
+        for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
+            moments = under(f"optimiser.{k}.")
+            self.optimiser.state[parameter] = {n: v.to(self.device) if v.dim() else v for n, v in moments.items()}
+        self.running.copy_(tensors["running"])
+        self.generator.set_state(tensors["generator"])
+        self.steps, self.elapsed = books["steps"], books["elapsed"]
+        self.best = math.inf if books["best"] is None else books["best"]
+
+    def validate(self, truth: Sequence[Any]) -> list[Score]:
+        """Scores of the moving average on clean sequences [N, J, 3] under the conditions of the protocol, L =
+        0 and 4.
+        """
+        engine = ModelEngine(self.average, autocast=torch.bfloat16 if self.config.precision == "bf16" else None)
+        return evaluate(truth, engine, lookaheads=(0, 4), radius=self.config.validate_radius, native=False)
+
+
+def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
+    """The dev sequences of a source (of the whole corpus if that has none), as arrays [N, J, 3]."""
+    chosen = corpus.select("dev", source) or corpus.select("dev")
+    return [np.array(corpus.xyz[s.first : s.first + s.length]) for s in chosen]
+
+
+def train(
+    config: TrainConfig, data: str | Path, out: str | Path, *, resume: bool = False, quiet: bool = False
+) -> Trainer:
+    """Trains until the schedule ends; see the module's docstring for what `out` holds then."""
+    out, corpus = Path(out), Corpus(data)
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise RtskelError(f"{out}: already holds a run (resume it, or name another folder)")
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, corpus, "cuda" if torch.cuda.is_available() else "cpu")
+    if resume:
+        trainer.load(out / "last.safetensors")
+    about = config.to_dict() | {"corpus": corpus.fingerprint, "torch": torch.__version__}
+    (out / "config.json").write_text(json.dumps(about, indent=1))
+    truth = validation_sequences(corpus)
+    console = Console(stderr=True, quiet=quiet)
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("training", total=1.0, note="")
+        smooth, best_note = 0.0, ""
+        while trainer.progress < 1.0:
+            loss = trainer.step()
+            if not math.isfinite(loss):
+                raise RtskelError(f"{out}: the loss became {loss} at step {trainer.steps}; the last checkpoint is kept")
+            smooth = loss if smooth == 0.0 else smooth + 0.01 * (loss - smooth)
+            bar.update(task, completed=trainer.progress, note=f"step {trainer.steps} loss {smooth:.3f} {best_note}")
+            if trainer.steps % config.validate_every == 0 or trainer.progress >= 1.0:
+                scores = trainer.validate(truth)
+                both = math.sqrt(geometric_mean(scores, 0) * geometric_mean(scores, 4))
+                if both < trainer.best:
+                    trainer.best = both
+                    save_weights(trainer.average, out / "best.safetensors", name="skeletor", corpus=corpus.fingerprint)
+                trainer.save(out / "last.safetensors")
+                entry = {"step": trainer.steps, "elapsed": trainer.elapsed, "loss": smooth, "geometric_mean": both}
+                with (out / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(entry | {"scores": [asdict(s) for s in scores]}) + "\n")
+                best_note = f"dev {both * 1e4:.3f}e-4"
+    return trainer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rtskel train`: see `--help`."""
+    parser = argparse.ArgumentParser(prog="rtskel train", description="Train Skeletor on a corpus of clean poses.")
+    parser.add_argument("--data", required=True, help="corpus folder (made by `python -m rtskel.data`)")
+    parser.add_argument("--out", required=True, help="folder of the run")
+    parser.add_argument("--recipe", default="realtime", choices=sorted(RECIPES))
+    parser.add_argument("--config", help="JSON file with options that replace the recipe's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="replace one option (JSON value)"
+    )
+    parser.add_argument("--steps", type=int, help="end after this many updates")
+    parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="end after this many seconds of training")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    args = parser.parse_args(argv)
+    values = RECIPES[args.recipe].to_dict()
+    try:
+        if args.config:
+            values |= json.loads(Path(args.config).read_text())
+        for item in args.set:
+            key, _, value = item.partition("=")
+            values[key] = json.loads(value)
+        config = TrainConfig.from_dict(values)
+    except (OSError, ValueError, TypeError) as error:
+        raise RtskelError(f"training config: {error}") from None
+    if args.steps is not None:
+        config = replace(config, steps=args.steps)
+    if args.time_budget is not None:
+        config = replace(config, time_budget=args.time_budget)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train(config, args.data, args.out, resume=args.resume)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
