@@ -19,7 +19,7 @@ from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
 from rtskel.engine.files import PlanHeader, metadata_of, write_plan
 from rtskel.engine.plan import batch_sizes
 from rtskel.errors import EngineError
-from tests import fake_gpu
+from tests import contract, fake_gpu
 
 torch = pytest.importorskip("torch")
 
@@ -258,6 +258,11 @@ def test_another_thread(engine):
     thread.start()
     thread.join()
     assert np.array_equal(got[0], expected)
+
+
+@pytest.mark.parametrize("check", contract.ALL, ids=lambda check: check.__name__)
+def test_law(check, engine, kind):
+    check(engine, True, tolerance(kind))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "onnx-bf16"])
