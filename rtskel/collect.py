@@ -18,27 +18,14 @@ class Collector:
     Poses are kept as they come, in their order; nothing is sorted and nothing is thrown away. Where a stream starts
     afresh (another epoch of its estimator, or a frame number that does not ascend), a new recording begins, called
     `name@2`, `name@3`, ...
-
-    Attributes:
-        lost: poses that never came, by the numbers that the server counts them with.
-        repeated: poses that came with a number that was there before.
     """
 
     def __init__(self) -> None:
-        self.lost = 0
-        self.repeated = 0
         self._parts: dict[tuple[str, int], list[list[RefinedPose]]] = {}
-        self._newest: dict[tuple[str, int], tuple[int, int]] = {}
 
     def add(self, pose: RefinedPose) -> None:
         """Take one pose."""
-        key = pose.stream, pose.lookahead
-        epoch, number = self._newest.get(key, (pose.epoch, pose.seq - 1))
-        if epoch == pose.epoch:
-            self.lost += max(0, pose.seq - number - 1)
-            self.repeated += pose.seq <= number
-        self._newest[key] = pose.epoch, pose.seq
-        parts = self._parts.setdefault(key, [])
+        parts = self._parts.setdefault((pose.stream, pose.lookahead), [])
         if not parts or parts[-1][-1].source_epoch != pose.source_epoch or slot_of(pose) <= slot_of(parts[-1][-1]):
             parts.append([])
         parts[-1].append(pose)

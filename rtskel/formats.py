@@ -80,7 +80,8 @@ class Recording:
         xyz: float32 [N, J, 3], positions in `unit` along `axes`.
         fps: frames a second of the frame clock.
         name: what the sequence is called.
-        confidence: float32 [N, J] in 0..1, 0 = missing. Default: 1 for every finite joint.
+        confidence: float32 [N, J] in 0..1, 0 = missing; in refined output, missing before: `xyz` is filled in. Default:
+            1 for every finite joint.
         skeleton: id of the skeleton, see `rtskel.skeleton`.
         axes: where x, y and z grow, see `rtskel.skeleton.axes_matrix`.
         mirrored: x is that of a mirrored image.
@@ -386,7 +387,9 @@ def _write_skels(path: Path, recordings: list[Recording]) -> None:
             raise FormatError(f"{path}: {recording.name!r} cannot be a line of a .files file")
         slots = int(recording.slots[-1]) + 1
         frames = np.zeros((slots, recording.xyz[0].size + 1), np.float32)
-        kept = np.where(recording.missing[..., None], np.float32(0), recording.xyz)
+        kept = recording.xyz
+        if recording.lookahead is None:  # else what was missing has been filled in
+            kept = np.where(recording.missing[..., None], np.float32(0), kept)
         frames[recording.slots, :-1] = kept.reshape(recording.frames, -1)
         frames[:, -1] = np.arange(slots) / slots
         lines.append(" ".join(frames.ravel().astype(str)))  # the shortest digits that read back as the same float32

@@ -18,6 +18,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.client import Publisher
+from rtskel.curve import ClientKeys
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
 
@@ -129,7 +131,7 @@ def stream_ids(recordings: Sequence[Recording], stream: str | None = None) -> li
 class Sender(Protocol):
     """What `replay` needs of a `rtskel.client.Publisher`."""
 
-    def wait_for_subscriber(self, timeout: float | None = None) -> bool: ...
+    def wait_for_subscriber(self, timeout: float | None = None) -> None: ...
     def send(
         self,
         xyz: NDArray[np.float32],
@@ -144,6 +146,31 @@ class Sender(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def publishers(
+    recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
+) -> Callable[[int, float], Publisher]:
+    """What `replay` connects with: a real `Publisher` for each recording; those that are alike share a socket."""
+    made: dict[tuple[object, ...], Publisher] = {}
+
+    def connect(number: int, fps: float) -> Publisher:
+        recording = recordings[number]
+        alike = recording.skeleton, recording.axes, recording.mirrored
+        if alike in made:
+            return made[alike].sibling(streams[number], fps=fps)
+        made[alike] = Publisher(
+            endpoint,
+            stream=streams[number],
+            fps=fps,
+            skeleton=recording.skeleton,
+            axes=recording.axes,
+            mirrored=recording.mirrored,
+            keys=keys,
+        )
+        return made[alike]
+
+    return connect
 
 
 def replay(
@@ -191,8 +218,10 @@ def replay(
                 if number not in begun:
                     open_sender(number)
                     waiting_since = now_ns()
-                    if not senders[number].wait_for_subscriber(wait_s):
-                        raise RtskelError(f"recording {recordings[number].name!r}: no subscriber within {wait_s:g} s")
+                    try:
+                        senders[number].wait_for_subscriber(wait_s)
+                    except TimeoutError as error:
+                        raise RtskelError(f"{error} within {wait_s:g} s") from None
                     # Who waited is not late: the clock stands still until the subscriber is there.
                     start = now_ns() if start < 0 else start + now_ns() - waiting_since
                     begun[number] = 0

@@ -58,14 +58,12 @@ def test_poses_become_recordings(tmp_path) -> None:
     assert near.flags.tolist() == [1, 0, 0, 0, 0]
     assert near.windows.tolist() == [1] * 5
     assert near.time_ns.tolist() == [k * 40 * MS for k in range(5)]
-    assert (collector.lost, collector.repeated) == (0, 0)
 
 
-def test_what_is_lost_or_repeated_is_counted_and_kept() -> None:
+def test_what_is_lost_or_repeated_is_seen_in_the_numbers() -> None:
     collector = Collector()
     for seq in (3, 4, 4, 7):
         collector.add(pose(seq))
-    assert (collector.lost, collector.repeated) == (2, 1)
     assert [(r.name, r.slots.tolist()) for r in collector.recordings()] == [
         ("cam", [103, 104]),
         ("cam@2", [104, 107]),
@@ -78,7 +76,6 @@ def test_a_stream_that_starts_afresh_is_another_recording() -> None:
         collector.add(pose(seq, source_epoch=seq // 2, source_seq=seq))
     collector.add(pose(0, epoch=8, source_epoch=1, source_seq=4))  # the server was restarted, the estimator was not
     assert [(r.name, r.slots.tolist()) for r in collector.recordings()] == [("cam", [0, 1]), ("cam@2", [2, 3, 4])]
-    assert (collector.lost, collector.repeated) == (0, 0)
 
 
 def test_latency_parts_add_up() -> None:

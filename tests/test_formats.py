@@ -154,6 +154,15 @@ def test_skels_zeros_are_missing(tmp_path: Path) -> None:
     assert not again.missing[[1, 2, 4], NECK].any()
 
 
+def test_skels_keep_what_was_filled_in(tmp_path: Path) -> None:
+    path = tmp_path / "refined.skels"
+    refined = Recording(poses(3), 25, "a", confidence=np.zeros((3, J)), lookahead=4)
+    write(path, refined)
+    (again,) = read(path)
+    np.testing.assert_array_equal(again.xyz, refined.xyz)
+    assert not again.missing.any()
+
+
 def test_skels_options_and_names(tmp_path: Path) -> None:
     path = tmp_path / "x.skels"
     write(path, [Recording(poses(2, k), 25, f"n{k}") for k in range(2)])

@@ -35,9 +35,10 @@ class Sender:
         self.ended: int | None = None
         self.closed = False
 
-    def wait_for_subscriber(self, timeout: float | None = None) -> bool:
+    def wait_for_subscriber(self, timeout: float | None = None) -> None:
         self.clock.ns += 3_000_000
-        return self.subscribed
+        if not self.subscribed:
+            raise TimeoutError("no server takes it")
 
     def send(self, xyz, confidence=None, *, seq=None, time_ns=None, block=False) -> bool:
         assert self.ended is None
@@ -150,7 +151,7 @@ def test_one_after_another_or_together() -> None:
 def test_nobody_listens() -> None:
     clock = Clock()
     sender = Sender(clock, subscribed=False)
-    with pytest.raises(RtskelError, match="recording 'a': no subscriber within 3 s"):
+    with pytest.raises(RtskelError, match="no server takes it within 3 s"):
         replay([take(5)], lambda number, fps: sender, ReplayConfig(), wait_s=3, now_ns=clock.now, sleep=clock.sleep)
     assert not sender.frames
     assert sender.ended is None

@@ -1,0 +1,79 @@
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rtskel.watch import LiveTable, as_json
+from rtskel.wire import Event, Flag, Heartbeat
+from tests.test_collect import MS, pose
+
+
+def shown(table: LiveTable, now_ns: int = 0) -> str:
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(table.render(now_ns))
+    return capture.get()
+
+
+def beat(time_ns: int) -> Heartbeat:
+    return Heartbeat(
+        epoch=7,
+        seq=1,
+        time_ns=time_ns,
+        interval_ns=1000 * MS,
+        streams=2,
+        frames_in=10,
+        frames_out=20,
+        counts={"late": 3, "malformed": 0},
+        model="skeletor-123",
+        skeleton="upper-body-50",
+        lookaheads=(0, 4),
+        loop_fps=50.0,
+    )
+
+
+def test_a_pose_in_json() -> None:
+    message = pose(3, lookahead=4, flags=Flag.WARM_UP | Flag.INTERPOLATED, missing=np.arange(50) == 7)
+    entry = json.loads(json.dumps(as_json(message, 290 * MS), allow_nan=False))
+    assert (entry["kind"], entry["stream"], entry["lookahead"], entry["slot"], entry["seq"]) == (
+        "pose",
+        "cam",
+        4,
+        103,
+        3,
+    )
+    assert entry["flags"] == ["warm_up", "interpolated"]
+    assert entry["missing"] == [7]
+    assert entry["latency_ms"] == pytest.approx(170)
+    np.testing.assert_array_equal(np.array(entry["xyz"], np.float32), message.xyz)
+    np.testing.assert_array_equal(np.array(entry["sigma"], np.float32), message.sigma)
+    assert as_json(pose(3, source_clock="unix"), 0)["latency_ms"] is None
+
+
+def test_an_event_in_json() -> None:
+    entry = as_json(Event("cam", "gap", 7, 12, 5, "30 slots", {"slots": 30}), 0)
+    assert (entry["kind"], entry["event"], entry["seq"], entry["counts"]) == ("event", "gap", 12, {"slots": 30})
+    with pytest.raises(TypeError, match="Heartbeat"):
+        as_json(beat(0), 0)
+
+
+def test_the_table_says_what_came() -> None:
+    table = LiveTable("tcp://here:1")
+    assert "waiting for a server at tcp://here:1" in shown(table)
+    table.add(beat(0), 0)
+    assert "skeletor-123" in shown(table)
+    assert "late 3" in shown(table)
+    assert "malformed" not in shown(table)
+    assert "no sign of the server at tcp://here:1 for 4 s" in shown(table, 4000 * MS)
+    for seq in range(10):
+        missing = np.arange(50) < 5 if seq % 2 else np.zeros(50, bool)
+        table.add(pose(seq, missing=missing, flags=Flag.INTERPOLATED if seq == 3 else Flag(0)), (seq * 40 + 12) * MS)
+    table.lost({("cam", 0): 6, ("else", 0): 2})
+    (row,) = (line.split() for line in shown(table).splitlines() if line.strip().startswith("cam"))
+    assert row == ["cam", "0", "10", "25.0", "5.0%", "1", "6", "12.0", "12.0"]
+    table.add(Event("cam", "end", 7, 10, 5, "idle"), 0)
+    assert "cam: end idle" in shown(table)
+    assert "ended" in shown(table)
+    table.add(pose(11), 0)
+    assert "ended" not in shown(table)
