@@ -50,7 +50,7 @@ def test_every_precision(precision, tiny, tmp_path):
     assert info == describe(tmp_path / "tiny.plan")
     assert (info.kind, info.precision, info.window, info.joints) == ("plan", precision, 8, 50)
     assert info.extra["compute_capabilities"] == "8.0, 8.6, 8.9, 12.0"
-    assert info.extra["module"] == f"tensorrt_rtx {trt.__version__}"
+    assert info.builder == f"tensorrt_rtx {trt.__version__}"
     assert (info.extra["max_batch"], info.extra["opt_batch"]) == ("16", "8")
     onnx_info = describe(path)
     assert (info.model_id, info.weights_hash) == (onnx_info.model_id, onnx_info.weights_hash)

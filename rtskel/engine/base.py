@@ -60,8 +60,10 @@ class EngineInfo:
         """Validates the `rtskel.*` metadata of an engine file. This is the one place that knows its keys.
 
         Args:
+            path: what errors name.
             metadata: keys `rtskel.format`, `.name`, `.window`, `.joints`, `.skeleton`, `.preset`, `.precision` and
                 `.weights_hash` must be there; others that start with `rtskel.` go to `extra` (`rtskel.config`, ...).
+            extra: what else is known, `builder` among it.
 
         Raises:
             EngineError: not one of our files, another format version, a value that is missing or makes no sense.
@@ -88,19 +90,20 @@ class EngineInfo:
             raise EngineError(f"{path}: {joints} joints, but {skeleton_id} has {SKELETONS[skeleton_id].joints}")
         if (precision := take("precision")) not in PRECISIONS:
             raise EngineError(f"{path}: unknown rtskel.precision {precision!r} (known: {', '.join(PRECISIONS)})")
-        weights_hash, name = take("weights_hash"), take("name")
+        weights_hash, name, preset = take("weights_hash"), take("name"), take("preset")
+        keys |= extra
         return cls(
             kind=kind,
             model_id=f"{name}-{weights_hash[:12]}",
             window=window,
             joints=joints,
             skeleton_id=skeleton_id,
-            preset=take("preset"),
+            preset=preset,
             precision=precision,
             weights_hash=weights_hash,
             builder=keys.pop("builder", ""),
             path=path,
-            extra=keys | extra,
+            extra=keys,
         )
 
 

@@ -183,9 +183,9 @@ class PlanHeader:
             raise EngineError(f"{path}: damaged plan file ({error!r} in its header)") from None
 
     def details(self) -> dict[str, str]:
-        """What `EngineInfo.extra` tells of a plan beside its metadata."""
+        """What `EngineInfo` tells of a plan beside its metadata."""
         return {
-            "module": f"{self.module} {self.module_version}",
+            "builder": f"{self.module} {self.module_version}",
             "compute_capabilities": ", ".join(self.compute_capabilities),
             "max_batch": str(self.max_batch),
             "opt_batch": str(self.opt_batch),
