@@ -1,0 +1,981 @@
+"""What the server knows about its streams: slots, deadlines, restarts and ends. No sockets, no clock of its own.
+
+`StreamTable` takes the messages of estimators with the time each was read, keeps a `rtskel.refine.RefinerBank`
+fed, and gives back refined poses and events. Every time is an int in ns of one monotonic clock that the caller
+reads.
+
+What a user can rely on, for a stream of `fps` frames a second:
+
+- *Slots.* A frame's slot is its `seq`; without one it is `round((time - first time) * fps)`. A stream whose
+  first number is at most `max_gap` starts at number 0 (its first frames were lost on the way), else at that
+  number. Every slot from there to the end of the stream is published once at each lookahead, in order; a slot
+  without a frame is filled in and flagged INTERPOLATED. The first frame of a slot wins; one whose slot is out
+  at every lookahead is dropped as `late`.
+- *Due.* A slot is due when it usually arrives, by the arrivals of the stream's recent frames and its fps; see
+  `rtskel.arrival`. A wrong fps, a drifting clock or a replay at another speed shifts what is due instead of
+  making every frame late.
+- *Deadline.* A slot that has not come at `due + slack` counts as missing, so slot i at lookahead L is computed
+  no later than `due(i) + L / fps + slack`. While nothing is missing, nothing waits for a deadline. The default
+  slack of 50 ms is more than one frame at 25 fps and three at 60: an estimator's usual jitter stays below it,
+  and a dropped frame delays nothing by more than that. Frames that are shuffled by less than the slack come out
+  as if they had not been.
+- *Stall.* When frames stop coming, missing slots are published at their deadlines up to `max_gap` behind the
+  last frame. Then the rest that is due comes out, flagged FLUSHED, and the event `stale` says that nothing
+  follows until a frame does.
+- *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap
+  of more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch or other axes (event `reset`).
+  What was due before comes out first. A number that leaps ahead while frames are coming in is held until the
+  next frame confirms it, or one frame and the slack have passed; if the next frame goes on where the stream
+  was, the leap is dropped as `jump`. Frames of an epoch that was replaced are dropped as `old_epoch`.
+- *End.* StreamEnd with `seq` N: the stream has N slots. Those still missing have `slack` to arrive, the tail is
+  flushed, event `end`. A frame of the same epoch after it starts afresh if its number is N or more, or if it
+  was captured after the end; else it is late.
+- *Idle.* A stream that sends nothing for `idle_s` is ended (event `end`, detail "idle") and forgotten (event
+  `evicted`): its place is free for another.
+- *Overload.* Frames further ahead of the engine than its ring holds wait in the order they came; none is
+  dropped here. The server stops reading when too many wait, so that the queues of the publishers fill and count
+  what they lose.
+- *Offenders* are counted by kind in `counts` and named in `error` events: the first of a kind and stream at
+  once, then the running count at most once a second.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.arrival import ArrivalClock
+from rtskel.refine import Put, Refined, RefinerBank
+from rtskel.skeleton import CANONICAL_AXES, from_canonical, to_canonical
+from rtskel.wire import Event, Flag, RawPose, RefinedPose, StreamEnd
+
+CLOCK = "monotonic"
+"""Name of the clock of every time that the table gives out."""
+
+SECOND = 1_000_000_000
+
+REPORT_EVERY = SECOND
+"""Shortest time between two `error` events of one kind about one stream."""
+
+MOST_NOTED = 4096
+"""Offenders (stream and kind) that are remembered; of more the longest silent one is forgotten."""
+
+MOST_NUMBER = 2**62
+"""Largest frame number and source time taken: what is derived from them stays within 64 bits."""
+
+_NEVER = math.inf
+
+_FLAGS = [Flag(bits) for bits in range(2 * Flag.FLUSHED)]  # looking one up is far cheaper than Flag(bits)
+
+Message = RawPose | StreamEnd
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How streams are treated.
+
+    Attributes:
+        max_streams: how many are served at once.
+        max_gap: most slots in a row that are filled in; a longer gap starts the stream afresh.
+        slack_s: seconds that a frame may come after it was due.
+        idle_s: seconds of silence after which a stream is forgotten.
+        ahead: how many slots ahead of the engine a stream's frames are kept in the ring; more wait in a queue.
+    """
+
+    max_streams: int = 256
+    max_gap: int = 25
+    slack_s: float = 0.05
+    idle_s: float = 30.0
+    ahead: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_streams < 1:
+            raise ValueError(f"max_streams must be at least 1, got {self.max_streams}")
+        if self.max_gap < 0:
+            raise ValueError(f"max_gap must be at least 0, got {self.max_gap}")
+        if not 0 <= self.slack_s < math.inf:
+            raise ValueError(f"slack_s must be at least 0, got {self.slack_s}")
+        if not 0 < self.idle_s < math.inf:
+            raise ValueError(f"idle_s must be above 0, got {self.idle_s}")
+        if self.ahead <= self.max_gap:
+            raise ValueError(f"ahead must exceed max_gap ({self.max_gap}), got {self.ahead}")
+
+
+class _State(IntEnum):
+    OPEN = 0  # frames are coming
+    ENDING = 1  # StreamEnd came; frames before it may still come
+    DRAINING = 2  # no more frames of this segment; its tail is being computed
+    CLOSED = 3  # nothing is due, and no place in the bank is held
+
+
+class _Stream:
+    """One stream. A segment is what lies between two fresh starts: slots 0, 1, ... at one place in the bank."""
+
+    __slots__ = (
+        *("axes", "base", "clock", "closed_time", "closing", "end_slot", "ended", "epoch", "evict", "fast", "first"),
+        *("first_time", "flags", "fps", "heard", "held", "index", "last", "mirrored", "name", "newest", "next_number"),
+        *("origin", "past", "period", "restart", "skeleton", "state", "time_zero", "timed", "waiting"),
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = _State.CLOSED
+        self.index = -1  # place in the bank
+        self.base = 0  # number in the output of slot 0
+        self.epoch = -1
+        self.past: deque[int] = deque(maxlen=8)  # epochs that a newer one has replaced
+        self.heard = 0  # when the last accepted message was read
+        self.evict = False  # forget the stream once it is drained
+        self.waiting: deque[tuple[Message, int]] = deque()  # messages that cannot be taken yet, in order
+        self.held: tuple[RawPose, int] | None = None  # a number that leapt ahead, and when it was read
+        self.fast = False  # whether frames may take the short way in `feed`
+        self.restart: tuple[str, str, Flag] | None = None  # event kind, detail and flags of a fresh start under way
+        self.closing = ("", "")  # event kind and detail for when the segment is drained
+        self.ended = False  # closed by StreamEnd
+        self.next_number = 0  # frame number behind those of the closed segment
+        self.closed_time = 0  # source time at which it closed
+        # The segment:
+        self.fps = 0.0
+        self.period = 0.0  # ns a slot, as claimed
+        self.clock = self.skeleton = self.axes = ""
+        self.mirrored = False
+        self.timed = False  # slots come from timestamps
+        self.time_zero = 0.0  # source time of slot 0 then
+        self.origin = 0  # frame number of slot 0
+        self.newest = -1  # last slot for which a frame came
+        self.first = 0  # slot of the first frame that came
+        self.first_time = 0
+        self.flags = Flag(0)  # of the first pose
+        self.end_slot = -1  # last slot, once StreamEnd said so
+        self.last = -1  # last slot, once closed
+
+    def number(self, msg: RawPose) -> int:
+        """The frame number of a message: as sent, or by its time."""
+        if msg.seq is not None:
+            return msg.seq
+        return round((msg.time_ns - self.time_zero) * msg.fps / SECOND)
+
+
+_Row = tuple[_Stream, RawPose, int]
+"""A frame for the bank, and when it was read."""
+
+
+class StreamTable:
+    """The streams of one server.
+
+    The caller repeats: `feed` what was read, `advance` to the time up to which everything was read, then `step` while
+    there is `pending` work, and sends `take_events()` after each of these. `next_deadline` says how long it may sleep.
+    `shutdown` ends all.
+
+    Args:
+        bank: a fresh bank of at least `config.max_streams` streams and of `config.ahead`.
+        config: how streams are treated.
+        epoch: of this server, for poses and events.
+        model: id of the engine's weights, for poses.
+    """
+
+    def __init__(self, bank: RefinerBank, config: StreamConfig, *, epoch: int, model: str) -> None:
+        self.bank = bank
+        self.config = config
+        self.epoch = epoch
+        self.counts: Counter[str] = Counter()
+        """Totals by kind of what went wrong, for heartbeats; `missing` are the slots for which no frame came."""
+        self.frames_out = 0
+        self.backlog = 0
+        """Messages that wait for the engine."""
+        self._skeleton = bank.config.skeleton.id
+        self._model = model
+        self._joints = bank.joints
+        self._jump = config.max_gap + 1  # a frame may be this many slots behind the newest one
+        self._slack = config.slack_s * SECOND
+        self._idle = round(config.idle_s * SECOND)
+        self._reach = {lookahead: bank.config.reach(lookahead) for lookahead in bank.lookaheads}
+        self._furthest = max(self._reach.values())
+        self._streams: OrderedDict[str, _Stream] = OrderedDict()
+        self._draining: list[_Stream] = []
+        self._blocked: OrderedDict[str, _Stream] = OrderedDict()  # streams with waiting messages
+        self._ending: list[_Stream] = []
+        self._stopping = False
+        self._events: list[Event] = []
+        self._notes: OrderedDict[tuple[str, str], _Note] = OrderedDict()
+        self._untold: dict[tuple[str, str], _Note] = {}
+        self._sweep_at = _NEVER
+
+        places = config.max_streams
+        self._place: list[_Stream | None] = [None] * places
+        self._free = list(range(places))  # a heap: low places first, so that loops over the used ones stay short
+        self._used = 0  # places from here up are free
+        # By place:
+        self._arrival = ArrivalClock(places)
+        self._live = np.zeros(places, np.bool_)  # whether deadlines apply
+        self._until = np.full(places, _NEVER)  # when an end or a held frame is decided
+        self._base = np.zeros(places, np.int64)
+        self._faulty = np.full(places, -1, np.int64)  # outputs completed by windows up to this one are not refined
+        self._view = np.zeros(places, np.int64)  # index into _views
+        self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
+        # By place and slot % ring, for slots not yet emitted:
+        self._ring = 1 << (bank.config.ahead + self._furthest + 2).bit_length()
+        self._slot = np.full((places, self._ring), -1, np.int64)  # the slot whose frame came
+        self._received = np.zeros((places, self._ring), np.int64)
+        self._captured = np.zeros((places, self._ring), np.int64)
+        # Frames accepted but not yet given to the bank: parallel lists.
+        self._rows: list[_Row] = []
+        self._row_place: list[int] = []
+        self._row_slot: list[int] = []
+
+    # --- what the caller asks -----------------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> int:
+        """How many streams hold a place."""
+        return self.config.max_streams - len(self._free)
+
+    @property
+    def pending(self) -> int:
+        """How many windows can run now: `step` has work."""
+        return self.bank.pending
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is due and nothing waits."""
+        return self.streams == 0 and self.backlog == 0
+
+    def take_events(self) -> list[Event]:
+        """The events since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def next_deadline(self) -> float:
+        """When `advance` has something to do at the latest, in ns; infinity if never."""
+        deadline = self._sweep_at
+        if self._used:
+            deadline = min(deadline, float(self._deadlines().min()))
+        for note in self._untold.values():
+            deadline = min(deadline, note.next_ns)
+        return deadline
+
+    # --- messages in --------------------------------------------------------------------------------------------------
+
+    def feed(self, messages: Iterable[tuple[Message, int]]) -> None:
+        """Take messages, each with the time at which it was read. Nothing runs yet."""
+        streams, joints, skeleton, jump = self._streams, self._joints, self._skeleton, self._jump
+        rows, places, slots = self._rows, self._row_place, self._row_slot
+        for msg, now in messages:
+            stream = streams.get(msg.stream)
+            if stream is None:
+                self._admit(msg, now)
+                continue
+            # The short way of nearly every frame; everything it does not settle goes through `_take`.
+            if (
+                stream.fast
+                and type(msg) is RawPose
+                and msg.seq is not None
+                and msg.epoch == stream.epoch
+                and msg.fps == stream.fps
+                and msg.clock == stream.clock
+                and msg.axes == stream.axes
+                and msg.mirrored is stream.mirrored
+                and msg.skeleton == skeleton
+                and len(msg.xyz) == joints
+            ):
+                slot = msg.seq - stream.origin
+                if 0 <= slot <= stream.newest + jump and msg.seq <= MOST_NUMBER and msg.time_ns <= MOST_NUMBER:
+                    stream.heard = now
+                    if slot > stream.newest:
+                        stream.newest = slot
+                    rows.append((stream, msg, now))
+                    places.append(stream.index)
+                    slots.append(slot)
+                    continue
+            if stream.waiting or not self._take(stream, msg, now):
+                self._wait(stream, msg, now)
+        self._put()
+        self._progress(None)
+
+    def _admit(self, msg: Message, now: int) -> None:
+        if isinstance(msg, StreamEnd):
+            detail = f"end of stream {msg.stream} at epoch {msg.epoch}, of which no frame came"
+            self.offend(msg.stream, "unexpected_end", detail, now)
+        elif self._acceptable(msg, now) and self._has_room(msg, now):
+            stream = self._streams[msg.stream] = _Stream(msg.stream)
+            while len(self._streams) > 2 * self.config.max_streams:
+                self._forget(next(other for other in self._streams.values() if other.state is _State.CLOSED))
+            self._start(stream, msg, now, base=0, kind="start")
+            self._sweep_at = min(self._sweep_at, now + self._idle)
+
+    def _acceptable(self, msg: RawPose, now: int) -> bool:
+        if msg.skeleton != self._skeleton:
+            kind, what = "skeleton", f"skeleton {msg.skeleton!r}, the engine refines {self._skeleton!r}"
+        elif len(msg.xyz) != self._joints:
+            kind, what = "joints", f"{len(msg.xyz)} joints, the engine refines {self._joints}"
+        elif max(msg.seq or 0, msg.time_ns) > MOST_NUMBER:
+            kind, what = "number", f"seq {msg.seq} or time {msg.time_ns} beyond 2**62"
+        else:
+            return True
+        self.offend(msg.stream, kind, f"frame {msg.seq} of stream {msg.stream}: {what}", now)
+        return False
+
+    def _has_room(self, msg: RawPose, now: int) -> bool:
+        if not self._free:
+            detail = f"stream {msg.stream} refused: {self.streams} streams are served already (max_streams)"
+            self.offend(msg.stream, "refused", detail, now)
+        return bool(self._free)
+
+    def _take(self, stream: _Stream, msg: Message, now: int) -> bool:
+        """Act on one message; False if it has to wait until the segment is drained or the engine catches up."""
+        if isinstance(msg, StreamEnd):
+            return self._take_end(stream, msg, now)
+        if not self._acceptable(msg, now):
+            return True
+        if stream.state is _State.DRAINING:
+            return False
+        if msg.epoch in stream.past:
+            detail = f"frame {msg.seq} of stream {stream.name}: epoch {msg.epoch} was replaced by {stream.epoch}"
+            self.offend(stream.name, "old_epoch", detail, now)
+            return True
+        if stream.state is _State.CLOSED:
+            self._reopen(stream, msg, now)
+            return True
+        if msg.epoch != stream.epoch:
+            return self._restart(stream, msg, now, "reset", f"epoch {msg.epoch} after {stream.epoch}")
+        if (view := _view(msg)) != (before := _view(stream)):
+            return self._restart(stream, msg, now, "reset", f"{view} after {before}")
+        if msg.fps != stream.fps:
+            self._retime(stream, msg.fps)
+        stream.clock = msg.clock
+        slot = stream.number(msg) - stream.origin
+        if slot < 0:
+            self._late(stream, msg, now)
+            return True
+        if stream.state is _State.ENDING and slot > stream.end_slot:
+            return False
+        if slot > stream.newest + self._jump:
+            return self._leap(stream, msg, slot, now)
+        if stream.held is not None and slot > stream.newest:
+            self._drop_held(stream, now)
+        self._accept(stream, msg, slot, now)
+        return True
+
+    def _accept(self, stream: _Stream, msg: RawPose, slot: int, now: int) -> None:
+        stream.heard = now
+        stream.newest = max(stream.newest, slot)
+        self._rows.append((stream, msg, now))
+        self._row_place.append(stream.index)
+        self._row_slot.append(slot)
+
+    def _wait(self, stream: _Stream, msg: Message, now: int) -> None:
+        stream.waiting.append((msg, now))
+        stream.fast = False
+        self.backlog += 1
+        self._blocked[stream.name] = stream
+
+    def _settled(self, stream: _Stream, msg: Message | None) -> bool:
+        """Whether the bank has all frames that came before `msg`; else some wait for the engine, and so must it."""
+        self._put()
+        return not stream.waiting or stream.waiting[0][0] is msg
+
+    def _late(self, stream: _Stream, msg: RawPose, now: int) -> None:
+        detail = f"frame {stream.number(msg)} of stream {stream.name} came after its slot was out"
+        self.offend(stream.name, "late", detail, now)
+
+    # A number that leaps ahead is either real (frames were lost) or a defect of one message; the next frame tells.
+
+    def _leap(self, stream: _Stream, msg: RawPose, slot: int, now: int) -> bool:
+        if stream.held is not None:
+            behind = slot - (stream.number(stream.held[0]) - stream.origin)
+            if 0 < behind <= self._jump:
+                return self._confirm_held(stream, msg, now)
+            self._drop_held(stream, now)
+        stream.held = (msg, now)
+        stream.heard = now
+        stream.fast = False
+        self._until[stream.index] = now + self._arrival.period(stream.index) + self._slack
+        return True
+
+    def _confirm_held(self, stream: _Stream, msg: Message | None, now: int) -> bool:
+        """The leap was real: start afresh with the held frame. False, for the message that confirmed it goes behind."""
+        assert stream.held is not None
+        if not self._settled(stream, msg):
+            return False
+        held, read = stream.held
+        detail = f"frames {stream.origin + stream.newest + 1}..{stream.number(held) - 1} did not come"
+        stream.held = None
+        self._restart(stream, msg, now, "gap", detail)
+        stream.waiting.appendleft((held, read))
+        self.backlog += 1
+        self._blocked[stream.name] = stream
+        return False
+
+    def _drop_held(self, stream: _Stream, now: int) -> None:
+        assert stream.held is not None
+        number = stream.number(stream.held[0])
+        stream.held = None
+        stream.fast = stream.state is _State.OPEN and not stream.timed and not stream.waiting
+        self._until[stream.index] = _NEVER
+        detail = f"frame {number} of stream {stream.name} follows {stream.origin + stream.newest}: dropped"
+        self.offend(stream.name, "jump", detail, now)
+
+    def _take_end(self, stream: _Stream, msg: StreamEnd, now: int) -> bool:
+        if stream.state is _State.DRAINING or not self._settled(stream, msg):
+            return False
+        if msg.epoch != stream.epoch:
+            detail = f"end of stream {stream.name} at epoch {msg.epoch}, not {stream.epoch}"
+            self.offend(stream.name, "unexpected_end", detail, now)
+            return True
+        stream.heard = now
+        if stream.state is _State.ENDING or (stream.state is _State.CLOSED and stream.ended):
+            return True  # said twice
+        if stream.state is _State.CLOSED:  # stale: its tail is out
+            stream.ended = True
+            stream.closed_time = msg.time_ns
+            self._event(stream, "end", "end", now)
+            return True
+        stated = None if msg.seq is None or stream.timed else msg.seq - stream.origin  # slots, by the message
+        if stream.held is not None:
+            if stated is not None and 0 < stated - (stream.number(stream.held[0]) - stream.origin) <= self._jump:
+                return self._confirm_held(stream, msg, now)
+            self._drop_held(stream, now)
+        if stated is not None and not 0 <= stated - 1 - stream.newest <= self.config.max_gap:
+            last = stream.origin + stream.newest
+            detail = f"end of stream {stream.name}: {msg.seq} frames stated, the last one was {last}"
+            self.offend(stream.name, "unexpected_end", detail, now)
+            stated = None
+        stream.end_slot = stream.newest if stated is None else stated - 1
+        stream.closed_time = msg.time_ns
+        stream.state = _State.ENDING
+        stream.fast = False
+        self._ending.append(stream)
+        self._until[stream.index] = now + self._slack
+        return True
+
+    # --- segments -----------------------------------------------------------------------------------------------------
+
+    def _reopen(self, stream: _Stream, msg: RawPose, now: int) -> None:
+        """A frame for a stream that is closed: it starts afresh, unless the frame is an old one."""
+        if not self._has_room(msg, now):
+            return
+        same = msg.epoch == stream.epoch
+        kind = "start" if stream.ended else "reset"
+        if stream.restart is not None:
+            kind, detail, flags = stream.restart
+            self._start(stream, msg, now, base=None if same else 0, kind=kind, detail=detail, flags=flags)
+            return
+        if not same:
+            self._start(stream, msg, now, base=0, kind=kind, detail=f"epoch {msg.epoch} after {stream.epoch}")
+            return
+        number, newest = stream.number(msg), stream.origin + stream.newest
+        if number >= stream.next_number:
+            if stream.ended:
+                self._start(stream, msg, now, base=stream.next_number, kind="start")
+            else:
+                detail = f"frames {newest + 1}..{number - 1} did not come"
+                self._start(stream, msg, now, base=None, kind="gap", detail=detail, flags=Flag.GAP_BEFORE)
+        elif msg.time_ns > stream.closed_time and (stream.ended or number <= newest):
+            detail = f"frame {number} after {stream.next_number - 1}: counting starts again"
+            self._start(stream, msg, now, base=0, kind=kind, detail=detail)
+        else:
+            self._late(stream, msg, now)
+
+    def _start(
+        self,
+        stream: _Stream,
+        msg: RawPose,
+        now: int,
+        *,
+        base: int | None,
+        kind: str,
+        detail: str = "",
+        flags: Flag = _FLAGS[0],
+    ) -> None:
+        """Open a segment with its first frame. `base`: the number it would have started with if nothing was lost."""
+        if msg.epoch != stream.epoch and stream.epoch >= 0:
+            stream.past.append(stream.epoch)
+        stream.epoch = msg.epoch
+        stream.timed = msg.seq is None
+        stream.time_zero = float(msg.time_ns)
+        number = stream.number(msg)
+        lost = 0 if base is None or stream.timed else number - base
+        slot = lost if 0 <= lost <= self.config.max_gap else 0
+        stream.origin = number - slot
+        stream.first = stream.newest = slot
+        stream.first_time = msg.time_ns
+        stream.fps, stream.period = msg.fps, SECOND / msg.fps
+        stream.clock, stream.skeleton, stream.axes, stream.mirrored = msg.clock, msg.skeleton, msg.axes, msg.mirrored
+        stream.flags = flags | Flag.RESET
+        stream.restart = stream.held = None
+        stream.ended = stream.evict = False
+        stream.state = _State.OPEN
+        stream.fast = not stream.timed and not stream.waiting
+
+        place = stream.index = heapq.heappop(self._free)
+        self._place[place] = stream
+        self._used = max(self._used, place + 1)
+        self._live[place] = True
+        self._until[place] = _NEVER
+        self._base[place] = stream.base
+        self._faulty[place] = -1
+        self._view[place] = self._view_index(msg.axes, msg.mirrored)
+        self._slot[place] = -1
+        # Frames before the first one may be on their way, shuffled within the lookahead: they are not overdue yet.
+        self._arrival.start(place, max(0, slot - self._furthest), now, newest=slot, period=stream.period)
+        self._event(stream, kind, detail, now)
+        self._accept(stream, msg, slot, now)
+
+    def _view_index(self, axes: str, mirrored: bool) -> int:
+        if (axes, mirrored) not in self._views:  # 48 axes, mirrored or not: it stays small
+            self._views.append((axes, mirrored))
+        return self._views.index((axes, mirrored))
+
+    def _retime(self, stream: _Stream, fps: float) -> None:
+        """Another fps: slots go on, the clock ticks differently from the newest slot on."""
+        self._put()
+        stream.fps, stream.period = fps, SECOND / fps
+        self._arrival.retime(stream.index, stream.newest, stream.period)
+        if stream.timed:
+            captured = float(self._captured[stream.index, stream.newest % self._ring])
+            stream.time_zero = captured - stream.newest * stream.period
+
+    def _restart(self, stream: _Stream, msg: Message | None, now: int, kind: str, detail: str) -> bool:
+        """The segment is over because another one begins; False, for the message that begins it has to wait."""
+        if stream.state is _State.ENDING or not self._settled(stream, msg):
+            return False
+        if stream.held is not None:
+            self._drop_held(stream, now)
+        self._close(stream, kind, detail)
+        stream.restart = (kind, detail, Flag.GAP_BEFORE if kind == "gap" else Flag(0))
+        return False
+
+    def _close(self, stream: _Stream, kind: str, detail: str, last: int = -1) -> None:
+        """No more frames for this segment: what is due comes out with the next steps. `last`: as StreamEnd said."""
+        self._put()
+        place = stream.index
+        last = max(last, int(self.bank.newest[place]))
+        self._give_up(stream, int(self.bank.frontier[place]) + 1, last)
+        self.bank.end(place, last)
+        stream.last = last
+        stream.state = _State.DRAINING
+        stream.fast = False
+        stream.closing = (kind, detail)
+        stream.next_number = stream.origin + last + 1
+        if kind != "end":
+            stream.closed_time = int(self._captured[place, stream.newest % self._ring])
+        self._live[place] = False
+        self._draining.append(stream)
+
+    def _finish(self, stream: _Stream, now: int) -> None:
+        """The segment's output is out: its place is free."""
+        place = stream.index
+        self.bank.reset(place)
+        self._place[place] = None
+        heapq.heappush(self._free, place)
+        while self._used and self._place[self._used - 1] is None:
+            self._used -= 1
+        stream.index = -1
+        stream.base += stream.last + 1
+        stream.state = _State.CLOSED
+        kind, detail = stream.closing
+        stream.ended = kind == "end"
+        if kind in ("end", "stale"):
+            self._event(stream, kind, detail, now)
+        if stream.evict and not stream.waiting:
+            if detail == "idle":
+                self._event(stream, "evicted", detail, now)
+            self._forget(stream)
+
+    def _forget(self, stream: _Stream) -> None:
+        del self._streams[stream.name]
+
+    def _give_up(self, stream: _Stream, first: int, last: int) -> None:
+        """Slots first..last count as missing where no frame came: note the time that their frames would have had."""
+        place = stream.index
+        slots, received, captured = self._slot[place], self._received[place], self._captured[place]
+        for slot in range(first, last + 1):
+            at = slot % self._ring
+            if slots[at] == slot:
+                continue
+            if slot < stream.first:
+                time = stream.first_time - round((stream.first - slot) * stream.period)
+            else:
+                time = int(captured[(slot - 1) % self._ring]) + round(stream.period)
+            received[at] = 0
+            captured[at] = max(0, time)
+            self.counts["missing"] += 1
+
+    # --- frames to the bank -------------------------------------------------------------------------------------------
+
+    def _put(self) -> None:
+        """Give the bank all accepted frames in one call, and let their arrival set the clocks."""
+        if not self._rows:
+            return
+        rows = self._rows.copy()
+        place, slot = np.array(self._row_place, np.int32), np.array(self._row_slot, np.int64)
+        for taken in (self._rows, self._row_place, self._row_slot):
+            taken.clear()  # in place: `feed` holds on to these lists
+        read = np.array([now for _, _, now in rows], np.int64)
+        shape = (len(rows), self._joints)
+        xyz = np.concatenate([msg.xyz for _, msg, _ in rows]).reshape(*shape, 3)
+        confidence = np.concatenate([msg.confidence for _, msg, _ in rows]).reshape(shape)
+        if not (np.isfinite(xyz).all() and np.isfinite(confidence).all()):
+            self._count_nonfinite(rows, xyz, confidence)
+        view = self._view[place]
+        if view.any():
+            for code in np.unique(view).tolist():
+                xyz[view == code] = to_canonical(xyz[view == code], *self._views[code])
+
+        before = self.bank.frontier[place]
+        status = self.bank.put(place, slot, xyz, confidence)
+        captured = np.array([msg.time_ns for _, msg, _ in rows], np.int64)
+        if status.any():
+            self._sort_out(rows, status)
+            taken = status == Put.TAKEN
+            self._note(place[taken], slot[taken], read[taken], captured[taken])
+        else:
+            self._note(place, slot, read, captured)
+        self._set_clocks(place, slot, read, before, status)
+
+    def _note(
+        self, place: NDArray[np.int32], slot: NDArray[np.int64], read: NDArray[np.int64], captured: NDArray[np.int64]
+    ) -> None:
+        at = slot % self._ring
+        self._slot[place, at] = slot
+        self._received[place, at] = read
+        self._captured[place, at] = captured
+
+    def _set_clocks(
+        self,
+        place: NDArray[np.int32],
+        slot: NDArray[np.int64],
+        read: NDArray[np.int64],
+        before: NDArray[np.int64],
+        status: NDArray[np.uint8],
+    ) -> None:
+        # One sample a stream: of several rows, the last.
+        _, last = np.unique(place[::-1], return_index=True)
+        last = len(place) - 1 - last
+        who = place[last]
+        time = read[last].astype(np.float64)
+        streams = map(self._place.__getitem__, who.tolist())
+        newest = np.array([stream.newest for stream in streams if stream is not None], np.int64)
+        reached = self.bank.frontier[who]
+        self._arrival.arrived(who, newest, time, reached)
+        moved = reached > before[last]
+        if moved.all():
+            self._arrival.follow(who, reached, time)
+            return
+        self._arrival.follow(who[moved], reached[moved], time[moved])
+        late = (slot <= before) & (status != Put.DUPLICATE) & ~np.isin(place, who[moved])
+        self._arrival.follow(place[late], slot[late], read[late])
+
+    def _count_nonfinite(self, rows: list[_Row], xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> None:
+        bad = ~(np.isfinite(xyz).all(axis=2) & np.isfinite(confidence))
+        for row in np.flatnonzero(bad.any(axis=1)).tolist():
+            stream, msg, now = rows[row]
+            which = f"frame {stream.number(msg)} of stream {stream.name}"
+            detail = f"{which}: {int(bad[row].sum())} joints are NaN or infinite, taken as missing"
+            self.offend(stream.name, "nonfinite", detail, now)
+
+    def _sort_out(self, rows: list[_Row], status: NDArray[np.uint8]) -> None:
+        """What becomes of frames that the bank did not take."""
+        for row in np.flatnonzero(status).tolist():
+            stream, msg, now = rows[row]
+            if status[row] == Put.AHEAD:
+                self._wait(stream, msg, now)
+            elif status[row] == Put.DUPLICATE:
+                detail = f"frame {stream.number(msg)} of stream {stream.name} came before"
+                self.offend(stream.name, "duplicate", detail, now)
+            else:
+                self._late(stream, msg, now)
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _deadlines(self) -> NDArray[np.float64]:
+        """[used places] when the first slot that is not there has to be given up, or something else be decided."""
+        used = slice(self._used)
+        deadline = self._arrival.due(used, self.bank.frontier[used] + 1) + self._slack
+        np.minimum(deadline, self._until[used], out=deadline)
+        deadline[~self._live[used]] = _NEVER
+        return deadline
+
+    def advance(self, now: int) -> None:
+        """Act on the deadlines up to `now`, a time up to which every message was read and fed."""
+        if self._used:
+            expired = np.flatnonzero(self._deadlines() <= now).tolist()
+            if expired:
+                self._expire([stream for stream in map(self._place.__getitem__, expired) if stream is not None], now)
+        if now >= self._sweep_at:
+            self._sweep(now)
+        for (name, kind), note in list(self._untold.items()):
+            if now >= note.next_ns:
+                self._tell(name, kind, note, now)
+        self._progress(now)
+
+    def _expire(self, streams: list[_Stream], now: int) -> None:
+        settle = []
+        frontier = self.bank.frontier
+        for stream in streams:
+            place = stream.index
+            last = self._arrival.due_until(place, now - self._slack)
+            if stream.state is _State.ENDING:
+                last = stream.end_slot if now >= self._until[place] else min(last, stream.end_slot)
+            else:
+                last = min(last, stream.newest + self.config.max_gap)
+            for msg, _ in stream.waiting:  # they came: not missing, only too early for the ring
+                if isinstance(msg, RawPose) and msg.epoch == stream.epoch:
+                    last = min(last, stream.number(msg) - stream.origin - 1)
+            first = int(frontier[place]) + 1
+            if last >= first:
+                self._give_up(stream, first, last)
+                settle.append((place, last))
+        if settle:
+            self._settle(np.array([p for p, _ in settle], np.int32), np.array([last for _, last in settle], np.int64))
+        for stream in streams:
+            if stream.waiting or stream.state is not _State.OPEN:
+                continue
+            due = self._arrival.due_until(stream.index, now - self._slack)
+            stale = due > stream.newest + self.config.max_gap
+            if stream.held is not None and (stale or now >= self._until[stream.index]):
+                self._confirm_held(stream, None, now)
+            elif stale:
+                silence = (now - self._arrival.last_arrival(stream.index)) / SECOND
+                self._close(stream, "stale", f"no frame for {silence:.1f} s")
+
+    def _settle(self, place: NDArray[np.int32], last: NDArray[np.int64]) -> None:
+        self.bank.settle(place, last)
+        # Where frames were waiting behind the hole, the last of them says when the slots up to it were complete.
+        reached = self.bank.frontier[place]
+        came = self._slot[place, reached % self._ring] == reached
+        place, reached = place[came], reached[came]
+        received = self._received[place, reached % self._ring]
+        # What was given up may still be on its way, unless much has overtaken it, as in a replay at full speed.
+        streams = map(self._place.__getitem__, place.tolist())
+        newest = np.array([stream.newest for stream in streams if stream is not None], np.int64)
+        sure = newest - reached > 2 * self._furthest
+        self._arrival.follow(place[sure], reached[sure], received[sure])
+        self._arrival.follow(place[~sure], reached[~sure], received[~sure], early=_EARLY_IF_UNSURE)
+
+    def _sweep(self, now: int) -> None:
+        """Forget streams that have been silent for long."""
+        self._sweep_at = _NEVER
+        for stream in list(self._streams.values()):
+            if now < stream.heard + self._idle:
+                self._sweep_at = min(self._sweep_at, stream.heard + self._idle)
+            elif stream.state is _State.CLOSED:
+                if not stream.ended:
+                    self._event(stream, "end", "idle", now)
+                    self._event(stream, "evicted", "idle", now)
+                self._forget(stream)
+            elif stream.state is _State.OPEN and not stream.waiting and stream.held is None:
+                stream.evict = True
+                self._close(stream, "end", "idle")
+            else:  # on its way out, or its frames wait for the engine
+                self._sweep_at = min(self._sweep_at, now + self._idle)
+
+    def _progress(self, now: int | None) -> None:
+        """Finish what has become possible: ends all of whose frames are there, drained segments, waiting messages."""
+        while True:
+            if self._ending:
+                frontier = self.bank.frontier
+                for stream in self._ending:
+                    if stream.state is _State.ENDING and frontier[stream.index] >= stream.end_slot:
+                        self._close(stream, "end", "end", stream.end_slot)
+                self._ending = [stream for stream in self._ending if stream.state is _State.ENDING]
+            drained: list[_Stream] = []
+            if self._draining:
+                following = self.bank.next_window
+                drained = [s for s in self._draining if following[s.index] > s.last + self._furthest]
+                for stream in drained:
+                    self._draining.remove(stream)
+                    self._finish(stream, stream.heard if now is None else now)
+            if not self._resume() and not drained:
+                return
+
+    def _resume(self) -> bool:
+        """Take waiting messages as far as possible; whether there was any."""
+        taken = False
+        for stream in list(self._blocked.values()):
+            while stream.waiting and stream.state is not _State.DRAINING:
+                msg, now = stream.waiting[0]
+                if stream.index >= 0 and isinstance(msg, RawPose) and msg.epoch == stream.epoch:
+                    slot = stream.number(msg) - stream.origin
+                    room = self.bank.next_window[stream.index] + self.bank.config.ahead
+                    if room <= slot <= stream.newest + self._jump:
+                        break  # still too far ahead of the engine
+                if not self._take(stream, msg, now):
+                    break
+                stream.waiting.popleft()
+                self.backlog -= 1
+                taken = True
+            if not stream.waiting:
+                del self._blocked[stream.name]
+                stream.fast = stream.state is _State.OPEN and not stream.timed and stream.held is None
+                if self._stopping:
+                    self._stop(stream, stream.heard)
+        self._put()
+        return taken
+
+    # --- poses out ----------------------------------------------------------------------------------------------------
+
+    def step(
+        self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None = None
+    ) -> Iterator[RefinedPose]:
+        """Run one engine batch and yield the poses it completes, each stamped with `clock()` when it is published.
+
+        `engine_times` gives the start and end of the last engine call, where the caller knows them better than from
+        around the whole step. The poses are to be taken to the last; `take_events` may have more afterwards.
+        """
+        start = clock()
+        refined = self.bank.step()
+        end = clock()
+        if engine_times is not None:
+            start, end = engine_times()
+        if len(refined):
+            yield from self._poses(refined, start, end, clock)
+        self._progress(end)
+
+    def engine_failed(self, error: str, now: int) -> None:
+        """The engine did not refine its batch: what these windows complete, now or later, is flagged PASSTHROUGH."""
+        used = slice(self._used)
+        # Any window that could run may have been in that batch; the outputs of the 2r windows behind average it in.
+        tail = np.where(self._live[used], 0, self._furthest)
+        self._faulty[used] = self.bank.frontier[used] + tail + 2 * self.bank.radius
+        self.offend("", "engine", f"engine failed, poses pass through unrefined: {error}", now)
+
+    def _poses(self, refined: Refined, start: int, end: int, clock: Callable[[], int]) -> Iterator[RefinedPose]:
+        place, slot, confidence = refined.stream, refined.slot, refined.confidence
+        xyz, sigma, flags = refined.xyz, refined.sigma, refined.flags
+        if not (np.isfinite(xyz).all() and np.isfinite(sigma).all()):  # coordinates beyond float32's range on the way
+            xyz, sigma = np.nan_to_num(xyz), np.nan_to_num(sigma)
+        view = self._view[place]
+        if view.any():
+            for code in np.unique(view).tolist():
+                xyz[view == code] = from_canonical(xyz[view == code], *self._views[code])
+        faulty = self._faulty[place]
+        if faulty.max() >= 0:
+            reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
+            flags = flags | np.where(slot + reach <= faulty, np.uint32(Flag.PASSTHROUGH), np.uint32(0))
+        missing = confidence == 0
+        at = slot % self._ring
+        streams = self._place
+        self.frames_out += len(refined)
+        for row, (i, j, lookahead, number, received, captured, windows, bits) in enumerate(
+            zip(
+                place.tolist(),
+                slot.tolist(),
+                refined.lookahead.tolist(),
+                (self._base[place] + slot).tolist(),
+                self._received[place, at].tolist(),
+                self._captured[place, at].tolist(),
+                refined.windows.tolist(),
+                flags.tolist(),
+                strict=True,
+            )
+        ):
+            stream = streams[i]
+            assert stream is not None
+            yield RefinedPose(
+                stream.name,
+                lookahead,
+                self.epoch,
+                number,
+                stream.epoch,
+                None if stream.timed else stream.origin + j,
+                captured,
+                stream.clock,
+                stream.fps,
+                received,
+                start,
+                end,
+                clock(),
+                CLOCK,
+                windows,
+                _FLAGS[bits] if j else _FLAGS[bits] | stream.flags,
+                stream.skeleton,
+                self._model,
+                stream.axes,
+                stream.mirrored,
+                xyz[row],
+                confidence[row],
+                missing[row],
+                sigma[row],
+            )
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def shutdown(self, now: int) -> None:
+        """End every stream where it stands. `step` until `idle` for all that is due; feed nothing more."""
+        self._stopping = True
+        self._put()
+        for stream in list(self._streams.values()):
+            if not stream.waiting:
+                self._stop(stream, now)
+        self._progress(now)
+
+    def _stop(self, stream: _Stream, now: int) -> None:
+        if stream.state is _State.ENDING:
+            stream.evict = True
+            self._close(stream, "end", "end", stream.end_slot)
+        elif stream.state is _State.OPEN:
+            if stream.held is not None:  # no other frame can say any more that it was wrong
+                self._confirm_held(stream, None, now)
+            else:
+                stream.evict = True
+                self._close(stream, "end", "shutdown")
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def _event(self, stream: _Stream, kind: str, detail: str, now: int) -> None:
+        self._events.append(Event(stream.name, kind, self.epoch, stream.base, now, detail))
+
+    def offend(self, stream: str, kind: str, detail: str, now: int) -> None:
+        """Count an offence of that kind by that stream ("": the server's own, or nobody known), and say so at times."""
+        self.counts[kind] += 1
+        key = (stream, kind)
+        note = self._notes.get(key)
+        if note is None:
+            note = self._notes[key] = _Note()
+            if len(self._notes) > MOST_NOTED:
+                forgotten, _ = self._notes.popitem(last=False)
+                self._untold.pop(forgotten, None)
+        else:
+            self._notes.move_to_end(key)
+        note.count += 1
+        note.detail = detail
+        if now >= note.next_ns:
+            self._tell(stream, kind, note, now)
+        else:
+            self._untold[key] = note
+
+    def _tell(self, name: str, kind: str, note: _Note, now: int) -> None:
+        more = note.count - note.told - 1
+        note.told = note.count
+        note.next_ns = now + REPORT_EVERY
+        self._untold.pop((name, kind), None)
+        detail = f"{note.detail} (and {more} more)" if more else note.detail
+        self._events.append(Event(name, "error", self.epoch, None, now, detail, {kind: note.count}))
+
+
+@dataclass
+class _Note:
+    """Offences of one kind by one stream."""
+
+    count: int = 0
+    told: int = 0  # how many the last event counted
+    next_ns: int = 0  # when the next event may go out
+    detail: str = ""
+
+
+_EARLY_IF_UNSURE = 1 / 16
+"""Share by which frames behind a slot that was given up move what is due, if they came early."""
+
+
+def _view(source: RawPose | _Stream) -> str:
+    """What may not change within a segment beside the epoch, for people to read."""
+    timed = source.timed if isinstance(source, _Stream) else source.seq is None
+    return f"axes {source.axes}{' mirrored' if source.mirrored else ''}, {'timed' if timed else 'numbered'}"

@@ -1,0 +1,825 @@
+"""The rules of streams: slots, deadlines, restarts, ends and offenders, on an injected clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtskel.refine import RefinerBank, refine
+from rtskel.skeleton import from_canonical
+from rtskel.streams import StreamConfig, StreamTable
+from rtskel.wire import Event, Flag, RawPose, RefinedPose, StreamEnd
+from tests.contract import JOINTS, MixingEngine
+
+MS = 1_000_000
+FPS = 25.0
+PERIOD = 40 * MS
+SLACK = 50 * MS
+LOOKAHEADS = (0, 4)
+WINDOW = 8
+START = 10**15  # any time will do
+
+
+def recording(frames: int, seed: int = 0) -> np.ndarray:
+    """Something that moves: [frames, 50, 3] float32."""
+    rng = np.random.default_rng(seed)
+    pose = rng.normal(size=(JOINTS, 3)).astype(np.float32)
+    pose[[1, 2, 5]] = [[0, 0, 0], [-0.17, 0, 0], [0.17, 0, 0]]
+    return pose + np.cumsum(rng.normal(size=(frames, JOINTS, 3)), axis=0).astype(np.float32) * 0.01
+
+
+CLIP = recording(400)
+
+
+def frame(number: int, *, stream="a", epoch=1, at: int | None = None, **changes) -> RawPose:
+    """Frame `number` of CLIP (modulo its length), captured when that number is due."""
+    fields = dict(
+        stream=stream,
+        epoch=epoch,
+        seq=number,
+        time_ns=number * PERIOD if at is None else at,
+        clock="monotonic",
+        fps=FPS,
+        xyz=CLIP[number % len(CLIP)],
+        confidence=np.ones(JOINTS, np.float32),
+        skeleton="upper-body-50",
+        axes="RDT",
+        mirrored=False,
+    )
+    return RawPose(**(fields | changes))
+
+
+def end(frames: int | None, *, stream="a", epoch=1, at: int | None = None) -> StreamEnd:
+    return StreamEnd(stream, epoch, frames, (frames or 0) * PERIOD if at is None else at, "monotonic")
+
+
+class Rig:
+    """A table under a clock that the test moves, with an engine that takes no time."""
+
+    def __init__(self, *, lookaheads=LOOKAHEADS, engine=None, native=True, **config):
+        self.engine = engine or MixingEngine(WINDOW)
+        self.config = StreamConfig(**({"max_streams": 8} | config))
+        self.bank = RefinerBank(
+            self.engine,
+            lookahead=lookaheads,
+            streams=self.config.max_streams,
+            ahead=self.config.ahead,
+            native=native,
+        )
+        self.table = StreamTable(self.bank, self.config, epoch=77, model="mixing")
+        self.now = START
+        self.poses: list[RefinedPose] = []
+        self.events: list[Event] = []
+        self.out: list[RefinedPose | Event] = []
+
+    def _take(self):
+        for event in self.table.take_events():
+            self.events.append(event)
+            self.out.append(event)
+
+    def _work(self):
+        self._take()
+        while self.table.pending:
+            for pose in self.table.step(lambda: self.now):
+                self.poses.append(pose)
+                self.out.append(pose)
+            self._take()
+
+    def until(self, time: float) -> Rig:
+        """Let the clock run to `time` ns after the start, waking at every deadline."""
+        target = START + time
+        wakes = 0
+        while (deadline := self.table.next_deadline()) <= target:
+            self.now = max(self.now, int(np.ceil(deadline)))
+            self.table.advance(self.now)
+            self._work()
+            wakes += 1
+            assert wakes < 10_000, "the table asks to be woken without end"
+        self.now = max(self.now, int(target))
+        return self
+
+    def send(self, *messages: RawPose | StreamEnd) -> Rig:
+        """Messages that arrive now, together."""
+        self.table.feed([(message, self.now) for message in messages])
+        self._work()
+        return self
+
+    def play(self, schedule: Iterable[tuple[float, RawPose | StreamEnd]]) -> Rig:
+        """Messages, each at its own time in ns after the start."""
+        for time, message in sorted(schedule, key=lambda entry: entry[0]):
+            self.until(time).send(message)
+        return self
+
+    def stop(self) -> Rig:
+        self.table.shutdown(self.now)
+        self._work()
+        assert self.table.idle
+        return self
+
+    def slots(self, lookahead=4, stream="a") -> list[int | None]:
+        return [p.source_seq for p in self.select(lookahead, stream)]
+
+    def select(self, lookahead=4, stream="a") -> list[RefinedPose]:
+        return [p for p in self.poses if (p.stream, p.lookahead) == (stream, lookahead)]
+
+    def kinds(self, stream="a") -> list[str]:
+        return [e.kind for e in self.events if e.stream == stream]
+
+    def xyz(self, lookahead=4, stream="a") -> np.ndarray:
+        return np.array([p.xyz for p in self.select(lookahead, stream)])
+
+    def check_order(self):
+        """Every output number once and in order, at each lookahead of each stream."""
+        for stream in {p.stream for p in self.poses}:
+            for lookahead in self.bank.lookaheads:
+                numbers = [p.seq for p in self.select(lookahead, stream)]
+                assert numbers == list(range(len(numbers)))
+
+
+def expected(numbers: Iterable[int], frames: int, lookahead: int, first: int = 0) -> np.ndarray:
+    """`refine` of a stream of slots first..frames - 1 in which only those numbers came."""
+    xyz = np.full((frames - first, JOINTS, 3), np.nan, np.float32)
+    for number in numbers:
+        xyz[number - first] = CLIP[number % len(CLIP)]
+    return refine(xyz, engine=MixingEngine(WINDOW), lookahead=lookahead)
+
+
+def on_time(numbers: Iterable[int], **changes) -> list[tuple[float, RawPose]]:
+    return [(number * PERIOD, frame(number, **changes)) for number in numbers]
+
+
+def check_equal(rig: Rig, numbers: Iterable[int], frames: int, stream="a", first=0, lookaheads=LOOKAHEADS):
+    rig.check_order()
+    for lookahead in lookaheads:
+        assert rig.slots(lookahead, stream) == list(range(first, frames))
+        np.testing.assert_array_equal(rig.xyz(lookahead, stream), expected(numbers, frames, lookahead, first))
+
+
+# --- slots ---
+
+
+def test_a_stream_comes_out_as_refine_says():
+    rig = Rig().play([*on_time(range(30)), (30 * PERIOD, end(30))])
+    check_equal(rig, range(30), 30)
+    assert rig.kinds() == ["start", "end"]
+    assert rig.table.idle
+    assert not rig.table.counts
+    poses = rig.select(4)
+    assert [p.source_time_ns for p in poses] == [i * PERIOD for i in range(30)]
+    assert [p.receive_ns - START for p in poses] == [i * PERIOD for i in range(30)]
+    assert [p.seq for p in poses if p.flags & Flag.RESET] == [0]
+    assert not any(p.flags & (Flag.INTERPOLATED | Flag.GAP_BEFORE | Flag.PASSTHROUGH) for p in poses)
+    assert [bool(p.flags & Flag.FLUSHED) for p in poses] == [False] * 26 + [True] * 4
+    # In step with the frames: no deadline was waited for.
+    assert [p.publish_ns - START for p in poses] == [min(i + 4, 30) * PERIOD for i in range(30)]
+    assert {(p.epoch, p.source_epoch, p.model, p.clock, p.fps) for p in poses} == {(77, 1, "mixing", "monotonic", FPS)}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("came", "frames"),
+    [
+        pytest.param([0, 1, 2, 4, 5, 6, 7, 8], 9, id="one dropped"),
+        pytest.param([3, 4, 5, 6, 7, 8], 9, id="first ones dropped"),
+        pytest.param([25, 26], 27, id="as many dropped first as is filled in"),
+        pytest.param([0, 1, 2, 3], 8, id="last ones dropped"),
+        pytest.param([0, 26, 27], 28, id="longest gap that is filled in"),
+        pytest.param([2], 5, id="one frame"),
+        pytest.param(range(0, 40, 2), 40, id="every other dropped"),
+    ],
+)
+def test_dropped_frames_are_filled_in(came, frames, native):
+    came = list(came)
+    rig = Rig(native=native).play([*on_time(came), (frames * PERIOD, end(frames))]).until(2 * frames * PERIOD)
+    check_equal(rig, came, frames)
+    assert rig.kinds() == ["start", "end"]
+    assert rig.table.counts == {"missing": frames - len(came)}
+    for pose in rig.poses:
+        filled = pose.source_seq not in came
+        assert bool(pose.flags & Flag.INTERPOLATED) == filled
+        assert pose.missing.all() == filled
+        assert pose.source_time_ns == pose.source_seq * PERIOD
+
+
+@pytest.mark.parametrize("first", [26, 1000, 2**61])
+def test_a_stream_that_runs_already_starts_where_it_is(first):
+    rig = Rig().play([((n - first) * PERIOD, frame(n, at=n)) for n in range(first, first + 12)])
+    rig.send(end(first + 12))
+    check_equal(rig, range(first, first + 12), first + 12, first=first)
+
+
+def test_duplicates_first_wins():
+    other = CLIP[7] + 5
+    schedule = [*on_time(range(20)), *((n * PERIOD + MS, frame(n, xyz=other)) for n in range(20))]
+    rig = Rig().play([*schedule, (20 * PERIOD, end(20))])
+    check_equal(rig, range(20), 20)
+    assert rig.table.counts == {"duplicate": 20}
+
+
+def test_frames_out_of_order_within_the_slack():
+    order = [1, 0, 2, 4, 3, 5, 6, 7, 9, 8, 10, 11]
+    schedule = [(k * PERIOD, frame(n)) for k, n in enumerate(order)]
+    rig = Rig().play([*schedule, (12 * PERIOD, end(12))])
+    check_equal(rig, range(12), 12)
+    assert not rig.table.counts
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("speed", "slack_s"), [(1.0, 0.2), (4.0, 0.05), (1000.0, 0.05)])
+def test_frames_shuffled_within_the_lookahead(seed, speed, slack_s):
+    rng = np.random.default_rng(seed)
+    order = [int(n) for block in np.arange(100).reshape(-1, 5) for n in rng.permutation(block)]
+    schedule = [(k * PERIOD / speed, frame(n)) for k, n in enumerate(order)]
+    rig = Rig(slack_s=slack_s).play([*schedule, (100 * PERIOD / speed, end(100))])
+    check_equal(rig, range(100), 100)
+    assert not rig.table.counts
+
+
+def test_a_late_frame_takes_its_slot_where_it_is_not_out():
+    # Frame 10 comes two frames late: out at lookahead 0, in time for lookahead 4.
+    schedule = [(n * PERIOD + (2 * PERIOD + SLACK if n == 10 else 0), frame(n)) for n in range(30)]
+    rig = Rig().play([*schedule, (31 * PERIOD, end(30))])
+    rig.check_order()
+    np.testing.assert_array_equal(rig.xyz(4)[10:], expected(range(30), 30, 4)[10:])
+    assert rig.select(0)[10].flags & Flag.INTERPOLATED
+    assert not rig.select(4)[10].flags & Flag.INTERPOLATED
+    assert "late" not in rig.table.counts
+
+
+def test_a_frame_whose_slot_is_out_is_dropped_and_counted():
+    schedule = [(n * PERIOD + (8 * PERIOD if n == 10 else 0), frame(n)) for n in range(30)]
+    rig = Rig().play([*schedule, (31 * PERIOD, end(30))])
+    check_equal(rig, set(range(30)) - {10}, 30)
+    assert rig.table.counts == {"missing": 1, "late": 1}
+    assert rig.kinds() == ["start", "error", "end"]
+    assert "frame 10 of stream a" in rig.events[1].detail
+    assert rig.events[1].counts == {"late": 1}
+
+
+# --- slots by time ---
+
+
+def test_slots_by_time():
+    rng = np.random.default_rng(1)
+    jitter = rng.integers(-12 * MS, 12 * MS, 40)
+    jitter[0] = 0
+    came = [n for n in range(40) if n not in (5, 6, 20)]
+    schedule = [
+        (n * PERIOD + 15 * MS + jitter[n], frame(n, seq=None, at=int(10**9 + n * PERIOD + jitter[n]))) for n in came
+    ]
+    rig = Rig().play([*schedule, (41 * PERIOD, end(None))])
+    rig.check_order()
+    for lookahead in LOOKAHEADS:
+        np.testing.assert_array_equal(rig.xyz(lookahead), expected(came, 40, lookahead))
+    assert rig.slots() == [None] * 40
+    assert rig.kinds() == ["start", "end"]
+
+
+def test_slots_by_time_with_another_fps_midway():
+    times = [n * PERIOD for n in range(10)] + [10 * PERIOD + n * PERIOD // 2 for n in range(10)]
+    schedule = [(t, frame(n, seq=None, at=t, fps=FPS if n < 10 else 2 * FPS)) for n, t in enumerate(times)]
+    schedule[10] = (times[9] + PERIOD // 2, frame(10, seq=None, at=times[9] + PERIOD // 2, fps=2 * FPS))
+    schedule[11:] = [
+        (t := times[9] + (n - 9) * PERIOD // 2, frame(n, seq=None, at=t, fps=2 * FPS)) for n in range(11, 20)
+    ]
+    rig = Rig().play(schedule).stop()
+    for lookahead in LOOKAHEADS:
+        np.testing.assert_array_equal(rig.xyz(lookahead), expected(range(20), 20, lookahead))
+    assert rig.kinds() == ["start", "end"]
+
+
+# --- time ---
+
+
+def test_deadlines():
+    """Slot i at lookahead L leaves by due(i) + L / fps + slack, whatever else comes."""
+    rng = np.random.default_rng(2)
+    came = [0] + [n for n in range(1, 300) if rng.random() > 0.3]
+    rig = Rig().play([*on_time(came), (300 * PERIOD, end(300))]).until(400 * PERIOD)
+    check_equal(rig, came, 300)
+    for pose in rig.poses:
+        assert pose.publish_ns - START <= (pose.source_seq + pose.lookahead) * PERIOD + SLACK + 2
+        assert pose.publish_ns - START >= min(300, pose.source_seq + pose.lookahead) * PERIOD
+
+
+@pytest.mark.parametrize("fps", [5.0, 12.0, 20.0, 24.0, 30.0, 60.0, 1000.0])
+def test_a_wrong_fps_does_not_make_frames_late(fps):
+    """Frames come at another pace than the stream claims: after a few, all are in time at every lookahead."""
+    schedule = [(n * SECOND / fps, frame(n)) for n in range(120)]
+    rig = Rig().play([*schedule, (119 * SECOND / fps + 1, end(120))])
+    rig.check_order()
+    for lookahead in LOOKAHEADS:
+        assert not any(p.flags & Flag.INTERPOLATED for p in rig.select(lookahead)[32:])
+        assert rig.slots(lookahead) == list(range(120))
+    assert rig.table.counts.get("late", 0) <= 4
+
+
+def test_a_drifting_clock_with_jitter():
+    rng = np.random.default_rng(3)
+    schedule = [(n * PERIOD * 1.02 + rng.integers(0, 30 * MS), frame(n)) for n in range(300)]
+    rig = Rig().play([*schedule, (schedule[-1][0] + 1, end(300))])
+    check_equal(rig, range(300), 300)
+
+
+@pytest.mark.parametrize("drift", [0.98, 1.0, 1.02])
+def test_every_other_frame_dropped_on_a_drifting_clock(drift):
+    """No two slots in a row ever come, so what is given up has to set the clock as well."""
+    came = range(0, 400, 2)
+    rig = Rig().play([*((n * PERIOD * drift, frame(n)) for n in came), (399 * PERIOD * drift, end(400))])
+    rig.until(410 * PERIOD)
+    check_equal(rig, came, 400)
+
+
+def test_an_estimator_that_works_on_two_frames_at_once():
+    """Every other frame takes longer than the slack: once that is known, none counts as missing."""
+    schedule = [(n * PERIOD + 90 * MS * (n % 2), frame(n)) for n in range(200)]
+    rig = Rig().play([*schedule, (schedule[-1][0] + 1, end(200))])
+    rig.check_order()
+    for lookahead in LOOKAHEADS:
+        assert not any(p.flags & Flag.INTERPOLATED for p in rig.select(lookahead)[40:])
+
+
+def test_an_estimator_that_pauses_and_goes_on_counting_where_it_was():
+    """Its frames are late at first; the clock follows within a few of them."""
+    schedule = [(n * PERIOD + (0 if n < 30 else 500 * MS), frame(n)) for n in range(100)]
+    rig = Rig().play([*schedule, (schedule[-1][0] + 1, end(100))])
+    rig.check_order()
+    assert rig.slots() == list(range(100))
+    assert not any(p.flags & Flag.INTERPOLATED for p in rig.select(0)[50:])
+    assert "stale" not in rig.kinds()
+
+
+def test_a_stall_is_filled_in_at_the_deadlines_then_the_stream_is_stale():
+    rig = Rig(max_gap=10).play(on_time(range(20)))
+    rig.until(100 * PERIOD)
+    check_equal(rig, range(20), 30)
+    for pose in rig.poses:
+        assert pose.publish_ns - START <= (pose.source_seq + pose.lookahead) * PERIOD + SLACK + 2
+    assert [bool(p.flags & Flag.INTERPOLATED) for p in rig.select(0)] == [False] * 20 + [True] * 10
+    assert rig.kinds() == ["start", "stale"]
+    assert rig.events[-1].seq == 30
+    assert rig.table.streams == 0
+
+
+@pytest.mark.parametrize("resumed", [31, 45, 10_000])
+def test_a_stale_stream_that_comes_back_starts_afresh(resumed):
+    rig = Rig(max_gap=10).play(on_time(range(20)))
+    rig.until(100 * PERIOD).send(*(frame(n) for n in range(resumed, resumed + 9)), end(resumed + 9))
+    rig.check_order()
+    assert rig.kinds() == ["start", "stale", "gap", "end"]
+    assert rig.slots() == [*range(30), *range(resumed, resumed + 9)]
+    first = rig.select()[30]
+    assert first.flags & Flag.RESET
+    assert first.flags & Flag.GAP_BEFORE
+    assert not rig.select()[31].flags & (Flag.RESET | Flag.GAP_BEFORE)
+    np.testing.assert_array_equal(rig.xyz()[30:], expected(range(resumed, resumed + 9), resumed + 9, 4, resumed))
+
+
+def test_a_stale_stream_that_goes_on_where_it_was_is_late_until_it_is_past_what_was_filled_in():
+    rig = Rig(max_gap=10).play(on_time(range(20)))
+    for n in range(20, 50):
+        rig.until((n + 80) * PERIOD).send(frame(n))
+    rig.stop()
+    rig.check_order()
+    assert rig.slots() == list(range(50))
+    assert rig.table.counts["late"] == 10
+
+
+def test_a_stale_stream_whose_estimator_counts_from_0_again_in_the_same_epoch():
+    rig = Rig(max_gap=10).play(on_time(range(20)))
+    rig.until(100 * PERIOD).send(frame(3, at=START))  # a straggler would have been captured before
+    rig.send(frame(4, at=START + 1)).stop()
+    assert rig.slots() == [*range(30), 0, 1, 2, 3, 4]
+    assert rig.kinds() == ["start", "stale", "reset", "end"]
+    rig.check_order()
+
+
+# --- starting afresh ---
+
+
+@pytest.mark.parametrize("gap", [26, 27, 5000])
+def test_a_gap_that_is_too_long_starts_the_stream_afresh(gap):
+    numbers = [*range(20), *range(20 + gap, 40 + gap)]
+    rig = Rig()
+    rig.send(*(frame(n) for n in numbers)).send(end(40 + gap))
+    rig.check_order()
+    assert rig.slots() == numbers
+    assert rig.kinds() == ["start", "gap", "end"]
+    for lookahead in LOOKAHEADS:
+        np.testing.assert_array_equal(rig.xyz(lookahead)[:20], expected(range(20), 20, lookahead))
+        after = expected(range(20 + gap, 40 + gap), 40 + gap, lookahead, 20 + gap)
+        np.testing.assert_array_equal(rig.xyz(lookahead)[20:], after)
+        first = rig.select(lookahead)[20]
+        assert first.flags & Flag.RESET
+        assert first.flags & Flag.GAP_BEFORE
+    assert rig.out.index(next(e for e in rig.events if e.kind == "gap")) < rig.out.index(rig.select(0)[20])
+
+
+@pytest.mark.parametrize("leap", [1000, 2**61, 2**62])
+def test_one_absurd_number_does_no_harm(leap):
+    schedule = [*on_time(range(40)), (20.5 * PERIOD, frame(leap, at=0)), (40 * PERIOD, end(40))]
+    rig = Rig().play(schedule)
+    check_equal(rig, range(40), 40)
+    assert rig.table.counts == {"jump": 1}
+    assert rig.kinds() == ["start", "error", "end"]
+    assert f"frame {leap} of stream a" in rig.events[1].detail
+
+
+def test_a_number_beyond_what_is_taken_is_named():
+    rig = Rig().play([*on_time(range(10)), (10 * PERIOD, frame(2**63 - 1, at=0)), (11 * PERIOD, end(10))])
+    check_equal(rig, range(10), 10)
+    assert rig.table.counts == {"number": 1}
+
+
+def test_random_numbers_do_no_harm():
+    rng = np.random.default_rng(4)
+    rig = Rig()
+    for n in range(300):
+        rig.until(n * PERIOD / 4).send(frame(int(rng.integers(0, 2**62)), at=n))
+    rig.stop()
+    rig.check_order()
+
+
+def test_a_leap_is_believed_when_nothing_else_comes():
+    rig = Rig().play([*on_time(range(10)), (10 * PERIOD, frame(500))]).until(11 * PERIOD + SLACK - 1)
+    assert rig.slots(0) == [*range(10), 10]  # it went on while nobody knew
+    rig.until(11 * PERIOD + SLACK + 1)
+    assert rig.slots(0) == [*range(10), 10, 11, 500, 501]
+    rig.stop()
+    assert rig.kinds() == ["start", "gap", "end"]
+
+
+@pytest.mark.parametrize("finish", ["stop", "end"])
+def test_a_leap_is_believed_at_the_end(finish):
+    rig = Rig().play([*on_time(range(10)), (10 * PERIOD, frame(500))])
+    if finish == "stop":
+        rig.stop()
+    else:
+        rig.send(end(501))
+    assert rig.slots() == [*range(10), 500]
+
+
+def test_another_epoch_starts_afresh_and_the_old_one_is_ignored():
+    rig = Rig().play(on_time(range(10)))
+    rig.until(10 * PERIOD).send(*(frame(n, epoch=2) for n in range(6)))
+    rig.send(frame(10), frame(11), end(12))
+    rig.send(*(frame(n, epoch=2) for n in range(6, 12)), end(12, epoch=2))
+    rig.check_order()
+    assert rig.slots() == [*range(10), *range(12)]
+    assert [p.source_epoch for p in rig.select()] == [1] * 10 + [2] * 12
+    assert rig.kinds() == ["start", "reset", "error", "error", "end"]
+    assert rig.table.counts == {"old_epoch": 2, "unexpected_end": 1}
+    assert rig.select()[10].flags & Flag.RESET
+    assert not rig.select()[10].flags & Flag.GAP_BEFORE
+    np.testing.assert_array_equal(rig.xyz(), np.concatenate([expected(range(10), 10, 4), expected(range(12), 12, 4)]))
+
+
+@pytest.mark.parametrize("change", [{"axes": "RUA"}, {"mirrored": True}, {"seq": None}])
+def test_other_axes_start_afresh(change):
+    rig = Rig()
+    rig.send(*(frame(n) for n in range(10)), *(frame(n, **change) for n in range(10, 20))).stop()
+    rig.check_order()
+    assert len(rig.select()) == 20
+    assert rig.kinds() == ["start", "reset", "end"]
+
+
+@pytest.mark.parametrize(("axes", "mirrored"), [("RDA", False), ("RUA", True), ("RAU", False)])
+def test_axes_are_those_of_the_source(axes, mirrored):
+    rig = Rig()
+    for n in range(20):  # two streams in one call, of which one is in other axes
+        seen = from_canonical(CLIP[n], axes, mirrored)
+        rig.send(frame(n), frame(n, stream="b", xyz=seen, axes=axes, mirrored=mirrored))
+    rig.stop()
+    check_equal(rig, range(20), 20)
+    np.testing.assert_array_equal(rig.xyz(4, "b"), from_canonical(rig.xyz(4, "a"), axes, mirrored))
+    assert {(p.axes, p.mirrored) for p in rig.select(4, "b")} == {(axes, mirrored)}
+
+
+def test_another_fps_goes_on():
+    schedule = [(n * PERIOD, frame(n, fps=FPS + n % 3)) for n in range(30)]
+    rig = Rig().play([*schedule, (30 * PERIOD, end(30))])
+    check_equal(rig, range(30), 30)
+    assert [p.fps for p in rig.select(0)] == [FPS + n % 3 for n in range(30)]
+
+
+# --- ends ---
+
+
+def test_an_end_before_late_frames_waits_for_them():
+    rig = Rig().play([*on_time(range(10)), (9 * PERIOD + 1, end(12)), (9 * PERIOD + 30 * MS, frame(11))])
+    assert rig.kinds() == ["start"]
+    rig.until(9 * PERIOD + 40 * MS).send(frame(10))
+    assert rig.kinds() == ["start", "end"]  # at once: all 12 are there
+    check_equal(rig, range(12), 12)
+
+
+def test_an_end_waits_no_longer_than_the_slack():
+    rig = Rig().play([*on_time(range(10)), (10 * PERIOD, end(15))]).until(10 * PERIOD + SLACK - 1)
+    assert rig.kinds() == ["start"]
+    rig.until(10 * PERIOD + SLACK + 1)
+    assert rig.kinds() == ["start", "end"]
+    check_equal(rig, range(10), 15)
+
+
+@pytest.mark.parametrize("stated", [0, 5, 36, 2**62])
+def test_an_end_that_cannot_be_is_named(stated):
+    rig = Rig().play([*on_time(range(10)), (10 * PERIOD, end(stated))]).until(20 * PERIOD)
+    check_equal(rig, range(10), 10)
+    assert rig.kinds() == ["start", "error", "end"]
+
+
+def test_an_end_of_nothing():
+    rig = Rig().send(end(3))
+    assert rig.kinds() == ["error"]
+    assert rig.table.idle
+
+
+def test_an_end_said_twice():
+    rig = Rig().send(*(frame(n) for n in range(5)), end(5), end(5)).send(end(5))
+    check_equal(rig, range(5), 5)
+    assert rig.kinds() == ["start", "end"]
+
+
+def test_an_end_of_a_stale_stream():
+    rig = Rig(max_gap=10).play(on_time(range(20))).until(100 * PERIOD).send(end(20))
+    assert rig.kinds() == ["start", "stale", "end"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_after_an_end(again):
+    """The same epoch goes on counting, counts again, or another one begins: one sequence after the other."""
+    second = [(0, n) for n in range(10, 16)] if not again else [(10, n) for n in range(6)]
+    rig = Rig().send(*(frame(n) for n in range(10)), end(10))
+    rig.send(*(frame(n, at=(n + shift) * PERIOD + 1) for shift, n in second), end(16 if not again else 6, at=10**12))
+    rig.send(*(frame(n, epoch=2) for n in range(7)), end(7, epoch=2))
+    rig.check_order()
+    assert rig.slots() == [*range(10), *(n for _, n in second), *range(7)]
+    assert rig.kinds() == ["start", "end"] * 3
+    assert [p.seq for p in rig.select() if p.flags & Flag.RESET] == [0, 10, 16]
+
+
+def test_a_straggler_after_an_end_is_late():
+    rig = Rig().send(*(frame(n) for n in range(10)), end(10)).send(frame(4))
+    check_equal(rig, range(10), 10)
+    assert rig.table.counts == {"late": 1}
+
+
+def test_everything_at_once():
+    """Many short sequences of many streams in one call: nothing is lost or mixed up, whatever waits for what."""
+    messages = []
+    for epoch in range(6):
+        for n in range(9):
+            messages += [frame(n + 30 * s, stream=f"s{s}", epoch=epoch, at=n) for s in range(8)]
+        messages += [end(9 + 30 * s, stream=f"s{s}", epoch=epoch) for s in range(8)]
+    rig = Rig().send(*messages)
+    rig.check_order()
+    for s in range(8):
+        first = 30 * s
+        assert rig.slots(4, f"s{s}") == 6 * list(range(first, first + 9))
+        one = expected(range(first, first + 9), first + 9, 4, first)
+        np.testing.assert_array_equal(rig.xyz(4, f"s{s}"), np.concatenate(6 * [one]))
+    assert rig.table.idle
+
+
+def test_shutdown_ends_every_stream_with_its_tail():
+    rig = Rig()
+    rig.send(*(frame(n, stream=s) for n in range(11) if n != 7 for s in "abc"), end(12, stream="c")).stop()
+    for s, frames in (("a", 11), ("b", 11), ("c", 12)):
+        check_equal(rig, set(range(11)) - {7}, frames, stream=s)
+        assert rig.kinds(s) == ["start", "end"]
+    assert [e.detail for e in rig.events if e.kind == "end"] == ["shutdown", "shutdown", "end"]
+
+
+# --- overload ---
+
+
+def test_frames_far_ahead_of_the_engine_wait():
+    rig = Rig(ahead=30, max_gap=5)
+    rig.table.feed([(frame(n), rig.now) for n in range(400)])
+    assert rig.table.backlog == 370
+    rig._work()
+    rig.send(end(400))
+    check_equal(rig, range(400), 400)
+    assert rig.table.backlog == 0
+    assert not rig.table.counts
+
+
+def test_frames_far_ahead_of_a_hole_wait_until_it_is_settled():
+    came = [n for n in range(400) if n % 37 != 20]
+    rig = Rig(ahead=30, max_gap=5)
+    rig.send(*(frame(n) for n in came), end(400))
+    assert rig.table.backlog > 300
+    rig.until(20 * SLACK)
+    check_equal(rig, came, 400)
+    assert rig.kinds() == ["start", "end"]
+
+
+def test_restarts_while_frames_wait():
+    rig = Rig(ahead=30, max_gap=5)
+    rig.send(
+        *(frame(n) for n in range(100)),
+        *(frame(n) for n in range(200, 300)),
+        *(frame(n, epoch=2) for n in range(100)),
+        *(frame(n, epoch=2, axes="RUA") for n in range(100, 200)),
+        end(200, epoch=2),
+        *(frame(n, epoch=3) for n in range(100)),
+    ).stop()
+    rig.check_order()
+    assert rig.slots() == [*range(100), *range(200, 300), *range(200), *range(100)]
+    assert rig.kinds() == ["start", "gap", "reset", "reset", "end", "start", "end"]
+
+
+# --- places ---
+
+
+def test_idle_streams_are_forgotten():
+    rig = Rig(idle_s=5).play(on_time(range(10)))
+    rig.until(9 * PERIOD + 5 * SECOND - 1)
+    assert rig.kinds() == ["start", "stale"]
+    rig.until(9 * PERIOD + 5 * SECOND)
+    assert rig.kinds() == ["start", "stale", "end", "evicted"]
+    assert {e.detail for e in rig.events[2:]} == {"idle"}
+    rig.send(frame(50)).stop()
+    assert rig.kinds()[4:] == ["start", "end"]
+    assert rig.select()[-1].flags & Flag.RESET
+    assert rig.select()[-1].seq == 0
+
+
+def test_an_idle_stream_at_a_low_rate_gives_its_tail():
+    rig = Rig(idle_s=3)
+    rig.send(*(frame(n, fps=0.5) for n in range(6))).until(4 * SECOND)
+    check_equal(rig, range(6), len(rig.select()))
+    assert rig.kinds() == ["start", "end", "evicted"]
+    assert rig.table.idle
+
+
+def test_an_ended_stream_is_forgotten_in_silence():
+    rig = Rig(idle_s=3).send(frame(0), end(1)).until(4 * SECOND)
+    assert rig.kinds() == ["start", "end"]
+    assert not rig.table._streams
+
+
+def test_one_stream_too_many_is_refused_until_there_is_room():
+    rig = Rig(max_streams=2)
+    for n in range(30):
+        rig.until(n * PERIOD).send(*(frame(n, stream=s) for s in "abc"))
+    assert rig.kinds("c") == ["error", "error"]  # at once, and a second later
+    assert rig.events[-1].counts == {"refused": 25}
+    assert rig.table.streams == 2
+    rig.send(end(30)).send(*(frame(n, stream="c") for n in range(30, 40))).stop()
+    check_equal(rig, range(30), 30)
+    check_equal(rig, range(30), 30, stream="b")
+    assert rig.slots(4, "c") == list(range(30, 40))
+
+
+def test_places_are_used_again_without_a_trace():
+    rig = Rig(max_streams=1)
+    for k in range(20):
+        rig.send(*(frame(n, stream=f"s{k}") for n in range(12)), end(12, stream=f"s{k}"))
+    for k in range(20):
+        check_equal(rig, range(12), 12, stream=f"s{k}")
+    assert len(rig.table._streams) <= 3
+
+
+# --- offenders ---
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        ({"skeleton": "hand-21"}, "skeleton", "'hand-21', the engine refines 'upper-body-50'"),
+        ({"xyz": np.zeros((33, 3), np.float32), "confidence": np.ones(33, np.float32)}, "joints", "33 joints"),
+        ({"seq": 2**63 - 1}, "number", "2**62"),
+        ({"time_ns": 2**63 - 1}, "number", "2**62"),
+    ],
+)
+def test_offenders_are_named_and_nobody_else_is_touched(change, kind, text):
+    clean = Rig().play([*on_time(range(30)), *on_time(range(30), stream="b")]).stop()
+    schedule = [*on_time(range(30)), *on_time(range(30), stream="b")]
+    schedule += [(n * PERIOD + MS, frame(n, stream="b", **change)) for n in range(30)]
+    schedule += [(n * PERIOD + MS, frame(n, stream="c", **change)) for n in range(30)]
+    rig = Rig().play(schedule).stop()
+    for stream in "ab":
+        for lookahead in LOOKAHEADS:
+            np.testing.assert_array_equal(rig.xyz(lookahead, stream), clean.xyz(lookahead, stream))
+    assert rig.table.counts[kind] == 60
+    for stream in "bc":
+        errors = [e for e in rig.events if e.stream == stream and e.kind == "error"]
+        assert len(errors) == 2  # the first at once, more after a second
+        assert text in errors[0].detail
+        assert f"stream {stream}" in errors[0].detail
+        assert errors[0].counts == {kind: 1}
+    assert rig.kinds("a") == ["start", "end"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_coordinates_that_are_no_numbers_are_missing_and_counted(value):
+    broken = CLIP[7].copy()
+    broken[30, 1] = value
+    confidence = np.ones(JOINTS, np.float32)
+    confidence[30] = 0
+    schedule = [(n * PERIOD, frame(n, **({"xyz": broken} if n == 7 else {}))) for n in range(20)]
+    meant = [(n * PERIOD, frame(n, **({"confidence": confidence} if n == 7 else {}))) for n in range(20)]
+    rig, clean = Rig().play(schedule).stop(), Rig().play(meant).stop()
+    for lookahead in LOOKAHEADS:
+        np.testing.assert_array_equal(rig.xyz(lookahead), clean.xyz(lookahead))
+        assert np.isfinite(rig.xyz(lookahead)).all()
+    assert rig.table.counts == {"nonfinite": 1}
+    assert rig.select(4)[7].missing[30]
+
+
+def test_huge_coordinates_stay_finite():
+    schedule = [(n * PERIOD, frame(n, xyz=CLIP[n] * np.float32(3e37) * (-1) ** n)) for n in range(20)]
+    rig = Rig().play(schedule).stop()
+    assert all(np.isfinite(p.xyz).all() and np.isfinite(p.sigma).all() for p in rig.poses)
+
+
+def test_offences_are_counted_at_the_latest_a_second_later():
+    rig = Rig().send(frame(0)).until(10 * MS).send(frame(0), frame(0))
+    assert rig.events[-1].counts == {"duplicate": 1}
+    rig.until(20 * MS).send(frame(0))
+    assert len(rig.events) == 2
+    rig.until(10 * MS + SECOND)
+    assert [e.counts for e in rig.events if e.kind == "error"] == [{"duplicate": 1}, {"duplicate": 3}]
+    assert "(and 1 more)" in rig.events[-1].detail or "(and 1 more)" in rig.events[2].detail
+
+
+def test_offenders_do_not_fill_the_memory():
+    rig = Rig(max_streams=1).send(frame(0))
+    for k in range(5000):
+        rig.send(frame(0, stream=f"s{k}"), frame(0, stream=f"s{k}"))
+    assert len(rig.table._notes) <= 4096
+    assert len(rig.table._untold) <= 4096
+    assert len(rig.table._streams) == 1
+    assert rig.table.counts["refused"] == 10000
+
+
+# --- a failing engine ---
+
+
+def test_poses_of_a_failed_engine_are_flagged():
+    """The caller gives raw windows for the prediction: everything they touch says so, nothing else does."""
+    engine = MixingEngine(WINDOW)
+    rig = Rig(engine=engine)
+    run = engine.run
+    for n in range(40):
+        failing = 15 <= n < 18
+        engine.run = (lambda x, missing: x) if failing else run
+        rig.until(n * PERIOD)
+        rig.table.feed([(frame(n), rig.now)])
+        if failing:
+            rig.table.engine_failed("out of memory", rig.now)
+        rig._work()
+    rig.stop()
+    rig.check_order()
+    for lookahead in LOOKAHEADS:
+        poses = rig.select(lookahead)
+        touched = [bool(p.flags & Flag.PASSTHROUGH) for p in poses]
+        # (i, L) averages windows up to i + L; windows 15..17 failed.
+        least = [any(15 <= e <= 17 for e in range(max(i, i + lookahead - 4), i + lookahead + 1)) for i in range(40)]
+        assert all(flagged for flagged, must in zip(touched, least, strict=True) if must)
+        assert sum(touched) <= sum(least) + 4
+        clean = [k for k, flagged in enumerate(touched) if not flagged]
+        np.testing.assert_allclose(rig.xyz(lookahead)[clean], expected(range(40), 40, lookahead)[clean], atol=1e-6)
+    assert [e.stream for e in rig.events if e.kind == "error"] == [""]
+    assert rig.table.counts == {"engine": 3}
+
+
+# --- anything that estimators and networks do within the slack ---
+
+
+@st.composite
+def disorder(draw):
+    frames = draw(st.integers(1, 60))
+    dropped = draw(st.sets(st.integers(0, frames - 1), max_size=frames // 2))
+    delays = draw(st.lists(st.integers(0, 45 * MS), min_size=frames, max_size=frames))
+    again = draw(st.sets(st.integers(0, frames - 1), max_size=10))
+    speed = draw(st.sampled_from([1, 1, 2, 50, 10**9]))
+    late = draw(st.booleans())
+    return frames, dropped, delays, again, speed, late
+
+
+@settings(max_examples=60, deadline=None)
+@given(disorder(), st.sampled_from([True, False]))
+def test_any_disorder_within_the_slack(case, native):
+    """Every slot exactly once per lookahead, in order, equal to `refine` on the frames that came."""
+    frames, dropped, delays, again, speed, late = case
+    came = [n for n in range(frames) if n not in dropped]
+    schedule = [(n * PERIOD / speed + delays[n] / speed, frame(n)) for n in came]
+    schedule += [(n * PERIOD / speed + 46 * MS, frame(n, xyz=CLIP[n] + 1)) for n in again if n not in dropped]
+    schedule += [(frames * PERIOD / speed - (0 if late else PERIOD / 2 / speed), end(frames))]
+    rig = Rig(native=native).play(schedule).until(frames * PERIOD + 10 * SECOND)
+    if not came:
+        assert rig.kinds() == ["error"]
+        return
+    check_equal(rig, came, frames)
+    assert rig.kinds().count("start") == rig.kinds().count("end") == 1
+    assert "late" not in rig.table.counts or again
+    assert rig.table.idle
+
+
+SECOND = 1000 * MS
