@@ -82,7 +82,7 @@ class ServerKeys:
     def admission(self, context: zmq.Context[Any]) -> Iterator[None]:
         """Runs the context's ZAP handler, in a thread of its own: inside, the clients on the list are let in.
 
-        Enter it before sockets bind, leave it after they are closed. A context can have one such handler.
+        Enter it before sockets bind, leave it after they are closed. A context can have one such handler, once.
         """
         from zmq.auth.thread import ThreadAuthenticator  # asyncio comes with it, so only a server with keys pays
 
@@ -120,7 +120,7 @@ def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",))
     folder = Path(folder)
     made = []
     for name in clients:
-        if name == "server" or name.startswith(".") or Path(name).name != name:
+        if name in ("", "server") or name.startswith(".") or Path(name).name != name:
             raise RtskelError(f"client name {name!r}: a plain folder name other than 'server' expected")
         if (folder / name).exists():
             raise RtskelError(f"{folder / name}: exists already, and no key is ever overwritten")

@@ -1,0 +1,142 @@
+"""The server's side of the wire, as small as tests need it, and the check that no socket is left open."""
+
+import queue
+import threading
+from contextlib import contextmanager
+
+import zmq
+
+from rtskel import wire
+
+ANY_PORT = "tcp://127.0.0.1:*"
+TIMEOUT = 20  # seconds that only a failing test waits
+
+
+@contextmanager
+def no_socket_left_open(monkeypatch):
+    """Every ZeroMQ context that is made inside must be terminated inside, which takes that its sockets are closed."""
+    made = []
+    context = zmq.Context
+
+    def recorded(*arguments, **options):
+        made.append(context(*arguments, **options))
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zmq, "Context", recorded)
+        yield
+    left = [each for each in made if not each.closed]
+    for each in left:
+        each.destroy(linger=0)
+    assert not left, f"{len(left)} ZeroMQ contexts were left open"
+
+
+class RawReceiver:
+    """A SUB socket as the server binds it, read in a thread of its own. A context manager.
+
+    Attributes:
+        endpoint: the address it is bound to.
+        messages: queue.Queue of what came, decoded.
+    """
+
+    def __init__(self, endpoint=ANY_PORT, *, hwm=1000, keys=None, context=None):
+        self.messages = queue.Queue()
+        self._own = zmq.Context() if context is None else None
+        self._context = context or self._own
+        self._sub = self._context.socket(zmq.SUB)
+        self._sub.rcvhwm = hwm
+        self._sub.rcvbuf = 4096
+        if keys is not None:
+            keys.apply(self._sub)
+        self._sub.bind(endpoint)
+        self._sub.subscribe(wire.RAW_PREFIX)
+        self.endpoint = self._sub.last_endpoint.decode() if endpoint.startswith("tcp") else endpoint
+        self._commands = self._context.socket(zmq.PAIR)
+        self._commands.bind(f"inproc://commands-{id(self)}")
+        self._replies = self._context.socket(zmq.PAIR)
+        self._replies.connect(f"inproc://commands-{id(self)}")
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        reading = True
+        while True:
+            readable = zmq.select([self._replies, *[self._sub] * reading], [], [])[0]
+            if self._replies in readable:
+                command = self._replies.recv()
+                self._replies.send(command)
+                if command == b"stop":
+                    return
+                reading = command == b"read"
+            elif self._sub in readable:
+                self.messages.put(wire.decode(*self._sub.recv_multipart()))
+
+    def _command(self, command):
+        self._commands.send(command)
+        assert self._commands.poll(1000 * TIMEOUT)
+        self._commands.recv()
+
+    def pause(self):
+        self._command(b"pause")
+
+    def read(self):
+        self._command(b"read")
+
+    def next(self):
+        return self.messages.get(timeout=TIMEOUT)
+
+    def take(self, count):
+        return [self.next() for _ in range(count)]
+
+    def close(self):
+        self._command(b"stop")
+        self._thread.join()
+        for socket in self._sub, self._commands, self._replies:
+            socket.close(0)
+        if self._own is not None:
+            self._own.term()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class RefinedSender:
+    """An XPUB socket as the server binds it. A context manager.
+
+    Attributes:
+        endpoint: the address it is bound to.
+        socket: the socket.
+    """
+
+    def __init__(self, *, keys=None, hwm=1000, context=None):
+        self._own = zmq.Context() if context is None else None
+        self.socket = (context or self._own).socket(zmq.XPUB)
+        self.socket.sndhwm = hwm
+        self.socket.xpub_verbose = True
+        if keys is not None:
+            keys.apply(self.socket)
+        self.socket.bind(ANY_PORT)
+        self.endpoint = self.socket.last_endpoint.decode()
+
+    def wait_for_subscriptions(self):
+        """All subscriptions of one Subscriber, of which that to heartbeats is the last."""
+        prefixes = []
+        while prefixes[-1:] != [wire.HEARTBEAT_TOPIC]:
+            assert self.socket.poll(1000 * TIMEOUT), f"only {prefixes} were subscribed to"
+            prefixes.append(self.socket.recv()[1:])
+        return prefixes
+
+    def send(self, *messages):
+        for message in messages:
+            self.socket.send_multipart(wire.encode(message))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close(0)
+        if self._own is not None:
+            self._own.term()

@@ -1,0 +1,460 @@
+"""Publisher and Subscriber over real sockets: what arrives, what is counted, and what is never silent."""
+
+import dataclasses
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import zmq
+
+from rtskel import Publisher, Subscriber, WireError, wire
+from rtskel.skeleton import UPPER_BODY_50
+from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
+
+J = UPPER_BODY_50.joints
+POSE = np.arange(3 * J, dtype=np.float32).reshape(J, 3)
+
+
+@pytest.fixture(autouse=True)
+def _sockets(monkeypatch):
+    with no_socket_left_open(monkeypatch):
+        yield
+
+
+# --- Publisher --------------------------------------------------------------------------------------------------------
+
+
+def test_frames_arrive_in_order_and_the_tail_with_the_end():
+    with RawReceiver() as server:
+        with Publisher(server.endpoint, stream="cam1", fps=25, axes="RDA", mirrored=True) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            assert publisher.has_subscriber
+            for k in range(200):
+                assert publisher.send(POSE + k, np.full(J, 0.5))
+            epoch = publisher.epoch
+            assert (publisher.sent, publisher.dropped) == (200, 0)
+        *frames, end = server.take(201)
+    for k, frame in enumerate(frames):
+        np.testing.assert_array_equal(frame.xyz, POSE + k)
+        assert (frame.seq, frame.epoch, frame.fps) == (k, epoch, 25.0)
+        assert (frame.axes, frame.mirrored, frame.skeleton) == ("RDA", True, "upper-body-50")
+    assert all(a.time_ns <= b.time_ns <= time.monotonic_ns() for a, b in pairwise(frames))
+    assert isinstance(end, wire.StreamEnd)
+    assert (end.stream, end.epoch, end.seq) == ("cam1", epoch, 200)
+
+
+def test_numbers_and_times():
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        publisher.send(POSE, seq=np.int64(5))
+        publisher.send(POSE)
+        publisher.send(POSE, seq=9, time_ns=123)
+        publisher.send(POSE, time_ns=456)
+        publisher.end()
+        publisher.send(POSE)
+        publisher.end(seq=3)
+        frames = server.take(7)
+    assert [frame.seq for frame in frames] == [5, 6, 9, None, None, 0, 3]
+    assert [frame.time_ns for frame in frames[2:4]] == [123, 456]
+    assert len({frame.epoch for frame in frames}) == 2
+    assert frames[4].epoch != frames[5].epoch
+
+
+def test_without_a_server_frames_are_counted_as_dropped():
+    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25) as publisher:
+        assert not publisher.has_subscriber
+        with pytest.raises(TimeoutError, match=r"'a'.*tcp://127.0.0.1:9"):
+            publisher.wait_for_subscriber(0.01)
+        assert not publisher.send(POSE)
+        assert (publisher.sent, publisher.dropped) == (0, 1)
+        assert not publisher.end()
+        assert publisher.end(), "there is nothing left to end"
+        assert publisher.dropped == 2
+
+
+def test_a_full_queue_is_counted_and_waiting_helps():
+    big = np.zeros((1000, 3), np.float32)
+    with RawReceiver(hwm=1) as server:
+        with Publisher(server.endpoint, stream="a", fps=25, skeleton="big", queue=4) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            server.pause()
+            while publisher.send(big):
+                assert publisher.sent < 100_000
+            full = publisher.sent
+            assert publisher.dropped == 1
+            reader = threading.Timer(0.05, server.read)
+            reader.start()
+            assert publisher.send(big, block=True)
+            reader.join()
+            assert publisher.dropped == 1
+        numbers = [frame.seq for frame in server.take(full + 2)]
+    assert numbers == [*range(full), full + 1, full + 2]
+
+
+def test_waiting_for_a_server_that_comes_later():
+    with RawReceiver() as server:
+        endpoint = server.endpoint
+    servers = []
+    starter = threading.Timer(0.05, lambda: servers.append(RawReceiver(endpoint)))
+    with Publisher(endpoint, stream="a", fps=25) as publisher:
+        starter.start()
+        assert publisher.send(POSE, block=True)
+        starter.join()
+        assert publisher.dropped == 0
+        with servers[0] as server:
+            assert server.next().seq == 0
+
+
+def test_a_server_that_goes_is_noticed_and_another_found():
+    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25):
+        pass  # closes although it never connected
+    with RawReceiver() as server:
+        publisher = Publisher(server.endpoint, stream="a", fps=25)
+        publisher.wait_for_subscriber(TIMEOUT)
+    with publisher:
+        deadline = time.monotonic() + TIMEOUT
+        while publisher.has_subscriber:
+            publisher._uplink.socket.poll(100)
+            assert time.monotonic() < deadline
+        assert not publisher.send(POSE)
+        with RawReceiver(publisher._uplink.endpoint) as server:
+            publisher.wait_for_subscriber(TIMEOUT)
+            assert publisher.send(POSE)
+            assert server.next().seq == 1
+
+
+def test_siblings_share_a_socket():
+    with RawReceiver() as server:
+        first = Publisher(server.endpoint, stream="a", fps=25)
+        second = first.sibling("b", fps=30)
+        first.wait_for_subscriber(TIMEOUT)
+        assert second.has_subscriber
+        for publisher in first, second, second:
+            publisher.send(POSE)
+        first.close()
+        first.close()
+        with pytest.raises(ValueError, match="closed"):
+            first.send(POSE)
+        assert second.send(POSE)
+        second.close()
+        came = [(type(m).__name__, m.stream, m.seq) for m in server.take(6)]
+    assert (first.sent, second.sent) == (2, 4)
+    assert came == [
+        ("RawPose", "a", 0),
+        ("RawPose", "b", 0),
+        ("RawPose", "b", 1),
+        ("StreamEnd", "a", 1),
+        ("RawPose", "b", 2),
+        ("StreamEnd", "b", 3),
+    ]
+    assert first.epoch != second.epoch
+
+
+def test_joints_that_are_not_finite_are_sent_as_missing():
+    xyz = POSE.astype(np.float64)
+    xyz[3, 1] = np.nan
+    xyz[4, 0] = 1e300  # more than float32 holds
+    confidence = np.full(J, 2.0)
+    confidence[5] = -np.inf
+    confidence[6] = -1.0
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        assert publisher.send(xyz, confidence)
+        assert publisher.send(POSE.tolist())
+        assert publisher.non_finite == 3
+        cleaned, untouched = server.take(2)
+    assert set(np.flatnonzero(cleaned.confidence == 0)) == {3, 4, 5, 6}
+    assert cleaned.confidence.max() == 1
+    np.testing.assert_array_equal(cleaned.xyz[3:6], 0)
+    np.testing.assert_array_equal(cleaned.xyz[6:], POSE[6:])
+    np.testing.assert_array_equal(untouched.xyz, POSE)
+    np.testing.assert_array_equal(untouched.confidence, 1)
+
+
+@pytest.mark.parametrize(
+    ("xyz", "confidence", "named"),
+    [
+        (POSE[:49], None, "xyz has shape"),
+        (POSE[:, :2], None, "xyz has shape"),
+        (POSE[None], None, "xyz has shape"),
+        (1.0, None, "xyz has shape"),
+        (POSE.astype(str), None, "type"),
+        (POSE.astype(object), None, "type"),
+        (POSE.astype(complex), None, "type"),
+        (POSE, POSE, "confidence has shape"),
+        (POSE, ["high"] * J, "type"),
+    ],
+)
+def test_wrong_arrays_are_named(xyz, confidence, named):
+    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25) as publisher:
+        with pytest.raises(ValueError, match=named):
+            publisher.send(xyz, confidence)
+        assert (publisher.sent, publisher.dropped) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"stream": "a/b"}, "stream id"),
+        ({"fps": 0}, "fps"),
+        ({"axes": "XYZ"}, "axes"),
+        ({"endpoint": "nonsense"}, "nonsense"),
+        ({"endpoint": "tcp://127.0.0.1"}, "127.0.0.1"),
+    ],
+)
+def test_wrong_arguments_are_named_at_once(change, named):
+    with pytest.raises(WireError, match=named):
+        Publisher(**{"endpoint": "tcp://127.0.0.1:9", "stream": "a", "fps": 25} | change)
+
+
+def test_another_clock():
+    with (
+        RawReceiver() as server,
+        Publisher(server.endpoint, stream="a", fps=25, clock="unix") as publisher,
+        Publisher(server.endpoint, stream="b", fps=25, clock="camera") as camera,
+    ):
+        publisher.wait_for_subscriber(TIMEOUT)
+        publisher.send(POSE)
+        frame = server.next()
+        with pytest.raises(ValueError, match="camera"):
+            camera.send(POSE)
+        camera.wait_for_subscriber(TIMEOUT)
+        camera.send(POSE, seq=0, time_ns=7)
+        other = server.next()
+    assert frame.clock == "unix"
+    assert abs(frame.time_ns - time.time_ns()) < 60e9
+    assert (other.clock, other.time_ns) == ("camera", 7)
+
+
+def test_negative_numbers_are_named():
+    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25) as publisher:
+        with pytest.raises(WireError, match=r"'a'.*seq"):
+            publisher.send(POSE, seq=-1)
+        with pytest.raises(WireError, match=r"'a'.*time_ns"):
+            publisher.send(POSE, time_ns=-1)
+        with pytest.raises(TypeError):
+            publisher.send(POSE, seq=1.5)
+
+
+def test_a_shared_context():
+    with zmq.Context() as context, RawReceiver("inproc://raw", context=context) as server:
+        with Publisher("inproc://raw", stream="a", fps=25, context=context) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            publisher.send(POSE)
+        assert server.next().seq == 0
+
+
+# --- Subscriber -------------------------------------------------------------------------------------------------------
+
+
+def pose(stream="cam1", lookahead=4, seq=0, epoch=1):
+    return wire.RefinedPose(
+        stream=stream,
+        lookahead=lookahead,
+        epoch=epoch,
+        seq=seq,
+        source_epoch=2,
+        source_seq=seq,
+        source_time_ns=0,
+        source_clock="monotonic",
+        fps=25.0,
+        receive_ns=0,
+        infer_start_ns=0,
+        infer_end_ns=0,
+        publish_ns=0,
+        clock="monotonic",
+        windows=1,
+        flags=wire.Flag(0),
+        skeleton="upper-body-50",
+        model="null",
+        axes="RDT",
+        mirrored=False,
+        xyz=POSE,
+        confidence=POSE[:, 0],
+        missing=np.zeros(J, bool),
+        sigma=POSE[:, 0],
+    )
+
+
+def event(stream="cam1", kind="start"):
+    return wire.Event(stream, kind, 1, 0, 0)
+
+
+BEAT = wire.Heartbeat(1, 0, 0, 60 * 10**9, 1, 2, 3, {}, "null", "upper-body-50", (0, 4), 25.0)
+
+
+def received(messages, **options):
+    """What a Subscriber gives of these messages, and that Subscriber."""
+    with RefinedSender() as server, Subscriber(server.endpoint, **options) as subscriber:
+        server.wait_for_subscriptions()
+        for message in messages:
+            server.socket.send_multipart(message if isinstance(message, list) else wire.encode(message))
+        server.send(BEAT)
+        subscriber.wait_for_server(TIMEOUT)  # which comes last, so that all the others are here
+        came = []
+        while True:
+            try:
+                came.append(subscriber.recv(timeout=0))
+            except TimeoutError:
+                return came, subscriber
+
+
+def names(messages):
+    return [
+        (m.stream, m.lookahead, m.seq) if isinstance(m, wire.RefinedPose) else getattr(m, "kind", "beat")
+        for m in messages
+    ]
+
+
+SENT = [
+    event("", "error"),
+    event("cam1"),
+    event("cam10"),
+    pose("cam1", 0, 0),
+    pose("cam1", 4, 0),
+    pose("cam1", 12, 0),
+    pose("cam10", 4, 0),
+    pose("cam2", 4, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, names(SENT)),
+        ({"heartbeats": True}, [*names(SENT), "beat"]),
+        ({"streams": "cam1"}, ["error", "start", ("cam1", 0, 0), ("cam1", 4, 0), ("cam1", 12, 0)]),
+        ({"streams": "cam1", "lookahead": 4}, ["error", "start", ("cam1", 4, 0)]),
+        ({"streams": ["cam1"], "lookahead": [0, 4], "events": False}, [("cam1", 0, 0), ("cam1", 4, 0)]),
+        ({"streams": ["cam2", "cam10"], "events": False}, [("cam10", 4, 0), ("cam2", 4, 0)]),
+        ({"lookahead": 0}, ["error", "start", "start", ("cam1", 0, 0)]),
+        ({"lookahead": 1, "events": False}, []),
+        ({"streams": [], "events": False}, []),
+    ],
+)
+def test_only_what_was_asked_for_is_given(options, expected):
+    came, subscriber = received(SENT, **options)
+    assert names(came) == expected
+    assert subscriber.errors == 0
+    assert not subscriber.lost
+
+
+def test_a_pose_comes_as_it_was_sent():
+    (came,), _ = received([pose()])
+    np.testing.assert_array_equal(came.xyz, POSE)
+    assert came.windows == 1
+
+
+def test_latest_gives_the_newest_pose_of_each_stream_and_every_event():
+    sent = []
+    for seq in range(5):
+        for stream in "a", "b":
+            sent += [pose(stream, 0, seq), pose(stream, 4, seq)] if (stream, seq) != ("b", 4) else [event("b")]
+    came, subscriber = received(sent, latest=True)
+    assert names(came) == [("a", 0, 4), ("a", 4, 4), ("b", 0, 3), ("b", 4, 3), "start"]
+    assert subscriber.skipped == {("a", 0): 4, ("a", 4): 4, ("b", 0): 3, ("b", 4): 3}
+    assert not subscriber.lost
+
+
+def test_latest_drains_again_at_each_call():
+    with RefinedSender() as server, Subscriber(server.endpoint, latest=True, heartbeats=True) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose("a", seq=0), pose("b", seq=0), BEAT)
+        subscriber.wait_for_server(TIMEOUT)
+        assert names([subscriber.recv(0)]) == [("a", 4, 0)]
+        server.send(pose("b", seq=1), dataclasses.replace(BEAT, seq=1))
+        while subscriber.heartbeat.seq == 0:
+            assert subscriber._zmq.poll(1000 * TIMEOUT)
+            subscriber._take()
+        assert names([subscriber.recv(0), subscriber.recv(0)]) == [("b", 4, 1), "beat"]
+
+
+def test_holes_are_counted_by_stream_and_lookahead():
+    sent = [pose("a", 0, seq) for seq in (3, 4, 7, 8, 10)]
+    sent += [pose("a", 4, seq) for seq in (0, 2)]
+    sent += [pose("a", 0, 0, epoch=2), pose("a", 0, 1, epoch=2), pose("a", 0, 0, epoch=2), pose("a", 0, 2, epoch=2)]
+    came, subscriber = received(sent)
+    assert len(came) == len(sent)
+    assert subscriber.lost == {("a", 0): 4, ("a", 4): 1}
+
+
+def test_malformed_messages_are_skipped_and_counted():
+    topic, body = wire.encode(pose("cam1", 4, 1))
+    sent = [
+        pose(seq=0),
+        [topic, body[:-1]],
+        [topic],
+        [topic, body, body],
+        [wire.refined_topic("cam1", 0), body],
+        [b"rts1/event/cam1/", b"\xff"],
+        [b"rts1/refined/", b""],
+        pose(seq=1),
+    ]
+    came, subscriber = received(sent)
+    assert names(came) == [("cam1", 4, 0), ("cam1", 4, 1)]
+    assert subscriber.errors == 6
+    assert "rts1/refined/" in str(subscriber.last_error)
+    assert not subscriber.lost
+
+
+def test_a_reader_that_is_too_slow_knows_what_it_missed():
+    total = 3000
+    big = np.zeros((1000, 3), np.float32)
+    zeros = big[:, 0]
+    large = dataclasses.replace(pose(), xyz=big, confidence=zeros, sigma=zeros, missing=zeros > 0, skeleton="big")
+    with RefinedSender(hwm=2) as server, Subscriber(server.endpoint, queue=2, events=False) as subscriber:
+        server.wait_for_subscriptions()
+        for seq in range(total):
+            server.send(dataclasses.replace(large, seq=seq))
+        seen = [subscriber.recv(TIMEOUT)]
+        seq = total
+        while seen[-1].seq < total:  # what is sent now finds room again, sooner or later
+            server.send(dataclasses.replace(large, seq=seq))
+            seq += 1
+            seen.append(subscriber.recv(TIMEOUT))
+        lost = subscriber.lost["cam1", 4]
+    assert seen[0].seq == 0
+    assert lost > 0
+    assert len(seen) + lost == seen[-1].seq + 1
+
+
+def test_waiting_for_a_server():
+    with Subscriber("tcp://127.0.0.1:9") as subscriber:
+        assert not subscriber.connected
+        with pytest.raises(TimeoutError, match=r"tcp://127\.0\.0\.1:9"):
+            subscriber.wait_for_server(0.01)
+        with pytest.raises(TimeoutError, match=r"tcp://127\.0\.0\.1:9"):
+            subscriber.recv(0.01)
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=0), BEAT, pose(seq=1))
+        assert subscriber.wait_for_server(TIMEOUT).lookaheads == (0, 4)
+        assert subscriber.connected
+        assert subscriber.wait_for_server(0) is subscriber.heartbeat
+        assert names([subscriber.recv(TIMEOUT), subscriber.recv(TIMEOUT)]) == [("cam1", 4, 0), ("cam1", 4, 1)]
+        server.send(dataclasses.replace(BEAT, interval_ns=0), event(kind="end"))
+        assert subscriber.recv(TIMEOUT).kind == "end"
+        assert not subscriber.connected, "its next heartbeat is overdue"
+
+
+def test_iterating():
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=0), pose(seq=1))
+        came = []
+        for message in subscriber:
+            came.append(message)
+            if len(came) == 2:
+                subscriber.close()
+    assert names(came) == [("cam1", 4, 0), ("cam1", 4, 1)]
+
+
+def test_wrong_subscriptions_are_named():
+    with pytest.raises(WireError, match="stream id"):
+        Subscriber(streams="a/b")
+    with pytest.raises(ValueError, match="-1"):
+        Subscriber(lookahead=[0, -1])
+    with pytest.raises(WireError, match="nonsense"):
+        Subscriber("nonsense")

@@ -1,0 +1,271 @@
+"""Who is let in with CURVE keys, how keys are kept, and which addresses need them."""
+
+import dataclasses
+import os
+import stat
+
+import numpy as np
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from rtskel import Publisher, RtskelError, ServeError, Subscriber, wire
+from rtskel.curve import ClientKeys, ServerKeys, check_bind, keygen
+from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
+
+POSE = np.zeros((50, 3), np.float32)
+BEAT = wire.Heartbeat(1, 0, 0, 60 * 10**9, 0, 0, 0, {}, "null", "upper-body-50", (0,), 25.0)
+
+
+@pytest.fixture(autouse=True)
+def _sockets(monkeypatch):
+    with no_socket_left_open(monkeypatch):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys") / "keys"
+    keygen(folder, ["client", "other"])
+    return folder
+
+
+@pytest.fixture
+def server_keys(folder):
+    return ServerKeys.load(folder / "server")
+
+
+@pytest.fixture
+def client_keys(folder):
+    return ClientKeys.load(folder / "client")
+
+
+# --- over sockets -----------------------------------------------------------------------------------------------------
+
+
+HANDSHAKES = {
+    zmq.Event.HANDSHAKE_SUCCEEDED: "let in",
+    zmq.Event.HANDSHAKE_FAILED_AUTH: "not on the list",
+    zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "wrong key",
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "refused",
+}
+
+
+def handshake(context, keys, client_class, client_keys):
+    """How the first handshake of a client ends at a server socket with keys."""
+    with context.socket(zmq.SUB if client_class is Publisher else zmq.XPUB) as socket:
+        socket.linger = 0
+        if keys is not None:
+            keys.apply(socket)
+        socket.bind("tcp://127.0.0.1:*")
+        monitor = socket.get_monitor_socket(sum(HANDSHAKES))
+        options = {"stream": "a", "fps": 25} if client_class is Publisher else {}
+        try:
+            with client_class(socket.last_endpoint.decode(), keys=client_keys, **options):
+                assert monitor.poll(1000 * TIMEOUT)
+                event = recv_monitor_message(monitor)["event"]
+        finally:
+            socket.disable_monitor()
+            monitor.close()
+    return HANDSHAKES[event]
+
+
+def test_clients_on_the_list_are_let_in(server_keys, client_keys):
+    with zmq.Context() as context, server_keys.admission(context):
+        with (
+            RawReceiver(keys=server_keys, context=context) as server,
+            Publisher(server.endpoint, stream="a", fps=25, keys=client_keys) as publisher,
+        ):
+            publisher.wait_for_subscriber(TIMEOUT)
+            publisher.send(POSE)
+            assert server.next().seq == 0
+        with (
+            RefinedSender(keys=server_keys, context=context) as server,
+            Subscriber(server.endpoint, keys=client_keys) as subscriber,
+        ):
+            server.wait_for_subscriptions()
+            server.send(BEAT)
+            assert subscriber.wait_for_server(TIMEOUT).lookaheads == (0,)
+
+
+@pytest.mark.parametrize("client_class", [Publisher, Subscriber])
+def test_everybody_else_is_refused(folder, server_keys, client_keys, client_class):
+    unknown = ClientKeys(*zmq.curve_keypair(), server_keys.public)
+    misled = dataclasses.replace(client_keys, server=zmq.curve_keypair()[0])
+    only_other = dataclasses.replace(server_keys, clients=frozenset([ClientKeys.load(folder / "other").public]))
+    nobody = dataclasses.replace(server_keys, clients=frozenset())
+    with zmq.Context() as context, server_keys.admission(context):
+        assert handshake(context, server_keys, client_class, client_keys) == "let in"
+        assert handshake(context, server_keys, client_class, unknown) == "not on the list"
+        assert handshake(context, server_keys, client_class, misled) == "wrong key"
+        assert handshake(context, server_keys, client_class, None) != "let in"
+    for keys in only_other, nobody:
+        with zmq.Context() as context, keys.admission(context):
+            assert handshake(context, keys, client_class, client_keys) == "not on the list"
+
+
+@pytest.mark.parametrize("client_class", [Publisher, Subscriber])
+def test_without_a_running_handler_everybody_is_refused(server_keys, client_keys, client_class):
+    with zmq.Context() as context:
+        assert handshake(context, server_keys, client_class, client_keys) == "refused"
+
+
+@pytest.mark.parametrize("client_class", [Publisher, Subscriber])
+def test_a_client_with_keys_does_not_talk_to_a_server_without(client_keys, client_class):
+    with zmq.Context() as context:
+        assert handshake(context, None, client_class, client_keys) != "let in"
+
+
+def test_a_context_has_one_handler(server_keys):
+    with zmq.Context() as context, server_keys.admission(context):
+        second = server_keys.admission(context)
+        with pytest.raises(zmq.ZMQError):
+            second.__enter__()
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_keygen_writes_private_files_that_match(folder, server_keys, client_keys):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    assert [str(path.relative_to(folder)) for path in files] == [
+        "client/client.key_secret",
+        "client/server.key",
+        "other/client.key_secret",
+        "other/server.key",
+        "server/clients/client.key",
+        "server/clients/other.key",
+        "server/server.key_secret",
+    ]
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for path in folder / "client", folder / "server":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert client_keys.server == server_keys.public
+    assert client_keys.public in server_keys.clients
+    assert len(server_keys.clients) == 2
+    assert zmq.curve_public(client_keys.secret) == client_keys.public
+    assert server_keys.secret.decode() not in repr(server_keys)
+    assert client_keys.secret.decode() not in repr(client_keys)
+
+
+def test_keygen_adds_clients_and_never_overwrites(tmp_path):
+    assert keygen(tmp_path) == [tmp_path / "server", tmp_path / "client"]
+    before = ServerKeys.load(tmp_path / "server")
+    with pytest.raises(RtskelError, match=r"client.*overwritten"):
+        keygen(tmp_path, ["late", "client"])
+    assert not (tmp_path / "late").exists()
+    assert keygen(tmp_path, ["late"]) == [tmp_path / "late"]
+    after = ServerKeys.load(tmp_path / "server")
+    assert (after.public, after.secret) == (before.public, before.secret)
+    assert after.clients == before.clients | {ClientKeys.load(tmp_path / "late").public}
+
+
+@pytest.mark.parametrize("name", ["server", "", ".", "..", "a/b", "/tmp", ".hidden"])
+def test_client_names_that_are_no_folder_names(tmp_path, name):
+    with pytest.raises(RtskelError, match="client name"):
+        keygen(tmp_path, [name])
+    assert not list(tmp_path.iterdir())
+
+
+def test_keygen_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RtskelError, match="file"):
+        keygen(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+def test_a_secret_key_that_others_can_read_is_refused(tmp_path):
+    keygen(tmp_path)
+    for load, path in [
+        (ServerKeys.load, tmp_path / "server" / "server.key_secret"),
+        (ClientKeys.load, tmp_path / "client" / "client.key_secret"),
+    ]:
+        path.chmod(0o640)
+        with pytest.raises(RtskelError, match=r"key_secret.*chmod"):
+            load(path.parent)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "curve\n",
+        'curve\n    public-key = "short"\n',
+        'curve\n    public-key = "' + "~" * 40 + '"\n    secret-key = "' + "~" * 40 + '"\n',
+        'curve\n    public-key = "' + "a" * 40 + '"\n    secret-key = "' + "b" * 40 + '"\n',
+        'curve\n    public-key = "' + "a" * 40 + '"\n',
+        "\0\xff" * 100,
+    ],
+)
+def test_damaged_key_files_are_named(tmp_path, content):
+    keygen(tmp_path)
+    for folder in "server", "client":
+        path = tmp_path / folder / f"{folder}.key_secret"
+        path.write_bytes(content.encode("latin-1"))
+        with pytest.raises(RtskelError, match=f"{folder}.key_secret"):
+            (ServerKeys if folder == "server" else ClientKeys).load(tmp_path / folder)
+
+
+def test_absent_key_files_are_named(tmp_path):
+    keygen(tmp_path)
+    (tmp_path / "client" / "server.key").unlink()
+    with pytest.raises(RtskelError, match=r"server\.key"):
+        ClientKeys.load(tmp_path / "client")
+    with pytest.raises(RtskelError, match=r"server\.key_secret"):
+        ServerKeys.load(tmp_path / "nowhere")
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+LOCAL = [
+    "tcp://127.0.0.1:5555",
+    "tcp://127.8.9.10:*",
+    "tcp://localhost:0",
+    "tcp://lo:5555",
+    "tcp://[::1]:5555",
+    "tcp://[::1%lo]:5555",
+    "tcp://[::ffff:127.0.0.1]:5555",
+    "ipc:///tmp/rtskel",
+    "ipc://@abstract",
+    "inproc://raw",
+]
+OPEN = [
+    "tcp://*:5555",
+    "tcp://0.0.0.0:5555",
+    "tcp://0:5555",
+    "tcp://[::]:5555",
+    "tcp://:::5555",
+    "tcp://[::ffff:0.0.0.0]:5555",
+    "tcp://192.168.1.5:5555",
+    "tcp://[fe80::1%eth0]:5555",
+    "tcp://eth0:5555",
+    "tcp://localhost.example.org:5555",
+    "tcp://127.0.0.1.example.org:5555",
+    "tcp://128.0.0.1:5555",
+]
+
+
+@pytest.mark.parametrize("endpoint", LOCAL)
+def test_local_addresses_need_no_keys(endpoint):
+    check_bind(endpoint, None)
+
+
+@pytest.mark.parametrize("endpoint", OPEN)
+def test_other_addresses_need_keys_or_consent(endpoint, server_keys):
+    with pytest.raises(ServeError, match=r"--keys.*--insecure") as refused:
+        check_bind(endpoint, None)
+    assert endpoint in str(refused.value)
+    check_bind(endpoint, server_keys)
+    check_bind(endpoint, None, insecure=True)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "tcp://", "tcp://:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:port", "127.0.0.1:5555", "udp://127.0.0.1:5555",
+     "TCP://127.0.0.1:1", "ipc://", "tcp://127.0.0.1:-1", " tcp://127.0.0.1:5"],
+)  # fmt: skip
+def test_what_is_no_address_is_named(endpoint, server_keys):
+    for keys in None, server_keys:
+        with pytest.raises(ServeError, match="expected"):
+            check_bind(endpoint, keys, insecure=True)
