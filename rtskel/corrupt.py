@@ -57,7 +57,8 @@ class Poses:
         parents = torch.tensor(
             [max(p, j * (p < 0)) for j, p in enumerate(self.skeleton.parents)], device=self.xyz.device
         )
-        return torch.linalg.vector_norm(self.xyz - self.xyz[:, :, parents], dim=-1)
+        length: Tensor = torch.linalg.vector_norm(self.xyz - self.xyz[:, :, parents], dim=-1)
+        return length
 
     def movable(self) -> Tensor:
         """[J] bool: every joint but the root."""

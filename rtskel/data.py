@@ -164,7 +164,8 @@ class Windows:
         pick, source = drawn.numpy(), self.source[drawn].to(device)
         u = torch.rand(batch, 3, generator=g, device=device).cpu().numpy().astype(np.float64)
         low, high = np.log(a.rates)
-        rate = np.where(u[:, 0] < a.warp, np.exp(low + (high - low) * u[:, 0] / max(a.warp, 1e-9)), 1.0)
+        spread = np.minimum(u[:, 0] / max(a.warp, 1e-9), 1.0)
+        rate = np.where(u[:, 0] < a.warp, np.exp(low + (high - low) * spread), 1.0)
         # A window that lies across an end of its sequence repeats the frame there, as padding does.
         slack = np.maximum(self.length[pick] - rate * (self.window - 1) - 1, 0.0)
         start = u[:, 1] * slack

@@ -9,6 +9,10 @@ fold when they load it: half the file for the same numbers. Precision fp16 or bf
 from __future__ import annotations
 
 import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +51,18 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
     x = torch.zeros(2, config.window, config.joints, 3)
     missing = torch.zeros(2, config.window, config.joints, dtype=torch.bool)
     batch = torch.export.Dim("B", min=1, max=4096)
-    program = torch.onnx.export(
-        model,
-        (x, missing),
-        input_names=["x", "missing"],
-        output_names=["y"],
-        dynamic_shapes={"x": {0: batch}, "missing": {0: batch}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
+        warnings.simplefilter("ignore")  # about the exporter's own insides
+        program = torch.onnx.export(
+            model,
+            (x, missing),
+            input_names=["x", "missing"],
+            output_names=["y"],
+            dynamic_shapes={"x": {0: batch}, "missing": {0: batch}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     if program is None:
         raise EngineError(f"{out}: the ONNX exporter returned nothing")
     proto = program.model_proto
@@ -75,6 +81,18 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
         Path(out).write_bytes(proto.SerializeToString(deterministic=True))
     except OSError as error:
         raise EngineError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Keeps a logger to errors for a while."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _store_halves(proto: onnx.ModelProto, smallest: int = 256) -> None:

@@ -50,6 +50,8 @@ class SkeletorConfig:
     fill: the network starts from the window with missing joints filled in relative to their parents (`fill_missing`),
         and its output is a correction of that.
     gate: that correction is scaled joint by joint by a gate in 0..1 that is exactly 0 for a joint taken to be good.
+    pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and the encoder's output
+        is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens became one.)
     unmirror: a window in which the left shoulder is at -x is turned over before, and its prediction after.
     """
 
@@ -65,6 +67,7 @@ class SkeletorConfig:
     fill: bool = False
     gate: bool = False
     unmirror: bool = False
+    pre_norm: bool = False
 
     def __post_init__(self) -> None:
         skeleton(self.skeleton)
@@ -107,18 +110,19 @@ PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
             fill=True,
             gate=True,
             unmirror=True,
+            pre_norm=True,
         ),
     }
 )
 
 
 class EncoderLayer(nn.Module):
-    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input and normalised after."""
+    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input and normalised after, or before."""
 
     def __init__(self, config: SkeletorConfig) -> None:
         super().__init__()
         d = config.d_model
-        self.heads = config.heads
+        self.heads, self.pre_norm = config.heads, config.pre_norm
         self.qkv = nn.Linear(d, 3 * d)
         self.project = nn.Linear(d, d)
         self.norm1 = nn.LayerNorm(d)
@@ -126,15 +130,28 @@ class EncoderLayer(nn.Module):
         self.down = nn.Linear(config.d_ff, d)
         self.norm2 = nn.LayerNorm(d)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """[B, W, d] -> [B, W, d]."""
+    def attend(self, h: Tensor) -> Tensor:
+        """MultiHead(h, h, h): [B, W, d] -> [B, W, d]."""
         _, window, d = h.shape
         qkv = self.qkv(h).view(-1, window, 3, self.heads, d // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, W, d / heads]
         a = F.scaled_dot_product_attention(q, k, v)
-        a = a.transpose(1, 2).reshape(-1, window, d)
-        h = self.norm1(h + self.project(a))
-        h = self.norm2(h + self.down(F.relu(self.up(h))))
+        y: Tensor = self.project(a.transpose(1, 2).reshape(-1, window, d))
+        return y
+
+    def feed_forward(self, h: Tensor) -> Tensor:
+        """[B, W, d] -> [B, W, d]."""
+        y: Tensor = self.down(F.relu(self.up(h)))
+        return y
+
+    def forward(self, h: Tensor) -> Tensor:
+        """[B, W, d] -> [B, W, d]."""
+        if self.pre_norm:
+            h = h + self.attend(self.norm1(h))
+            h = h + self.feed_forward(self.norm2(h))
+            return h
+        h = self.norm1(h + self.attend(h))
+        h = self.norm2(h + self.feed_forward(h))
         return h
 
 
@@ -148,6 +165,7 @@ class Trunk(nn.Module):
         self.embed = nn.Linear(inputs, config.d_model)
         self.norm = nn.LayerNorm(config.d_model)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.final = nn.LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
         self.out = nn.Linear(config.d_model, outputs)
         self.register_buffer("positions", sinusoids(config.window, config.d_model), persistent=False)
         for parameter in self.parameters():
@@ -163,7 +181,7 @@ class Trunk(nn.Module):
         h = self.norm(F.relu(self.embed(h))) + self.positions
         for layer in self.layers:
             h = layer(h)
-        y: Tensor = self.out(h)
+        y: Tensor = self.out(self.final(h))
         return y.float()
 
 
@@ -268,8 +286,8 @@ class Skeletor(nn.Module):
         """x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32."""
         if not self.config.fill:
             x = torch.where(missing[..., None], torch.zeros_like(x), x)
-            plain: Tensor = self.trunk(self.features(x, missing))
-            return plain.unflatten(-1, (self.config.joints, 3))
+            y: Tensor = self.trunk(self.features(x, missing))
+            return y.view(-1, self.config.window, self.config.joints, 3)
         side = facing(x, missing) if self.config.unmirror else None
         base, correction, logits = self.propose(x if side is None else x * side, missing)
         if logits is not None:

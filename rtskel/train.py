@@ -61,7 +61,7 @@ class TrainConfig:
     batch: int = 32
     steps: int = 300_000
     time_budget: float = math.inf
-    lr: float = 7e-4
+    lr: float = 6e-4
     final_lr: float = 0.01
     warmup: int = 200
     weight_decay: float = 0.01

@@ -1,0 +1,136 @@
+"""Corruptions: how many frames and joints, how strong, reproducible, and the root left alone."""
+
+import pytest
+import torch
+
+from rtskel import corrupt
+from rtskel.corrupt import TRAINING, Poses
+from rtskel.skeleton import NECK, UPPER_BODY_50
+
+
+def clean(batch=3, window=40, seed=0):
+    x = 0.3 * torch.randn(batch, window, 50, 3, generator=torch.Generator().manual_seed(seed))
+    x[:, :, NECK] = 0
+    return Poses.clean(x)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_frame_mask_takes_the_share_of_frames_whole():
+    got = corrupt.frame_mask(clean(), 0.15, rng())
+    joints = got.missing.sum(-1)
+    assert ((joints == 0) | (joints == 49)).all()
+    assert ((joints == 49).sum(1) == 6).all()  # round(0.15 * 40)
+    assert not got.missing[..., NECK].any()
+    assert (got.xyz[got.missing] == 0).all()
+
+
+def test_joint_mask_takes_seven_joints_of_each_frame():
+    got = corrupt.joint_mask(clean(), 0.15, rng())
+    assert (got.missing.sum(-1) == 7).all()
+    assert not (got.missing == got.missing[:, :1]).all()
+
+
+def test_static_joint_mask_takes_the_same_joints_throughout():
+    got = corrupt.static_joint_mask(clean(), 0.15, rng())
+    assert (got.missing.sum(-1) == 7).all()
+    assert (got.missing == got.missing[:, :1]).all()
+
+
+def test_most_confident_go_first():
+    poses = clean()
+    confidence = torch.rand(poses.missing.shape, generator=rng(1))
+    poses = Poses(poses.xyz, poses.missing, confidence)
+    masked = corrupt.frame_mask(poses, 0.2, rng()).missing[..., 0]
+    frame = confidence.mean(-1)
+    for b in range(3):
+        assert frame[b][masked[b]].min() > frame[b][~masked[b]].max()
+    masked = corrupt.joint_mask(poses, 0.2, rng()).missing
+    movable = [j for j in range(50) if j != NECK]
+    taken = masked[0, 0, movable]
+    assert confidence[0, 0, movable][taken].min() > confidence[0, 0, movable][~taken].max()
+
+
+def test_ties_are_broken_at_random_and_seeds_repeat():
+    a, b, c = (corrupt.frame_mask(clean(), 0.15, rng(seed)).missing for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.9])
+def test_noise_is_within_the_limb_and_only_where_it_should_be(strength):
+    poses = clean()
+    got = corrupt.frame_noise(poses, 0.15, strength, rng())
+    off = (got.xyz - poses.xyz).abs()
+    assert (off <= strength * poses.limb()[..., None] + 1e-6).all()
+    assert off.max() > 0.9 * strength * poses.limb().max() * 0.5
+    moved = off.sum((-1, -2)) > 0
+    assert (moved.sum(1) == 6).all()
+    assert not got.missing.any()
+    moved = (corrupt.joint_noise(poses, 0.15, strength, rng()).xyz != poses.xyz).any(-1)
+    assert (moved.sum(-1) == 7).all()
+    assert not moved[..., NECK].any()
+
+
+def test_shares_and_strengths_can_differ_by_window():
+    got = corrupt.frame_mask(clean(), torch.tensor([0.0, 0.25, 1.0]), rng())
+    assert got.missing[..., 0].sum(1).tolist() == [0, 10, 40]
+    poses = clean()
+    moved = corrupt.dense_noise(poses, torch.tensor([0.0, 0.1, 0.1]), rng()).xyz - poses.xyz
+    assert (moved[0] == 0).all()
+    assert (moved[1:] != 0).any()
+
+
+def test_bursts_inside_are_whole_and_leave_the_first_frame():
+    for seed in range(20):
+        gone = corrupt.burst_mask(clean(2, 120), 0.15, rng(seed), inside=True).missing[..., 0]
+        assert not gone[:, 0].any()
+        for row in gone:
+            total = int(row.sum())
+            assert 18 <= total <= 18 + 5
+            edges = torch.diff(torch.cat([torch.zeros(1), row.float(), torch.zeros(1)]))
+            starts, ends = (edges > 0).nonzero()[:, 0], (edges < 0).nonzero()[:, 0]
+            assert ((ends - starts) >= 5).all()
+
+
+def test_swapped_sides_exchange_left_and_right():
+    poses = clean()
+    got = corrupt.swap_sides(poses, 0.5, rng())
+    changed = (got.xyz != poses.xyz).any(-1)
+    mirrored = poses.xyz[:, :, list(UPPER_BODY_50.mirror)]
+    assert torch.equal(got.xyz[changed], mirrored[changed])
+    assert changed.any()
+
+
+def test_frozen_frames_repeat_the_frame_before():
+    poses = clean()
+    got = corrupt.frozen_frames(poses, 0.3, rng())
+    frozen = (got.xyz != poses.xyz).any(-1).any(-1)
+    assert frozen.any()
+    for b, t in frozen.nonzero().tolist():
+        assert torch.equal(got.xyz[b, t], got.xyz[b, t - 1])
+
+
+def test_autoregressive_noise_has_unit_variance_and_its_correlation():
+    e = corrupt.autoregressive((2000, 30, 1), 0.9, rng(), torch.zeros(1))
+    assert e.std().item() == pytest.approx(1.0, abs=0.05)
+    lagged = (e[:, 1:] * e[:, :-1]).mean().item()
+    assert lagged == pytest.approx(0.9, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_every_training_kind_is_finite_zero_where_missing_and_reproducible(kind):
+    poses = clean(4, 32)
+    before = poses.xyz.clone()
+    a, b = (TRAINING[kind][1](poses, rng(7)) for _ in range(2))
+    assert torch.equal(a.xyz, b.xyz)
+    assert torch.equal(a.missing, b.missing)
+    assert torch.isfinite(a.xyz).all()
+    assert (a.xyz[a.missing] == 0).all()
+    assert torch.equal(poses.xyz, before)
+    if kind == "clean":
+        assert torch.equal(a.xyz, before)
+    else:
+        assert a.missing.any() or not torch.equal(a.xyz, before)

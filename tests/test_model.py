@@ -1,0 +1,203 @@
+"""The network: what holds before any training, whatever the weights, and what its files keep."""
+
+import math
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from rtskel.errors import EngineError
+from rtskel.model import (
+    PRESETS,
+    Skeletor,
+    SkeletorConfig,
+    interpolate,
+    load_weights,
+    save_weights,
+    sinusoids,
+    usual,
+    weights_hash,
+)
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
+
+TINY = SkeletorConfig(
+    window=8,
+    d_model=16,
+    heads=2,
+    d_ff=16,
+    layers=1,
+    missing_channel=True,
+    bones=True,
+    bone_deviation=True,
+    fill=True,
+    gate=True,
+    unmirror=True,
+)
+
+
+def windows(batch=2, window=8, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = 0.2 * torch.randn(batch, window, 50, 3, generator=g)
+    x[:, :, LEFT_SHOULDER, 0] = 1 / 6
+    x[:, :, RIGHT_SHOULDER, 0] = -1 / 6
+    return x
+
+
+def trained(config=TINY, seed=0):
+    """A model whose every weight does something."""
+    torch.manual_seed(seed)
+    model = Skeletor(config).eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(model.trunk.out.weight, std=0.1)
+    return model
+
+
+def test_paper_preset_is_the_papers_network_and_nothing_else():
+    config = PRESETS["paper"]
+    assert (config.layers, config.d_model, config.heads, config.d_ff, config.window) == (8, 512, 8, 2048, 64)
+    options = ("missing_channel", "bones", "bone_deviation", "fill", "gate", "unmirror")
+    assert not any(getattr(config, option) for option in options)
+    d, ff = 512, 2048
+    layer = 4 * (d * d + d) + (d * ff + ff) + (ff * d + d) + 4 * d  # attention, feed-forward, two LayerNorms
+    expected = (150 * d + d) + 2 * d + 8 * layer + (d * 150 + 150)
+    assert sum(p.numel() for p in Skeletor(config).parameters()) == expected
+
+
+def test_paper_model_sees_missing_joints_as_zeros():
+    model = trained(SkeletorConfig(window=8, d_model=16, heads=2, d_ff=16, layers=1))
+    x, missing = windows(), torch.zeros(2, 8, 50, dtype=torch.bool)
+    missing[:, 3] = True
+    zeroed = x.masked_fill(missing[..., None], 0.0)
+    assert torch.equal(model(x, missing), model(zeroed, torch.zeros_like(missing)))
+
+
+def test_positions_are_equation_2():
+    p = sinusoids(5, 8)
+    assert p.shape == (5, 8)
+    assert p[3, 2].item() == pytest.approx(math.sin(3 / 10000 ** (2 / 8)), abs=1e-6)
+    assert p[3, 3].item() == pytest.approx(math.cos(3 / 10000 ** (2 / 8)), abs=1e-6)
+
+
+@pytest.mark.parametrize("key", ["wndow", "dropout"])
+def test_unknown_option_raises(key):
+    with pytest.raises(ValueError, match=key):
+        SkeletorConfig.from_dict({key: 1})
+
+
+def test_config_round_trip_and_impossible_values():
+    assert SkeletorConfig.from_dict(TINY.to_dict()) == TINY
+    for wrong, named in (({"heads": 3}, "heads"), ({"window": 0}, "window"), ({"gate": True}, "gate")):
+        with pytest.raises(ValueError, match=named):
+            SkeletorConfig(**wrong)
+
+
+def test_untrained_realtime_model_leaves_clean_input_alone_exactly():
+    torch.manual_seed(0)
+    x = windows()
+    assert torch.equal(Skeletor(TINY)(x, torch.zeros(2, 8, 50, dtype=torch.bool)), x)
+
+
+def test_fill_is_exact_for_linear_motion_and_keeps_what_is_there():
+    g = torch.Generator().manual_seed(1)
+    t = torch.arange(8.0)[None, :, None, None]
+    x = windows(1)[:, :1] + 0.01 * t * torch.randn(1, 1, 50, 3, generator=g)
+    missing = torch.rand(1, 8, 50, generator=g) < 0.4
+    missing[:, [0, -1]] = False
+    filled = Skeletor(TINY).fill_missing(x.masked_fill(missing[..., None], 0.0), missing)
+    assert (filled - x).abs().max() < 1e-5
+    assert torch.equal(filled[~missing], x[~missing])
+
+
+def test_fill_of_a_joint_never_seen_is_the_mean_bone_on_its_parent():
+    model = Skeletor(TINY)
+    mean = 0.1 * torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
+    model.set_bone_statistics(mean, torch.full((50,), 0.1))
+    x, missing = windows(1), torch.zeros(1, 8, 50, dtype=torch.bool)
+    missing[:, :, 6] = True  # an elbow: the wrist below it is there and stays
+    filled = model.fill_missing(x, missing)
+    assert torch.allclose(filled[:, :, 6], x[:, :, LEFT_SHOULDER] + mean[6])
+    missing[:] = True
+    assert torch.isfinite(model(torch.zeros_like(x), missing)).all()
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 32])
+def test_interpolation_holds_at_the_ends_and_defaults(window):
+    g = torch.Generator().manual_seed(window)
+    values = torch.randn(3, window, 50, 3, generator=g)
+    valid = torch.rand(3, window, 50, generator=g) < 0.3
+    default = torch.full((50, 3), 7.0)
+    got = interpolate(values, valid, default)
+    for b in range(3):
+        for j in range(0, 50, 7):
+            times = [t for t in range(window) if valid[b, t, j]]
+            for t in range(window):
+                if not times:
+                    expected = default[j]
+                elif t <= times[0] or t >= times[-1]:
+                    expected = values[b, times[0] if t <= times[0] else times[-1], j]
+                else:
+                    a, c = max(s for s in times if s <= t), min(s for s in times if s >= t)
+                    w = (t - a) / max(c - a, 1)
+                    expected = (1 - w) * values[b, a, j] + w * values[b, c, j]
+                assert torch.allclose(got[b, t, j], expected, atol=1e-5)
+
+
+def test_usual_length_is_not_moved_by_a_few_bad_frames():
+    length = torch.full((1, 32, 1), 0.3)
+    length[:, ::8] = 0.9
+    assert usual(length, torch.ones_like(length)).item() == pytest.approx(0.3, abs=0.01)
+
+
+def test_values_of_missing_joints_do_not_matter():
+    model, x = trained(), windows()
+    missing = torch.rand(2, 8, 50, generator=torch.Generator().manual_seed(3)) < 0.3
+    other = torch.where(missing[..., None], torch.full_like(x, 123.0), x)
+    assert torch.equal(model(x, missing), model(other, missing))
+
+
+def test_mirrored_input_gives_mirrored_output():
+    model, x = trained(), windows()
+    missing = torch.rand(2, 8, 50, generator=torch.Generator().manual_seed(4)) < 0.2
+    flip = torch.tensor([-1.0, 1.0, 1.0])
+    assert torch.allclose(model(x * flip, missing), model(x, missing) * flip, atol=1e-6)
+
+
+def test_windows_of_a_batch_do_not_touch_each_other():
+    model, x = trained(), windows(3)
+    missing = torch.rand(3, 8, 50, generator=torch.Generator().manual_seed(5)) < 0.2
+    assert torch.allclose(model(x, missing)[1:2], model(x[1:2], missing[1:2]), atol=1e-6)
+
+
+def test_weights_file_round_trip(tmp_path):
+    model, path = trained(), tmp_path / "w.safetensors"
+    save_weights(model, path, name="tiny", corpus="abc")
+    again = load_weights(path)
+    assert again.config == TINY
+    x, missing = windows(), torch.zeros(2, 8, 50, dtype=torch.bool)
+    assert torch.equal(again(x, missing), model(x, missing))
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["rtskel.name"] == "tiny"
+    assert metadata["rtskel.corpus"] == "abc"
+    assert metadata["rtskel.preset"] == "custom"
+    assert metadata["rtskel.joints"] == str(UPPER_BODY_50.joints)
+    assert metadata["rtskel.weights_hash"] == weights_hash(again.state_dict())
+
+
+def test_half_stored_weights_carry_the_hash_of_their_rounded_values(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(trained(), path, dtype=torch.float16)
+    with safe_open(str(path), framework="pt") as file:
+        assert file.metadata()["rtskel.weights_hash"] == weights_hash(load_weights(path).state_dict())
+
+
+def test_foreign_and_truncated_weights_are_named(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(trained(), path)
+    data = path.read_bytes()
+    for wrong in (data[: len(data) // 2], b"garbage", b""):
+        path.write_bytes(wrong)
+        with pytest.raises(EngineError, match=r"w\.safetensors"):
+            load_weights(path)
+    with pytest.raises(EngineError, match=r"none\.safetensors"):
+        load_weights(tmp_path / "none.safetensors")

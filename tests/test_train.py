@@ -1,0 +1,132 @@
+"""Training: it learns, it resumes bit for bit, and what it cannot do is said before anything is lost."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rtskel.data import Corpus, write_corpus
+from rtskel.errors import FormatError, RtskelError
+from rtskel.evaluate import CONDITIONS, evaluate, geometric_mean
+from rtskel.model import PRESETS, SkeletorConfig, load_weights
+from rtskel.train import RECIPES, TrainConfig, Trainer, main, train, validation_sequences
+from tests.test_data import Sequence, motion
+
+TINY = SkeletorConfig(
+    window=8, d_model=16, heads=2, d_ff=16, layers=1, missing_channel=True, bones=True, bone_deviation=True, fill=True,
+    gate=True, unmirror=True,
+)  # fmt: skip
+CONFIG = TrainConfig(
+    model=TINY, sources={"a": 1.0}, batch=8, steps=6, warmup=2, validate_every=3, precision="fp32", lr=1e-2
+)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    make = [("s0", "train", 40), ("s1", "train", 30), ("d0", "dev", 20)]
+    write_corpus(
+        folder, [(Sequence(name, "a", split, 25.0, 0, 0), motion(n, k)) for k, (name, split, n) in enumerate(make)]
+    )
+    return folder
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_holds_what_it_was_and_its_best_weights(corpus, tmp_path):
+    trainer = train(CONFIG, corpus, tmp_path / "run", quiet=True)
+    assert trainer.steps == 6
+    about = json.loads((tmp_path / "run/config.json").read_text())
+    assert about["corpus"] == Corpus(corpus).fingerprint
+    assert about["model"]["d_model"] == 16
+    best = load_weights(tmp_path / "run/best.safetensors")
+    assert best.config == TINY
+    entries = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [3, 6]
+    assert trainer.best == min(entry["geometric_mean"] for entry in entries)
+
+
+def test_resuming_is_bit_exact(corpus, tmp_path):
+    straight = Trainer(CONFIG, Corpus(corpus))
+    for _ in range(6):
+        straight.step()
+    first = Trainer(CONFIG, Corpus(corpus))
+    for _ in range(3):
+        first.step()
+    first.save(tmp_path / "last.safetensors")
+    second = Trainer(CONFIG, Corpus(corpus))
+    second.load(tmp_path / "last.safetensors")
+    for _ in range(3):
+        second.step()
+    assert same(straight.state(), second.state())
+    assert not same(straight.state(), first.state())
+
+
+def test_it_learns(corpus, monkeypatch):
+    config = replace(CONFIG, kinds=("static_joint_mask",), steps=60, balance=False)
+    trainer = Trainer(config, Corpus(corpus))
+    batch = trainer.draw()
+    monkeypatch.setattr(trainer, "draw", lambda: batch)
+    losses = [trainer.step() for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_papers_recipe_is_plain_mse_on_the_whole_window(corpus):
+    paper = RECIPES["paper"]
+    assert (paper.lr, paper.steps, paper.weight_decay, paper.ema) == (1e-5, 300_000, 0.0, 0.0)
+    assert paper.model == PRESETS["paper"]
+    small = SkeletorConfig(window=8, d_model=16, heads=2, d_ff=16, layers=1)
+    trainer = Trainer(replace(paper, model=small, sources={"a": 1.0}, batch=4), Corpus(corpus))
+    batch = trainer.draw()
+    clean, x, missing, scale = batch[:4]
+    off = (trainer.model(x, missing) - clean) / scale[:, None, None, None]
+    keep = [j for j in range(50) if j != 1]
+    assert trainer.loss(*batch).item() == pytest.approx(off[:, :, keep].square().mean().item(), rel=1e-4)
+
+
+def test_validation_goes_through_refinement_and_knows_every_condition(corpus):
+    trainer = Trainer(CONFIG, Corpus(corpus))
+    truth = validation_sequences(Corpus(corpus))
+    assert len(truth) == 1
+    scores = trainer.validate(truth)
+    assert {s.condition for s in scores} == set(CONDITIONS)
+    clean = [s for s in scores if s.condition == "clean" and s.group == "all"]
+    assert all(s.mse < 1e-12 for s in clean)  # untrained: the gate's correction is still zero
+    assert geometric_mean(scores, 4) < geometric_mean(evaluate(truth, None), 4)  # filled in, where nothing is done
+
+
+def test_unknown_options_raise():
+    with pytest.raises(ValueError, match="'wramup'"):
+        TrainConfig.from_dict({"wramup": 1})
+    with pytest.raises(ValueError, match="'layer'"):
+        TrainConfig.from_dict({"model": {"layer": 1}})
+    with pytest.raises(ValueError, match="'spin'"):
+        TrainConfig.from_dict({"augment": {"spin": 1}})
+    with pytest.raises(ValueError, match="'fog'"):
+        TrainConfig(kinds=("fog",))
+    for config in (CONFIG, *RECIPES.values()):
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_command_line_says_what_is_wrong(corpus, tmp_path):
+    run = ["--data", str(corpus), "--out", str(tmp_path / "run")]
+    with pytest.raises(RtskelError, match="wramup"):
+        main([*run, "--set", "wramup=1"])
+    with pytest.raises(FormatError, match="nowhere"):
+        main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten_and_foreign_checkpoints_are_refused(corpus, tmp_path):
+    train(replace(CONFIG, steps=1), corpus, tmp_path / "run", quiet=True)
+    with pytest.raises(RtskelError, match="already holds a run"):
+        train(CONFIG, corpus, tmp_path / "run", quiet=True)
+    other = Trainer(replace(CONFIG, model=replace(TINY, layers=2)), Corpus(corpus))
+    with pytest.raises(RtskelError, match="another config"):
+        other.load(tmp_path / "run/last.safetensors")
+    (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
+    with pytest.raises(RtskelError, match="not a checkpoint"):
+        other.load(tmp_path / "garbage.safetensors")
