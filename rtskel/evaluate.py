@@ -22,7 +22,7 @@ from rtskel.corrupt import Poses
 from rtskel.engine.base import Engine, EngineInfo
 from rtskel.model import Skeletor, describe
 from rtskel.refine import RefinerBank
-from rtskel.skeleton import skeleton
+from rtskel.score import errors, joint_groups
 
 Array = NDArray[np.float32]
 Condition = Callable[[Poses, torch.Generator], Poses]
@@ -110,22 +110,6 @@ def refine_all(
     return out
 
 
-def errors(refined: Sequence[Array], truth: Sequence[Array], joints: Sequence[int]) -> tuple[float, float, float]:
-    """MSE, MPJPE and acceleration error over sequences, pooled over their frames and the listed joints."""
-    offs = [(r - t)[:, list(joints)].astype(np.float64) for r, t in zip(refined, truth, strict=True)]
-    off = np.concatenate(offs)
-    bends = [np.linalg.norm(np.diff(o, 2, axis=0), axis=-1).ravel() for o in offs]
-    return float((off**2).mean()), float(np.linalg.norm(off, axis=-1).mean()), float(np.concatenate(bends).mean())
-
-
-def joint_groups(skeleton_id: str) -> dict[str, list[int]]:
-    """The joints that are scored: all but the root, of the body, of the hands."""
-    tree = skeleton(skeleton_id)
-    body = [j for j in tree.groups["body"] if j != tree.root]
-    hands = [*tree.groups["left_hand"], *tree.groups["right_hand"]]
-    return {"all": body + hands, "body": body, "hands": hands}
-
-
 def evaluate(
     truth: Sequence[Array],
     engine: Engine | None,
@@ -152,8 +136,7 @@ def evaluate(
             refined = refine_all(sequences, engine, lookaheads, radius, native)
         for lookahead in lookaheads:
             for group, joints in groups.items():
-                mse, mpjpe, acceleration = errors(refined[lookahead], truth, joints)
-                scores.append(Score(condition, lookahead, group, mse, mpjpe, acceleration))
+                scores.append(Score(condition, lookahead, group, *errors(refined[lookahead], truth, joints)))
     return scores
 
 

@@ -50,9 +50,9 @@ class SkeletorConfig:
     fill: the network starts from the window with missing joints filled in relative to their parents (`fill_missing`),
         and its output is a correction of that.
     gate: that correction is scaled joint by joint by a gate in 0..1 that is exactly 0 for a joint taken to be good.
-    pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and the encoder's output
-        is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens became one.)
-    unmirror: a window in which the left shoulder is at -x is turned over before, and its prediction after.
+    pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and what leaves
+        the encoder is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens of
+        all windows became one.)
     """
 
     skeleton: str = "upper-body-50"
@@ -117,7 +117,7 @@ PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
 
 
 class EncoderLayer(nn.Module):
-    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input and normalised after, or before."""
+    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input, then normalised."""
 
     def __init__(self, config: SkeletorConfig) -> None:
         super().__init__()

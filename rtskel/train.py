@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from rtskel.corrupt import TRAINING, Poses
 from rtskel.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
 from rtskel.errors import RtskelError
-from rtskel.evaluate import ModelEngine, Score, evaluate, geometric_mean, joint_groups
+from rtskel.evaluate import ModelEngine, Score, evaluate, geometric_mean
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, load_weights, open_gate, save_weights
+from rtskel.score import joint_groups
 from rtskel.skeleton import skeleton
 
 BAD = 1e-7
