@@ -90,24 +90,16 @@ def _cpu(stat: str) -> float:
 @contextmanager
 def server(*options: str) -> Iterator[ServerProcess]:
     """`rtskel serve` in its own process, on ports that the system chooses; ended by SIGTERM."""
-    command = [
-        sys.executable,
-        "-m",
-        "rtskel.cli",
-        "serve",
-        "--raw",
-        "tcp://127.0.0.1:*",
-        "--refined",
-        "tcp://127.0.0.1:*",
-    ]
+    command = [sys.executable, "-m", "rtskel.cli", "serve", "--json"]
+    command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         ready = process.stdout.readline()
-        endpoints = re.findall(r"tcp://[\d.]+:\d+", ready)
-        if len(endpoints) != 2:
-            raise SystemExit(f"rtskel serve did not start: {ready.strip() or 'see its message above'}")
-        yield ServerProcess(process, *endpoints)
+        if not ready:
+            raise SystemExit("rtskel serve did not start: see its message above")
+        endpoints = json.loads(ready)
+        yield ServerProcess(process, endpoints["raw"], endpoints["refined"])
     finally:
         process.terminate()
         process.communicate(timeout=60)
