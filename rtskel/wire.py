@@ -48,7 +48,8 @@ MAX_COUNT: Final = 2**63 - 1
 
 MAX_FPS: Final = 10_000.0
 
-_MAX_ELEMENTS = 256  # of an array or a map: more than any message has, with room for what later versions add
+MAX_ELEMENTS: Final = 256
+"""Most elements of a msgpack array or map."""
 
 RAW_PREFIX: Final = b"rts1/raw/"
 REFINED_PREFIX: Final = b"rts1/refined/"
@@ -353,7 +354,7 @@ def _stream(kind: str, stream: Any) -> str:
     return stream
 
 
-def _check_space(kind: str, stream: str, fps: float, joints: int, axes: str) -> None:
+def _check_ranges(kind: str, stream: str, fps: float, joints: int, axes: str) -> None:
     if not 0 < fps <= MAX_FPS:  # NaN too
         raise _offence(kind, stream, f"source.fps is {_show(fps)}, not above 0 and at most {MAX_FPS:g}")
     if not 0 < joints <= MAX_JOINTS:
@@ -498,7 +499,7 @@ def _encode_raw(pose: RawPose) -> tuple[bytes, _Body]:
     source = [pose.epoch, pose.seq, pose.time_ns, pose.clock, fps]
     space = [pose.skeleton, joints, axes, pose.mirrored]
     _RAW.check(stream, source, space)
-    _check_space("raw", stream, fps, joints, axes)
+    _check_ranges("raw", stream, fps, joints, axes)
     return raw_topic(stream), {
         "v": VERSION,
         "kind": "raw",
@@ -513,7 +514,7 @@ def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
     stream, source, space, xyz, confidence = _raw_fields(body)
     topic = raw_topic(_stream("raw", stream))
     epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = _RAW.check(stream, source, space)
-    _check_space("raw", stream, fps, joints, axes)
+    _check_ranges("raw", stream, fps, joints, axes)
     _check_length("raw", stream, "xyz", xyz, 12 * joints)
     _check_length("raw", stream, "confidence", confidence, 4 * joints)
     return topic, _make_raw(
@@ -551,7 +552,7 @@ def _encode_refined(pose: RefinedPose) -> tuple[bytes, _Body]:
     times = [pose.receive_ns, pose.infer_start_ns, pose.infer_end_ns, pose.publish_ns, pose.clock]
     space = [pose.skeleton, joints, axes, pose.mirrored]
     _REFINED.check(stream, slot, source, times, space)
-    _check_space("refined", stream, fps, joints, axes)
+    _check_ranges("refined", stream, fps, joints, axes)
     _checked(pose.model, _TEXT, "refined", stream, "model")
     missing = pose.missing
     if type(missing) is not np.ndarray or missing.dtype != np.bool_ or missing.shape != (joints,):
@@ -577,7 +578,7 @@ def _decode_refined(body: _Body) -> tuple[bytes, RefinedPose]:
     lookahead, epoch, seq, windows, flags, *source_times_space = _REFINED.check(stream, slot, source, times, space)
     source_epoch, source_seq, source_time_ns, source_clock, fps, *times_space = source_times_space
     receive_ns, infer_start_ns, infer_end_ns, publish_ns, clock, skeleton, joints, axes, mirrored = times_space
-    _check_space("refined", stream, fps, joints, axes)
+    _check_ranges("refined", stream, fps, joints, axes)
     _check_length("refined", stream, "xyz", xyz, 12 * joints)
     _check_length("refined", stream, "confidence", confidence, 4 * joints)
     _check_length("refined", stream, "missing", missing, (joints + 7) // 8)
@@ -678,8 +679,8 @@ def _decode_heartbeat(body: _Body) -> tuple[bytes, Heartbeat]:
         raise _offence("heartbeat", None, f"loop_fps is {_show(fields['loop_fps'])}, not a finite rate")
     fields["loop_fps"] = float(fields["loop_fps"])
     lookaheads = body["lookaheads"]
-    if type(lookaheads) is not list:
-        raise _offence("heartbeat", None, f"lookaheads is {_show(lookaheads)}, not an array")
+    if type(lookaheads) is not list or len(lookaheads) > MAX_ELEMENTS:
+        raise _offence("heartbeat", None, f"lookaheads is {_show(lookaheads)}, not an array of at most {MAX_ELEMENTS}")
     return HEARTBEAT_TOPIC, Heartbeat(
         **fields,
         counts=_counts("heartbeat", None, body["counts"]),
@@ -688,8 +689,8 @@ def _decode_heartbeat(body: _Body) -> tuple[bytes, Heartbeat]:
 
 
 def _counts(kind: str, stream: object, counts: Any) -> dict[str, int]:
-    if type(counts) is not dict:
-        raise _offence(kind, stream, f"counts is {_show(counts)}, not a map")
+    if type(counts) is not dict or len(counts) > MAX_ELEMENTS:
+        raise _offence(kind, stream, f"counts is {_show(counts)}, not a map of at most {MAX_ELEMENTS}")
     for name, value in counts.items():
         _checked(name, _TEXT, kind, stream, "a name in counts")
         _checked(value, _COUNT, kind, stream, f"counts.{name}")
@@ -754,7 +755,7 @@ def decode(topic: bytes, body: bytes) -> Message:
         raise WireError(f"message on {_show_topic(topic)}: {len(body)} bytes, more than {MAX_BODY}")
     try:
         # A declared length is believed only up to these limits, so that no few bytes make us allocate much.
-        fields = msgpack.unpackb(body, max_array_len=_MAX_ELEMENTS, max_map_len=_MAX_ELEMENTS)
+        fields = msgpack.unpackb(body, max_array_len=MAX_ELEMENTS, max_map_len=MAX_ELEMENTS)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise WireError(f"message on {_show_topic(topic)}: not msgpack ({_show_error(error)})") from None
     if type(fields) is not dict:

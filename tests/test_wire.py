@@ -190,14 +190,17 @@ def test_a_foreign_reader_understands():
     }
 
 
-def test_the_page_lists_every_flag_kind_and_limit():
+def test_the_page_says_what_the_module_does():
     page = (Path(wire.__file__).parent / "WIRE.md").read_text()
     for flag in Flag:
         assert f"| `{flag.name.lower()}` | {flag.value} |" in page
-    for field in "source", "slot", "times", "space":
-        assert f"`{field}`" in page
-    for limit in wire.MAX_BODY, wire.MAX_JOINTS, wire.MAX_TEXT, f"{wire.MAX_FPS:.0f}":
+    for message in RAW, END, REFINED, EVENT, HEARTBEAT:
+        for name in msgpack.unpackb(encode(message)[1]):
+            assert f"`{name}`" in page
+    for limit in wire.MAX_BODY, wire.MAX_ELEMENTS, wire.MAX_JOINTS, wire.MAX_TEXT, f"{wire.MAX_FPS:.0f}":
         assert str(limit) in page
+    example = page.rpartition("## Example")[2]
+    assert "".join(line.strip() for line in example.splitlines() if line.startswith("    ")) == GOLDEN[0][2]
 
 
 # --- round trip -------------------------------------------------------------------------------------------------------
@@ -488,6 +491,13 @@ def test_an_oversized_body_is_refused_unread():
     refuses(b"rts1/raw/cam1/", body, "rts1/raw/cam1/", str(len(body)))
     with pytest.raises(WireError, match="bytes"):
         encode(dataclasses.replace(EVENT, detail="x" * wire.MAX_BODY))
+    for message, name, many in [
+        (EVENT, "counts", {str(k): k for k in range(257)}),
+        (HEARTBEAT, "counts", {str(k): k for k in range(257)}),
+        (HEARTBEAT, "lookaheads", range(257)),
+    ]:
+        with pytest.raises(WireError, match=name):
+            encode(dataclasses.replace(message, **{name: many}))
 
 
 @pytest.mark.parametrize("joints", [0, wire.MAX_JOINTS + 1])
