@@ -532,7 +532,7 @@ class EstimatorErrors:
         bad_frames: share of frames in which jitter is `bad_factor` times as large.
         hand_lost: share of the time for which each hand is missing, in runs of `hand_run` frames.
         joint_lost: share of single joints missing.
-        frame_dropped: share of frames that never come. The first always does, and is complete.
+        frame_dropped: share of frames that never come. The first and the last always do, and the first is complete.
     """
 
     drift_mm: tuple[float, float, float] = (6.0, 6.0, 15.0)
@@ -595,7 +595,7 @@ def estimator_errors(recording: Recording, seed: int, errors: EstimatorErrors | 
             missing[begin:end, hand] = True
     missing |= recording.missing
     kept = np.greater_equal(rng.random(frames), errors.frame_dropped)
-    kept[0] = True
+    kept[[0, -1]] = True  # so that the result is as long as the recording
     confidence = np.clip(rng.normal(0.9, 0.05, (frames, joints)) - 0.1 * (bad[..., 0] - 1), 0.3, 1.0)
     xyz = recording.xyz + error / recording.mm_per_unit()
     return replace(
