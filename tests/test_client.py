@@ -93,6 +93,17 @@ def test_a_full_queue_is_counted_and_waiting_helps():
     assert numbers == [*range(full), full + 1, full + 2]
 
 
+def test_a_server_that_hangs_cannot_hold_a_publisher():
+    big = np.zeros((1000, 3), np.float32)
+    with RawReceiver(hwm=1) as server:
+        with Publisher(server.endpoint, stream="a", fps=25, skeleton="big", queue=4, linger=0.05) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            server.pause()
+            while publisher.send(big):
+                assert publisher.sent < 100_000
+        assert publisher.dropped in (1, 2), "a frame, and the end of the stream if it found no room either"
+
+
 def test_waiting_for_a_server_that_comes_later():
     with RawReceiver() as server:
         endpoint = server.endpoint
