@@ -7,7 +7,7 @@ estimators do: bursts of lost frames, a hand gone for a while, a joint never see
 slowly wandering error with noisy depth, frozen frames, exchanged sides.
 
 Every function takes `poses` and returns new `Poses`. Shares and strengths are numbers, or tensors [B] with one for each
-window. The root (the neck, origin of the canonical frame) is left alone unless it is said that whole frames go.
+window. The root (the neck, origin of the canonical frame) is left alone unless it is said that it is not.
 """
 
 from __future__ import annotations
@@ -215,28 +215,39 @@ def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch
 
 
 def estimator_error(
-    poses: Poses, strength: Amount, generator: torch.Generator, millimetre: float = 1 / 3 / 370
+    poses: Poses, drift: Amount, jitter: Amount, generator: torch.Generator, millimetre: float = 1 / 3 / 370
 ) -> Poses:
-    """The error measured between a monocular estimator and optical capture (strength 1 is as measured), body and hands.
+    """The error measured between a monocular estimator and optical capture, at wrists and elbows, for the whole body.
 
-    Slow error with coefficient 0.96 and deviation 17 mm across the image and 0.99 and 100 mm in depth, plus
-    white jitter of 5 and 13 mm, tripled on 8% of the frames; each joint's own, except that a hand moves with its wrist.
+    Drift is slow, with coefficient 0.96 and deviation 17 mm across the image, 0.99 and 100 mm in depth; jitter is white, 5
+    and 13 mm, tripled on 8% of the frames. Both are less nearer to the trunk, and a hand moves with its wrist. The root
+    moves too.
 
     Args:
+        drift, jitter: how much of each, 1 being as measured.
         millimetre: length of a millimetre in the units of `poses` (default: canonical, shoulders 370 mm apart).
     """
     shape = poses.xyz.shape
     across = 17.0 * autoregressive((*shape[:3], 2), 0.96, generator, poses.xyz)
     depth = 100.0 * autoregressive((*shape[:3], 1), 0.99, generator, poses.xyz)
+    slow = torch.cat([across, depth], -1)
     white = torch.randn(shape, generator=generator, device=poses.xyz.device)
     white = white * torch.tensor([5.0, 5.0, 13.0], device=poses.xyz.device)
-    wild = _rand(generator, *shape[:2], 1, 1, like=poses.xyz) < 0.08
-    slow = torch.cat([across, depth], -1)
-    for wrist, hand in _hands(poses.skeleton):  # within a hand the error is in proportion to its bones
-        slow[:, :, hand] = slow[:, :, [wrist]] + 0.15 * slow[:, :, hand]
-        white[:, :, hand] = white[:, :, [wrist]] + 0.3 * white[:, :, hand]
-    error = (slow + white * torch.where(wild, 3.0, 1.0)) * _column(strength, 4, poses.xyz) * millimetre
-    return poses.move(error * poses.movable()[:, None])
+    wild = torch.where(_rand(generator, *shape[:2], 1, 1, like=poses.xyz) < 0.08, 3.0, 1.0)
+    error = slow * _column(drift, 4, poses.xyz) + white * wild * _column(jitter, 4, poses.xyz)
+    far = torch.tensor([len(_above(poses.skeleton, j)) for j in range(poses.skeleton.joints)], device=poses.xyz.device)
+    error = error * (0.4 + 0.2 * far).clamp(max=1.0)[:, None]
+    for wrist, hand in _hands(poses.skeleton):
+        error[:, :, hand] = error[:, :, [wrist]] + 0.35 * (
+            error[:, :, hand] - 0.8 * slow[:, :, hand] * _column(drift, 4, slow)
+        )
+    return poses.move(error * millimetre)
+
+
+def _above(skeleton: Skeleton, joint: int) -> list[int]:
+    """The joints above a joint, up to the root."""
+    parent = skeleton.parents[joint]
+    return [] if parent < 0 else [parent, *_above(skeleton, parent)]
 
 
 def depth_noise(poses: Poses, strength: Amount, generator: torch.Generator) -> Poses:
@@ -288,9 +299,9 @@ def _uniform(low: float, high: float) -> Callable[[Poses, torch.Generator], Tens
 
 
 def _estimator(poses: Poses, g: torch.Generator) -> Poses:
-    poses = estimator_error(poses, _uniform(0.3, 1.3)(poses, g), g)
+    poses = estimator_error(poses, _uniform(0.1, 1.2)(poses, g), _uniform(0.4, 1.5)(poses, g), g)
     where = torch.zeros_like(poses.missing)
-    handless = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.5
+    handless = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.4
     for wrist, hand in _hands(poses.skeleton):
         where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
         where[:, :, hand] = handless
@@ -304,7 +315,8 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
         chosen = _rand(g, poses.xyz.shape[0], like=poses.xyz) < probability
         return _uniform(low, high)(poses, g) * chosen
 
-    poses = dense_noise(poses, some(0.02, 0.2, 0.5), g)
+    poses = estimator_error(poses, some(0.05, 0.6, 0.5), some(0.1, 1.5, 0.6), g)
+    poses = dense_noise(poses, some(0.02, 0.2, 0.3), g)
     poses = depth_noise(poses, some(0.005, 0.03, 0.3), g)
     poses = joint_noise(poses, some(0.02, 0.2, 0.4), _uniform(0.2, 1.0)(poses, g), g)
     poses = swap_sides(poses, some(0.02, 0.15, 0.2), g)
@@ -332,6 +344,6 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "burst_mask": (1.6, lambda x, g: burst_mask(x, _SHARE(x, g), g)),
     "static_joint_mask": (1.6, lambda x, g: static_joint_mask(x, _SHARE(x, g), g)),
     "dense_noise": (1.2, lambda x, g: dense_noise(x, _uniform(0.05, 0.45)(x, g), g)),
-    "estimator": (1.0, _estimator),
-    "live": (1.4, _live),
+    "estimator": (1.6, _estimator),
+    "live": (2.0, _live),
 }

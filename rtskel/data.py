@@ -8,6 +8,7 @@ any corruption.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import zlib
@@ -23,9 +24,10 @@ from torch import Tensor
 
 from rtskel.corrupt import autoregressive
 from rtskel.errors import FormatError
-from rtskel.formats import read
+from rtskel.formats import SHOULDER_WIDTH_MM, read
 from rtskel.ring import canonical_frames
-from rtskel.skeleton import NECK, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
+from rtskel.skeleton import SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
+from rtskel.synthesize import synthesize
 
 Array = NDArray[np.float32]
 
@@ -292,13 +294,23 @@ def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skel
 
 # The corpus builder.
 
+FIRST_SEED = 10_000
+"""Seeds of synthetic clips start here; the bundled demo recording has another one."""
+
+MM_PER_UNIT = SHOULDER_WIDTH_MM / SHOULDER_WIDTH
+
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """Which parts of the shared data go into a corpus, and which are held out: one Bandai-Namco clip in `holdout`."""
+    """Which parts of the shared data go into a corpus, and which are held out: one Bandai-Namco clip in `holdout`.
+
+    synthetic: how many clips of `rtskel.synthesize` go in, each with a body of its own, with seeds from FIRST_SEED.
+    """
 
     phoenix: bool = True
     bandai: bool = True
+    synthetic: int = 2000
+    synthetic_seconds: float = 16.0
     holdout: int = 10
     seed: int = 0
     skip: tuple[str, ...] = field(default=())
@@ -326,6 +338,11 @@ def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | Non
             split = "dev" if zlib.crc32(name.encode()) % config.holdout == 0 else "train"
             xyz = attach_hands(body, hands_by_source, random)
             sequences.append((Sequence(name, "bandai", split, 30.0, 0, 0), xyz))
+    for k in range(config.synthetic):
+        r = synthesize(config.synthetic_seconds, 25.0, FIRST_SEED + k)
+        xyz = r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
+        split = "dev" if k % config.holdout == 0 else "train"
+        sequences.append((Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), xyz))
     sequences = [(s, x) for s, x in sequences if s.name not in config.skip]
     write_corpus(folder, sequences)
     summary: dict[str, tuple[int, int]] = {}
@@ -447,6 +464,17 @@ def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.ran
     return xyz
 
 
-def neck_at_origin(xyz: Array) -> Array:
-    """Sequences [N, J, 3] relative to the neck of each frame."""
-    return np.ascontiguousarray(xyz - xyz[:, NECK : NECK + 1])
+def main(argv: list[str] | None = None) -> int:
+    """`python -m rtskel.data SHARED CORPUS`: builds a corpus from the shared data and prints what went in."""
+    parser = argparse.ArgumentParser(prog="python -m rtskel.data", description=main.__doc__)
+    parser.add_argument("data", help="the shared data's folder")
+    parser.add_argument("out", help="folder of the corpus")
+    args = parser.parse_args(argv)
+    for part, (count, frames) in build_corpus(args.data, args.out).items():
+        print(f"{part:16} {count:6} sequences {frames:9} frames")
+    print(f"fingerprint {Corpus(args.out).fingerprint}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

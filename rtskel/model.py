@@ -53,6 +53,7 @@ class SkeletorConfig:
     pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and what leaves
         the encoder is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens of
         all windows became one.)
+    unmirror: a window in which the left shoulder is at -x is turned over before, and its prediction after.
     """
 
     skeleton: str = "upper-body-50"

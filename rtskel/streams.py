@@ -721,7 +721,7 @@ class StreamTable:
         frontier = self.bank.frontier
         for stream in streams:
             place = stream.index
-            last = self._arrival.due_until(place, now - self._slack)
+            last = self._overdue(stream, now)
             if stream.state is _State.ENDING:
                 last = stream.end_slot if now >= self._until[place] else min(last, stream.end_slot)
             else:
@@ -738,13 +738,18 @@ class StreamTable:
         for stream in streams:
             if stream.waiting or stream.state is not _State.OPEN:
                 continue
-            due = self._arrival.due_until(stream.index, now - self._slack)
-            stale = due > stream.newest + self.config.max_gap
+            stale = self._overdue(stream, now) > stream.newest + self.config.max_gap
             if stream.held is not None and (stale or now >= self._until[stream.index]):
                 self._confirm_held(stream, None, now)
             elif stale:
                 silence = (now - self._arrival.last_arrival(stream.index)) / SECOND
                 self._close(stream, "stale", f"no frame for {silence:.1f} s")
+
+    def _overdue(self, stream: _Stream, now: int) -> int:
+        """The last slot whose deadline has passed."""
+        if self._stopping:  # nothing else will come
+            return MOST_NUMBER
+        return self._arrival.due_until(stream.index, now - self._slack)
 
     def _settle(self, place: NDArray[np.int32], last: NDArray[np.int64]) -> None:
         self.bank.settle(place, last)
@@ -800,6 +805,8 @@ class StreamTable:
         """Take waiting messages as far as possible; whether there was any."""
         taken = False
         for stream in list(self._blocked.values()):
+            if self._stopping and stream.index >= 0 and self._live[stream.index]:
+                self._expire([stream], stream.heard)
             while stream.waiting and stream.state is not _State.DRAINING:
                 msg, now = stream.waiting[0]
                 if stream.index >= 0 and isinstance(msg, RawPose) and msg.epoch == stream.epoch:
@@ -827,8 +834,9 @@ class StreamTable:
     ) -> Iterator[RefinedPose]:
         """Run one engine batch and yield the poses it completes, each stamped with `clock()` when it is published.
 
-        `engine_times` gives the start and end of the last engine call, where the caller knows them better than from
-        around the whole step. The poses are to be taken to the last; `take_events` may have more afterwards.
+        `engine_times` is called right behind the engine and gives when that call began and ended, which is known less
+        well from around the whole step; here the caller may say `engine_failed`. The poses are to be taken to the
+        last; `take_events` may have more afterwards.
         """
         start = clock()
         refined = self.bank.step()
@@ -912,6 +920,8 @@ class StreamTable:
         """End every stream where it stands. `step` until `idle` for all that is due; feed nothing more."""
         self._stopping = True
         self._put()
+        for (name, kind), note in list(self._untold.items()):
+            self._tell(name, kind, note, now)
         for stream in list(self._streams.values()):
             if not stream.waiting:
                 self._stop(stream, now)
@@ -927,6 +937,10 @@ class StreamTable:
             else:
                 stream.evict = True
                 self._close(stream, "end", "shutdown")
+        elif stream.state is _State.CLOSED:
+            if not stream.ended:
+                self._event(stream, "end", "shutdown", now)
+            self._forget(stream)
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class TrainConfig:
 
     model: SkeletorConfig = PRESETS["realtime"]
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sources: Mapping[str, float] = field(default_factory=lambda: {"phoenix": 0.55, "bandai": 0.45})
+    sources: Mapping[str, float] = field(default_factory=lambda: {"phoenix": 0.45, "synthetic": 0.35, "bandai": 0.2})
     kinds: tuple[str, ...] = ()
     batch: int = 32
     steps: int = 300_000

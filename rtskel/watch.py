@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from rtskel.collect import Latency, latency, slot_of
 from rtskel.wire import Event, Flag, Heartbeat, Message, RefinedPose
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
 
 RECENT = 256
 """Poses over which a row of the table takes its rates and percentiles."""
@@ -60,6 +62,71 @@ def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
 def _numbers(values: NDArray[np.float32]) -> list[Any]:
     flat = [float(f"{value:.9g}") for value in values.ravel().tolist()]
     return flat if values.ndim == 1 else [flat[first : first + 3] for first in range(0, len(flat), 3)]
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console that prints text as it stands; wide where it is nobody's window, but a file or a pipe."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False, markup=False)
+    if not made.is_terminal:
+        made.width = 140
+    return made
+
+
+class View(Protocol):
+    """Something that changes and can be shown."""
+
+    def render(self) -> Group:
+        """As of now."""
+
+
+class Display:
+    """Shows a view while it changes: in place on a terminal, elsewhere as lines of text.
+
+    Args:
+        console: where to.
+        lines: what to print of a view once a second where there is no terminal; None: the whole view, once, at the end.
+    """
+
+    def __init__(self, console: Console, lines: Callable[[], Iterable[str]] | None = None) -> None:
+        self._console, self._lines = console, lines
+        self._live: Any = None
+        self._view: View | None = None
+        self._due = time.monotonic() + 1.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.__enter__()
+            self._due = 0.0
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            if self._view is not None:
+                self._live.update(self._view.render(), refresh=True)
+            self._live.__exit__(kind, error, trace)
+        elif self._view is not None and self._lines is None:
+            self._console.print(self._view.render())
+
+    def update(self, view: View) -> None:
+        """The view has changed. Drawing takes some ms, in which nothing is received: it happens now and then only."""
+        self._view = view
+        now = time.monotonic()
+        if now < self._due:
+            return
+        if self._live is not None:
+            self._live.update(view.render(), refresh=True)
+            self._due = now + 0.25
+        elif self._lines is not None:
+            for line in self._lines():
+                self._console.print(line)
+            self._due = now + 1.0
 
 
 @dataclass

@@ -633,6 +633,22 @@ def test_restarts_while_frames_wait():
     assert rig.kinds() == ["start", "gap", "reset", "reset", "end", "start", "end"]
 
 
+def test_shutdown_while_frames_wait_behind_a_hole():
+    came = [n for n in range(200) if n % 37 != 20]
+    rig = Rig(ahead=30, max_gap=5)
+    rig.send(*(frame(n) for n in came))
+    assert rig.table.backlog
+    rig.stop()
+    check_equal(rig, came, 200)
+    assert rig.kinds() == ["start", "end"]
+
+
+def test_shutdown_of_a_stale_stream_says_that_it_ends():
+    rig = Rig(max_gap=5).send(frame(0)).until(50 * PERIOD).stop()
+    assert rig.kinds() == ["start", "stale", "end"]
+    assert rig.events[-1].detail == "shutdown"
+
+
 # --- places ---
 
 
