@@ -169,7 +169,7 @@ class Publisher:
 
         The frame's place on the stream is its number. Give the camera's as `seq` whenever the estimator may skip
         frames; without it, frames are counted. A frame that has a capture time and no number is placed by that time
-        and fps.
+        and fps, and so are those behind it that have neither.
 
         Args:
             xyz: [J, 3] positions in any unit. A joint with a NaN or an infinity is sent as missing, and counted.
@@ -197,9 +197,9 @@ class Publisher:
 
         number = None if seq is None else index(seq)
         if seq is None and time_ns is None:
-            number = self._next or 0
+            number = self._next
         topic, body = wire.encode(self._frame(points, trust, number, self._time(time_ns)))
-        self._next = None if number is None else number + 1
+        self._next = None if number is None else max(self._next or 0, number + 1)  # frames may come out of order
         self._open = True
         self.non_finite += non_finite
         return self._send(topic, body, None if block else 0.0)
@@ -209,7 +209,7 @@ class Publisher:
         begin it afresh, in another epoch.
 
         Args:
-            seq: how many slots the stream has, for frames missing at its end; default: up to the last frame sent.
+            seq: how many slots the stream has, for frames missing at its end; default: up to the last frame.
 
         Returns:
             Whether it was handed to ZeroMQ, for which it waits up to `linger` seconds while the queue is full. True,
@@ -297,13 +297,10 @@ class _Uplink:
         """Whether the server has subscribed to that topic, as far as is known now."""
         while int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
             message = self.socket.recv(zmq.NOBLOCK)
-            prefix = message[1:]
             if message[:1] == b"\1":
-                self._subscriptions[prefix] += 1
-            elif self._subscriptions[prefix] > 1:
-                self._subscriptions[prefix] -= 1
-            else:
-                del self._subscriptions[prefix]
+                self._subscriptions[message[1:]] += 1
+            elif message[:1] == b"\0":
+                self._subscriptions -= Counter([message[1:]])  # drops what is no longer subscribed to
         return any(topic.startswith(prefix) for prefix in self._subscriptions)
 
     def wait(self, topic: bytes, deadline: float | None) -> bool:

@@ -55,10 +55,16 @@ def test_numbers_and_times():
         publisher.end()
         publisher.send(POSE)
         publisher.end(seq=3)
-        frames = server.take(7)
-    assert [frame.seq for frame in frames] == [5, 6, 9, None, None, 0, 3]
+        publisher.send(POSE, seq=8)
+        publisher.send(POSE, seq=6)
+        publisher.send(POSE)
+        publisher.end()
+        publisher.send(POSE, time_ns=1)
+        publisher.send(POSE)
+        frames = server.take(13)
+    assert [frame.seq for frame in frames] == [5, 6, 9, None, None, 0, 3, 8, 6, 9, 10, None, None]
     assert [frame.time_ns for frame in frames[2:4]] == [123, 456]
-    assert len({frame.epoch for frame in frames}) == 2
+    assert len({frame.epoch for frame in frames}) == 4
     assert frames[4].epoch != frames[5].epoch
 
 
