@@ -12,6 +12,7 @@ import zmq
 from rtskel import Publisher, Subscriber, WireError, wire
 from rtskel.skeleton import UPPER_BODY_50
 from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
+from tests.test_wire import REFINED
 
 J = UPPER_BODY_50.joints
 POSE = np.arange(3 * J, dtype=np.float32).reshape(J, 3)
@@ -267,31 +268,11 @@ def test_a_shared_context():
 
 
 def pose(stream="cam1", lookahead=4, seq=0, epoch=1):
-    return wire.RefinedPose(
-        stream=stream,
-        lookahead=lookahead,
-        epoch=epoch,
-        seq=seq,
-        source_epoch=2,
-        source_seq=seq,
-        source_time_ns=0,
-        source_clock="monotonic",
-        fps=25.0,
-        receive_ns=0,
-        infer_start_ns=0,
-        infer_end_ns=0,
-        publish_ns=0,
-        clock="monotonic",
-        windows=1,
-        flags=wire.Flag(0),
-        skeleton="upper-body-50",
-        model="null",
-        axes="RDT",
-        mirrored=False,
-        xyz=POSE,
-        confidence=POSE[:, 0],
-        missing=np.zeros(J, bool),
-        sigma=POSE[:, 0],
+    zeros = np.zeros(J, np.float32)
+    return dataclasses.replace(
+        REFINED,
+        **{"stream": stream, "lookahead": lookahead, "seq": seq, "epoch": epoch},
+        **{"xyz": POSE, "confidence": zeros, "missing": zeros > 0, "sigma": zeros},
     )
 
 
@@ -361,7 +342,7 @@ def test_only_what_was_asked_for_is_given(options, expected):
 def test_a_pose_comes_as_it_was_sent():
     (came,), _ = received([pose()])
     np.testing.assert_array_equal(came.xyz, POSE)
-    assert came.windows == 1
+    assert came.windows == REFINED.windows
 
 
 def test_latest_gives_the_newest_pose_of_each_stream_and_every_event():
