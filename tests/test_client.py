@@ -271,8 +271,14 @@ def pose(stream="cam1", lookahead=4, seq=0, epoch=1):
     zeros = np.zeros(J, np.float32)
     return dataclasses.replace(
         REFINED,
-        **{"stream": stream, "lookahead": lookahead, "seq": seq, "epoch": epoch},
-        **{"xyz": POSE, "confidence": zeros, "missing": zeros > 0, "sigma": zeros},
+        stream=stream,
+        lookahead=lookahead,
+        seq=seq,
+        epoch=epoch,
+        xyz=POSE,
+        confidence=zeros,
+        missing=zeros > 0,
+        sigma=zeros,
     )
 
 
