@@ -219,8 +219,8 @@ def estimator_error(
 ) -> Poses:
     """The error measured between a monocular estimator and optical capture, at wrists and elbows, for the whole body.
 
-    Drift is slow, with coefficient 0.96 and deviation 17 mm across the image, 0.99 and 100 mm in depth; jitter is white, 5
-    and 13 mm, tripled on 8% of the frames. Both are less nearer to the trunk, and a hand moves with its wrist. The root
+    Drift is slow, with coefficient 0.96 and deviation 17 mm across the image, 0.99 and 100 mm in depth; jitter is
+    white, 5 and 13 mm, tripled on 8% of the frames. Both are less nearer to the trunk, and a hand moves with its wrist. The root
     moves too.
 
     Args:
@@ -234,13 +234,11 @@ def estimator_error(
     white = torch.randn(shape, generator=generator, device=poses.xyz.device)
     white = white * torch.tensor([5.0, 5.0, 13.0], device=poses.xyz.device)
     wild = torch.where(_rand(generator, *shape[:2], 1, 1, like=poses.xyz) < 0.08, 3.0, 1.0)
-    error = slow * _column(drift, 4, poses.xyz) + white * wild * _column(jitter, 4, poses.xyz)
-    far = torch.tensor([len(_above(poses.skeleton, j)) for j in range(poses.skeleton.joints)], device=poses.xyz.device)
-    error = error * (0.4 + 0.2 * far).clamp(max=1.0)[:, None]
+    slow, white = slow * _column(drift, 4, poses.xyz), white * wild * _column(jitter, 4, poses.xyz)
+    above = [len(_above(poses.skeleton, j)) for j in range(poses.skeleton.joints)]
+    error = (slow + white) * (0.4 + 0.2 * torch.tensor(above, device=poses.xyz.device)).clamp(max=1.0)[:, None]
     for wrist, hand in _hands(poses.skeleton):
-        error[:, :, hand] = error[:, :, [wrist]] + 0.35 * (
-            error[:, :, hand] - 0.8 * slow[:, :, hand] * _column(drift, 4, slow)
-        )
+        error[:, :, hand] = error[:, :, [wrist]] + 0.07 * slow[:, :, hand] + 0.35 * white[:, :, hand]
     return poses.move(error * millimetre)
 
 

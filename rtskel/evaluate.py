@@ -9,17 +9,25 @@ L be used: that is the refiner's law.
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
 from rtskel import corrupt
 from rtskel.corrupt import Poses
+from rtskel.engine import open_engine
 from rtskel.engine.base import Engine, EngineInfo
+from rtskel.errors import RtskelError
+from rtskel.formats import read
 from rtskel.model import Skeletor, describe
 from rtskel.refine import RefinerBank
 from rtskel.score import errors, joint_groups
@@ -144,3 +152,47 @@ def geometric_mean(scores: Sequence[Score], lookahead: int, group: str = "all") 
     """Geometric mean of the MSE over the ten conditions that count."""
     chosen = [s.mse for s in scores if s.lookahead == lookahead and s.group == group and s.condition != "clean"]
     return float(np.exp(np.mean(np.log(np.maximum(chosen, 1e-12)))))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`rtskel evaluate`: see `--help`."""
+    parser = argparse.ArgumentParser(
+        prog="rtskel evaluate", description="Score an engine under the conditions of the accuracy protocol."
+    )
+    parser.add_argument("recording", help="clean poses, such as phoenix14t/dev.skels")
+    parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
+    parser.add_argument("--lookahead", default="0,4", help="lookaheads in frames (default 0,4)")
+    parser.add_argument("--radius", type=int, default=2, help="2 r + 1 predictions are averaged (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks and the noise (default 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(argv)
+    try:
+        lookaheads = [int(part) for part in args.lookahead.split(",")]
+    except ValueError:
+        raise RtskelError(f"--lookahead {args.lookahead!r}: numbers of frames with commas between expected") from None
+    truth = [recording.canonical() for recording in read(args.recording)]
+    with open_engine(args.engine) as engine:
+        scores = evaluate(truth, engine, lookaheads=lookaheads, radius=args.radius, seed=args.seed)
+        about = {"engine": engine.info.model_id, "recording": args.recording, "radius": args.radius, "seed": args.seed}
+    if args.json:
+        print(json.dumps(about | {"scores": [asdict(score) for score in scores]}))
+        return 0
+    table = Table(title=f"{about['engine']}, radius {args.radius}: MSE x 1e-4 | MPJPE x 1e-3 | acceleration x 1e-3")
+    table.add_column("condition")
+    columns = [(lookahead, group) for lookahead in lookaheads for group in ("all", "body", "hands")]
+    for lookahead, group in columns:
+        table.add_column(f"L={lookahead} {group}", justify="right")
+    for condition in CONDITIONS:
+        row = {(s.lookahead, s.group): s for s in scores if s.condition == condition}
+        cells = [row[column] for column in columns]
+        table.add_row(
+            condition, *(f"{s.mse * 1e4:.4f} | {s.mpjpe * 1e3:.3f} | {s.acceleration * 1e3:.3f}" for s in cells)
+        )
+    means = [f"{geometric_mean(scores, lookahead, group) * 1e4:.4f}" for lookahead, group in columns]
+    table.add_row("geometric mean of ten", *means)
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -21,7 +21,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rtskel.errors import EngineError
-from rtskel.model import Skeletor, describe, load_weights, read_metadata
+from rtskel.model import Skeletor, describe, load_weights, read_metadata, save_weights
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPSET = 18
@@ -81,6 +81,16 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
         Path(out).write_bytes(proto.SerializeToString(deterministic=True))
     except OSError as error:
         raise EngineError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def release(weights: str | Path, out: str | Path, name: str) -> None:
+    """Writes `out`.safetensors and `out`.onnx from trained weights rounded to half precision: the same numbers in both."""
+    model = load_weights(weights)
+    metadata = read_metadata(weights)
+    extra = {"corpus": metadata["rtskel.corpus"]} if "rtskel.corpus" in metadata else {}
+    path = Path(out).with_suffix(".safetensors")
+    save_weights(model, path, dtype=torch.float16, name=name, **extra)
+    export_onnx(path, Path(out).with_suffix(".onnx"))
 
 
 @contextmanager
