@@ -1,0 +1,491 @@
+"""The server: raw poses in, refined poses, events and heartbeats out. Sockets and one loop around `rtskel.streams`.
+
+One thread does everything, so that a heartbeat means that poses are being refined. Each turn of its loop reads
+what has come, gives it to the streams, acts on deadlines that have passed, and runs engine batches, which the
+streams share fairly. What this bounds, beyond the rules in `rtskel.streams`:
+
+- *Queueing.* No wait is added to fill a batch unless `batch_wait_s` asks for it. A frame waits for the engine
+  call that is running, and then for its turn: with P windows pending, at most ceil(P / max_batch) calls.
+- *Overload.* Where frames come faster than the engine refines them, they queue: in the rings (`streams.ahead`
+  slots a stream), then in one queue of `most_waiting` frames. When that is full the server stops reading;
+  ZeroMQ's queues fill up, and publishers see theirs full, wait or count what they drop. The server itself drops
+  nothing.
+- *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
+  again. The holes in `seq` tell it.
+- *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
+  came, joints that were missing at the neck, flagged PASSTHROUGH, with an `error` event and a count in the
+  heartbeats. It is called again with the next batch. An engine that fails before the first frame ends the
+  server with one clear error.
+- *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
+  is ended, its tail and its `end` are published, and up to `linger_s` are left to send them. A second signal
+  ends at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from rtskel import wire
+from rtskel.curve import ServerKeys, check_bind
+from rtskel.engine import Engine
+from rtskel.errors import EngineError, RtskelError, ServeError, WireError
+from rtskel.refine import RefinerBank
+from rtskel.streams import CLOCK, SECOND, Message, StreamConfig, StreamTable
+
+READ_MOST = 1024
+"""Messages read in one turn, so that deadlines and poses are never far away however fast frames come."""
+
+REFINE_NS = 10_000_000
+"""Time after which a turn reads again although windows are still pending."""
+
+UNREAD_NS = SECOND
+"""How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
+
+DRAIN_NS = 2 * SECOND
+"""How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
+
+MAX_MESSAGE = 1 << 24
+"""Bytes of a part for which ZeroMQ disconnects its sender. Far above what is valid, so that offenders can be named."""
+
+ZMTP_HEARTBEAT_MS = 5000
+"""Finds hosts that have vanished without closing their connections."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What a server does.
+
+    Attributes:
+        raw: endpoint to bind for raw poses; port * or 0 is chosen by the system.
+        refined: endpoint to bind for refined poses, events and heartbeats.
+        lookaheads: output delays in frames, each published on topics of its own.
+        radius: 2 radius + 1 predictions are averaged where the lookahead allows.
+        min_confidence: joints below it count as missing.
+        streams: how streams are treated.
+        batch_wait_s: how long a first frame waits for others to fill the engine's batch.
+        heartbeat_s: interval of the heartbeats.
+        receive_queue: messages that may wait unread for each publisher.
+        send_queue: messages that may wait for each reader.
+        most_waiting: frames further ahead than the rings hold that may wait for the engine.
+        linger_s: how long the last messages may take to be sent at the end.
+        keys: CURVE keys; both endpoints then let in only the clients on their list.
+        insecure: bind addresses that other machines can reach without keys.
+    """
+
+    raw: str = "tcp://127.0.0.1:5555"
+    refined: str = "tcp://127.0.0.1:5556"
+    lookaheads: tuple[int, ...] = (4,)
+    radius: int = 2
+    min_confidence: float = 0.0
+    streams: StreamConfig = field(default_factory=StreamConfig)
+    batch_wait_s: float = 0.0
+    heartbeat_s: float = 1.0
+    receive_queue: int = 1000
+    send_queue: int = 10_000
+    most_waiting: int = 4096
+    linger_s: float = 2.0
+    keys: ServerKeys | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_s", "receive_queue", "send_queue", "most_waiting"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("batch_wait_s", "linger_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+class Server:
+    """A server that has bound its endpoints. `run` serves until `stop`; closing it is the caller's (a `with` block).
+
+    Attributes:
+        raw_endpoint, refined_endpoint: as bound, with the real port.
+        epoch: random, in every message of this server.
+
+    Args:
+        config: what to do.
+        engine: an open engine for a known skeleton; borrowed, not closed.
+        clock: time in ns; CLOCK_MONOTONIC unless a test says otherwise.
+
+    Raises:
+        ServeError: an endpoint cannot be bound, or must not be without keys.
+        EngineError: the engine does not run.
+        ValueError: lookaheads or radius do not fit the engine's window.
+    """
+
+    def __init__(self, config: ServeConfig, engine: Engine, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self.config = config
+        self.epoch = secrets.randbits(48)
+        self._clock = clock
+        self._engine = _WatchedEngine(engine, clock)
+        bank = RefinerBank(
+            self._engine,
+            lookahead=config.lookaheads,
+            radius=config.radius,
+            streams=config.streams.max_streams,
+            min_confidence=config.min_confidence,
+            ahead=config.streams.ahead,
+        )
+        self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id)
+        self._stopping = False
+        self._frames_in = 0
+        self._heartbeats = 0
+        self._heartbeat_at = clock()
+        self._last_heartbeat = (clock(), 0)  # when, and frames read until then
+        self._unread = False  # messages are waiting in the socket
+        self._read_up_to = clock()  # all that had come by then has been read
+        self._subscriptions: Counter[bytes] = Counter()
+        self._wanted: dict[bytes, bool] = {}  # by topic, as the subscriptions are
+
+        with ExitStack() as stack:
+            self._wake, self._waker = os.pipe()
+            stack.callback(os.close, self._wake)
+            stack.callback(os.close, self._waker)
+            for end in (self._wake, self._waker):
+                os.set_blocking(end, False)
+            context = zmq.Context()
+            stack.callback(context.term)
+            for endpoint in (config.raw, config.refined):
+                check_bind(endpoint, config.keys, config.insecure)
+            if config.keys is not None:
+                stack.enter_context(config.keys.admission(context))
+            self._raw = _socket(stack, context, zmq.SUB, config.raw, config.keys, linger_s=0)
+            self._raw.rcvhwm = config.receive_queue
+            self._raw.maxmsgsize = MAX_MESSAGE
+            # Everything, so that who sends other things can be named; the first is what clients wait for.
+            for prefix in (wire.RAW_PREFIX, b""):
+                self._raw.subscribe(prefix)
+            self._refined = _socket(stack, context, zmq.XPUB, config.refined, config.keys, config.linger_s)
+            self._refined.sndhwm = config.send_queue
+            self._refined.maxmsgsize = wire.MAX_BODY
+            self._refined.xpub_verboser = True  # every subscription is told, so that counting is exact
+            self._engine.try_out()
+            self.raw_endpoint = _bind(self._raw, config.raw)
+            self.refined_endpoint = _bind(self._refined, config.refined)
+            self._poller, self._deaf = zmq.Poller(), zmq.Poller()  # the second one does not hear publishers
+            self._poller.register(self._raw, zmq.POLLIN)
+            for poller in (self._poller, self._deaf):
+                poller.register(self._refined, zmq.POLLIN)
+                poller.register(self._wake, zmq.POLLIN)
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
+        self._resources.close()
+
+    def stop(self) -> None:
+        """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
+        self._stopping = True
+        with suppress(BlockingIOError):  # full of such calls already
+            os.write(self._waker, b"!")
+
+    def run(self) -> None:
+        """Serve until `stop`, and then until all that is due is published."""
+        while not self._stopping:
+            self._wait()
+            now = self._clock()
+            self._take_subscriptions()
+            self._table.feed(self._read())
+            self._advance(now)
+            self._tell()
+            self._refine()
+            if now >= self._heartbeat_at:
+                self._heartbeat(now)
+        self._drain()
+
+    # --- one turn of the loop -----------------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        """Until there is something to do."""
+        reading = self._table.backlog < self.config.most_waiting
+        if self._table.pending or (reading and self._unread):
+            return
+        left = min(self._table.next_deadline(), self._heartbeat_at) - self._clock()
+        if left > 0:
+            (self._poller if reading else self._deaf).poll(math.ceil(left / 1e6))
+
+    def _read(self) -> list[tuple[Message, int]]:
+        """What publishers have sent, as far as there is room for it."""
+        messages: list[tuple[Message, int]] = []
+        room = min(READ_MOST, self.config.most_waiting - self._table.backlog)
+        self._receive(messages, room)
+        if self.config.batch_wait_s and messages:
+            until = messages[0][1] + round(self.config.batch_wait_s * SECOND)
+            room = min(room, self._engine.max_batch)
+            while len(messages) < room and (left := until - self._clock()) > 0:
+                if self._raw.poll(math.ceil(left / 1e6)):
+                    self._receive(messages, room)
+        return messages
+
+    def _receive(self, messages: list[tuple[Message, int]], room: int) -> None:
+        recv, raw, clock = _recv, self._raw, self._clock
+        self._unread = True
+        while len(messages) < room:
+            try:
+                topic = recv(raw, zmq.NOBLOCK, False)
+            except zmq.Again:
+                self._unread = False
+                return
+            # The parts of a message are there together or not at all.
+            body = recv(raw, 0, False) if topic.more else topic
+            now = clock()
+            if body.more or body is topic:
+                self._refuse_parts(topic, body, now)
+                continue
+            try:
+                message = wire.decode(topic.bytes, body.bytes)
+            except WireError as error:
+                self._refuse(topic.bytes, len(body), str(error), now)
+                continue
+            if type(message) is wire.RawPose:
+                self._frames_in += 1
+            elif type(message) is not wire.StreamEnd:
+                self._refuse(topic.bytes, len(body), f"{type(message).__name__} where raw poses belong", now)
+                continue
+            messages.append((message, now))
+
+    def _refuse_parts(self, topic: zmq.Frame, body: zmq.Frame, now: int) -> None:
+        parts = 1 if body is topic else 2
+        while body.more:
+            body = _recv(self._raw, 0, False)
+            parts += 1
+        name = topic.bytes
+        self._refuse(name, 0, f"message on {ascii(name[:100])[1:]}: {parts} parts, not topic and body", now)
+
+    def _refuse(self, topic: bytes, size: int, detail: str, now: int) -> None:
+        if size > wire.MAX_BODY:
+            kind = "oversize"
+        elif "version v is" in detail or (topic.startswith(b"rts") and not topic.startswith(b"rts1/")):
+            kind = "version"
+        else:
+            kind = "malformed"
+        self._table.offend(wire.stream_of(topic) or "", kind, detail, now)
+
+    def _advance(self, now: int) -> None:
+        """Act on deadlines, of which only those have passed by which every frame that had come was read."""
+        if not self._unread:
+            self._read_up_to = now
+        elif self._table.backlog >= self.config.most_waiting and not self._table.pending:
+            self._read_up_to = now  # what waits, waits for holes to be given up, and so does all that is unread
+        self._table.advance(max(self._read_up_to, now - UNREAD_NS))
+
+    def _refine(self) -> None:
+        until = self._clock() + REFINE_NS
+        while self._table.pending:
+            self._step()
+            if self._clock() >= until:
+                return
+
+    def _step(self) -> None:
+        send, refined, wanted = _send, self._refined, self._wanted
+        for pose in self._table.step(self._clock, self._engine_times):
+            topic = wire.refined_topic(pose.stream, pose.lookahead)
+            if wanted.get(topic) or self._is_wanted(topic):
+                topic, body = wire.encode(pose)
+                send(refined, topic, _FIRST_PART)
+                send(refined, body, zmq.NOBLOCK)
+        self._tell()
+
+    def _engine_times(self) -> tuple[int, int]:
+        if self._engine.error:
+            self._table.engine_failed(self._engine.error, self._engine.ended)
+        return self._engine.started, self._engine.ended
+
+    def _tell(self) -> None:
+        for event in self._table.take_events():
+            self._publish(event)
+
+    def _publish(self, message: wire.Message) -> None:
+        topic, body = wire.encode(message)
+        if self._is_wanted(topic):
+            _send(self._refined, topic, _FIRST_PART)
+            _send(self._refined, body, zmq.NOBLOCK)
+
+    def _is_wanted(self, topic: bytes) -> bool:
+        """Whether anybody has subscribed to that topic; what nobody reads is not even encoded."""
+        wanted = self._wanted.get(topic)
+        if wanted is None:
+            if len(self._wanted) > 65536:
+                self._wanted.clear()
+            wanted = self._wanted[topic] = any(topic.startswith(prefix) for prefix in self._subscriptions)
+        return wanted
+
+    def _take_subscriptions(self) -> None:
+        while True:
+            try:
+                message = _recv(self._refined, zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            prefix = message[1:]
+            if message[:1] == b"\1":
+                self._subscriptions[prefix] += 1
+                if prefix == wire.HEARTBEAT_TOPIC:
+                    self._heartbeat_at = 0  # at once: it tells the reader that its subscriptions are in force
+            elif message[:1] == b"\0":
+                self._subscriptions[prefix] -= 1
+                if self._subscriptions[prefix] <= 0:
+                    del self._subscriptions[prefix]
+            self._wanted.clear()
+
+    def _heartbeat(self, now: int) -> None:
+        since, frames = self._last_heartbeat
+        interval = round(self.config.heartbeat_s * SECOND)
+        self._publish(
+            wire.Heartbeat(
+                epoch=self.epoch,
+                seq=self._heartbeats,
+                time_ns=now,
+                interval_ns=interval,
+                streams=self._table.streams,
+                frames_in=self._frames_in,
+                frames_out=self._table.frames_out,
+                counts=dict(self._table.counts),
+                model=self._engine.info.model_id,
+                skeleton=self._engine.info.skeleton_id,
+                lookaheads=self.config.lookaheads,
+                loop_fps=(self._frames_in - frames) * SECOND / max(1, now - since),
+                clock=CLOCK,
+            )
+        )
+        self._heartbeats += 1
+        self._last_heartbeat = (now, self._frames_in)
+        self._heartbeat_at = now + interval
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        until = self._clock() + DRAIN_NS
+        self._unread = True
+        while self._unread and self._clock() < until:
+            self._take_subscriptions()
+            self._table.feed(self._read())
+            self._tell()
+            self._refine()
+            if self._table.backlog >= self.config.most_waiting and not self._table.pending:
+                break  # the rest waits for holes, which are given up now
+        self._table.shutdown(self._clock())
+        self._tell()
+        while self._table.pending:
+            self._step()
+        assert self._table.idle
+
+
+def run_server(config: ServeConfig, engine: Engine, on_ready: Callable[[Server], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then end every stream and return. For the main thread of a process.
+
+    Args:
+        config: what to do.
+        engine: an open engine; borrowed.
+        on_ready: called once the endpoints are bound, with the server.
+
+    Raises:
+        ServeError, EngineError, ValueError: see `Server`.
+    """
+    with Server(config, engine) as server, _signals(server.stop):
+        on_ready(server)
+        server.run()
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGTERM or SIGINT calls `stop`, a second one ends the process at once."""
+    both = (signal.SIGTERM, signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each in both:
+            signal.signal(each, signal.SIG_DFL)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in both}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _socket(
+    stack: ExitStack, context: zmq.Context[Any], kind: int, endpoint: str, keys: ServerKeys | None, linger_s: float
+) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(kind)
+    stack.callback(socket.close, round(1000 * linger_s))
+    socket.heartbeat_ivl = ZMTP_HEARTBEAT_MS
+    socket.ipv6 = "[" in endpoint
+    if keys is not None:
+        keys.apply(socket)
+    return socket
+
+
+def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise ServeError(f"{endpoint}: {str(error).lower()}") from None
+    bound = socket.last_endpoint
+    assert isinstance(bound, bytes)
+    return bound.rstrip(b"\0").decode()
+
+
+class _WatchedEngine:
+    """The engine, its last call timed; where it fails, its input is the answer and `error` says why."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], int]) -> None:
+        self._inner = engine
+        self._clock = clock
+        self.window = engine.window
+        self.joints = engine.joints
+        self.max_batch = engine.max_batch
+        self.info = engine.info
+        self.started = self.ended = 0
+        self.error = ""
+
+    def try_out(self) -> None:
+        """One window: an engine that cannot run is found before the first frame. EngineError says why."""
+        shape = (1, self.window, self.joints)
+        try:
+            self._inner.run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_))
+        except RtskelError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{self.info.path or self.info.kind}: the engine does not run: {error}") from error
+
+    def run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """See `Engine.run`; never raises."""
+        self.started = self._clock()
+        self.error = ""
+        try:
+            return self._inner.run(x, missing)
+        except Exception as error:  # whatever a runtime throws: the streams go on
+            self.error = " ".join(str(error).split())[:200] or type(error).__name__
+            return x
+        finally:
+            self.ended = self._clock()
+
+
+# The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
+_recv: Any = zmq.backend.Socket.recv
+_send: Any = zmq.backend.Socket.send
+_FIRST_PART = zmq.NOBLOCK | zmq.SNDMORE
