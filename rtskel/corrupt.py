@@ -220,8 +220,8 @@ def estimator_error(
     """The error measured between a monocular estimator and optical capture, at wrists and elbows, for the whole body.
 
     Drift is slow, with coefficient 0.96 and deviation 17 mm across the image, 0.99 and 100 mm in depth; jitter is
-    white, 5 and 13 mm, tripled on 8% of the frames. Both are less nearer to the trunk, and a hand moves with its wrist. The root
-    moves too.
+    white, 5 and 13 mm, tripled on 8% of the frames. Both are less nearer to the trunk, and a hand moves with
+    its wrist. The root moves too.
 
     Args:
         drift, jitter: how much of each, 1 being as measured.

@@ -84,7 +84,9 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
 
 
 def release(weights: str | Path, out: str | Path, name: str) -> None:
-    """Writes `out`.safetensors and `out`.onnx from trained weights rounded to half precision: the same numbers in both."""
+    """Writes `out`.safetensors and `out`.onnx from trained weights rounded to half precision: the same numbers
+    in both.
+    """
     model = load_weights(weights)
     metadata = read_metadata(weights)
     extra = {"corpus": metadata["rtskel.corpus"]} if "rtskel.corpus" in metadata else {}
