@@ -1,0 +1,372 @@
+"""The command line, mostly in process. What needs a server, and separate processes, is at the end."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rtskel
+from rtskel.cli import main
+from rtskel.client import Subscriber
+from rtskel.engine import NullEngine
+from rtskel.formats import read, write
+from rtskel.replay import ReplayConfig, schedule
+from rtskel.synthesize import estimator_errors, synthesize
+from rtskel.wire import Event, RefinedPose
+
+
+@pytest.fixture
+def take(tmp_path: Path) -> Path:
+    path = tmp_path / "take.npz"
+    truth = synthesize(2, 25, 1)
+    write(
+        path, [replace(estimator_errors(truth, 1), name="one"), replace(truth, name="two", axes="RUA", mirrored=True)]
+    )
+    return path
+
+
+def failed(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that an error is."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("rtskel: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# Help, and mistakes
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main(["--help"])
+    assert leave.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("demo", "serve", "publish", "subscribe", "refine", "info", "export", "build", "keygen", "train"):
+        assert f"\n    {name} " in text
+    assert "rtskel serve --lookahead 0,4" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["demo", "serve", "publish", "subscribe", "refine", "info", "export", "build", "keygen"]
+)
+def test_each_command_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main([name, "--help"])
+    assert leave.value.code == 0
+    assert f"rtskel {name}" in capsys.readouterr().out.partition("example")[2]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"rtskel {rtskel.__version__}\n"
+
+
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "rtskel demo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["dance"], ["dance", "rtskel --help"]),
+        (["refine", "a.npz"], ["OUT", "rtskel refine --help"]),
+        (["refine", "none.npz", "out.npz"], ["none.npz", "No such file"]),
+        (["refine", "a.bvh", "out.npz"], [".bvh"]),
+        (["refine", "a.npz", "b.npz", "--lookahead", "-1"], ["--lookahead", "'-1'"]),
+        (["refine", "a.npz", "b.npz", "--lookahead", "some"], ["'some'", "offline"]),
+        (["publish", "none.skels"], ["none.skels"]),
+        (["publish", "none.skels", "--speed", "fast"], ["--speed", "fast"]),
+        (["subscribe", "--lookahead", "0,x"], ["'0,x'"]),
+        (["subscribe", "--frames", "0"], ["--frames"]),
+        (["subscribe", "--save", "out.skels"], ["out.skels", ".npz"]),
+        (["subscribe", "--save", "no/such/out.npz"], ["no/such/out.npz"]),
+        (["subscribe", "--stream", "a b"], ["'a b'"]),
+        (["subscribe", "--keys", "nowhere"], ["nowhere"]),
+        (["info", "none.onnx"], ["none.onnx"]),
+        (["info", "photo.jpg"], ["photo.jpg"]),
+        (["build", "none.onnx", "-o", "a.plan"], ["none.onnx"]),
+        (["build", "none.onnx"], ["-o"]),
+        (["serve", "--engine", "none.onnx"], ["none.onnx"]),
+        (["serve", "--lookahead", "4,-1"], ["4,-1"]),
+        (["demo", "--recording", "none.skels"], ["none.skels"]),
+    ],
+)
+def test_mistakes_are_one_line(argv: list[str], words: list[str], capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = failed(capsys)
+    for word in words:
+        assert word in error
+
+
+def test_a_package_that_is_absent_is_named(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "rtskel.export", raising=False)
+    monkeypatch.delitem(sys.modules, "rtskel.model", raising=False)
+    assert main(["export", "a.safetensors", "-o", "b.onnx"]) == 2
+    assert "pip install 'rtskel[train]'" in failed(capsys)
+
+
+# Files
+
+
+def test_refine_is_the_library_on_files(take: Path, tmp_path: Path) -> None:
+    for lookahead in ("0", "4", "offline"):
+        out = tmp_path / f"out-{lookahead}.npz"
+        assert main(["refine", str(take), str(out), "--engine", "null", "--lookahead", lookahead]) == 0
+        with NullEngine() as engine:
+            for before, after in zip(read(take), read(out), strict=True):
+                xyz = np.zeros((before.slots[-1] + 1, 50, 3), np.float32)
+                confidence = np.zeros(xyz.shape[:2], np.float32)
+                xyz[before.slots], confidence[before.slots] = before.canonical(), before.confidence
+                expected = rtskel.refine(
+                    xyz,
+                    confidence=confidence,
+                    engine=engine,
+                    lookahead=None if lookahead == "offline" else int(lookahead),
+                )
+                np.testing.assert_allclose(after.canonical(), expected, atol=1e-6)
+                np.testing.assert_array_equal(after.confidence, confidence)
+                assert after.slots.tolist() == list(range(len(xyz)))
+                assert (after.name, after.fps, after.axes, after.mirrored, after.unit) == (
+                    before.name,
+                    before.fps,
+                    before.axes,
+                    before.mirrored,
+                    before.unit,
+                )
+                assert after.lookahead == (18 if lookahead == "offline" else int(lookahead))
+                assert after.sigma is not None
+                assert after.windows is not None
+
+
+def test_refine_writes_skels_without_holes(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.skels"
+    assert main(["refine", str(take), str(out), "--engine", "null", "--radius", "0"]) == 0
+    assert [recording.name for recording in read(out)] == ["one", "two"]
+    assert [recording.frames for recording in read(out)] == [50, 50]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [(["--radius", "99"], "radius"), (["--min-confidence", "2"], "min_confidence")]
+)
+def test_refine_out_of_range(options: list[str], word: str, take: Path, tmp_path: Path, capsys) -> None:
+    assert main(["refine", str(take), str(tmp_path / "out.npz"), "--engine", "null", *options]) == 2
+    assert word in failed(capsys)
+
+
+def test_reading_options_reach_the_reader(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    options = ["--fps", "50", "--axes", "RDA", "--mirrored", "--swap-sides"]
+    assert main(["refine", str(take), str(out), "--engine", "null", *options]) == 0
+    assert {(r.fps, r.axes, r.mirrored) for r in read(out)} == {(50, "RDA", True)}
+
+
+def test_info_of_a_recording(take: Path, capsys) -> None:
+    assert main(["info", str(take), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["kind"] == "recording"
+    one, two = facts["recordings"]
+    assert (one["name"], one["joints"], one["fps"]) == ("one", 50, 25)
+    assert one["dropped"] > 0
+    assert one["missing"] > 0
+    assert (two["frames"], two["axes"], two["mirrored"], two["sides_look_swapped"]) == (50, "RUA", True, True)
+    assert main(["info", str(take)]) == 0
+    text = capsys.readouterr().out
+    assert "RUA, mirrored" in text
+    assert "--swap-sides" in text
+
+
+def test_keygen(tmp_path: Path, capsys) -> None:
+    assert main(["keygen", str(tmp_path / "keys"), "--client", "cam1"]) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "keys" / "server"), str(tmp_path / "keys" / "cam1")]
+    assert main(["keygen", str(tmp_path / "keys"), "--client", "cam1"]) == 2
+    assert "cam1" in failed(capsys)
+
+
+# The process
+
+
+def rtskel_process(*argv: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "rtskel.cli", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def test_a_reader_that_goes_away(take: Path) -> None:
+    script = f'"{sys.executable}" -m rtskel.cli info "{take}" --json | true; echo "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() in ("0", "141")  # 0 where it was all written before
+    assert done.stderr == ""
+
+
+# With a server
+
+
+@dataclass
+class Served:
+    raw: str
+    refined: str
+    process: subprocess.Popen
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Served]:
+    """A server in a process of its own. It waits long for late frames, so that a slow machine changes nothing."""
+    command = [sys.executable, "-m", "rtskel.cli", "serve", "--json", "--engine", "null", "--slack-ms", "2000"]
+    command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            yield Served(ready["raw"], ready["refined"], process)
+        finally:
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+
+
+class InThread:
+    """A command in a thread of this process."""
+
+    def __init__(self, *argv: str) -> None:
+        self.status: int | None = None
+        self._thread = threading.Thread(target=self._run, args=(list(argv),))
+        self._thread.start()
+
+    def _run(self, argv: list[str]) -> None:
+        self.status = main(argv)
+
+    def wait(self) -> int | None:
+        self._thread.join(timeout=60)
+        return self.status
+
+
+def test_what_is_published_is_refined_and_saved(take: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out.npz"
+    with serving("--lookahead", "0,4") as server:
+        subscriber = InThread("subscribe", "--refined", server.refined, "--save", str(out), "--until-end")
+        wait_until_heard(server)
+        assert main(["publish", str(take), "--raw", server.raw, "--drop", "0.2", "--speed", "8", "--seed", "5"]) == 0
+        assert subscriber.wait() == 0
+    saved = {(recording.name, recording.lookahead): recording for recording in read(out)}
+    recordings = read(take)
+    assert set(saved) == {("one", 0), ("one", 4), ("two", 0), ("two", 4)}
+    items = schedule(recordings, ReplayConfig(drop=0.2, speed=8, seed=5))
+    for number, recording in enumerate(recordings):
+        xyz = np.zeros((recording.slots[-1] + 1, 50, 3), np.float32)
+        confidence = np.zeros(xyz.shape[:2], np.float32)
+        for row in (item.row for item in items if item.recording == number and item.row >= 0):
+            slot = recording.slots[row]
+            xyz[slot], confidence[slot] = recording.canonical()[row], recording.confidence[row]
+        for lookahead in (0, 4):
+            got = saved[recording.name, lookahead]
+            assert got.slots.tolist() == list(range(len(xyz)))
+            with NullEngine() as engine:
+                expected = rtskel.refine(xyz, confidence=confidence, engine=engine, lookahead=lookahead)
+            np.testing.assert_allclose(got.canonical(), expected, atol=1e-5)
+            np.testing.assert_array_equal(got.confidence, confidence)
+            assert (got.axes, got.mirrored) == (recording.axes, recording.mirrored)
+            assert got.fps == 200
+
+
+def wait_until_heard(server: Served) -> None:
+    """Until the server has a subscriber of everything: only then is nothing lost on joining."""
+    with Subscriber(server.refined) as other:
+        other.wait_for_server(timeout=60)
+
+
+def test_json_lines_and_a_limit(take: Path, capsys) -> None:
+    with serving("--lookahead", "0") as server:
+        argv = ["subscribe", "--refined", server.refined, "--json", "--frames", "60", "--stream", "cam-1,cam-2"]
+        subscriber = InThread(*argv)
+        wait_until_heard(server)
+        assert main(["publish", str(take), "--raw", server.raw, "--speed", "inf", "--together", "--stream", "cam"]) == 0
+        assert subscriber.wait() == 0
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    poses = [entry for entry in entries if entry["kind"] == "pose"]
+    assert len(poses) == 60
+    assert {entry["stream"] for entry in poses} <= {"cam-1", "cam-2"}
+    assert all(len(entry["xyz"]) == 50 for entry in poses)
+
+
+def test_ctrl_c_saves_what_came(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    with serving() as server:
+        command = [sys.executable, "-m", "rtskel.cli", "subscribe", "--refined", server.refined, "--json"]
+        with subprocess.Popen([*command, "--save", str(out)], stdout=subprocess.PIPE, text=True) as subscriber:
+            assert subscriber.stdout is not None
+            argv = ["publish", str(take), "--raw", server.raw, "--speed", "20", "--loop", "--stream", "cam"]
+            with subprocess.Popen([sys.executable, "-m", "rtskel.cli", *argv]) as publisher:
+                while '"pose"' not in subscriber.stdout.readline():
+                    pass
+                subscriber.send_signal(signal.SIGINT)
+                subscriber.stdout.read()
+                publisher.terminate()
+        assert publisher.returncode == 143
+        assert subscriber.returncode == 130
+    assert read(out)[0].frames > 0
+
+
+def test_ctrl_c_ends_published_streams(take: Path, tmp_path: Path) -> None:
+    with serving("--lookahead", "4") as server, Subscriber(server.refined) as subscriber:
+        subscriber.wait_for_server(timeout=60)
+        command = [sys.executable, "-m", "rtskel.cli", "publish", str(take), "--raw", server.raw, "--stream", "cam"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as publisher:
+            wait_for(subscriber, RefinedPose)
+            publisher.send_signal(signal.SIGINT)
+            _, errors = publisher.communicate(timeout=60)
+        assert publisher.returncode == 130
+        assert errors == ""
+        while wait_for(subscriber, Event).kind != "end":
+            pass
+
+
+def wait_for(subscriber: Subscriber, kind: type) -> Any:
+    while True:
+        message = subscriber.recv(timeout=60)
+        if isinstance(message, kind):
+            return message
+
+
+def test_nobody_takes_what_is_published(take: Path, capsys) -> None:
+    argv = ["publish", str(take), "--raw", "tcp://127.0.0.1:9", "--wait", "0.1"]
+    assert main(argv) == 2
+    assert "tcp://127.0.0.1:9 within 0.1 s" in failed(capsys)
+
+
+def test_a_port_in_use(capsys) -> None:
+    with serving() as server:
+        done = rtskel_process("serve", "--engine", "null", "--raw", server.raw, "--refined", server.refined)
+        assert done.returncode == 2
+        assert done.stderr.startswith("rtskel: error: ")
+        assert server.raw in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_other_machines_need_keys() -> None:
+    done = rtskel_process("serve", "--engine", "null", "--raw", "tcp://0.0.0.0:*")
+    assert done.returncode == 2
+    assert "--insecure" in done.stderr
+
+
+def test_keys(take: Path, tmp_path: Path) -> None:
+    keys, out = tmp_path / "keys", tmp_path / "out.npz"
+    assert main(["keygen", str(keys)]) == 0
+    with serving("--keys", str(keys / "server")) as server:
+        own = ["--keys", str(keys / "client")]
+        subscriber = InThread("subscribe", "--refined", server.refined, "--save", str(out), "--frames", "50", *own)
+        assert main(["publish", str(take), "--raw", server.raw, "--speed", "8", *own]) == 0
+        assert subscriber.wait() == 0
+    assert read(out)[0].frames > 0
