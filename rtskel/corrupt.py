@@ -215,7 +215,12 @@ def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch
 
 
 def estimator_error(
-    poses: Poses, drift: Amount, jitter: Amount, generator: torch.Generator, millimetre: float = 1 / 3 / 370
+    poses: Poses,
+    drift: Amount,
+    depth_drift: Amount,
+    jitter: Amount,
+    generator: torch.Generator,
+    millimetre: float = 1 / 3 / 370,
 ) -> Poses:
     """The error measured between a monocular estimator and optical capture, at wrists and elbows, for the whole body.
 
@@ -224,17 +229,17 @@ def estimator_error(
     its wrist. The root moves too.
 
     Args:
-        drift, jitter: how much of each, 1 being as measured.
+        drift, depth_drift, jitter: how much of each, 1 being as measured.
         millimetre: length of a millimetre in the units of `poses` (default: canonical, shoulders 370 mm apart).
     """
     shape = poses.xyz.shape
     across = 17.0 * autoregressive((*shape[:3], 2), 0.96, generator, poses.xyz)
     depth = 100.0 * autoregressive((*shape[:3], 1), 0.99, generator, poses.xyz)
-    slow = torch.cat([across, depth], -1)
+    slow = torch.cat([across * _column(drift, 4, poses.xyz), depth * _column(depth_drift, 4, poses.xyz)], -1)
     white = torch.randn(shape, generator=generator, device=poses.xyz.device)
     white = white * torch.tensor([5.0, 5.0, 13.0], device=poses.xyz.device)
     wild = torch.where(_rand(generator, *shape[:2], 1, 1, like=poses.xyz) < 0.08, 3.0, 1.0)
-    slow, white = slow * _column(drift, 4, poses.xyz), white * wild * _column(jitter, 4, poses.xyz)
+    white = white * wild * _column(jitter, 4, poses.xyz)
     above = [len(_above(poses.skeleton, j)) for j in range(poses.skeleton.joints)]
     error = (slow + white) * (0.4 + 0.2 * torch.tensor(above, device=poses.xyz.device)).clamp(max=1.0)[:, None]
     for wrist, hand in _hands(poses.skeleton):
@@ -292,18 +297,30 @@ def _hands(skeleton: Skeleton) -> list[tuple[int, list[int]]]:
     return [(skeleton.parents[hand[0]], hand) for hand in hands]
 
 
+Recipe = Callable[[Poses, torch.Generator], Poses]
+
+
 def _uniform(low: float, high: float) -> Callable[[Poses, torch.Generator], Tensor]:
     return lambda poses, g: low + (high - low) * _rand(g, poses.xyz.shape[0], like=poses.xyz)
 
 
-def _estimator(poses: Poses, g: torch.Generator) -> Poses:
-    poses = estimator_error(poses, _uniform(0.1, 1.2)(poses, g), _uniform(0.4, 1.5)(poses, g), g)
-    where = torch.zeros_like(poses.missing)
-    handless = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.4
-    for wrist, hand in _hands(poses.skeleton):
-        where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
-        where[:, :, hand] = handless
-    return poses.hide(where)
+def _estimator(low: float, high: float) -> Recipe:
+    """Estimator error with drift of `low` to `high` times the measured, half of the windows with losses on top."""
+
+    def recipe(poses: Poses, g: torch.Generator) -> Poses:
+        drift = _uniform(low, high)
+        poses = estimator_error(poses, drift(poses, g), 0.7 * drift(poses, g), _uniform(0.3, 1.6)(poses, g), g)
+        where = torch.zeros_like(poses.missing)
+        handless = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.3
+        for wrist, hand in _hands(poses.skeleton):
+            where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
+            where[:, :, hand] = handless
+        lossy = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.5
+        poses = poses.hide(where & lossy)
+        share = 0.1 * _rand(g, where.shape[0], like=poses.xyz) * ~lossy[:, 0, 0]
+        return drop_frames(joint_mask(hand_gone(poses, 1.5 * share, g), 0.5 * share, g), share, g)
+
+    return recipe
 
 
 def _live(poses: Poses, g: torch.Generator) -> Poses:
@@ -313,7 +330,8 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
         chosen = _rand(g, poses.xyz.shape[0], like=poses.xyz) < probability
         return _uniform(low, high)(poses, g) * chosen
 
-    poses = estimator_error(poses, some(0.05, 0.6, 0.5), some(0.1, 1.5, 0.6), g)
+    drift = some(0.05, 0.5, 0.5)
+    poses = estimator_error(poses, drift, 0.6 * drift, some(0.1, 1.5, 0.6), g)
     poses = dense_noise(poses, some(0.02, 0.2, 0.3), g)
     poses = depth_noise(poses, some(0.005, 0.03, 0.3), g)
     poses = joint_noise(poses, some(0.02, 0.2, 0.4), _uniform(0.2, 1.0)(poses, g), g)
@@ -327,7 +345,6 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
 
 # What training draws from: a recipe for each kind, and how often. Strengths are split so that each kind has
 # errors of one order of magnitude: training balances the kinds by their running error.
-Recipe = Callable[[Poses, torch.Generator], Poses]
 _SHARE = _uniform(0.05, 0.25)
 TRAINING: dict[str, tuple[float, Recipe]] = {
     "clean": (1.0, lambda x, g: x),
@@ -342,6 +359,7 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "burst_mask": (1.6, lambda x, g: burst_mask(x, _SHARE(x, g), g)),
     "static_joint_mask": (1.6, lambda x, g: static_joint_mask(x, _SHARE(x, g), g)),
     "dense_noise": (1.2, lambda x, g: dense_noise(x, _uniform(0.05, 0.45)(x, g), g)),
-    "estimator": (1.6, _estimator),
+    "estimator_low": (2.0, _estimator(0.1, 0.45)),
+    "estimator_high": (1.2, _estimator(0.45, 1.2)),
     "live": (2.0, _live),
 }

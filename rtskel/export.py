@@ -92,6 +92,7 @@ def release(weights: str | Path, out: str | Path, name: str) -> None:
     extra = {"corpus": metadata["rtskel.corpus"]} if "rtskel.corpus" in metadata else {}
     path = Path(out).with_suffix(".safetensors")
     save_weights(model, path, dtype=torch.float16, name=name, **extra)
+    path.chmod(0o644)
     export_onnx(path, Path(out).with_suffix(".onnx"))
 
 

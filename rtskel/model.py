@@ -408,7 +408,10 @@ def save_weights(model: Skeletor, path: str | Path, *, dtype: torch.dtype = torc
     stored = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
     header = describe(model, name=metadata.pop("name", Path(path).stem))
     header["rtskel.weights_hash"] = weights_hash(stored)
-    save_file(stored, str(path), header | {f"rtskel.{key}": value for key, value in metadata.items()})
+    try:
+        save_file(stored, str(path), header | {f"rtskel.{key}": value for key, value in metadata.items()})
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{path}: cannot be written ({error})") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
