@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -768,7 +769,7 @@ def _show_table(title: str | None, header: Sequence[str], rows: Sequence[Sequenc
 
     table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
     for name in header:
-        numbers = all(row[header.index(name)][:1].isdigit() for row in rows)
+        numbers = all(re.fullmatch(r"[\d.]+%?|-", row[header.index(name)]) for row in rows)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)

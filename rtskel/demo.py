@@ -104,7 +104,7 @@ class Result:
     @property
     def worse(self) -> list[str]:
         """What did not get better, row by row."""
-        return [f"lookahead {row.lookahead}, {row.joints}: {name}" for row in self.rows for name in row.worse]
+        return [f"lookahead {row.lookahead}, {row.joints}: {', '.join(row.worse)}" for row in self.rows if row.worse]
 
     @property
     def helps(self) -> bool:

@@ -167,7 +167,8 @@ class LiveTable:
             if spent is not None:
                 row.spent.append(spent)
         elif isinstance(message, Event):
-            self._events.append(f"{message.stream or 'server'}: {message.kind} {message.detail}".strip())
+            what = message.kind if message.detail in ("", message.kind) else f"{message.kind} ({message.detail})"
+            self._events.append(f"{message.stream or 'server'}: {what}")
             if message.kind in ("end", "stale"):
                 for (stream, _), row in self._rows.items():
                     if stream == message.stream:

@@ -53,12 +53,12 @@ def test_help_on_every_row() -> None:
 def test_no_help_is_named_row_by_row() -> None:
     found = result((4,), gain=1.01)
     assert not found.helps
-    assert len(found.worse) == 9
-    assert "lookahead 4, hands: mpjpe" in found.worse
+    assert len(found.worse) == 3
+    assert "lookahead 4, hands: mse, mpjpe, acceleration" in found.worse
     console = Console(width=140)
     with console.capture() as capture:
         demo._print_result(console, found)
-    assert "no help: lookahead 4, hands: mpjpe" in capture.get()
+    assert "no help: lookahead 4, hands: mse, mpjpe, acceleration" in capture.get()
 
 
 @pytest.mark.parametrize(

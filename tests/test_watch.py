@@ -73,7 +73,7 @@ def test_the_table_says_what_came() -> None:
     (row,) = (line.split() for line in shown(table).splitlines() if line.strip().startswith("cam"))
     assert row == ["cam", "0", "10", "25.0", "5.0%", "1", "6", "12.0", "12.0"]
     table.add(Event("cam", "end", 7, 10, 5, "idle"), 0)
-    assert "cam: end idle" in shown(table)
+    assert "cam: end (idle)" in shown(table)
     assert "ended" in shown(table)
     table.add(pose(11), 0)
     assert "ended" not in shown(table)
