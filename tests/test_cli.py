@@ -1,10 +1,12 @@
 """The command line, mostly in process. What needs a server, and separate processes, is at the end."""
 
+import ctypes.util
 import json
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -194,6 +196,32 @@ def test_keygen(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().out.split() == [str(tmp_path / "keys" / "server"), str(tmp_path / "keys" / "cam1")]
     assert main(["keygen", str(tmp_path / "keys"), "--client", "cam1"]) == 2
     assert "cam1" in failed(capsys)
+
+
+def test_from_weights_to_a_plan(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    pytest.importorskip("tensorrt_rtx")
+    from rtskel.model import Skeletor, save_weights
+    from tests.test_build import TINY
+
+    weights, onnx, plan = (str(tmp_path / f"tiny.{suffix}") for suffix in ("safetensors", "onnx", "plan"))
+    save_weights(Skeletor(TINY), weights, name="tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns about PyTorch
+        assert main(["export", weights, "-o", onnx, "--precision", "bf16"]) == 0
+    assert main(["build", onnx, "-o", plan, "--gpu", "sm89,12.0", "--max-batch", "4"]) == 0
+    assert "8.9, 12.0" in capsys.readouterr().out
+    for path, kind in ((weights, "safetensors"), (onnx, "onnx"), (plan, "plan")):
+        assert main(["info", path, "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["kind"], facts["window"], facts["joints"]) == (kind, TINY.window, 50)
+        assert facts["model_id"].startswith("tiny-")
+        assert main(["info", path]) == 0
+        assert facts["weights_hash"] in capsys.readouterr().out.replace("\n", "")
+    if ctypes.util.find_library("cuda") is None:
+        assert main(["serve", "--engine", plan]) == 2
+        assert "tiny.plan" in failed(capsys)
 
 
 # The process
