@@ -188,11 +188,12 @@ examples:
         _subscribe,
         "watch, print or save refined poses",
         """\
-Shows a live table; with --json, one JSON object a line for every pose and event.
+Shows a live table; with --json, prints one JSON object a line for every pose, event and heartbeat. Whatever is
+published after the first heartbeat came is received.
 
 examples:
   rtskel subscribe
-  rtskel subscribe --stream cam1 --lookahead 4 --json | jq .xyz[4]
+  rtskel subscribe --stream cam1 --lookahead 4 --json | jq 'select(.kind == "pose").xyz[4]'
   rtskel subscribe --save out.npz --until-end""",
     )
     _endpoint_option(subscribe, "--refined", REFINED, "where the server publishes refined poses")
@@ -472,7 +473,7 @@ def _subscribe(args: argparse.Namespace) -> int:
     from rtskel.client import Subscriber
     from rtskel.collect import Collector
     from rtskel.watch import Display, LiveTable, as_json, console
-    from rtskel.wire import Event, Heartbeat, RefinedPose
+    from rtskel.wire import RefinedPose
 
     if args.save:
         _check_savable(Path(args.save))
@@ -507,11 +508,11 @@ def _subscribe(args: argparse.Namespace) -> int:
                     poses += 1
                     if args.save:
                         collector.add(message)
-                if args.json and not isinstance(message, Heartbeat):
+                if args.json:
                     print(json.dumps(as_json(message, arrived), allow_nan=False))
                 table.add(message, arrived)
             if args.json:
-                if message is None or isinstance(message, Event):
+                if not isinstance(message, RefinedPose):
                     sys.stdout.flush()
             elif shown is not None:
                 table.lost(subscriber.lost)

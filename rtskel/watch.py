@@ -23,7 +23,7 @@ RECENT = 256
 
 
 def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
-    """A refined pose or event as plain numbers and words, exact for float32; positions are [J][x, y, z]."""
+    """A message from the server as plain numbers and words, exact for float32; positions are [J][x, y, z]."""
     if isinstance(message, RefinedPose):
         spent = latency(message, arrived_ns)
         return {
@@ -56,7 +56,19 @@ def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
             "detail": message.detail,
             "counts": dict(message.counts),
         }
-    raise TypeError(f"{type(message).__name__} is neither a pose nor an event")
+    if isinstance(message, Heartbeat):
+        return {
+            "kind": "heartbeat",
+            "seq": message.seq,
+            "time_ns": message.time_ns,
+            "model": message.model,
+            "lookaheads": list(message.lookaheads),
+            "streams": message.streams,
+            "frames_in": message.frames_in,
+            "frames_out": message.frames_out,
+            "counts": dict(message.counts),
+        }
+    raise TypeError(f"{type(message).__name__} does not come from a server")
 
 
 def _numbers(values: NDArray[np.float32]) -> list[Any]:

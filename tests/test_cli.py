@@ -5,11 +5,10 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -265,29 +264,40 @@ def serving(*options: str) -> Iterator[Served]:
     assert process.returncode == 0, errors
 
 
-class InThread:
-    """A command in a thread of this process."""
+@dataclass
+class Subscribing:
+    process: subprocess.Popen
+    entries: list[dict] = field(default_factory=list)
+    errors: str = ""
 
-    def __init__(self, *argv: str) -> None:
-        self.status: int | None = None
-        self._thread = threading.Thread(target=self._run, args=(list(argv),))
-        self._thread.start()
+    def until(self, kind: str) -> None:
+        while not self.entries or self.entries[-1]["kind"] != kind:
+            self.entries.append(json.loads(self.process.stdout.readline()))
 
-    def _run(self, argv: list[str]) -> None:
-        self.status = main(argv)
 
-    def wait(self) -> int | None:
-        self._thread.join(timeout=60)
-        return self.status
+@contextmanager
+def subscribing(server: Served, *options: str, status: int = 0) -> Iterator[Subscribing]:
+    """A subscriber in a process of its own, from when it receives everything; waits at the end until it has ended."""
+    command = [sys.executable, "-m", "rtskel.cli", "subscribe", "--refined", server.refined, "--json", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        watch = Subscribing(process)
+        try:
+            watch.until("heartbeat")
+            yield watch
+            out, watch.errors = process.communicate(timeout=60)
+            watch.entries += [json.loads(line) for line in out.splitlines()]
+        finally:
+            process.kill()
+    assert process.returncode == status, watch.errors
 
 
 def test_what_is_published_is_refined_and_saved(take: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out.npz"
-    with serving("--lookahead", "0,4") as server:
-        subscriber = InThread("subscribe", "--refined", server.refined, "--save", str(out), "--until-end")
-        wait_until_heard(server)
-        assert main(["publish", str(take), "--raw", server.raw, "--drop", "0.2", "--speed", "8", "--seed", "5"]) == 0
-        assert subscriber.wait() == 0
+    with serving("--lookahead", "0,4") as server, subscribing(server, "--save", str(out), "--until-end") as watch:
+        argv = ["publish", str(take), "--raw", server.raw, "--drop", "0.2", "--speed", "8", "--seed", "5"]
+        assert main(argv) == 0
+    assert "200 poses of 2 streams saved" in watch.errors
     saved = {(recording.name, recording.lookahead): recording for recording in read(out)}
     recordings = read(take)
     assert set(saved) == {("one", 0), ("one", 4), ("two", 0), ("two", 4)}
@@ -309,41 +319,28 @@ def test_what_is_published_is_refined_and_saved(take: Path, tmp_path: Path, caps
             assert got.fps == 200
 
 
-def wait_until_heard(server: Served) -> None:
-    """Until the server has a subscriber of everything: only then is nothing lost on joining."""
-    with Subscriber(server.refined) as other:
-        other.wait_for_server(timeout=60)
-
-
-def test_json_lines_and_a_limit(take: Path, capsys) -> None:
-    with serving("--lookahead", "0") as server:
-        argv = ["subscribe", "--refined", server.refined, "--json", "--frames", "60", "--stream", "cam-1,cam-2"]
-        subscriber = InThread(*argv)
-        wait_until_heard(server)
-        assert main(["publish", str(take), "--raw", server.raw, "--speed", "inf", "--together", "--stream", "cam"]) == 0
-        assert subscriber.wait() == 0
-    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    poses = [entry for entry in entries if entry["kind"] == "pose"]
+def test_json_lines_and_a_limit(take: Path) -> None:
+    options = ["--frames", "60", "--stream", "cam-1,cam-2"]
+    with serving("--lookahead", "0") as server, subscribing(server, *options) as watch:
+        argv = ["publish", str(take), "--raw", server.raw, "--speed", "inf", "--together", "--stream", "cam"]
+        assert main(argv) == 0
+    poses = [entry for entry in watch.entries if entry["kind"] == "pose"]
     assert len(poses) == 60
     assert {entry["stream"] for entry in poses} <= {"cam-1", "cam-2"}
     assert all(len(entry["xyz"]) == 50 for entry in poses)
+    assert {"start"} <= {entry["event"] for entry in watch.entries if entry["kind"] == "event"}
 
 
 def test_ctrl_c_saves_what_came(take: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
     with serving() as server:
-        command = [sys.executable, "-m", "rtskel.cli", "subscribe", "--refined", server.refined, "--json"]
-        with subprocess.Popen([*command, "--save", str(out)], stdout=subprocess.PIPE, text=True) as subscriber:
-            assert subscriber.stdout is not None
+        with subscribing(server, "--save", str(out), status=130) as watch:
             argv = ["publish", str(take), "--raw", server.raw, "--speed", "20", "--loop", "--stream", "cam"]
             with subprocess.Popen([sys.executable, "-m", "rtskel.cli", *argv]) as publisher:
-                while '"pose"' not in subscriber.stdout.readline():
-                    pass
-                subscriber.send_signal(signal.SIGINT)
-                subscriber.stdout.read()
+                watch.until("pose")
+                watch.process.send_signal(signal.SIGINT)
                 publisher.terminate()
         assert publisher.returncode == 143
-        assert subscriber.returncode == 130
     assert read(out)[0].frames > 0
 
 
@@ -394,7 +391,6 @@ def test_keys(take: Path, tmp_path: Path) -> None:
     assert main(["keygen", str(keys)]) == 0
     with serving("--keys", str(keys / "server")) as server:
         own = ["--keys", str(keys / "client")]
-        subscriber = InThread("subscribe", "--refined", server.refined, "--save", str(out), "--frames", "50", *own)
-        assert main(["publish", str(take), "--raw", server.raw, "--speed", "8", *own]) == 0
-        assert subscriber.wait() == 0
+        with subscribing(server, "--save", str(out), "--frames", "50", *own):
+            assert main(["publish", str(take), "--raw", server.raw, "--speed", "8", *own]) == 0
     assert read(out)[0].frames > 0

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from rtskel.watch import LiveTable, as_json
-from rtskel.wire import Event, Flag, Heartbeat
+from rtskel.wire import Event, Flag, Heartbeat, StreamEnd
 from tests.test_collect import MS, pose
 
 
@@ -51,11 +51,13 @@ def test_a_pose_in_json() -> None:
     assert as_json(pose(3, source_clock="unix"), 0)["latency_ms"] is None
 
 
-def test_an_event_in_json() -> None:
+def test_other_messages_in_json() -> None:
     entry = as_json(Event("cam", "gap", 7, 12, 5, "30 slots", {"slots": 30}), 0)
     assert (entry["kind"], entry["event"], entry["seq"], entry["counts"]) == ("event", "gap", 12, {"slots": 30})
-    with pytest.raises(TypeError, match="Heartbeat"):
-        as_json(beat(0), 0)
+    assert as_json(beat(5), 0)["counts"] == {"late": 3, "malformed": 0}
+    json.dumps(as_json(beat(5), 0))
+    with pytest.raises(TypeError, match="StreamEnd"):
+        as_json(StreamEnd("cam", 1, 2, 3, "monotonic"), 0)
 
 
 def test_the_table_says_what_came() -> None:
