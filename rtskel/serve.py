@@ -6,10 +6,9 @@ streams share fairly. What this bounds, beyond the rules in `rtskel.streams`:
 
 - *Queueing.* No wait is added to fill a batch unless `batch_wait_s` asks for it. A frame waits for the engine
   call that is running, and then for its turn: with P windows pending, at most ceil(P / max_batch) calls.
-- *Overload.* Where frames come faster than the engine refines them, they queue: in the rings (`streams.ahead`
-  slots a stream), then in one queue of `most_waiting` frames. When that is full the server stops reading;
-  ZeroMQ's queues fill up, and publishers see theirs full, wait or count what they drop. The server itself drops
-  nothing.
+- *Overload.* Where frames come faster than the engine refines them, `most_waiting` wait in the server. Then it
+  stops reading; ZeroMQ's queues fill up, and publishers see theirs full, wait or count what they drop. The
+  server itself drops nothing.
 - *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
   again. The holes in `seq` tell it.
 - *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
@@ -25,6 +24,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 import signal
 import time
@@ -46,11 +46,11 @@ from rtskel.errors import EngineError, RtskelError, ServeError, WireError
 from rtskel.refine import RefinerBank
 from rtskel.streams import CLOCK, SECOND, Message, StreamConfig, StreamTable
 
-READ_MOST = 1024
-"""Messages read in one turn, so that deadlines and poses are never far away however fast frames come."""
-
 REFINE_NS = 10_000_000
 """Time after which a turn reads again although windows are still pending."""
+
+BURST = 32
+"""Poses sent together: each send that finds ZeroMQ's own thread asleep costs a system call to wake it."""
 
 UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
@@ -80,7 +80,7 @@ class ServeConfig:
         heartbeat_s: interval of the heartbeats.
         receive_queue: messages that may wait unread for each publisher.
         send_queue: messages that may wait for each reader.
-        most_waiting: frames further ahead than the rings hold that may wait for the engine.
+        most_waiting: frames that may wait for the engine, all streams together.
         linger_s: how long the last messages may take to be sent at the end.
         keys: CURVE keys; both endpoints then let in only the clients on their list.
         insecure: bind addresses that other machines can reach without keys.
@@ -96,7 +96,7 @@ class ServeConfig:
     heartbeat_s: float = 1.0
     receive_queue: int = 1000
     send_queue: int = 10_000
-    most_waiting: int = 4096
+    most_waiting: int = 1024
     linger_s: float = 2.0
     keys: ServerKeys | None = None
     insecure: bool = False
@@ -220,17 +220,21 @@ class Server:
 
     def _wait(self) -> None:
         """Until there is something to do."""
-        reading = self._table.backlog < self.config.most_waiting
+        reading = self._room() > 0
         if self._table.pending or (reading and self._unread):
             return
         left = min(self._table.next_deadline(), self._heartbeat_at) - self._clock()
         if left > 0:
             (self._poller if reading else self._deaf).poll(math.ceil(left / 1e6))
 
+    def _room(self) -> int:
+        """How many more frames may wait for the engine."""
+        return self.config.most_waiting - self._table.backlog - self._table.pending
+
     def _read(self) -> list[tuple[Message, int]]:
         """What publishers have sent, as far as there is room for it."""
         messages: list[tuple[Message, int]] = []
-        room = min(READ_MOST, self.config.most_waiting - self._table.backlog)
+        room = self._room()
         self._receive(messages, room)
         if self.config.batch_wait_s and messages:
             until = messages[0][1] + round(self.config.batch_wait_s * SECOND)
@@ -278,7 +282,7 @@ class Server:
     def _refuse(self, topic: bytes, size: int, detail: str, now: int) -> None:
         if size > wire.MAX_BODY:
             kind = "oversize"
-        elif "version v is" in detail or (topic.startswith(b"rts") and not topic.startswith(b"rts1/")):
+        elif _ANOTHER_VERSION.search(detail):
             kind = "version"
         else:
             kind = "malformed"
@@ -288,7 +292,7 @@ class Server:
         """Act on deadlines, of which only those have passed by which every frame that had come was read."""
         if not self._unread:
             self._read_up_to = now
-        elif self._table.backlog >= self.config.most_waiting and not self._table.pending:
+        elif self._room() <= 0 and not self._table.pending:
             self._read_up_to = now  # what waits, waits for holes to be given up, and so does all that is unread
         self._table.advance(max(self._read_up_to, now - UNREAD_NS))
 
@@ -300,14 +304,23 @@ class Server:
                 return
 
     def _step(self) -> None:
-        send, refined, wanted = _send, self._refined, self._wanted
+        wanted = self._wanted
+        burst: list[tuple[bytes, bytes]] = []
         for pose in self._table.step(self._clock, self._engine_times):
             topic = wire.refined_topic(pose.stream, pose.lookahead)
             if wanted.get(topic) or self._is_wanted(topic):
-                topic, body = wire.encode(pose)
-                send(refined, topic, _FIRST_PART)
-                send(refined, body, zmq.NOBLOCK)
+                burst.append(wire.encode(pose))
+                if len(burst) == BURST:
+                    self._send(burst)
+                    burst.clear()
+        self._send(burst)
         self._tell()
+
+    def _send(self, messages: list[tuple[bytes, bytes]]) -> None:
+        send, refined = _send, self._refined
+        for topic, body in messages:
+            send(refined, topic, _FIRST_PART)
+            send(refined, body, zmq.NOBLOCK)
 
     def _engine_times(self) -> tuple[int, int]:
         if self._engine.error:
@@ -321,8 +334,7 @@ class Server:
     def _publish(self, message: wire.Message) -> None:
         topic, body = wire.encode(message)
         if self._is_wanted(topic):
-            _send(self._refined, topic, _FIRST_PART)
-            _send(self._refined, body, zmq.NOBLOCK)
+            self._send([(topic, body)])
 
     def _is_wanted(self, topic: bytes) -> bool:
         """Whether anybody has subscribed to that topic; what nobody reads is not even encoded."""
@@ -384,7 +396,7 @@ class Server:
             self._table.feed(self._read())
             self._tell()
             self._refine()
-            if self._table.backlog >= self.config.most_waiting and not self._table.pending:
+            if self._room() <= 0 and not self._table.pending:
                 break  # the rest waits for holes, which are given up now
         self._table.shutdown(self._clock())
         self._tell()
@@ -484,6 +496,9 @@ class _WatchedEngine:
         finally:
             self.ended = self._clock()
 
+
+_ANOTHER_VERSION = re.compile(r"version v is \d")
+"""How `wire.decode` says that a message is of another version: one that says no version at all is just malformed."""
 
 # The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
 _recv: Any = zmq.backend.Socket.recv

@@ -803,7 +803,10 @@ class StreamTable:
 
     def _resume(self) -> bool:
         """Take waiting messages as far as possible; whether there was any."""
+        if not self._blocked:
+            return False
         taken = False
+        room = self.bank.next_window + self.bank.config.ahead  # a step moves it, nothing here does
         for stream in list(self._blocked.values()):
             if self._stopping and stream.index >= 0 and self._live[stream.index]:
                 self._expire([stream], stream.heard)
@@ -811,8 +814,7 @@ class StreamTable:
                 msg, now = stream.waiting[0]
                 if stream.index >= 0 and isinstance(msg, RawPose) and msg.epoch == stream.epoch:
                     slot = stream.number(msg) - stream.origin
-                    room = self.bank.next_window[stream.index] + self.bank.config.ahead
-                    if room <= slot <= stream.newest + self._jump:
+                    if room[stream.index] <= slot <= stream.newest + self._jump:
                         break  # still too far ahead of the engine
                 if not self._take(stream, msg, now):
                     break
