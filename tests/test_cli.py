@@ -281,12 +281,14 @@ def subscribing(server: Served, *options: str, status: int = 0) -> Iterator[Subs
     command = [sys.executable, "-m", "rtskel.cli", "subscribe", "--refined", server.refined, "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         watch = Subscribing(process)
         try:
             watch.until("heartbeat")
             yield watch
-            out, watch.errors = process.communicate(timeout=60)
-            watch.entries += [json.loads(line) for line in out.splitlines()]
+            watch.entries += [json.loads(line) for line in process.stdout]  # communicate() forgets what readline() read
+            watch.errors = process.stderr.read()
+            process.wait(timeout=60)
         finally:
             process.kill()
     assert process.returncode == status, watch.errors
