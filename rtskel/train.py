@@ -91,7 +91,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, as JSON can hold it."""
-        return asdict(self) | {"time_budget": self.time_budget if math.isfinite(self.time_budget) else None}
+        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -111,8 +111,7 @@ class TrainConfig:
                 **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
             )
         made |= {key: tuple(made[key]) for key in ("kinds", "floors") if key in made}
-        if made.get("time_budget", 0.0) is None:
-            made["time_budget"] = math.inf
+        made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
         return cls(**made)
 
 
@@ -164,7 +163,6 @@ class Trainer:
         )  # fmt: skip
         self.kinds = config.kinds or tuple(TRAINING)
         self.chance = torch.tensor([TRAINING[kind][0] for kind in self.kinds], device=self.device)
-        self.sources = {name: k for k, name in enumerate(config.sources)}
         groups = joint_groups(config.model.skeleton)
         self.groups = torch.zeros(len(groups), self.tree.joints, device=self.device)  # each row sums to 1
         for row, joints in enumerate(groups.values()):
@@ -174,7 +172,7 @@ class Trainer:
         position[-1] = config.last
         self.position = position / position.sum()
         # Running errors by kind, source and group, of the output and of the ungated proposal; 0 = not seen yet.
-        self.running = torch.zeros(2, len(self.kinds), len(self.sources), len(groups), device=self.device)
+        self.running = torch.zeros(2, len(self.kinds), len(config.sources), len(groups), device=self.device)
         self.steps = 0
         self.elapsed = 0.0
         self.best = math.inf
@@ -292,8 +290,11 @@ class Trainer:
             "books": json.dumps(books),
         }
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, str(partial), header)
-        partial.replace(path)
+        try:
+            save_file(tensors, str(partial), header)
+            partial.replace(path)
+        except (SafetensorError, OSError) as error:
+            raise RtskelError(f"{path}: cannot be written ({error}); the checkpoint before it is kept") from None
 
     def load(self, path: str | Path) -> None:
         """Continues from a checkpoint of the same model config and corpus; RtskelError names what differs."""

@@ -127,6 +127,8 @@ def test_a_folder_with_a_run_is_not_overwritten_and_foreign_checkpoints_are_refu
     other = Trainer(replace(CONFIG, model=replace(TINY, layers=2)), Corpus(corpus))
     with pytest.raises(RtskelError, match="another config"):
         other.load(tmp_path / "run/last.safetensors")
+    with pytest.raises(RtskelError, match="cannot be written"):
+        other.save(tmp_path / "nowhere/last.safetensors")
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
     with pytest.raises(RtskelError, match="not a checkpoint"):
         other.load(tmp_path / "garbage.safetensors")
