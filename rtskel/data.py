@@ -316,6 +316,11 @@ class BuildConfig:
     skip: tuple[str, ...] = field(default=())
 
 
+def held_out(name: str, holdout: int = BuildConfig.holdout) -> bool:
+    """Whether the Bandai-Namco clip of that name is kept out of training: one in `holdout` is."""
+    return zlib.crc32(name.encode()) % holdout == 0
+
+
 def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | None = None) -> dict[str, tuple[int, int]]:
     """Builds a corpus from the shared data (see its README): returns sequences and frames by source and split.
 
@@ -335,7 +340,7 @@ def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | Non
         hands_by_source = [hands, list(mediapipe_hands(data / "mediapipe_holistic" / "holistic.npz"))]
         hands_by_source = [h for h in hands_by_source if h]
         for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz"):
-            split = "dev" if zlib.crc32(name.encode()) % config.holdout == 0 else "train"
+            split = "dev" if held_out(name, config.holdout) else "train"
             xyz = attach_hands(body, hands_by_source, random)
             sequences.append((Sequence(name, "bandai", split, 30.0, 0, 0), xyz))
     for k in range(config.synthetic):
