@@ -141,7 +141,9 @@ class Server:
             min_confidence=config.min_confidence,
             ahead=config.streams.ahead,
         )
-        self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id)
+        self._table = StreamTable(
+            bank, config.streams, epoch=self.epoch, model=engine.info.model_id, output=self._output
+        )
         self._stopping = False
         self._frames_in = 0
         self._heartbeats = 0
@@ -304,17 +306,26 @@ class Server:
                 return
 
     def _step(self) -> None:
-        wanted = self._wanted
         burst: list[tuple[bytes, bytes]] = []
-        for pose in self._table.step(self._clock, self._engine_times):
-            topic = wire.refined_topic(pose.stream, pose.lookahead)
-            if wanted.get(topic) or self._is_wanted(topic):
-                burst.append(wire.encode(pose))
+        for parts in self._table.step(self._clock, self._engine_times):
+            if parts is not None:
+                burst.append(parts)
                 if len(burst) == BURST:
                     self._send(burst)
                     burst.clear()
         self._send(burst)
         self._tell()
+
+    def _output(self, sample: wire.RefinedPose) -> Callable[..., tuple[bytes, bytes] | None]:
+        encode, wanted = wire.RefinedEncoder(sample), self._wanted
+        topic = encode.topic
+
+        def parts(*varying: Any) -> tuple[bytes, bytes] | None:
+            if wanted.get(topic) or self._is_wanted(topic):
+                return topic, encode(*varying)
+            return None
+
+        return parts
 
     def _send(self, messages: list[tuple[bytes, bytes]]) -> None:
         send, refined = _send, self._refined

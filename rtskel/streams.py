@@ -45,8 +45,9 @@ import heapq
 import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,8 @@ _NEVER = math.inf
 _FLAGS = [Flag(bits) for bits in range(2 * Flag.FLUSHED)]  # looking one up is far cheaper than Flag(bits)
 
 Message = RawPose | StreamEnd
+
+Out = TypeVar("Out", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class _Stream:
     __slots__ = (
         *("axes", "base", "clock", "closed_time", "closing", "end_slot", "ended", "epoch", "evict", "fast", "first"),
         *("first_time", "flags", "fps", "heard", "held", "index", "last", "mirrored", "name", "newest", "next_number"),
-        *("origin", "past", "period", "restart", "skeleton", "state", "time_zero", "timed", "waiting"),
+        *("origin", "out", "past", "period", "restart", "skeleton", "state", "time_zero", "timed", "waiting"),
     )
 
     def __init__(self, name: str) -> None:
@@ -142,6 +145,7 @@ class _Stream:
         self.next_number = 0  # frame number behind those of the closed segment
         self.closed_time = 0  # source time at which it closed
         # The segment:
+        self.out: dict[int, Any] = {}  # by lookahead: what makes poses
         self.fps = 0.0
         self.period = 0.0  # ns a slot, as claimed
         self.clock = self.skeleton = self.axes = ""
@@ -167,7 +171,44 @@ _Row = tuple[_Stream, RawPose, int]
 """A frame for the bank, and when it was read."""
 
 
-class StreamTable:
+class Output(Protocol[Out]):
+    """What a pose becomes, of which all is known but what varies between those of a stream at one lookahead."""
+
+    def __call__(
+        self,
+        seq: int,
+        source_seq: int | None,
+        source_time_ns: int,
+        receive_ns: int,
+        infer_start_ns: int,
+        infer_end_ns: int,
+        publish_ns: int,
+        windows: int,
+        flags: Flag,
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        missing: NDArray[np.bool_],
+        sigma: NDArray[np.float32],
+        /,
+    ) -> Out: ...
+
+
+def whole_pose(sample: RefinedPose) -> Output[RefinedPose]:
+    """Poses as they are."""
+
+    def make(*varying: Any) -> RefinedPose:
+        return replace(sample, **dict(zip(_VARYING, varying, strict=True)))
+
+    return make
+
+
+_VARYING = (
+    *("seq", "source_seq", "source_time_ns", "receive_ns", "infer_start_ns", "infer_end_ns", "publish_ns"),
+    *("windows", "flags", "xyz", "confidence", "missing", "sigma"),
+)
+
+
+class StreamTable(Generic[Out]):
     """The streams of one server.
 
     The caller repeats: `feed` what was read, `advance` to the time up to which everything was read, then `step` while
@@ -179,9 +220,19 @@ class StreamTable:
         config: how streams are treated.
         epoch: of this server, for poses and events.
         model: id of the engine's weights, for poses.
+        output: what becomes of refined poses, such as `whole_pose` or `rtskel.wire.RefinedEncoder`: called with a
+            sample once for all that a segment gives at one lookahead.
     """
 
-    def __init__(self, bank: RefinerBank, config: StreamConfig, *, epoch: int, model: str) -> None:
+    def __init__(
+        self,
+        bank: RefinerBank,
+        config: StreamConfig,
+        *,
+        epoch: int,
+        model: str,
+        output: Callable[[RefinedPose], Output[Out]],
+    ) -> None:
         self.bank = bank
         self.config = config
         self.epoch = epoch
@@ -192,6 +243,7 @@ class StreamTable:
         """Messages that wait for the engine."""
         self._skeleton = bank.config.skeleton.id
         self._model = model
+        self._output = output
         self._joints = bank.joints
         self._jump = config.max_gap + 1  # a frame may be this many slots behind the newest one
         self._slack = config.slack_s * SECOND
@@ -349,7 +401,9 @@ class StreamTable:
             return self._restart(stream, msg, now, "reset", f"{view} after {before}")
         if msg.fps != stream.fps:
             self._retime(stream, msg.fps)
-        stream.clock = msg.clock
+        if msg.clock != stream.clock:
+            stream.clock = msg.clock
+            stream.out.clear()
         slot = stream.number(msg) - stream.origin
         if slot < 0:
             self._late(stream, msg, now)
@@ -509,6 +563,7 @@ class StreamTable:
         stream.fps, stream.period = msg.fps, SECOND / msg.fps
         stream.clock, stream.skeleton, stream.axes, stream.mirrored = msg.clock, msg.skeleton, msg.axes, msg.mirrored
         stream.flags = flags | Flag.RESET
+        stream.out.clear()
         stream.restart = stream.held = None
         stream.ended = stream.evict = False
         stream.state = _State.OPEN
@@ -536,6 +591,7 @@ class StreamTable:
     def _retime(self, stream: _Stream, fps: float) -> None:
         """Another fps: slots go on, the clock ticks differently from the newest slot on."""
         self._put()
+        stream.out.clear()
         stream.fps, stream.period = fps, SECOND / fps
         self._arrival.retime(stream.index, stream.newest, stream.period)
         if stream.timed:
@@ -833,7 +889,7 @@ class StreamTable:
 
     def step(
         self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None = None
-    ) -> Iterator[RefinedPose]:
+    ) -> Iterator[Out]:
         """Run one engine batch and yield the poses it completes, each stamped with `clock()` when it is published.
 
         `engine_times` is called right behind the engine and gives when that call began and ended, which is known less
@@ -857,7 +913,7 @@ class StreamTable:
         self._faulty[used] = self.bank.frontier[used] + tail + 2 * self.bank.radius
         self.offend("", "engine", f"engine failed, poses pass through unrefined: {error}", now)
 
-    def _poses(self, refined: Refined, start: int, end: int, clock: Callable[[], int]) -> Iterator[RefinedPose]:
+    def _poses(self, refined: Refined, start: int, end: int, clock: Callable[[], int]) -> Iterator[Out]:
         place, slot, confidence = refined.stream, refined.slot, refined.confidence
         xyz, sigma, flags = refined.xyz, refined.sigma, refined.flags
         if not (np.isfinite(xyz).all() and np.isfinite(sigma).all()):  # coordinates beyond float32's range on the way
@@ -870,51 +926,79 @@ class StreamTable:
         if faulty.max() >= 0:
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
             flags = flags | np.where(slot + reach <= faulty, np.uint32(Flag.PASSTHROUGH), np.uint32(0))
-        missing = confidence == 0
         at = slot % self._ring
         streams = self._place
         self.frames_out += len(refined)
-        for row, (i, j, lookahead, number, received, captured, windows, bits) in enumerate(
-            zip(
-                place.tolist(),
-                slot.tolist(),
-                refined.lookahead.tolist(),
-                (self._base[place] + slot).tolist(),
-                self._received[place, at].tolist(),
-                self._captured[place, at].tolist(),
-                refined.windows.tolist(),
-                flags.tolist(),
-                strict=True,
-            )
-        ):
+        rows = zip(
+            place.tolist(),
+            slot.tolist(),
+            refined.lookahead.tolist(),
+            (self._base[place] + slot).tolist(),
+            self._received[place, at].tolist(),
+            self._captured[place, at].tolist(),
+            refined.windows.tolist(),
+            flags.tolist(),
+            xyz,
+            confidence,
+            confidence == 0,
+            sigma,
+            strict=True,
+        )
+        for i, j, lookahead, number, received, captured, windows, bits, points, trust, missing, spread in rows:
             stream = streams[i]
             assert stream is not None
-            yield RefinedPose(
-                stream.name,
-                lookahead,
-                self.epoch,
-                number,
-                stream.epoch,
-                None if stream.timed else stream.origin + j,
-                captured,
-                stream.clock,
-                stream.fps,
-                received,
-                start,
-                end,
-                clock(),
-                CLOCK,
-                windows,
-                _FLAGS[bits] if j else _FLAGS[bits] | stream.flags,
-                stream.skeleton,
-                self._model,
-                stream.axes,
-                stream.mirrored,
-                xyz[row],
-                confidence[row],
-                missing[row],
-                sigma[row],
+            out = stream.out.get(lookahead) or self._out_of(stream, lookahead)
+            source = None if stream.timed else stream.origin + j
+            flag = _FLAGS[bits] if j else _FLAGS[bits] | stream.flags
+            yield out(
+                *(
+                    number,
+                    source,
+                    captured,
+                    received,
+                    start,
+                    end,
+                    clock(),
+                    windows,
+                    flag,
+                    points,
+                    trust,
+                    missing,
+                    spread,
+                )
             )
+
+    def _out_of(self, stream: _Stream, lookahead: int) -> Output[Out]:
+        nothing = np.zeros((self._joints, 3), np.float32)
+        sample = RefinedPose(
+            stream=stream.name,
+            lookahead=lookahead,
+            epoch=self.epoch,
+            seq=0,
+            source_epoch=stream.epoch,
+            source_seq=None,
+            source_time_ns=0,
+            source_clock=stream.clock,
+            fps=stream.fps,
+            receive_ns=0,
+            infer_start_ns=0,
+            infer_end_ns=0,
+            publish_ns=0,
+            clock=CLOCK,
+            windows=0,
+            flags=Flag(0),
+            skeleton=stream.skeleton,
+            model=self._model,
+            axes=stream.axes,
+            mirrored=stream.mirrored,
+            xyz=nothing,
+            confidence=nothing[:, 0],
+            missing=nothing[:, 0] == 0,
+            sigma=nothing[:, 0],
+        )
+        out: Output[Out] = self._output(sample)
+        stream.out[lookahead] = out
+        return out
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from types import SimpleNamespace
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from rtskel.refine import RefinerBank, refine
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
-from rtskel.streams import StreamConfig, StreamTable
-from rtskel.wire import Event, Flag, RawPose, RefinedPose, StreamEnd
+from rtskel.streams import StreamConfig, StreamTable, whole_pose
+from rtskel.wire import Event, Flag, RawPose, RefinedEncoder, RefinedPose, StreamEnd, encode
 
 JOINTS = UPPER_BODY_50.joints
 MS = 1_000_000
@@ -86,7 +87,7 @@ class Rig:
             ahead=self.config.ahead,
             native=native,
         )
-        self.table = StreamTable(self.bank, self.config, epoch=77, model="blend")
+        self.table = StreamTable(self.bank, self.config, epoch=77, model="blend", output=whole_pose)
         self.now = START
         self.poses: list[RefinedPose] = []
         self.events: list[Event] = []
@@ -788,6 +789,29 @@ def test_offenders_do_not_fill_the_memory():
     assert len(rig.table._untold) <= 4096
     assert len(rig.table._streams) == 1
     assert rig.table.counts["refused"] == 10000
+
+
+# --- what becomes of poses ---
+
+
+def test_encoded_poses_are_those_that_encode_gives():
+    rng = np.random.default_rng(5)
+    schedule = [
+        (n * PERIOD, frame(n, confidence=(rng.random(JOINTS) > 0.3).astype(np.float32), fps=FPS + (n > 20)))
+        for n in range(40)
+        if n % 7
+    ]
+    schedule += [(n * PERIOD, frame(n, stream="b", seq=None, axes="RUA", mirrored=True)) for n in range(40)]
+    rig = Rig().play(schedule).stop()
+    encoders = {}
+    for pose in rig.poses:
+        key = (pose.stream, pose.lookahead, pose.fps)
+        encoder = encoders.setdefault(key, RefinedEncoder(pose))
+        body = encoder(
+            *(getattr(pose, name) for name in inspect.signature(RefinedEncoder.__call__).parameters if name != "self")
+        )
+        assert (encoder.topic, body) == encode(pose)
+    assert len(encoders) == 6
 
 
 # --- a failing engine ---
