@@ -395,7 +395,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from rtskel.curve import ServerKeys
     from rtskel.engine import open_engine
-    from rtskel.serve import ServeConfig, Server
+    from rtskel.serve import ServeConfig, Server, run_server
     from rtskel.streams import StreamConfig
 
     with _options_in_range():
@@ -416,31 +416,21 @@ def _serve(args: argparse.Namespace) -> int:
             keys=None if args.keys is None else ServerKeys.load(args.keys),
             insecure=args.insecure,
         )
-    with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(open_engine(args.engine, precision=args.precision, threads=args.threads))
-        with _options_in_range():  # radius and lookaheads must fit the engine's window
-            server = stack.enter_context(Server(config, engine))
-        ready = {"raw": server.raw_endpoint, "refined": server.refined_endpoint, "model": engine.info.model_id}
+
+    def ready(server: Server) -> None:
+        where = {"raw": server.raw_endpoint, "refined": server.refined_endpoint, "model": engine.info.model_id}
         if args.json:
-            _print_json(ready | {"lookaheads": config.lookaheads, "runs_on": engine.info.builder})
+            _print_json(where | {"lookaheads": config.lookaheads, "runs_on": engine.info.builder})
         else:
             print(
-                f"rtskel: raw poses at {ready['raw']}, refined poses at {ready['refined']} with lookahead "
-                f"{', '.join(map(str, config.lookaheads))}; {ready['model']} on {engine.info.builder}",
+                f"rtskel: raw poses at {where['raw']}, refined poses at {where['refined']} with lookahead "
+                f"{', '.join(map(str, config.lookaheads))}; {where['model']} on {engine.info.builder}",
                 flush=True,
             )
-        asked: list[int] = []
 
-        def stop(number: int, _: object) -> None:
-            asked.append(number)
-            server.stop()  # every stream is completed first ...
-            signal.signal(number, before[number])  # ... unless somebody insists
-
-        before: dict[int, Any] = {
-            int(number): signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        server.run()
-    return INTERRUPTED if asked and asked[0] == signal.SIGINT else OK
+    with open_engine(args.engine, precision=args.precision, threads=args.threads) as engine:
+        number = run_server(config, engine, ready)
+    return INTERRUPTED if number == signal.SIGINT else OK
 
 
 def _publish(args: argparse.Namespace) -> int:

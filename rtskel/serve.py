@@ -123,9 +123,9 @@ class Server:
         clock: time in ns; CLOCK_MONOTONIC unless a test says otherwise.
 
     Raises:
-        ServeError: an endpoint cannot be bound, or must not be without keys.
+        ServeError: an endpoint cannot be bound, or must not be without keys; lookaheads or radius do not fit the
+            engine's window.
         EngineError: the engine does not run.
-        ValueError: lookaheads or radius do not fit the engine's window.
     """
 
     def __init__(self, config: ServeConfig, engine: Engine, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -133,14 +133,17 @@ class Server:
         self.epoch = secrets.randbits(48)
         self._clock = clock
         self._engine = _WatchedEngine(engine, clock)
-        bank = RefinerBank(
-            self._engine,
-            lookahead=config.lookaheads,
-            radius=config.radius,
-            streams=config.streams.max_streams,
-            min_confidence=config.min_confidence,
-            ahead=config.streams.ahead,
-        )
+        try:
+            bank = RefinerBank(
+                self._engine,
+                lookahead=config.lookaheads,
+                radius=config.radius,
+                streams=config.streams.max_streams,
+                min_confidence=config.min_confidence,
+                ahead=config.streams.ahead,
+            )
+        except ValueError as error:
+            raise ServeError(str(error)) from None
         self._table = StreamTable(
             bank, config.streams, epoch=self.epoch, model=engine.info.model_id, output=self._output
         )
@@ -416,35 +419,41 @@ class Server:
         assert self._table.idle
 
 
-def run_server(config: ServeConfig, engine: Engine, on_ready: Callable[[Server], None]) -> None:
+def run_server(config: ServeConfig, engine: Engine, on_ready: Callable[[Server], None]) -> int:
     """Serve until SIGTERM or SIGINT, then end every stream and return. For the main thread of a process.
 
     Args:
         config: what to do.
         engine: an open engine; borrowed.
-        on_ready: called once the endpoints are bound, with the server.
+        on_ready: called with the server once its endpoints are bound and signals are taken care of.
+
+    Returns:
+        Which signal it was; 0 if `Server.stop` was called without one.
 
     Raises:
-        ServeError, EngineError, ValueError: see `Server`.
+        ServeError, EngineError: see `Server`.
     """
-    with Server(config, engine) as server, _signals(server.stop):
+    with Server(config, engine) as server, _signals(server.stop) as received:
         on_ready(server)
         server.run()
+        return received[0] if received else 0
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGTERM or SIGINT calls `stop`, a second one ends the process at once."""
+def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """The first SIGTERM or SIGINT calls `stop` and is put on the list; a second one ends the process at once."""
     both = (signal.SIGTERM, signal.SIGINT)
+    received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         for each in both:
             signal.signal(each, signal.SIG_DFL)
         stop()
 
     before = {number: signal.signal(number, handle) for number in both}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

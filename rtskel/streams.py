@@ -398,7 +398,7 @@ class StreamTable(Generic[Out]):
         if msg.epoch != stream.epoch:
             return self._restart(stream, msg, now, "reset", f"epoch {msg.epoch} after {stream.epoch}")
         if (view := _view(msg)) != (before := _view(stream)):
-            return self._restart(stream, msg, now, "reset", f"{view} after {before}")
+            return self._restart(stream, msg, now, "reset", f"{_show_view(*view)} after {_show_view(*before)}")
         if msg.fps != stream.fps:
             self._retime(stream, msg.fps)
         if msg.clock != stream.clock:
@@ -782,10 +782,10 @@ class StreamTable(Generic[Out]):
                 last = stream.end_slot if now >= self._until[place] else min(last, stream.end_slot)
             else:
                 last = min(last, stream.newest + self.config.max_gap)
-            for msg, _ in stream.waiting:  # they came: not missing, only too early for the ring
-                if isinstance(msg, RawPose) and msg.epoch == stream.epoch:
-                    last = min(last, stream.number(msg) - stream.origin - 1)
             first = int(frontier[place]) + 1
+            for slot in self._waiting_slots(stream):  # they came: not missing, only too early for the ring
+                if first < slot <= last:
+                    last = slot - 1
             if last >= first:
                 self._give_up(stream, first, last)
                 settle.append((place, last))
@@ -867,12 +867,11 @@ class StreamTable(Generic[Out]):
             if self._stopping and stream.index >= 0 and self._live[stream.index]:
                 self._expire([stream], stream.heard)
             while stream.waiting and stream.state is not _State.DRAINING:
-                msg, now = stream.waiting[0]
-                if stream.index >= 0 and isinstance(msg, RawPose) and msg.epoch == stream.epoch:
-                    slot = stream.number(msg) - stream.origin
-                    if room[stream.index] <= slot <= stream.newest + self._jump:
-                        break  # still too far ahead of the engine
-                if not self._take(stream, msg, now):
+                slot = next(self._waiting_slots(stream), -1)
+                if stream.index >= 0 and room[stream.index] <= slot <= stream.newest + self._jump:
+                    taken |= self._take_in_reach(stream, int(room[stream.index]))
+                    break  # the first one is still too far ahead of the engine
+                if not self._take(stream, *stream.waiting[0]):
                     break
                 stream.waiting.popleft()
                 self.backlog -= 1
@@ -884,6 +883,27 @@ class StreamTable(Generic[Out]):
                     self._stop(stream, stream.heard)
         self._put()
         return taken
+
+    def _waiting_slots(self, stream: _Stream) -> Iterator[int]:
+        """The slots of the waiting frames that belong to the present segment, in the order in which they came."""
+        for msg, _ in stream.waiting:
+            if isinstance(msg, StreamEnd) or msg.epoch != stream.epoch or _view(msg) != _view(stream):
+                return
+            yield stream.number(msg) - stream.origin
+
+    def _take_in_reach(self, stream: _Stream, room: int) -> bool:
+        """Take waiting frames below slot `room`, though others wait before them: the engine may be waiting for one."""
+        if self.bank.next_window[stream.index] <= self.bank.frontier[stream.index]:
+            return False  # it has other work, and order is kept
+        within = [slot < room for slot in self._waiting_slots(stream)]
+        rest = deque(stream.waiting)
+        for message, reaches in zip(stream.waiting, within, strict=False):
+            if reaches and self._take(stream, *message):
+                rest.remove(message)
+        taken = len(stream.waiting) - len(rest)
+        stream.waiting = rest
+        self.backlog -= taken
+        return taken > 0
 
     # --- poses out ----------------------------------------------------------------------------------------------------
 
@@ -1075,7 +1095,11 @@ _EARLY_IF_UNSURE = 1 / 16
 """Share by which frames behind a slot that was given up move what is due, if they came early."""
 
 
-def _view(source: RawPose | _Stream) -> str:
-    """What may not change within a segment beside the epoch, for people to read."""
+def _view(source: RawPose | _Stream) -> tuple[str, bool, bool]:
+    """What may not change within a segment beside the epoch: axes, mirrored, and whether slots come from timestamps."""
     timed = source.timed if isinstance(source, _Stream) else source.seq is None
-    return f"axes {source.axes}{' mirrored' if source.mirrored else ''}, {'timed' if timed else 'numbered'}"
+    return source.axes, source.mirrored, timed
+
+
+def _show_view(axes: str, mirrored: bool, timed: bool) -> str:
+    return f"axes {axes}{' mirrored' if mirrored else ''}, {'timed' if timed else 'numbered'}"

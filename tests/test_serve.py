@@ -517,6 +517,11 @@ def test_configuration_is_checked(field):
         ServeConfig(**{field: 0})
 
 
+def test_a_radius_that_does_not_fit_the_engine_is_named():
+    with pytest.raises(ServeError, match=r"radius must be 0\.\.3 for a window of 8, got 4"):
+        Server(ServeConfig(raw=ANY, refined=ANY, radius=4), BlendEngine())
+
+
 # --- the end ---
 
 SCRIPT = """
@@ -535,8 +540,8 @@ if "hang" in sys.argv:
         return run(x, missing)
     engine._run = hang
 config = ServeConfig(raw="tcp://127.0.0.1:*", refined="tcp://127.0.0.1:*", lookaheads=(0, 4))
-run_server(config, engine, lambda server: print(server.raw_endpoint, server.refined_endpoint, flush=True))
-print("done", flush=True)
+number = run_server(config, engine, lambda server: print(server.raw_endpoint, server.refined_endpoint, flush=True))
+print("done", number, flush=True)
 """
 
 
@@ -569,7 +574,7 @@ def test_a_signal_ends_every_stream_with_its_tail(number):
                 for lookahead in (0, 4):
                     assert [pose.source_seq for pose in reader.select(stream, lookahead)] == list(range(20))
             assert process.wait(PATIENCE) == 0
-            assert process.stdout.read() == "done\n"
+            assert process.stdout.read() == f"done {int(number)}\n"
         first.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Iterable
 from types import SimpleNamespace
 
@@ -150,11 +151,15 @@ class Rig:
         return np.array([p.xyz for p in self.select(lookahead, stream)])
 
     def check_order(self):
-        """Every output number once and in order, at each lookahead of each stream."""
+        """Every output number once and in order, at each lookahead of each stream; from 0 again only with a reset."""
         for stream in {p.stream for p in self.poses}:
             for lookahead in self.bank.lookaheads:
-                numbers = [p.seq for p in self.select(lookahead, stream)]
-                assert numbers == list(range(len(numbers)))
+                expected = 0
+                for pose in self.select(lookahead, stream):
+                    if pose.flags & Flag.RESET and pose.seq == 0:
+                        expected = 0
+                    assert pose.seq == expected
+                    expected += 1
 
 
 def expected(numbers: Iterable[int], frames: int, lookahead: int, first: int = 0) -> np.ndarray:
@@ -876,6 +881,61 @@ def test_any_disorder_within_the_slack(case, native):
     assert rig.kinds().count("start") == rig.kinds().count("end") == 1
     assert "late" not in rig.table.counts or again
     assert rig.table.idle
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_comes_every_frame_is_accounted_for(seed):
+    """Estimators that restart, jump, repeat, end, change their minds: a frame is either in the output or counted."""
+    rng = random.Random(seed)
+    rig = Rig(
+        native=seed % 4 != 0,
+        lookaheads=rng.choice([(0,), (4,), (0, 4), (2, 12, 40)]),
+        max_streams=rng.choice([1, 2, 4]),
+        max_gap=rng.choice([0, 3, 25]),
+        ahead=rng.choice([30, 64]),
+        idle_s=rng.choice([0.5, 3, 30]),
+        slack_s=rng.choice([0, 0.05, 0.5]),
+    )
+    number, epoch = dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 1)
+    source = {s: {"fps": FPS, "axes": "RDT", "mirrored": False} for s in "abcd"}
+    time = sent = 0
+
+    def message() -> RawPose | StreamEnd:
+        s = rng.choice("abcd")
+        what = rng.random()
+        if what < 0.02:
+            epoch[s], number[s] = epoch[s] + 1, rng.choice([0, 0, 3, 100])
+        elif what < 0.03:
+            source[s]["fps"] = rng.choice([5.0, 25.0, 30.0, 1000.0, 1e-3, 1e4])
+        elif what < 0.04:
+            source[s].update(axes=rng.choice(["RDT", "RUA"]), mirrored=rng.random() < 0.5)
+        elif what < 0.06:
+            number[s] = max(0, number[s] + rng.choice([1, 3, 20, 40, 1000, -5, -50, 2**61]))
+        elif what < 0.09:
+            stated = rng.choice([number[s], number[s] + 2, 0, None, number[s] + 100])
+            return end(stated, stream=s, epoch=rng.choice([epoch[s], epoch[s], epoch[s] - 1]), at=rng.choice([0, time]))
+        n = rng.choice([number[s]] * 12 + [max(0, number[s] - rng.randint(0, 10)), number[s] + rng.randint(0, 8)])
+        number[s] += rng.choice([1] * 8 + [0, 2])
+        timed = {"seq": None} if source[s]["mirrored"] and rng.random() < 0.9 else {}
+        old = rng.random() < 0.05
+        return frame(n, stream=s, epoch=epoch[s] - old, at=rng.choice([time, n * PERIOD % 2**61]), **source[s], **timed)
+
+    for _ in range(150):
+        time += rng.choice([0, 0, 0, 1, 5, 40, 40, 40, 200, 2000]) * MS
+        messages = [message() for _ in range(rng.choice([1, 1, 1, 1, rng.randint(2, 60)]))]
+        sent += sum(isinstance(m, RawPose) for m in messages)
+        rig.until(time).send(*messages)
+        streams = rig.table._streams.values()
+        assert rig.table.backlog == sum(len(s.waiting) for s in streams)
+        assert len(streams) <= 2 * rig.config.max_streams
+    rig.stop()
+    assert not rig.table._streams
+    rig.check_order()
+    most = max(rig.bank.lookaheads)
+    out = sum(p.lookahead == most and not p.flags & Flag.INTERPOLATED for p in rig.poses)
+    counted = sum(rig.table.counts[k] for k in ("late", "duplicate", "jump", "old_epoch", "refused", "number"))
+    assert sent == out + counted
+    assert len({sum(p.lookahead == lookahead for p in rig.poses) for lookahead in rig.bank.lookaheads}) == 1
 
 
 SECOND = 1000 * MS
