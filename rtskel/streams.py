@@ -30,8 +30,8 @@ What a user can rely on, for a stream of `fps` frames a second:
 - *End.* StreamEnd with `seq` N: the stream has N slots. Those still missing have `slack` to arrive, the tail is
   flushed, event `end`. A frame of the same epoch after it starts afresh if its number is N or more, or if it
   was captured after the end; else it is late.
-- *Idle.* A stream that sends nothing for `idle_s` is ended (event `end`, detail "idle") and forgotten (event
-  `evicted`): its place is free for another.
+- *Idle.* A stream that sends nothing for `idle_s` is ended if it was not (event `end`, detail "idle") and forgotten
+  (event `evicted`): its place is free for another, and its number in the output begins at 0 again.
 - *Overload.* Frames further ahead of the engine than its ring holds wait in the order they came; none is
   dropped here. The server stops reading when too many wait, so that the queues of the publishers fill and count
   what they lose.
@@ -358,7 +358,9 @@ class StreamTable(Generic[Out]):
         elif self._acceptable(msg, now) and self._has_room(msg, now):
             stream = self._streams[msg.stream] = _Stream(msg.stream)
             while len(self._streams) > 2 * self.config.max_streams:
-                self._forget(next(other for other in self._streams.values() if other.state is _State.CLOSED))
+                self._forget(
+                    next(other for other in self._streams.values() if other.state is _State.CLOSED), "room", now
+                )
             self._start(stream, msg, now, base=0, kind="start")
             self._sweep_at = min(self._sweep_at, now + self._idle)
 
@@ -641,11 +643,11 @@ class StreamTable(Generic[Out]):
         if kind in ("end", "stale"):
             self._event(stream, kind, detail, now)
         if stream.evict and not stream.waiting:
-            if detail == "idle":
-                self._event(stream, "evicted", detail, now)
-            self._forget(stream)
+            self._forget(stream, detail, now)
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: _Stream, why: str, now: int) -> None:
+        if not self._stopping:
+            self._event(stream, "evicted", why, now)
         del self._streams[stream.name]
 
     def _give_up(self, stream: _Stream, first: int, last: int) -> None:
@@ -830,8 +832,7 @@ class StreamTable(Generic[Out]):
             elif stream.state is _State.CLOSED:
                 if not stream.ended:
                     self._event(stream, "end", "idle", now)
-                    self._event(stream, "evicted", "idle", now)
-                self._forget(stream)
+                self._forget(stream, "idle", now)
             elif stream.state is _State.OPEN and not stream.waiting and stream.held is None:
                 stream.evict = True
                 self._close(stream, "end", "idle")
@@ -1046,7 +1047,7 @@ class StreamTable(Generic[Out]):
         elif stream.state is _State.CLOSED:
             if not stream.ended:
                 self._event(stream, "end", "shutdown", now)
-            self._forget(stream)
+            self._forget(stream, "shutdown", now)
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -695,9 +695,9 @@ def test_an_idle_stream_at_a_low_rate_gives_its_tail():
     assert rig.table.idle
 
 
-def test_an_ended_stream_is_forgotten_in_silence():
+def test_an_ended_stream_is_forgotten_too():
     rig = Rig(idle_s=3).send(frame(0), end(1)).until(4 * SECOND)
-    assert rig.kinds() == ["start", "end"]
+    assert rig.kinds() == ["start", "end", "evicted"]
     assert not rig.table._streams
 
 
