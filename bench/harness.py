@@ -90,7 +90,7 @@ def _cpu(stat: str) -> float:
 @contextmanager
 def server(*options: str) -> Iterator[ServerProcess]:
     """`rtskel serve` in its own process, on ports that the system chooses; ended by SIGTERM."""
-    command = [sys.executable, "-m", "rtskel.cli", "serve", "--json"]
+    command = [sys.executable, "-P", "-m", "rtskel.cli", "serve", "--json"]
     command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:

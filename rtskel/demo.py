@@ -239,7 +239,8 @@ class _Server:
     """A server process on ports of the system's choice."""
 
     def __init__(self, config: DemoConfig) -> None:
-        command = [sys.executable, "-m", "rtskel.cli", "serve", "--json"]
+        # -P: what is installed, also where the current folder holds a source tree of rtskel.
+        command = [sys.executable, "-P", "-m", "rtskel.cli", "serve", "--json"]
         command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*"]
         command += ["--lookahead", ",".join(map(str, config.lookaheads))]
         command += [] if config.engine is None else ["--engine", config.engine]

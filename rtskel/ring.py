@@ -417,7 +417,13 @@ class NativeRing:
     """The ring in C++: as `NumpyRing`, for thousands of streams, with the GIL released."""
 
     def __init__(self, config: RingConfig) -> None:
-        from rtskel import _native  # type: ignore[attr-defined]
+        try:
+            from rtskel import _native  # type: ignore[attr-defined]
+        except ImportError as error:
+            raise ImportError(
+                f"rtskel's compiled part is not beside {__file__}: run `pip install .` and import rtskel from "
+                "elsewhere than its source tree, or pass native=False"
+            ) from error
 
         skeleton = config.skeleton
         self.config = config

@@ -227,12 +227,12 @@ def test_from_weights_to_a_plan(tmp_path: Path, capsys) -> None:
 
 
 def rtskel_process(*argv: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "rtskel.cli", *argv]
+    command = [sys.executable, "-P", "-m", "rtskel.cli", *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 def test_a_reader_that_goes_away(take: Path) -> None:
-    script = f'"{sys.executable}" -m rtskel.cli info "{take}" --json | true; echo "${{PIPESTATUS[0]}}"'
+    script = f'"{sys.executable}" -P -m rtskel.cli info "{take}" --json | true; echo "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() in ("0", "141")  # 0 where it was all written before
     assert done.stderr == ""
@@ -251,7 +251,7 @@ class Served:
 @contextmanager
 def serving(*options: str) -> Iterator[Served]:
     """A server in a process of its own. It waits long for late frames, so that a slow machine changes nothing."""
-    command = [sys.executable, "-m", "rtskel.cli", "serve", "--json", "--engine", "null", "--slack-ms", "2000"]
+    command = [sys.executable, "-P", "-m", "rtskel.cli", "serve", "--json", "--engine", "null", "--slack-ms", "2000"]
     command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -278,7 +278,7 @@ class Subscribing:
 @contextmanager
 def subscribing(server: Served, *options: str, status: int = 0) -> Iterator[Subscribing]:
     """A subscriber in a process of its own, from when it receives everything; waits at the end until it has ended."""
-    command = [sys.executable, "-m", "rtskel.cli", "subscribe", "--refined", server.refined, "--json", *options]
+    command = [sys.executable, "-P", "-m", "rtskel.cli", "subscribe", "--refined", server.refined, "--json", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -338,7 +338,7 @@ def test_ctrl_c_saves_what_came(take: Path, tmp_path: Path) -> None:
     with serving() as server:
         with subscribing(server, "--save", str(out), status=130) as watch:
             argv = ["publish", str(take), "--raw", server.raw, "--speed", "20", "--loop", "--stream", "cam"]
-            with subprocess.Popen([sys.executable, "-m", "rtskel.cli", *argv]) as publisher:
+            with subprocess.Popen([sys.executable, "-P", "-m", "rtskel.cli", *argv]) as publisher:
                 watch.until("pose")
                 watch.process.send_signal(signal.SIGINT)
                 publisher.terminate()
@@ -349,7 +349,8 @@ def test_ctrl_c_saves_what_came(take: Path, tmp_path: Path) -> None:
 def test_ctrl_c_ends_published_streams(take: Path, tmp_path: Path) -> None:
     with serving("--lookahead", "4") as server, Subscriber(server.refined) as subscriber:
         subscriber.wait_for_server(timeout=60)
-        command = [sys.executable, "-m", "rtskel.cli", "publish", str(take), "--raw", server.raw, "--stream", "cam"]
+        command = [sys.executable, "-P", "-m", "rtskel.cli", "publish", str(take)]
+        command += ["--raw", server.raw, "--stream", "cam"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as publisher:
             wait_for(subscriber, RefinedPose)
             publisher.send_signal(signal.SIGINT)

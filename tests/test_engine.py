@@ -297,7 +297,7 @@ def test_importing_imports_no_runtime():
         "print([m for m in ('torch', 'onnx', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda', 'safetensors') "
         "if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

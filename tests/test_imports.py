@@ -87,5 +87,5 @@ def test_rules():
 @pytest.mark.parametrize("module", ["rtskel", "rtskel.client", "rtskel.cli", "rtskel.engine"])
 def test_nothing_heavy_is_imported(module):
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "[]"
