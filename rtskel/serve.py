@@ -407,7 +407,9 @@ class Server:
         self._unread = True
         while self._unread and self._clock() < until:
             self._take_subscriptions()
-            self._table.feed(self._read())
+            messages: list[tuple[Message, int]] = []
+            self._receive(messages, self._room())
+            self._table.feed(messages)
             self._tell()
             self._refine()
             if self._room() <= 0 and not self._table.pending:

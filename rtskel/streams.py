@@ -47,7 +47,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ _FLAGS = [Flag(bits) for bits in range(2 * Flag.FLUSHED)]  # looking one up is f
 
 Message = RawPose | StreamEnd
 
-Out = TypeVar("Out", covariant=True)
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -171,41 +171,20 @@ _Row = tuple[_Stream, RawPose, int]
 """A frame for the bank, and when it was read."""
 
 
-class Output(Protocol[Out]):
-    """What a pose becomes, of which all is known but what varies between those of a stream at one lookahead."""
-
-    def __call__(
-        self,
-        seq: int,
-        source_seq: int | None,
-        source_time_ns: int,
-        receive_ns: int,
-        infer_start_ns: int,
-        infer_end_ns: int,
-        publish_ns: int,
-        windows: int,
-        flags: Flag,
-        xyz: NDArray[np.float32],
-        confidence: NDArray[np.float32],
-        missing: NDArray[np.bool_],
-        sigma: NDArray[np.float32],
-        /,
-    ) -> Out: ...
+_VARYING = (
+    *("seq", "source_seq", "source_time_ns", "receive_ns", "infer_start_ns", "infer_end_ns", "publish_ns"),
+    *("windows", "flags", "xyz", "confidence", "missing", "sigma"),
+)
+"""What differs between the poses of a segment at one lookahead, in the order in which it is handed on."""
 
 
-def whole_pose(sample: RefinedPose) -> Output[RefinedPose]:
-    """Poses as they are."""
+def whole_pose(sample: RefinedPose) -> Callable[..., RefinedPose]:
+    """Poses as they are: the simplest `output` of a StreamTable."""
 
     def make(*varying: Any) -> RefinedPose:
         return replace(sample, **dict(zip(_VARYING, varying, strict=True)))
 
     return make
-
-
-_VARYING = (
-    *("seq", "source_seq", "source_time_ns", "receive_ns", "infer_start_ns", "infer_end_ns", "publish_ns"),
-    *("windows", "flags", "xyz", "confidence", "missing", "sigma"),
-)
 
 
 class StreamTable(Generic[Out]):
@@ -221,7 +200,7 @@ class StreamTable(Generic[Out]):
         epoch: of this server, for poses and events.
         model: id of the engine's weights, for poses.
         output: what becomes of refined poses, such as `whole_pose` or `rtskel.wire.RefinedEncoder`: called with a
-            sample once for all that a segment gives at one lookahead.
+            sample once for all poses of a segment at one lookahead, it gives what is called for each with what varies.
     """
 
     def __init__(
@@ -231,7 +210,7 @@ class StreamTable(Generic[Out]):
         *,
         epoch: int,
         model: str,
-        output: Callable[[RefinedPose], Output[Out]],
+        output: Callable[[RefinedPose], Callable[..., Out]],
     ) -> None:
         self.bank = bank
         self.config = config
@@ -693,12 +672,12 @@ class StreamTable(Generic[Out]):
         if status.any():
             self._sort_out(rows, status)
             taken = status == Put.TAKEN
-            self._note(place[taken], slot[taken], read[taken], captured[taken])
+            self._remember(place[taken], slot[taken], read[taken], captured[taken])
         else:
-            self._note(place, slot, read, captured)
+            self._remember(place, slot, read, captured)
         self._set_clocks(place, slot, read, before, status)
 
-    def _note(
+    def _remember(
         self, place: NDArray[np.int32], slot: NDArray[np.int64], read: NDArray[np.int64], captured: NDArray[np.int64]
     ) -> None:
         at = slot % self._ring
@@ -989,7 +968,7 @@ class StreamTable(Generic[Out]):
                 )
             )
 
-    def _out_of(self, stream: _Stream, lookahead: int) -> Output[Out]:
+    def _out_of(self, stream: _Stream, lookahead: int) -> Callable[..., Out]:
         nothing = np.zeros((self._joints, 3), np.float32)
         sample = RefinedPose(
             stream=stream.name,
@@ -1017,8 +996,7 @@ class StreamTable(Generic[Out]):
             missing=nothing[:, 0] == 0,
             sigma=nothing[:, 0],
         )
-        out: Output[Out] = self._output(sample)
-        stream.out[lookahead] = out
+        out = stream.out[lookahead] = self._output(sample)
         return out
 
     # --- the end ------------------------------------------------------------------------------------------------------
