@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
+import itertools
 import json
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ import peers
 import torch
 from harness import arguments, report
 from numpy.typing import NDArray
-from peers import PEERS, Body, Example, Lookahead, tune
+from peers import PEERS, Body, Example, Lookahead
 
 from rtskel.corrupt import autoregressive, runs
 from rtskel.data import MM_PER_UNIT, AugmentConfig, augment_windows, bandai_bodies, held_out
@@ -39,7 +40,7 @@ from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
 from rtskel.evaluate import CONDITIONS, corrupted, refine_all
 from rtskel.formats import read
-from rtskel.score import Errors, errors, joint_groups
+from rtskel.score import errors, joint_groups
 from rtskel.skeleton import UPPER_BODY_50
 
 Array = NDArray[np.float32]
@@ -58,6 +59,8 @@ JITTERED = AugmentConfig(
 CLIPS, LEARNT, SHORTEST = 24, 120, 60
 """Bandai-Namco clips scored, and as many tuned on; clips learnt from; frames a clip must have."""
 MEASURES = ("mse", "mpjpe", "acceleration")
+TUNED_FOR = ("mse", "mpjpe")
+"""Peers are tuned for each of these on PHOENIX14T (and scored in it)."""
 
 
 class Task(NamedTuple):
@@ -158,9 +161,20 @@ def tasks(data: Path, conditions: Sequence[str]) -> list[Task]:
     return made
 
 
+def mean(values: Sequence[float]) -> float:
+    """Geometric mean."""
+    return float(np.exp(np.mean(np.log(np.maximum(values, 1e-15)))))
+
+
+def tuned(found: dict[str, Any], measures: Sequence[str]) -> int:
+    """The setting whose geometric mean of the measures is least on the tuning sequences."""
+    at = [MEASURES.index(measure) for measure in measures]
+    return int(np.argmin([mean([row[k] for k in at]) for row in found["tuned"]]))
+
+
 def measure_peers(task: Task) -> dict[str, Any]:
     """Errors of every setting of every peer: result[lookahead][peer] has `settings`, and a list of (MSE, MPJPE,
-    acceleration) for "tuned" and for each scored set.
+    acceleration) for "tuned" and for each scored set; of the jittered one only for settings that tuning chooses.
     """
     result: dict[str, Any] = {}
     for label in task.lookaheads:
@@ -168,16 +182,18 @@ def measure_peers(task: Task) -> dict[str, Any]:
         for kind in PEERS:
             peer = kind(task.body)
             peer.fit(task.fitting, LOOKAHEADS[label])
-            sets = {"tuned": task.dev if kind.learns else task.train + task.dev, **task.sets}
             found: dict[str, Any] = {"settings": kind.settings}
+            sets = {"tuned": task.dev if kind.learns else task.train + task.dev, **task.sets}
             for name, chosen in sets.items():
                 truth = [e.truth.astype(np.float32) for e in chosen]
                 sequences = [(e.xyz, e.missing) for e in chosen]
-
-                def judge(out: Sequence[NDArray[np.float64]], truth: list[Array] = truth) -> Errors:
-                    return errors([x.astype(np.float32) for x in out], truth, task.joints)
-
-                found[name] = tune(peer, sequences, judge, LOOKAHEADS[label])
+                wanted = set(range(len(kind.settings)))
+                if name == "jittered":
+                    wanted = {tuned(found, [measure]) for measure in TUNED_FOR}
+                found[name] = [None] * len(kind.settings)
+                for k in wanted:
+                    out = peer.apply_all(sequences, LOOKAHEADS[label], kind.settings[k])
+                    found[name][k] = errors([x.astype(np.float32) for x in out], truth, task.joints)
             result[label][kind.name] = found
     return result
 
@@ -207,8 +223,8 @@ def all_peers(todo: Sequence[Task], cache: Path | None, jobs: int) -> dict[str, 
             for task, found in zip(missing, pool.imap(measure_peers, missing), strict=True):
                 known[keys[task.condition]] = json.loads(json.dumps(found))  # tuples become lists, as in the cache
                 print(f"peers tuned: {task.condition}", file=sys.stderr)
-        if cache is not None:
-            cache.write_text(json.dumps(known))
+                if cache is not None:
+                    cache.write_text(json.dumps(known))
     return {condition: known[key] for condition, key in keys.items()}
 
 
@@ -262,17 +278,6 @@ def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
     return result
 
 
-def mean(values: Sequence[float]) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.mean(np.log(np.maximum(values, 1e-15)))))
-
-
-def tuned(found: dict[str, Any], measures: Sequence[str]) -> int:
-    """The setting whose geometric mean of the measures is least on the tuning sequences."""
-    at = [MEASURES.index(measure) for measure in measures]
-    return int(np.argmin([mean([row[k] for k in at]) for row in found["tuned"]]))
-
-
 def peer_table(measured: dict[str, Any], measure: str, label: str, name: str = "scored") -> dict[str, Any]:
     """Of each condition: every peer's error, tuned for it by that measure, with its setting, and the best peer."""
     at, table = MEASURES.index(measure), {}
@@ -309,7 +314,7 @@ def compare(measured: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, 
     result: dict[str, Any] = {}
     for label in LOOKAHEADS if ten else ():
         result[label] = {}
-        for measure in MEASURES[:2]:
+        for measure in TUNED_FOR:
             at = MEASURES.index(measure)
             table, single = peer_table(ten, measure, label), best_single(ten, measure, label)
             best = {condition: row["peers"][row["best"]]["error"] for condition, row in table.items()}
@@ -394,7 +399,9 @@ def phoenix_lines(result: dict[str, Any]) -> list[str]:
             lines.append(line("best of each", [table[c]["peers"][table[c]["best"]]["error"] for c in conditions]))
             single = entry["single"]
             chosen = single["peers"][single["best"]]
-            lines.append(line(f"one setting: {single['best']}"[:22], list(chosen["errors"].values())))
+            lines.append(line(f"one: {single['best']}", list(chosen["errors"].values())))
+            means = [f"{peer} {row['mean'] * unit:.3g}" for peer, row in single["peers"].items()]
+            lines.append(f"one setting for all conditions, mean: {', '.join(means)}")
             if "ours" in entry:
                 lines.append(line("ours", [o["2"] for o in entry["ours"].values()]))
                 lines.append(line("ours, radius 0", [o["0"] for o in entry["ours"].values()]))
@@ -435,6 +442,15 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
                     f"{entry['ratio_worst']:.2f}), bones jittered {entry['jittered_ratio_mean']:.3f}, "
                     f"/ best single {entry['ratio_to_single']:.3f}"
                 )
+    for measure in TUNED_FOR:
+        own = [entry[measure]["ours"] for entry in result["phoenix"].values() if "ours" in entry[measure]]
+        grows = [b[c]["2"] / a[c]["2"] for a, b in itertools.pairwise(own) for c in a]
+        averaged = [row["2"] / row["0"] for by_condition in own for row in by_condition.values()]
+        if own:
+            lines.append(
+                f"{measure}: at worst {max(grows):.3f} times as large with more lookahead, "
+                f"{max(averaged):.3f} times with windows averaged"
+            )
     for label, entry in result["estimator"].items():
         if "together_mean" in entry:
             means = entry["together_mean"], entry["apart_mean"]

@@ -2,8 +2,7 @@
 
 A peer maps a corrupted sequence, xyz [N, J, 3] and missing [N, J], to an estimate [N, J, 3] for a lookahead: the
 estimate of frame i uses frames up to i + lookahead only (None: all of them). Coordinates of missing joints mean
-nothing. What a peer may be set to is its `settings`; the setting None only fills in what is missing. `tune` scores
-them all.
+nothing. What a peer may be set to is its `settings`; the setting None only fills in what is missing.
 
 Peers fill a missing joint plainly unless they say otherwise: interpolated in time between the nearest frames that
 have it if the later one is within the lookahead, else held, and at its mean place while it was never seen.
@@ -12,7 +11,7 @@ have it if the later one is within the lookahead, else held, and at its mean pla
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
@@ -21,8 +20,6 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.signal import savgol_coeffs
 from scipy.signal.windows import gaussian
-
-from rtskel.score import Errors
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -148,14 +145,6 @@ class Peer(ABC):
         self, sequences: Sequence[tuple[Array, Mask]], lookahead: Lookahead, setting: tuple[float, ...]
     ) -> list[Array]:
         """`apply_all` with a setting that is not None."""
-
-
-Judge = Callable[[Sequence[Array]], Errors]
-
-
-def tune(peer: Peer, sequences: Sequence[tuple[Array, Mask]], judge: Judge, lookahead: Lookahead) -> list[Errors]:
-    """Errors of each of a peer's settings."""
-    return [judge(peer.apply_all(sequences, lookahead, setting)) for setting in peer.settings]
 
 
 class _Filling(Peer):
