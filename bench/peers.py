@@ -300,7 +300,7 @@ class Hampel(_Smoother):
     """
 
     name = "Hampel"
-    settings = (None, *((past, k) for past in (2, 3, 5) for k in (1.0, 2.0, 3.0, 5.0, 8.0)))
+    settings = (None, *((past, k) for past in (2, 3, 5) for k in (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 25.0)))
 
     def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         past = int(setting[0])
@@ -341,7 +341,7 @@ class OneEuro(Peer):
         None,
         *(
             (least, beta, speed, back)
-            for least in (0.02, 0.05, 0.12, 0.3)
+            for least in (0.008, 0.02, 0.05, 0.12, 0.3)
             for beta in (0.0, 1.0, 5.0, 25.0)
             for speed in (0.04, 0.3)
             for back in (0, 1)
@@ -390,7 +390,7 @@ class Kalman(Peer):
         None,
         *(
             (10.0**ratio, damping, scaled)
-            for ratio in (-3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 2, 3)
+            for ratio in (-4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 2, 3, 4)
             for damping in (0.0, 0.5, 0.8, 0.95)
             for scaled in (0, 1)
         ),
