@@ -472,22 +472,22 @@ class NativeRing:
     @property
     def frontier(self) -> NDArray[np.int64]:
         """See `NumpyRing.frontier`; a live read-only view."""
-        return cast(NDArray[np.int64], self._ring.frontier)
+        return cast("NDArray[np.int64]", self._ring.frontier)
 
     @property
     def newest(self) -> NDArray[np.int64]:
         """See `NumpyRing.newest`; a live read-only view."""
-        return cast(NDArray[np.int64], self._ring.newest)
+        return cast("NDArray[np.int64]", self._ring.newest)
 
     @property
     def next(self) -> NDArray[np.int64]:
         """See `NumpyRing.next`; a live read-only view."""
-        return cast(NDArray[np.int64], self._ring.next)
+        return cast("NDArray[np.int64]", self._ring.next)
 
     @property
     def ended(self) -> NDArray[np.bool_]:
         """See `NumpyRing.ended`; a live read-only view."""
-        return cast(NDArray[np.bool_], self._ring.ended).view(np.bool_)
+        return cast("NDArray[np.bool_]", self._ring.ended).view(np.bool_)
 
 
 def canonical_frames(

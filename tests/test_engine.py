@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 from rtskel.export import export_onnx  # noqa: E402
 from rtskel.model import Skeletor, SkeletorConfig, save_weights  # noqa: E402
 
-WINDOW, JOINTS, MAX_BATCH = 8, 50, 6
+WINDOW, JOINTS, MAX_BATCH = 12, 50, 6  # a window of 12 has room for every radius up to 5
 CONFIG = SkeletorConfig(
     window=WINDOW, d_model=32, heads=2, d_ff=48, layers=2, missing_channel=True, bones=True, bone_deviation=True,
     fill=True, gate=True, unmirror=True,

@@ -27,13 +27,6 @@ def test_law(check, engine):
     check(engine, True, TOLERANCE)
 
 
-def test_the_reference_keeps_the_law_too():
-    pytest.importorskip("torch")
-    with open_engine(REFERENCE, max_batch=16) as engine:
-        contract.lengths_radii_lookaheads(engine, True, TOLERANCE, radii=range(2, 3))
-        contract.moves_and_scales_along(engine, True, TOLERANCE)
-
-
 def test_both_files_hold_the_same_weights():
     pytest.importorskip("torch")
     xyz, confidence = contract.sequence(96)

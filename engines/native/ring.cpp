@@ -25,6 +25,10 @@ enum Flag : std::uint32_t { WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, 
 constexpr std::int64_t NONE = -1;
 constexpr float ABSENT = -1.0f;
 
+// A frame's summary: the neck, whether it is there, the distance between the shoulders (or ABSENT), then the steady bones' lengths
+// over their typical lengths (or ABSENT).
+enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, SUMMARY };
+
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 template <typename T>
@@ -48,7 +52,7 @@ struct Storage {
     std::vector<float> xyz;            // [C, J, 3], 0 where missing
     std::vector<float> confidence;     // [C, J], 0 where missing
     std::vector<std::uint8_t> whole;   // [C] whether no joint is missing
-    std::vector<float> sizes;          // [C, 1 + steady bones] shoulder distance and steady bone ratios, ABSENT where missing
+    std::vector<float> summary;        // [C, SUMMARY + steady bones] what canonical frames read, see `summarise`
     std::vector<float> predicted;      // [2r+1, P, J, 3] the positions that some average reads, of window e at e % (2r+1)
     std::vector<std::uint8_t> usable;  // [2r+1]
 };
@@ -67,6 +71,17 @@ float median(float* v, std::size_t n) {
     std::nth_element(v, middle, v + n);
     const float low = n % 2 ? *middle : *std::max_element(v, middle);
     return 0.5f * low + 0.5f * *middle;
+}
+
+// Ask for memory that will be needed soon: with hundreds of streams, every window starts out of the cache.
+inline void prefetch(const void* from, std::size_t bytes) {
+#if defined(__GNUC__)
+    constexpr std::size_t LINE = 64;
+    const char* p = static_cast<const char*>(from);
+    for (std::size_t k = 0; k < bytes; k += LINE) __builtin_prefetch(p + k, 0, 2);
+#else
+    (void)from, (void)bytes;
+#endif
 }
 
 float distance(const float* a, const float* b) {
@@ -148,8 +163,11 @@ class Ring {
     std::size_t gather(Out<float> x, Out<bool> missing) {
         share(x.shape(0));
         const std::size_t cells = static_cast<std::size_t>(cfg.window) * cfg.joints;
-        for (std::size_t b = 0; b < plan.size(); ++b)
+        if (!plan.empty()) prefetch_window(plan[0]);
+        for (std::size_t b = 0; b < plan.size(); ++b) {
+            if (b + 1 < plan.size()) prefetch_window(plan[b + 1]);
             gather_one(plan[b], x.data() + b * cells * 3, missing.data() + b * cells);
+        }
         return plan.size();
     }
 
@@ -168,6 +186,7 @@ class Ring {
             const Planned& p = plan[b];
             const int s = p.stream;
             const std::int64_t e = p.window;
+            if (b + 1 < plan.size()) prefetch_predictions(plan[b + 1]);
             keep(p, y.data() + b * cfg.window * pose);
             stale_[s] = e + 1;
             if (e < next_[s]) continue;
@@ -231,7 +250,7 @@ class Ring {
             for (int a = 0; a < 3; ++a) to[3 * k + a] = valid ? p[a] : 0.0f;
             sure[k] = valid ? std::min(c, 1.0f) : 0.0f;
         }
-        measure(st, at);
+        summarise(st, at);
         st.slot[at] = j;
         stale_[s] = std::min(stale_[s], j);
         newest_[s] = std::max(newest_[s], j);
@@ -239,17 +258,21 @@ class Ring {
         return TAKEN;
     }
 
-    // Lengths that the canonical frames of every window with this frame will need: once a frame instead of once a window.
-    void measure(Storage& st, std::size_t at) const {
+    // What the canonical frames of all windows with this frame will need: computed once a frame instead of once a window, and
+    // close together in memory.
+    void summarise(Storage& st, std::size_t at) const {
         const float* p = frame(st, at);
         const float* sure = confidences(st, at);
         st.whole[at] = std::all_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; });
-        float* size = sizes(st, at);
+        float* sum = st.summary.data() + at * (SUMMARY + steady_bones.size());
         auto between = [&](int a, int b) { return sure[a] > 0.0f && sure[b] > 0.0f ? distance(p + 3 * a, p + 3 * b) : ABSENT; };
-        *size++ = between(cfg.right_shoulder, cfg.left_shoulder);
-        for (int k : steady_bones) {
-            const float length = between(k, cfg.parents[k]);
-            *size++ = length == ABSENT ? ABSENT : length / cfg.bone_length[k];
+        std::copy_n(p + 3 * cfg.neck, 3, sum + NECK_X);
+        sum[NECK_THERE] = sure[cfg.neck] > 0.0f;
+        sum[SHOULDERS] = between(cfg.right_shoulder, cfg.left_shoulder);
+        for (std::size_t k = 0; k < steady_bones.size(); ++k) {
+            const int joint = steady_bones[k];
+            const float length = between(joint, cfg.parents[joint]);
+            sum[SUMMARY + k] = length == ABSENT ? ABSENT : length / cfg.bone_length[joint];
         }
     }
 
@@ -259,7 +282,7 @@ class Ring {
         st.xyz.assign(capacity * pose, 0.0f);
         st.confidence.assign(capacity * cfg.joints, 0.0f);
         st.whole.assign(capacity, false);
-        st.sizes.assign(capacity * (1 + steady_bones.size()), ABSENT);
+        st.summary.assign(capacity * (SUMMARY + steady_bones.size()), ABSENT);
         st.predicted.assign(most_windows * positions.size() * pose, 0.0f);
         st.usable.assign(most_windows, false);
     }
@@ -304,8 +327,26 @@ class Ring {
 
     const float* frame(const Storage& st, std::int64_t at) const { return st.xyz.data() + at * cfg.joints * 3; }
     const float* confidences(const Storage& st, std::int64_t at) const { return st.confidence.data() + at * cfg.joints; }
-    const float* sizes(const Storage& st, std::int64_t at) const { return st.sizes.data() + at * (1 + steady_bones.size()); }
-    float* sizes(Storage& st, std::int64_t at) const { return st.sizes.data() + at * (1 + steady_bones.size()); }
+    const float* summary(const Storage& st, std::int64_t at) const {
+        return st.summary.data() + at * (SUMMARY + steady_bones.size());
+    }
+
+    void prefetch_window(const Planned& p) const {
+        const Storage& st = storage[p.stream];
+        if (st.slot.empty()) return;
+        prefetch(st.slot.data(), st.slot.size() * sizeof(std::int64_t));
+        prefetch(st.whole.data(), st.whole.size());
+        for (int t = 0; t < cfg.window; ++t) {
+            const std::int64_t at = std::max<std::int64_t>(0, p.window - t) % capacity;
+            prefetch(frame(st, at), cfg.joints * 3 * sizeof(float));
+            prefetch(summary(st, at), SUMMARY * sizeof(float));
+        }
+    }
+
+    void prefetch_predictions(const Planned& p) const {
+        const Storage& st = storage[p.stream];
+        if (!st.slot.empty()) prefetch(st.predicted.data(), st.predicted.size() * sizeof(float));
+    }
 
     void gather_one(Planned& p, float* x, bool* missing) {
         static const Storage nothing{};
@@ -357,13 +398,16 @@ class Ring {
         const int right = cfg.right_shoulder, left = cfg.left_shoulder;
         float* v = scratch.data();
 
+        // Three ways to an origin; the second and third are for windows that never show a neck.
         p.known = false;
         for (int way = 0; way < 3 && !p.known; ++way)
             for (int a = 0; a < 3; ++a) {
                 std::size_t n = 0;
                 for (int t = 0; t < cfg.window; ++t) {
-                    if (way == 0 && valid(t, cfg.neck)) v[n++] = point(t, cfg.neck)[a];
-                    if (way == 1 && valid(t, right) && valid(t, left)) v[n++] = 0.5f * point(t, right)[a] + 0.5f * point(t, left)[a];
+                    if (here[t] == NONE) continue;
+                    const float* sum = summary(st, here[t]);
+                    if (way == 0 && sum[NECK_THERE] > 0.0f) v[n++] = sum[NECK_X + a];
+                    if (way == 1 && sum[SHOULDERS] != ABSENT) v[n++] = 0.5f * point(t, right)[a] + 0.5f * point(t, left)[a];
                     if (way == 2)
                         for (int k = 0; k < cfg.joints; ++k)
                             if (valid(t, k)) v[n++] = point(t, k)[a];
@@ -374,12 +418,15 @@ class Ring {
 
         std::size_t n = 0;
         for (int t = 0; t < cfg.window; ++t)
-            if (here[t] != NONE && sizes(st, here[t])[0] != ABSENT) v[n++] = sizes(st, here[t])[0];
+            if (here[t] != NONE && summary(st, here[t])[SHOULDERS] != ABSENT) v[n++] = summary(st, here[t])[SHOULDERS];
         const float width = median(v, n) / cfg.shoulder_width;
         n = 0;
-        for (int t = 0; t < cfg.window; ++t)
-            for (std::size_t k = 1; here[t] != NONE && k <= steady_bones.size(); ++k)
-                if (sizes(st, here[t])[k] != ABSENT) v[n++] = sizes(st, here[t])[k];
+        for (int t = 0; t < cfg.window; ++t) {
+            if (here[t] == NONE) continue;
+            const float* bone = summary(st, here[t]) + SUMMARY;
+            for (std::size_t k = 0; k < steady_bones.size(); ++k)
+                if (bone[k] != ABSENT) v[n++] = bone[k];
+        }
         const float steady = median(v, n);
         float size = width;
         if (!(width > 0.0f) || (steady > 0.0f && (width > cfg.disagree * steady || steady > cfg.disagree * width))) {
