@@ -69,17 +69,9 @@ def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Conne
             message = subscriber.recv(timeout=60)
             now = time.monotonic_ns()
             if isinstance(message, RefinedPose):
-                times = (message.receive_ns, message.infer_start_ns, message.infer_end_ns, message.publish_ns, now)
-                rows.append(
-                    (
-                        message.stream,
-                        message.lookahead,
-                        message.source_seq,
-                        message.source_time_ns,
-                        *times,
-                        message.flags,
-                    )
-                )
+                what = (message.stream, message.lookahead, message.source_seq, message.flags)
+                server = (message.receive_ns, message.infer_start_ns, message.infer_end_ns, message.publish_ns)
+                rows.append((*what, message.source_time_ns, *server, now))
             elif isinstance(message, Event) and message.kind == "end":
                 ends += 1
     control.send(rows)

@@ -68,7 +68,7 @@ def main() -> None:
     columns = 10
     shown = options.first + options.every * np.arange(columns)
     figure = plt.figure(figsize=(14, 7.2), dpi=100)
-    grid = figure.add_gridspec(4, columns, height_ratios=[3, 3, 1.6, 1.6], hspace=0.25, wspace=0.02)
+    grid = figure.add_gridspec(4, columns, height_ratios=[3, 3, 1.8, 1.8], hspace=0.45, wspace=0.02)
     left, right = truth.xyz[..., 0].min() - 0.05, truth.xyz[..., 0].max() + 0.05
     top, bottom = truth.xyz[..., 1].min() - 0.05, truth.xyz[..., 1].max() + 0.05
     for row, (name, poses, valid, color) in enumerate(
@@ -97,12 +97,12 @@ def main() -> None:
         axes.plot(time, refined[span, joint, axis] * scale, color=REFINED, lw=1.5, label="refined")
         for slot in np.flatnonzero(dropped[span]):
             axes.axvspan(time[slot] - 0.5 / truth.fps, time[slot] + 0.5 / truth.fps, color=RAW, alpha=0.08, lw=0)
-        axes.set_ylabel(name, fontsize=8)
+        axes.set_title(name, fontsize=9, loc="left")
         axes.tick_params(labelsize=8)
         axes.margins(x=0)
         axes.spines[["top", "right"]].set_visible(False)
         if row == 0:
-            axes.legend(loc="upper right", ncols=3, fontsize=8, frameon=False)
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, fontsize=9, frameon=False)
     axes.set_xlabel("seconds", fontsize=8)
     figure.savefig(options.out, bbox_inches="tight")
     print(f"{options.out}: lookahead {options.lookahead}, slots {shown[0]} to {shown[-1]}")

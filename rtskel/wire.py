@@ -510,10 +510,25 @@ def _encode_raw(pose: RawPose) -> tuple[bytes, _Body]:
     }
 
 
+@lru_cache(maxsize=256, typed=True)  # typed, or 1 would pass for True
+def _usual_space(*space: Any) -> list[Any]:
+    return [_checked(value, types, "", None, name) for (name, types), value in zip(_SPACE.items(), space, strict=True)]
+
+
 def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
     stream, source, space, xyz, confidence = _raw_fields(body)
     topic = raw_topic(_stream("raw", stream))
-    epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = _RAW.check(stream, source, space)
+    try:  # nearly every frame of a stream: all numbers are there, and its space is the one before
+        epoch, seq, time_ns, clock, fps = source
+        skeleton, joints, axes, mirrored = _usual_space(*space)
+        usual = type(epoch) is type(seq) is type(time_ns) is int and type(fps) is float and type(clock) is str
+        usual = (
+            usual and 0 <= min(epoch, seq, time_ns) <= max(epoch, seq, time_ns) <= MAX_COUNT and len(clock) <= MAX_TEXT
+        )
+    except (TypeError, ValueError, WireError):
+        usual = False
+    if not usual:
+        epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = _RAW.check(stream, source, space)
     _check_ranges("raw", stream, fps, joints, axes)
     _check_length("raw", stream, "xyz", xyz, 12 * joints)
     _check_length("raw", stream, "confidence", confidence, 4 * joints)

@@ -84,6 +84,37 @@ inline void prefetch(const void* from, std::size_t bytes) {
 #endif
 }
 
+// The loops over whole poses, compiled for AVX2 too where the compiler can choose at run time.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define RTSKEL_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define RTSKEL_WIDE
+#endif
+
+// to = (from - origin) * scale; whether every coordinate stays within `far`.
+RTSKEL_WIDE bool move_there(const float* from, const float* origin, float scale, float far, std::size_t n, float* to) {
+    int near = 1;
+    for (std::size_t k = 0; k < n; ++k) {
+        to[k] = (from[k] - origin[k]) * scale;
+        near &= std::abs(to[k]) <= far;
+    }
+    return near;
+}
+
+// to = from / scale + origin; whether every coordinate is finite.
+RTSKEL_WIDE bool move_back(const float* from, const float* origin, float scale, std::size_t n, float* to) {
+    int finite = 1;
+    for (std::size_t k = 0; k < n; ++k) {
+        to[k] = from[k] / scale + origin[k];
+        finite &= std::abs(to[k]) <= std::numeric_limits<float>::max();
+    }
+    return finite;
+}
+
+RTSKEL_WIDE void add(const float* from, std::size_t n, double* to) {
+    for (std::size_t k = 0; k < n; ++k) to[k] += from[k];
+}
+
 float distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
     return std::sqrt(x * x + y * y + z * z);
@@ -368,11 +399,7 @@ class Ring {
                 continue;
             }
             const float* from = frame(st, here[t]);
-            int near = 1;
-            for (int k = 0; k < pose; ++k) {
-                x[k] = (from[k] - origin[k]) * p.scale;
-                near &= std::abs(x[k]) <= cfg.far;
-            }
+            const bool near = move_there(from, origin.data(), p.scale, cfg.far, pose, x);
             std::fill_n(missing, cfg.joints, false);
             if (near && st.whole[here[t]]) {  // nearly always
                 any = true;
@@ -427,10 +454,13 @@ class Ring {
             for (std::size_t k = 0; k < steady_bones.size(); ++k)
                 if (bone[k] != ABSENT) v[n++] = bone[k];
         }
-        const float steady = median(v, n);
+        // Where more than half of the bones agree with the shoulders, so does their median, and nobody needs to know it.
+        auto differs = [&](float bones) { return width > cfg.disagree * bones || bones > cfg.disagree * width; };
+        const std::size_t agree = std::count_if(v, v + n, [&](float bone) { return !differs(bone); });
         float size = width;
-        if (!(width > 0.0f) || (steady > 0.0f && (width > cfg.disagree * steady || steady > cfg.disagree * width))) {
-            size = steady;
+        if (!(width > 0.0f) || (n > 0 && agree <= n / 2)) {
+            const float steady = median(v, n);
+            if (!(width > 0.0f) || (steady > 0.0f && differs(steady))) size = steady;
             if (!(size > 0.0f)) {
                 n = 0;
                 for (int t = 0; t < cfg.window; ++t)
@@ -455,13 +485,9 @@ class Ring {
         const std::size_t at = p.window % most_windows;
         float* to = st.predicted.data() + at * positions.size() * pose;
         for (std::size_t k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
-        int finite = 1;
+        bool finite = true;
         for (int position : positions) {
-            const float* from = y + position * pose;
-            for (std::size_t k = 0; k < pose; ++k) {
-                to[k] = from[k] / p.scale + origin[k];
-                finite &= std::abs(to[k]) <= std::numeric_limits<float>::max();
-            }
+            finite = move_back(y + position * pose, origin.data(), p.scale, pose, to) && finite;
             to += pose;
         }
         st.usable[at] = p.known && finite;
@@ -484,8 +510,7 @@ class Ring {
         windows = static_cast<std::int32_t>(averaged.size());
         const double n = std::max<double>(1.0, static_cast<double>(windows));
         std::fill(mean.begin(), mean.end(), 0.0);
-        for (const float* p : averaged)
-            for (std::size_t k = 0; k < pose; ++k) mean[k] += p[k];
+        for (const float* p : averaged) add(p, pose, mean.data());
         for (std::size_t k = 0; k < pose; ++k) {
             mean[k] /= n;
             xyz[k] = static_cast<float>(mean[k]);
