@@ -3,8 +3,13 @@
 A test run in which no check of the law ran must not pass for one: `.ci/run` reads that number.
 """
 
+import signal
 import sys
 from pathlib import Path
+
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest puts the checkout first on the path, where rtskel/ lies without its compiled part. `tests` is found there too.
 ROOT = str(Path(__file__).resolve().parents[1])

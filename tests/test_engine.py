@@ -389,7 +389,7 @@ def test_description_of_files(folder):
         ("onnx", {"graphs": False}, "option graphs does not apply"),
         ("onnx", {"precision": "fp16"}, "cannot be had on a CPU"),
         ("onnx", {"threads": 0}, "threads must be at least 1, not 0"),
-        ("onnx", {"window": 9}, "its window is 8, not 9"),
+        ("onnx", {"window": 9}, "its window is 12, not 9"),
         ("onnx", {"joints": 21}, "its joints is 50, not 21"),
         ("safetensors", {"precision": "bf16"}, "its precision is fp32, not bf16"),
         ("plan", {"precision": "fp16"}, "its precision is fp32, not fp16"),

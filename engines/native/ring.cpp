@@ -19,8 +19,8 @@ namespace nb = nanobind;
 
 namespace {
 
-enum Put : std::uint8_t { TAKEN = 0, DUPLICATE = 1, LATE = 2, AHEAD = 3 };
-enum Flag : std::uint32_t { WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, FLUSHED = 64 };
+constexpr std::uint8_t TAKEN = 0, DUPLICATE = 1, LATE = 2, AHEAD = 3;  // rtskel.ring.Put
+constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, FLUSHED = 64;  // bits of rtskel.wire.Flag
 
 constexpr std::int64_t NONE = -1;
 constexpr float ABSENT = -1.0f;
