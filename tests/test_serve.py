@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -552,9 +551,8 @@ print("done", number, flush=True)
 
 @contextmanager
 def server_process(*arguments: str):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-P", "-c", SCRIPT, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             raw, refined = process.stdout.readline().split()
             yield process, SimpleNamespace(raw_endpoint=raw, refined_endpoint=refined)
