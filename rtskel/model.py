@@ -31,10 +31,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rtskel.engine.base import FORMAT
 from rtskel.errors import EngineError
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
-
-FORMAT = "1"
 
 
 @dataclass(frozen=True)
