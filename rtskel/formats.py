@@ -26,6 +26,8 @@ skeleton). `read(path)` gives the recordings of a file, `write(path, recordings)
     stream      text       which sequence the row belongs to; default: the file's name without its suffix
     lookahead   int        lookahead of refined output in frames; -1 (default): not refined output
     fps, skeleton, axes, mirrored, unit     defaults 25, "upper-body-50", "RDT", False, "m"
+    dims        int        2: z is 0 and unknown; default 3
+    image_width, image_height   int     size of the image in pixels; -1 (default): unknown
     format      text       "rtskel-recording-1" (default)
     Rows with the same stream and lookahead are one recording, in the order in which they stand. Never pickled.
 
@@ -72,9 +74,14 @@ NPZ_FORMAT = "rtskel-recording-1"
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """One person's sequence of N poses of J joints.
+    """One person's sequence of N poses of J joints, in three dimensions or, from an image alone, in two.
 
     A joint whose coordinates are not all finite is missing: it is kept as 0 with confidence 0.
+
+    A recording with `dims` 2 says where joints lie in an image and nothing about depth: `xyz[..., 2]` is 0 everywhere,
+    which is no measurement, and only the first two letters of `axes` mean anything (the third is T or A). Its unit is
+    "px" as a rule, with the origin at the image's top left corner, and `image_size` is that image's. `rtskel.lift`
+    turns it into one with `dims` 3. A recording of `dims` 3 may be in "px" too: MediaPipe estimates a depth in pixels.
 
     Attributes:
         xyz: float32 [N, J, 3], positions in `unit` along `axes`.
@@ -93,10 +100,13 @@ class Recording:
         sigma: float32 [N, J], spread of the averaged predictions in `unit` (refined output).
         windows: int32 [N], how many predictions were averaged (refined output).
         flags: int32 [N], `rtskel.wire.Flag` bits (refined output).
+        dims: 3, or 2 where depth is unknown.
+        image_size: (width, height) in pixels of the image in which the poses were found. None: unknown.
 
     Raises:
         FormatError: an array of another shape or type, a confidence beyond 0..1, frame numbers that do not ascend, an
-            impossible fps, an unknown skeleton or axes code. The message names the recording and the offender.
+            impossible fps, an unknown skeleton or axes code, a depth in a 2D recording, an impossible image size. The
+            message names the recording and the offender.
     """
 
     xyz: NDArray[np.float32]
@@ -113,6 +123,8 @@ class Recording:
     sigma: NDArray[np.float32] | None = None
     windows: NDArray[np.int32] | None = None
     flags: NDArray[np.int32] | None = None
+    dims: int = 3
+    image_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         def fail(what: str) -> FormatError:
@@ -128,6 +140,15 @@ class Recording:
         object.__setattr__(self, "fps", float(self.fps))
         if self.lookahead is not None and self.lookahead < 0:
             raise fail(f"lookahead {self.lookahead}: 0 or more frames expected")
+        if self.dims not in (2, 3):
+            raise fail(f"dims {self.dims}: 2 or 3 expected")
+        if self.dims == 2 and self.axes[2] not in "TA":
+            raise fail(f"axes {self.axes!r}: x and y of a 2D recording lie in the image (such as {CANONICAL_AXES!r})")
+        if self.image_size is not None:
+            width, height = self.image_size
+            if not (width == int(width) > 0 and height == int(height) > 0):
+                raise fail(f"image size {width} x {height}: pixels expected")
+            object.__setattr__(self, "image_size", (int(width), int(height)))
 
         def column(key: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
             array = np.asarray(getattr(self, key))
@@ -157,6 +178,9 @@ class Recording:
         if lost.any():
             object.__setattr__(self, "xyz", np.where(lost[..., None], np.float32(0), xyz))
             object.__setattr__(self, "confidence", np.where(lost, np.float32(0), confidence))
+        if self.dims == 2 and self.xyz[..., 2].any():
+            at, joint = np.argwhere(self.xyz[..., 2])[0]
+            raise fail(f"frame {at}, joint {joint}: z {self.xyz[at, joint, 2]} in a 2D recording, 0 expected")
 
         if self.slot is not None:
             slot = column("slot", (frames,), np.int64)
@@ -431,10 +455,13 @@ _COLUMNS: Mapping[str, _Column] = MappingProxyType(
         "axes": _Column("U", "stream", CANONICAL_AXES),
         "mirrored": _Column("b", "stream", False),
         "unit": _Column("U", "stream", "m"),
+        "dims": _Column("iu", "stream", 3),
+        "image_width": _Column("iu", "stream", -1),
+        "image_height": _Column("iu", "stream", -1),
     }
 )
 _OPTIONAL = ("slot", "time_ns", "sigma", "windows", "flags")  # attributes of Recording that may be None
-_STATED = ("fps", "skeleton", "axes", "mirrored", "unit")
+_STATED = ("fps", "skeleton", "axes", "mirrored", "unit", "dims", "image_width", "image_height")
 
 
 def _read_npz(path: Path) -> list[Recording]:
@@ -486,10 +513,21 @@ def _read_npz(path: Path) -> list[Recording]:
         if "confidence" in rows:
             fields["confidence"] = rows["confidence"][at]
         fields.setdefault("fps", _COLUMNS["fps"].default)
+        size = fields.pop("image_width", -1), fields.pop("image_height", -1)
+        fields["image_size"] = None if size == (-1, -1) else size
         recordings.append(
             _named(path, Recording, xyz[at], name=stream, lookahead=None if lookahead == -1 else lookahead, **fields)
         )
     return recordings
+
+
+def _stated(recording: Recording, key: str) -> Any:
+    """A recording's value of a key that is stated once, or the key's default."""
+    if key in ("image_width", "image_height"):
+        value = recording.image_size and recording.image_size[key == "image_height"]
+    else:
+        value = getattr(recording, "name" if key == "stream" else key)
+    return _COLUMNS[key].default if value is None else value
 
 
 def _absent(values: NDArray[Any], default: Any) -> bool:
@@ -555,8 +593,7 @@ def _write_npz(path: Path, recordings: list[Recording]) -> None:
                 ]
             )
     for key in ("stream", "lookahead", *_STATED):
-        values = [getattr(recording, "name" if key == "stream" else key) for recording in recordings]
-        values = [_COLUMNS[key].default if value is None else value for value in values]
+        values = [_stated(recording, key) for recording in recordings]
         if len(set(values)) == 1 and key != "stream":
             columns[key] = np.array(values[0])
         else:

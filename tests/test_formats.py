@@ -91,6 +91,11 @@ def test_recording_counts_dropped_frames() -> None:
         ({"sigma": np.zeros((3, 4))}, ["sigma"]),
         ({"windows": np.zeros((3, 1), int)}, ["windows"]),
         ({"flags": np.zeros(3)}, ["flags", "float64"]),
+        ({"dims": 4}, ["dims 4"]),
+        ({"dims": 2}, ["frame 0, joint 0: z", "2D"]),
+        ({"dims": 2, "axes": "TRD", "xyz": np.zeros((3, J, 3))}, ["axes 'TRD'", "2D"]),
+        ({"image_size": (1280, 0)}, ["1280 x 0"]),
+        ({"image_size": (1280.5, 720)}, ["1280.5 x 720"]),
     ],
 )
 def test_recording_names_the_offender(change: dict, words: list[str]) -> None:
@@ -264,6 +269,7 @@ def test_npz_round_trip(tmp_path: Path) -> None:
         refined,
         replace(refined, lookahead=4),
         Recording(poses(3, 4), 30, "dropped ü", axes="RDA", mirrored=True, slot=np.array([2, 3, 9])),
+        Recording(poses(3, 5) * np.float32([1, 1, 0]), 30, "flat", unit="px", dims=2, image_size=(1280, 720)),
     ]
     write(path, originals)
     for original, again in zip(originals, read(path), strict=True):
