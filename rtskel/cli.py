@@ -33,6 +33,7 @@ REFINED = "tcp://127.0.0.1:5556"
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED, NO_READER = 0, 1, 2, 130, 143, 141
 
 EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "tensorboard": "train"}
+EXTRAS |= {"matplotlib": "draw"}
 """Which extra brings a package that a subcommand may find absent."""
 
 
@@ -227,6 +228,32 @@ examples:
     _engine_options(refine)
     _reading_options(refine)
 
+    draw = command(
+        "draw",
+        _draw,
+        "draw recordings: skeletons by frame, joints over time, over a video",
+        """\
+Every recording of every IN is a row of skeletons, or in a .gif or .mp4 a moving one beside the others. Joints that are
+missing are not drawn; what refinement filled in is drawn lighter, and shaded where joints are followed over time.
+
+examples:
+  rtskel draw raw.npz refined.npz -o refined.png
+  rtskel draw raw.npz refined.npz -o refined.png --traces right_wrist.y,left_index_4 --slots 100:220
+  rtskel draw raw.npz refined.npz -o refined.mp4
+  rtskel draw pixels.npz -o overlay.gif --video signer.mp4     poses in the pixels of the video""",
+    )
+    draw.add_argument("files", metavar="IN", nargs="+", help="recordings")
+    draw.add_argument("-o", "--out", metavar="FILE", required=True, help=".png, .pdf, .svg, .jpg, .gif or .mp4")
+    draw.add_argument("--stream", metavar="NAME,...", help="only recordings of these names")
+    draw.add_argument("--lookahead", metavar="N,...", type=_frames_list, help="of refined ones, only these lookaheads")
+    draw.add_argument("--labels", metavar="TEXT,...", help="one for each recording (default: its name)")
+    draw.add_argument("--traces", metavar="JOINT,...", help="joints to follow over time, such as right_wrist.y")
+    draw.add_argument("--slots", metavar="A:B|N,...", type=_slots, help="frames A to B, or exactly these frames")
+    draw.add_argument("--columns", type=_positive, default=10, metavar="N", help="skeletons of A:B (default 10)")
+    draw.add_argument("--truth", metavar="FILE", help="recording to draw in grey behind all others")
+    draw.add_argument("--video", metavar="FILE", help="video to draw over; poses are in its pixels")
+    _reading_options(draw)
+
     info = command(
         "info",
         _info,
@@ -305,6 +332,15 @@ def _frames_list(text: str) -> tuple[int, ...]:
     if min(values) < 0:
         raise argparse.ArgumentTypeError(f"{text!r}: numbers of frames such as 0,4 expected")
     return tuple(dict.fromkeys(values))
+
+
+def _slots(text: str) -> tuple[int, int] | list[int]:
+    """A span, or frame numbers."""
+    try:
+        first, colon, end = text.partition(":")
+        return (int(first or 0), int(end)) if colon else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: A:B, or frame numbers such as 10,20 expected") from None
 
 
 def _lookahead_or_offline(text: str) -> int | None:
@@ -616,6 +652,44 @@ def _refine(args: argparse.Namespace) -> int:
     return OK
 
 
+def _draw(args: argparse.Namespace) -> int:
+    from rtskel.draw import MOVING, STILL, animate, figure
+
+    out = Path(args.out)
+    if out.suffix.lower() not in STILL + MOVING:
+        raise RtskelError(f"{out}: unknown picture format {out.suffix!r} (known: {', '.join(STILL + MOVING)})")
+    if not os.access(out.parent, os.W_OK) or out.is_dir():
+        raise RtskelError(f"{out}: cannot be written")
+    recordings = [
+        recording
+        for file in args.files
+        for recording in _read(args, file)
+        if (args.stream is None or recording.name in args.stream.split(","))
+        and (args.lookahead is None or recording.lookahead in (None, *args.lookahead))
+    ]
+    if not recordings:
+        raise RtskelError(f"{', '.join(args.files)}: no recording of that name and lookahead")
+    options: dict[str, Any] = {
+        "labels": args.labels.split(",") if args.labels else None,
+        "traces": args.traces.split(",") if args.traces else (),
+        "truth": None if args.truth is None else _read(args, args.truth)[0],
+        "video": args.video,
+    }
+    if isinstance(args.slots, tuple):
+        options["span"] = args.slots
+    if out.suffix.lower() in STILL:
+        if isinstance(args.slots, list):
+            options["slots"] = args.slots
+        figure(recordings, columns=args.columns, **options).savefig(out)
+        return OK
+    if isinstance(args.slots, list):
+        raise RtskelError(f"{out}: frames A:B expected for a moving picture, not single ones")
+    with _progress("frames") as bar:
+        task = bar.add_task(out.name)
+        animate(recordings, out, progress=lambda done, all_: bar.update(task, completed=done, total=all_), **options)
+    return OK
+
+
 def _info(args: argparse.Namespace) -> int:
     from rtskel.engine import bundled, describe
     from rtskel.formats import SUFFIXES, read
@@ -733,10 +807,17 @@ def _module(name: str, argv: list[str]) -> int:
 # Shared by the commands
 
 
-def _read(args: argparse.Namespace) -> list[Recording]:
+def _read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
+    """The recordings of a file (default: the one of the command line), by the options about reading."""
     from rtskel.formats import read
 
-    return read(args.file, fps=args.fps, axes=args.axes, mirrored=args.mirrored, swap_sides=args.swap_sides)
+    return read(
+        args.file if file is None else file,
+        fps=args.fps,
+        axes=args.axes,
+        mirrored=args.mirrored,
+        swap_sides=args.swap_sides,
+    )
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ ORDER = [
     "wire",
     "collect",
     "watch",
+    "video",
+    "draw",
     "curve",
     "ring",
     "refine",
@@ -40,6 +42,7 @@ ORDER = [
 
 CLIENT = {"errors", "skeleton", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
+HEAVY += ["matplotlib", "cv2", "mediapipe"]
 
 
 def modules() -> dict[str, list[Path]]:

@@ -1,0 +1,133 @@
+"""Frames of a video file or a camera, and frames into a video file; both by OpenCV, which is loaded only here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import FormatError
+
+Image = NDArray[np.uint8]
+"""An image [height, width, 3], red, green, blue."""
+
+CAMERA_FPS = 30.0
+"""Taken for the frame rate of a camera that states none."""
+
+
+class Frame(NamedTuple):
+    """One frame.
+
+    Attributes:
+        number: 0, 1, 2, ... as they were read.
+        seconds: since the first frame, by the file's own clock; NaN for a camera.
+        image: what it shows.
+    """
+
+    number: int
+    seconds: float
+    image: Image
+
+
+class Video:
+    """A video file or camera, opened; iterating reads its frames.
+
+    Attributes:
+        name: the file, or "camera N".
+        fps: frames a second.
+        width, height: of a frame, in pixels.
+        frames: how many there are, as the file states it; 0: unknown.
+        camera: whether it is a camera, whose frames do not wait.
+    """
+
+    def __init__(self, source: str | Path | int) -> None:
+        """Opens it.
+
+        Args:
+            source: a file, or the number of a camera.
+
+        Raises:
+            FormatError: OpenCV is not installed; no such file or camera; no video that OpenCV can read.
+        """
+        self.camera = isinstance(source, int)
+        self.name = f"camera {source}" if self.camera else str(source)
+        if not self.camera and not os.path.isfile(source):
+            raise FormatError(f"{source}: no such video file")
+        cv2 = _opencv(self.name)
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
+        if not self._capture.isOpened():
+            raise FormatError(f"{self.name}: cannot be opened as a video")
+        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else CAMERA_FPS
+        self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        self.frames = 0 if self.camera else max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        self._milliseconds = cv2.CAP_PROP_POS_MSEC
+        self._next = 0
+        self._first = 0.0
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        """The next frame; for a camera, the next that it takes."""
+        there, image = self._capture.read()
+        if not there:
+            raise StopIteration
+        if self.camera:
+            seconds = math.nan
+        else:
+            milliseconds = float(self._capture.get(self._milliseconds))  # OpenCV 4.9 and later: of the frame just read
+            self._first = milliseconds if self._next == 0 else self._first
+            seconds = (milliseconds - self._first) / 1e3
+        self._next += 1
+        return Frame(self._next - 1, seconds, np.ascontiguousarray(image[..., ::-1], np.uint8))
+
+    def close(self) -> None:
+        """Let go of the file or camera."""
+        self._capture.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write_mp4(path: str | Path, images: Iterable[Image], fps: float) -> None:
+    """Write images of one size as an MPEG-4 video. An odd last row or column is left out.
+
+    Raises:
+        FormatError: OpenCV is not installed, or cannot write there.
+    """
+    cv2 = _opencv(str(path))
+    writer = None
+    try:
+        for image in images:
+            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # what the codec takes
+            if writer is None:
+                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+                if not writer.isOpened():
+                    raise FormatError(f"{path}: cannot be written as an .mp4 video")
+            writer.write(np.ascontiguousarray(image[:height, :width, ::-1]))
+    finally:
+        if writer is not None:
+            writer.release()
+
+
+def _opencv(what: str) -> Any:
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        raise FormatError(f"{what}: video needs OpenCV, which is not installed: pip install 'rtskel[draw]'") from None
+    opencv: Any = cv2
+    opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in one line, by us
+    return opencv
