@@ -56,14 +56,6 @@ def test_a_row_for_each_recording_a_column_for_each_frame(truth):
     assert len(axes) == 2 * 3 + 1
     titles = [a.get_title(loc="left") for a in axes]
     assert titles == ["truth", "", "", "other, lookahead 4", "", "", "nose, right (mm)"]
-        "truth",
-        "",
-        "",
-        "other, lookahead 4",
-        "",
-        "",
-        "nose, right (mm)",
-    ]
     assert [a.texts[-1].get_text() for a in axes[3:6]] == ["0", "7", "49"]
     assert len(bones(axes[0], COLORS[0]).get_segments()) == BONES
     assert len(bones(axes[3], COLORS[1]).get_segments()) == BONES
