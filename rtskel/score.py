@@ -1,4 +1,4 @@
-"""How far poses are from the truth: the three errors that everything in rtskel is judged by."""
+"""How far poses are from the truth: the errors that everything in rtskel is judged by."""
 
 from __future__ import annotations
 
@@ -25,17 +25,56 @@ class Errors(NamedTuple):
     acceleration: float
 
 
-def errors(poses: Sequence[NDArray[np.float32]], truth: Sequence[NDArray[np.float32]], joints: Sequence[int]) -> Errors:
-    """Errors of sequences [N, J, 3] against the truth, pooled over their frames and the listed joints."""
-    offs = [(p - t)[:, list(joints)].astype(np.float64) for p, t in zip(poses, truth, strict=True)]
-    off = np.concatenate(offs)
-    bends = [np.linalg.norm(np.diff(o, 2, axis=0), axis=-1).ravel() for o in offs]
-    bend = np.concatenate(bends)
-    return Errors(
-        mse=float((off**2).mean()),
-        mpjpe=float(np.linalg.norm(off, axis=-1).mean()),
-        acceleration=float(bend.mean()) if bend.size else 0.0,
-    )
+def errors(
+    poses: Sequence[NDArray[np.float32]],
+    truth: Sequence[NDArray[np.float32]],
+    joints: Sequence[int],
+    where: Sequence[NDArray[np.bool_]] | None = None,
+) -> Errors:
+    """Errors of sequences [N, J, 3] against the truth, pooled over their frames and the listed joints.
+
+    Args:
+        where: [N, J] for each sequence, which joints of which frames count; None: all. An acceleration counts where the
+            middle one of its three frames does. What nothing counts for is 0.
+    """
+    squared, distance, bend = 0.0, 0.0, 0.0
+    entries = bends = 0
+    for k, (pose, true) in enumerate(zip(poses, truth, strict=True)):
+        off = (pose - true)[:, list(joints)].astype(np.float64)
+        length = np.sqrt(np.square(off).sum(-1))
+        curve = np.linalg.norm(np.diff(off, 2, axis=0), axis=-1)
+        if where is not None:
+            counts = where[k][:, list(joints)]
+            length, curve = length[counts], curve[counts[1:-1]]
+        squared, distance, bend = squared + float((length**2).sum()), distance + length.sum(), bend + curve.sum()
+        entries, bends = entries + length.size, bends + curve.size
+    return Errors(squared / max(3 * entries, 1), float(distance) / max(entries, 1), float(bend) / max(bends, 1))
+
+
+def aligned(poses: NDArray[np.float32], truth: NDArray[np.float32], joints: Sequence[int]) -> NDArray[np.float32]:
+    """Every frame of poses [N, J, 3] moved, turned and scaled so that its listed joints fit the truth's best.
+
+    The similarity with the least squared distance (Umeyama, PAMI 1991), never a reflection; the MPJPE of what comes
+    back is PA-MPJPE (which may exceed MPJPE: one joint far off draws the others along). Where the listed joints all
+    lie in one point they are put into the truth's centroid.
+    """
+    p, t = (x.astype(np.float64) for x in (poses, truth))
+    chosen, wanted = p[:, list(joints)], t[:, list(joints)]
+    origin, target = chosen.mean(1, keepdims=True), wanted.mean(1, keepdims=True)
+    chosen, wanted = chosen - origin, wanted - target
+    left, size, right = np.linalg.svd(np.swapaxes(wanted, 1, 2) @ chosen)  # [N, 3, 3], [N, 3], [N, 3, 3]
+    sign = np.ones_like(size)
+    sign[:, 2] = np.sign(np.linalg.det(left @ right))
+    rotation = (left * sign[:, None]) @ right
+    extent = np.square(chosen).sum((1, 2))
+    scale = np.divide((size * sign).sum(-1), extent, out=np.zeros_like(extent), where=extent > 1e-12)
+    moved: NDArray[np.float64] = scale[:, None, None] * (p - origin) @ np.swapaxes(rotation, 1, 2) + target
+    return moved.astype(np.float32)
+
+
+def log_mean(values: Sequence[float]) -> float:
+    """The geometric mean; values below 1e-15 count as that."""
+    return float(np.exp(np.mean(np.log(np.maximum(values, 1e-15)))))
 
 
 def joint_groups(skeleton_id: str) -> dict[str, list[int]]:

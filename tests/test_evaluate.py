@@ -7,13 +7,26 @@ import pytest
 import torch
 
 from rtskel import evaluate
+from rtskel.data import MM_PER_UNIT, Sequence, bandai_bodies, held_out, write_corpus
 from rtskel.engine.base import NullEngine
 from rtskel.errors import RtskelError
-from rtskel.evaluate import CONDITIONS, ModelEngine, corrupted, geometric_mean, refine_all
+from rtskel.evaluate import (
+    CONDITIONS,
+    ESTIMATOR,
+    ModelEngine,
+    Score,
+    corrupted,
+    estimator,
+    geometric_mean,
+    refine_all,
+    sequences_of,
+)
 from rtskel.export import release
 from rtskel.formats import SKELS_UNIT, Recording, write
 from rtskel.model import Skeletor, load_weights, save_weights
 from rtskel.refine import refine
+from rtskel.skeleton import UPPER_BODY_50
+from tests.shared_data import shared_data
 from tests.test_data import motion
 from tests.test_model import TINY, trained
 
@@ -59,10 +72,98 @@ def test_identity_scores_zero_on_clean_and_the_input_elsewhere():
 
 def test_geometric_mean_leaves_clean_out():
     def score(condition, mse):
-        return evaluate.Score(condition, 0, "all", mse, 0.0, 0.0)
+        return Score(condition, 0, "all", mse, 0.0, 0.0, 0.0, {})
 
-    scores = [score("frame_mask", 1e-4), score("joint_mask", 1e-6), score("clean", 1.0)]
+    scores = [score("frame_mask", 1e-4), score("joint_mask", 1e-6), score("clean", 1.0), score(ESTIMATOR, 1.0)]
     assert geometric_mean(scores, 0) == pytest.approx(1e-5)
+
+
+def test_groups_and_sequences_add_up():
+    sequences = [truth(n) for n in (12, 40, 60)]
+    scores = evaluate.evaluate(sequences, None, conditions=["joint_noise_0.5", "clean"], lookaheads=(0,))
+    at = {(s.condition, s.group): s for s in scores}
+    assert set(at) == {("joint_noise_0.5", g) for g in evaluate.GROUPS} | {("clean", g) for g in evaluate.GROUPS} - {
+        ("clean", "corrupted")
+    }
+    noisy = {group: s for (condition, group), s in at.items() if condition != "clean"}
+    assert noisy["untouched"].mse == noisy["untouched"].mpjpe == 0
+    assert noisy["untouched"].pa_mpjpe > 0, "aligning a pose moves its untouched joints too"
+    assert noisy["corrupted"].mse == pytest.approx(7 * noisy["all"].mse, rel=1e-3)  # 7 of 49 joints
+    assert noisy["all"].mse == pytest.approx((7 * noisy["body"].mse + 42 * noisy["hands"].mse) / 49, rel=1e-5)
+    alone = []
+    for k, xyz in enumerate(sequences):
+        seen, _ = corrupted(xyz, "joint_noise_0.5", k)
+        alone.append(np.square(seen - xyz)[:, evaluate.joint_groups("upper-body-50")["all"]].mean())
+    expected = (min(alone), np.mean(alone), max(alone))
+    assert noisy["all"].sequences["mse"] == pytest.approx(expected, rel=1e-4)
+    assert np.average(alone, weights=[12, 40, 60]) == pytest.approx(noisy["all"].mse, rel=1e-4)
+
+
+def test_lookahead_none_is_offline_refinement():
+    engine, xyz = ModelEngine(trained()), truth(30)
+    got = refine_all([(xyz, np.ones((30, 50), np.float32))], engine, (4, None), radius=1, native=False)
+    assert np.allclose(got[None][0], refine(xyz, engine=engine, lookahead=None, radius=1, native=False), atol=1e-5)
+    assert list(got) == [4, None]
+
+
+def test_shorter_than_a_window_and_bodies_without_hands():
+    engine = NullEngine(window=32)
+    for frames in (1, 2, 5):
+        scores = evaluate.evaluate([truth(frames)], engine, native=False, lookaheads=(0, None))
+        assert all(np.isfinite((s.mse, s.mpjpe, s.pa_mpjpe, s.acceleration)).all() for s in scores)
+    (score,) = evaluate.evaluate([truth(40)[:, :8]], engine, conditions=[ESTIMATOR], lookaheads=(0,), native=False)
+    assert (score.condition, score.group) == (ESTIMATOR, "body")
+    assert 20 < score.mpjpe * MM_PER_UNIT < 200
+
+
+def test_estimator_errors_are_what_the_protocol_says():
+    seen, confidence = estimator(np.zeros((20000, 8, 3), np.float32), 1)
+    again, _ = corrupted(np.zeros((20000, 8, 3), np.float32), ESTIMATOR, 1)
+    assert np.array_equal(seen, again)
+    missing = confidence == 0
+    wrists = [UPPER_BODY_50.names.index(name) for name in ("left_wrist", "right_wrist")]
+    assert missing[:, wrists].mean() == pytest.approx(0.1, abs=0.01)
+    assert missing.sum() == missing[:, wrists].sum()
+    error = seen[:, 0] * MM_PER_UNIT
+    white = np.sqrt(np.array([5.0, 5.0, 13.0]) ** 2 * (0.92 + 0.08 * 9))
+    assert error.std(0) == pytest.approx(np.hypot([17, 17, 100], white), rel=0.2)
+    step = np.diff(error, axis=0)
+    assert step.std(0) == pytest.approx(np.sqrt(2 * white**2 + [17**2 * 0.08, 17**2 * 0.08, 100**2 * 0.02]), rel=0.05)
+
+
+def test_what_is_scored_of_a_corpus(tmp_path):
+    kept = [name for name in (f"clip{k}" for k in range(300)) if held_out(name)]
+    parts = [("p", "phoenix", "dev", 20), ("q", "phoenix", "train", 30), ("short", "bandai", "dev", 59)]
+    parts += [(name, "bandai", "dev", 60 + k) for k, name in enumerate(kept)]
+    write_corpus(tmp_path, [(Sequence(n, source, split, 25.0, 0, 0), motion(f)) for n, source, split, f in parts])
+    whole, bodies = sequences_of(tmp_path)
+    assert [xyz.shape for xyz in whole] == [(20, 50, 3)]
+    assert {xyz.shape[1] for xyz in bodies} == {8}
+    assert len(bodies) == min(evaluate.CLIPS, len(kept))
+    assert min(map(len, bodies)) == 60
+    write_corpus(tmp_path, [(Sequence("s", "other", "dev", 25.0, 0, 0), motion(9))])
+    whole, bodies = sequences_of(tmp_path)
+    assert (len(whole), len(bodies)) == (1, 0)
+    write_corpus(tmp_path, [(Sequence("s", "other", "train", 25.0, 0, 0), motion(9))])
+    with pytest.raises(RtskelError, match="without dev"):
+        sequences_of(tmp_path)
+
+
+def test_the_bandai_file_is_scored_as_the_corpus_made_of_it(tmp_path):
+    path = shared_data("bandai_namco/motion.npz")
+    whole, bodies = sequences_of(path)
+    assert not whole
+    assert (len(bodies), {xyz.shape[1:] for xyz in bodies}) == (24, {(8, 3)})
+    clips = [(name, xyz) for name, xyz in bandai_bodies(path) if held_out(name)]
+    write_corpus(
+        tmp_path,
+        [
+            (Sequence(n, "bandai", "dev", 30.0, 0, 0), np.concatenate([xyz, np.zeros((len(xyz), 42, 3))], 1))
+            for n, xyz in clips
+        ],
+    )
+    _, again = sequences_of(tmp_path)
+    assert all(np.array_equal(a, b) for a, b in zip(bodies, again, strict=True))
 
 
 def test_released_weights_are_rounded_and_evaluate_from_the_command_line(tmp_path, capsys):
@@ -70,17 +171,43 @@ def test_released_weights_are_rounded_and_evaluate_from_the_command_line(tmp_pat
     release(tmp_path / "best.safetensors", tmp_path / "skeletor-tiny", "skeletor-tiny")
     model = load_weights(tmp_path / "skeletor-tiny.safetensors")
     assert all(torch.equal(p, p.half().float()) for p in model.parameters())
-    recording = Recording(truth(12), 25.0, "a", unit=SKELS_UNIT)
-    write(tmp_path / "a.skels", recording)
-    run = [str(tmp_path / "a.skels"), "--engine", str(tmp_path / "skeletor-tiny.onnx"), "--lookahead", "2"]
+    write(tmp_path / "a.skels", Recording(truth(12), 25.0, "a", unit=SKELS_UNIT))
+    write_corpus(tmp_path / "corpus", [(Sequence("clip3", "bandai", "dev", 30.0, 0, 0), motion(70))])
+    assert held_out("clip3")
+    run = [str(tmp_path / "a.skels"), str(tmp_path / "corpus")]
+    run += ["--engine", str(tmp_path / "skeletor-tiny.onnx"), "--lookahead", "2,offline"]
     assert evaluate.main([*run, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["engine"].startswith("skeletor-tiny-")
-    assert {s["condition"] for s in result["scores"]} == set(CONDITIONS)
+    assert {s["condition"] for s in result["scores"]} == {*CONDITIONS, ESTIMATOR}
+    assert {s["lookahead"] for s in result["scores"]} == {2, None}
+    assert all(set(s["sequences"]) == set(evaluate.MEASURES) for s in result["scores"])
     assert evaluate.main(run) == 0
-    assert "geometric mean of ten" in capsys.readouterr().out
-    with pytest.raises(RtskelError, match="--lookahead"):
-        evaluate.main([*run[:-1], "two"])
+    out = capsys.readouterr().out
+    for words in ("mean of ten", "lookahead 2: PA-MPJPE", "offline: MSE", "untouched", "estimator: body joints"):
+        assert words in out
+    for wrong in ("two", "-1"):
+        with pytest.raises(RtskelError, match="--lookahead"):
+            evaluate.main([*run[:-1], wrong])
+    with pytest.raises(RtskelError, match="--radius 16"):
+        evaluate.main([*run, "--radius", "16"])
+
+
+def test_what_cannot_be_scored_is_said(tmp_path):
+    (tmp_path / "empty.skels").write_text("")
+    with pytest.raises(RtskelError, match=r"empty\.skels: empty"):
+        evaluate.main([str(tmp_path / "empty.skels")])
+    xyz = truth(12)
+    xyz[3, 20] = np.nan
+    write(tmp_path / "nan.npz", Recording(xyz, 25.0, "hole"))
+    with pytest.raises(RtskelError, match=r"nan\.npz: hole: 1 joints are missing"):
+        evaluate.main([str(tmp_path / "nan.npz")])
+    with pytest.raises(RtskelError, match="nowhere"):
+        evaluate.main([str(tmp_path / "nowhere.npz")])
+    write(tmp_path / "a.skels", Recording(truth(12), 25.0, "a", unit=SKELS_UNIT))
+    (tmp_path / "foreign.safetensors").write_bytes(b"foreign")
+    with pytest.raises(RtskelError, match="foreign"):
+        evaluate.main([str(tmp_path / "a.skels"), "--engine", str(tmp_path / "foreign.safetensors")])
 
 
 def test_untrained_model_through_refinement_leaves_clean_motion_alone():
