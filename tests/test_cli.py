@@ -52,7 +52,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert leave.value.code == 0
     text = capsys.readouterr().out
-    for name in "demo serve publish subscribe refine draw info export build keygen train".split():
+    commands = ["demo", "serve", "publish", "subscribe", "refine", "draw", "info", "export", "build", "keygen", "train"]
+    for name in commands:
         assert f"\n    {name} " in text
     assert "rtskel serve --lookahead 0,4" in text
 
