@@ -74,6 +74,7 @@ def subscribe(
     context = zmq.Context()
     with context.socket(zmq.SUB) as socket:
         socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)  # subscriptions are messages too: what is above the mark would be lost
         for s in range(streams):
             socket.subscribe(event_topic(f"s{s}"))
             for lookahead in lookaheads:

@@ -400,6 +400,7 @@ class Subscriber:
         self._socket = _Socket(zmq.SUB, context)
         self._zmq = self._socket.zmq
         self._zmq.rcvhwm = (256 if latest else 10_000) if queue is None else queue
+        self._zmq.sndhwm = 0  # subscriptions are messages too: those above the mark would never reach the server
         self._socket.connect(endpoint, keys)
         for topic in topics:
             self._zmq.subscribe(topic)
