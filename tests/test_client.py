@@ -305,6 +305,12 @@ def received(messages, **options):
                 return came, subscriber
 
 
+def test_thousands_of_subscriptions_reach_the_server():
+    with RefinedSender() as server:
+        with Subscriber(server.endpoint, streams=[f"s{k}" for k in range(1500)], lookahead=4):
+            assert len(server.wait_for_subscriptions()) == 2 * 1500 + 2
+
+
 def names(messages):
     return [
         (m.stream, m.lookahead, m.seq) if isinstance(m, wire.RefinedPose) else getattr(m, "kind", "beat")
@@ -338,12 +344,6 @@ SENT = [
         ({"streams": [], "events": False}, []),
     ],
 )
-def test_thousands_of_subscriptions_reach_the_server():
-    with RefinedSender() as server:
-        with Subscriber(server.endpoint, streams=[f"s{k}" for k in range(1500)], lookahead=4):
-            assert len(server.wait_for_subscriptions()) == 2 * 1500 + 2
-
-
 def test_only_what_was_asked_for_is_given(options, expected):
     came, subscriber = received(SENT, **options)
     assert names(came) == expected
