@@ -5,8 +5,10 @@ The law, for a sequence of N frames, windows of W = n1 slots, radius r and looka
 - Offline (Jiang et al., CVPRW 2021, section 4.2): the output of slot i is the mean of the predictions for i in the
   2r + 1 windows closest to being centred on i; the sequence is padded with copies of its first frame in front and of
   its last frame behind.
-- Bounded lookahead: only windows that end at or before slot i + L take part (ties: the later window; fewer where fewer
-  contain the slot, so L = 0 takes exactly one). Nothing behind frame i + L is used.
+- Bounded lookahead: of the windows that contain i and end at or before slot i + L, the one closest to being centred on
+  i (ties: the later) and those within r windows of it; but none that ends before slot i + min(L, 2) where L falls
+  short of the offline protocol (`rtskel.ring.UNSETTLED` says why). So L = 0 and L = 1 take exactly one, and nothing
+  behind frame i + L is used.
 
 Consequences that the tests check for every engine:
 
@@ -65,7 +67,7 @@ class RefinerBank:
     Args:
         engine: an open engine for a known skeleton; borrowed, not closed.
         lookahead: output delay or delays in frames; None is the offline protocol (the most that helps).
-        radius: r; 2r + 1 windows are averaged where the lookahead allows.
+        radius: r; 2r + 1 windows are averaged, fewer where the lookahead allows no more.
         streams: S, how many streams are held.
         min_confidence: joints below it count as missing, as do those with confidence 0 or a NaN or infinite coordinate.
         ahead: how many slots ahead of the next window a frame may come.

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +38,9 @@ from rtskel.skeleton import skeleton
 BAD = 1e-7
 """Squared error of a coordinate, canonical units, beyond which the gate is told that a joint is bad."""
 
+SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "live")
+"""Kinds of corruption that shake every frame: what refined poses do from one frame to the next is trained on these."""
+
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
 
@@ -47,8 +51,11 @@ class TrainConfig:
     kinds: corruptions of `rtskel.corrupt.TRAINING` to draw from; empty: all of them.
     balance: each kind of corruption, source and group of joints counts by its error relative to its own running error,
         so that what is learned is the logarithm of each; without it, the loss is the paper's plain MSE.
-    last, recent: loss weights of the window's last position (which lookahead 0 uses) and of the four before it
-        (lookahead 4), where the others have 1.
+    shares: with `balance`, shares of the loss of the window's last position (which lookahead 0 uses), of the four
+        before it (lookaheads to 4), and of those from there to the middle (longer lookaheads), each with running
+        errors of its own. No output is taken from positions further in front.
+    triples: of the batch, 3 `triples` windows are three consecutive ones each, of the `SHAKY` kinds: what is published
+        from them is to accelerate as the truth does. `smoothness` is the weight of that loss; it needs `balance`.
     floors: running errors below the first (at the start) to the second (at the end of the run) count as that.
     proposal, gate: weights of the loss of ungated corrections and of the gate as a classifier of bad joints.
     ema: decay of the moving average of the weights, which is what is validated and kept.
@@ -69,9 +76,10 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.999
     balance: bool = True
-    last: float = 8.0
-    recent: float = 3.0
-    floors: tuple[float, float] = (3e-4, 1e-6)
+    shares: tuple[float, float, float] = (0.4, 0.35, 0.25)
+    triples: int = 3
+    smoothness: float = 0.8
+    floors: tuple[float, float] = (1e-4, 1e-6)
     proposal: float = 0.5
     gate: float = 0.1
     precision: str = "bf16"
@@ -83,6 +91,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.steps < 1 or self.validate_every < 1:
             raise ValueError("batch, steps and validate_every must be at least 1")
+        if not 0 <= 3 * self.triples < self.batch:
+            raise ValueError(f"{self.triples} triples of windows do not fit a batch of {self.batch} beside others")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
         unknown = sorted(set(self.kinds) - set(TRAINING))
@@ -110,7 +120,7 @@ class TrainConfig:
             made["augment"] = AugmentConfig(
                 **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
             )
-        made |= {key: tuple(made[key]) for key in ("kinds", "floors") if key in made}
+        made |= {key: tuple(made[key]) for key in ("kinds", "floors", "shares") if key in made}
         made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
         return cls(**made)
 
@@ -120,7 +130,7 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
         "realtime": TrainConfig(),
         "paper": TrainConfig(
             model=PRESETS["paper"], sources={"phoenix": 1.0}, kinds=PAPER_KINDS, lr=1e-5, final_lr=1.0, warmup=1,
-            weight_decay=0.0, clip=math.inf, ema=0.0, balance=False, last=1.0, recent=1.0, precision="fp32",
+            weight_decay=0.0, clip=math.inf, ema=0.0, balance=False, triples=0, precision="fp32",
         ),
     }
 )  # fmt: skip
@@ -147,6 +157,8 @@ class Trainer:
         self.model.to(self.device).train()
         self.average = Skeletor(config.model).to(self.device).eval()
         self.average.load_state_dict(self.model.state_dict())
+        if config.precision == "bf16":
+            self.model.trunk.autocast = self.average.trunk.autocast = torch.bfloat16
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": [p for p in self.model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
@@ -157,22 +169,31 @@ class Trainer:
             fused=True,
         )
         self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
-        self.windows = Windows(
-            corpus, config.model.window, weights=config.sources, augment=config.augment, skeleton=self.tree,
-            generator=self.generator,
+        self.windows, self.longer = (
+            Windows(
+                corpus, window, weights=config.sources, augment=config.augment, skeleton=self.tree,
+                generator=self.generator,
+            )
+            for window in (config.model.window, config.model.window + 2)
         )  # fmt: skip
         self.kinds = config.kinds or tuple(TRAINING)
         self.chance = torch.tensor([TRAINING[kind][0] for kind in self.kinds], device=self.device)
+        self.shaky = self.chance * torch.tensor([float(kind in SHAKY) for kind in self.kinds], device=self.device)
+        self.triples = config.triples if bool(self.shaky.any()) else 0
         groups = joint_groups(config.model.skeleton)
         self.groups = torch.zeros(len(groups), self.tree.joints, device=self.device)  # each row sums to 1
         for row, joints in enumerate(groups.values()):
             self.groups[row, joints] = 1.0 / len(joints)
-        position = torch.ones(config.model.window, device=self.device)
-        position[-5:] = config.recent
-        position[-1] = config.last
-        self.position = position / position.sum()
-        # Running errors by kind, source and group, of the output and of the ungated proposal; 0 = not seen yet.
-        self.running = torch.zeros(2, len(self.kinds), len(config.sources), len(groups), device=self.device)
+        window = config.model.window
+        self.positions = torch.zeros(3, window, device=self.device)  # each row sums to 1
+        edges = sorted({max(0, window // 2 - 3), max(0, window - 5), window - 1, window})
+        for row, (first, end) in enumerate(reversed(list(pairwise(edges)))):
+            self.positions[row, first:end] = 1.0 / (end - first)
+        self.shares = torch.tensor(config.shares, device=self.device)[:, None]
+        # Running errors by kind, source, positions and group: of the output, of the ungated proposal, and of the
+        # acceleration; 0 = not seen yet.
+        cells = (len(self.kinds), len(config.sources), len(self.positions), len(groups))
+        self.running = torch.zeros(3, *cells, device=self.device)
         self.steps = 0
         self.elapsed = 0.0
         self.best = math.inf
@@ -191,28 +212,46 @@ class Trainer:
         return float(high * (low / high) ** self.progress)
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """A training batch: clean, corrupted [B, W, J, 3], missing [B, W, J], scale [B], kind [B], source [B]."""
-        g, batch = self.generator, self.config.batch
-        clean, source = self.windows.draw(batch)
-        kind = torch.multinomial(self.chance, batch, replacement=True, generator=g).sort().values
+        """A training batch: clean, corrupted [B, W, J, 3], missing [B, W, J], scale [B], kind [B], source [B].
+
+        Its last 3 `triples` windows are three consecutive ones each.
+        """
+        g, count, window = self.generator, self.triples, self.config.model.window
+        clean, source = self.windows.draw(self.config.batch - 3 * count)
+        x, missing, kind = self._corrupt(clean, self.chance)
+        clean, x, missing = pad_windows(clean, x, missing, self.config.augment, g)
+        if count:
+            longer, longer_source = self.longer.draw(count)
+            shaken, hidden, longer_kind = self._corrupt(longer, self.shaky)
+
+            def three(sequence: Tensor) -> Tensor:
+                return torch.stack([sequence[:, k : k + window] for k in range(3)], 1).flatten(0, 1)
+
+            clean, x = torch.cat([clean, three(longer)]), torch.cat([x, three(shaken)])
+            missing = torch.cat([missing, three(hidden)])
+            kind = torch.cat([kind, longer_kind.repeat_interleave(3)])
+            source = torch.cat([source, longer_source.repeat_interleave(3)])
+        clean, x, scale = to_canonical_windows(clean, x, missing, self.tree)
+        return clean, x, missing, scale, kind, source
+
+    def _corrupt(self, clean: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Corrupted sequences, their missing joints and their kinds (ascending), drawn by chance [kinds]."""
+        kind = torch.multinomial(chance, len(clean), replacement=True, generator=self.generator).sort().values
         x, missing = clean.clone(), torch.zeros(clean.shape[:3], dtype=torch.bool, device=self.device)
         first = 0
         for k, count in enumerate(torch.bincount(kind, minlength=len(self.kinds)).tolist()):
             if count:
                 rows = slice(first, first + count)
-                poses = TRAINING[self.kinds[k]][1](Poses.clean(clean[rows], skeleton=self.tree), g)
+                poses = TRAINING[self.kinds[k]][1](Poses.clean(clean[rows], skeleton=self.tree), self.generator)
                 x[rows], missing[rows] = poses.xyz, poses.missing
                 first += count
-        clean, x, missing = pad_windows(clean, x, missing, self.config.augment, g)
-        clean, x, scale = to_canonical_windows(clean, x, missing, self.tree)
-        return clean, x, missing, scale, kind, source
+        return x, missing, kind
 
     def loss(self, clean: Tensor, x: Tensor, missing: Tensor, scale: Tensor, kind: Tensor, source: Tensor) -> Tensor:
         """The training loss of a batch from `draw`; also updates the running errors."""
         config = self.config
-        if config.model.unmirror:
-            side = facing(x, missing)
-            clean, x = clean * side, x * side
+        side = facing(x, missing) if config.model.unmirror else torch.ones(1, device=self.device)
+        clean, x = clean * side, x * side
         base, correction, logits = self.model.propose(x, missing)
         proposal = base + correction
         y = proposal if logits is None else base + open_gate(logits, missing)[..., None] * correction
@@ -223,32 +262,43 @@ class Trainer:
             return squared
 
         def grouped(squared: Tensor) -> Tensor:
-            means: Tensor = torch.einsum("bwj,w,gj->bg", squared, self.position, self.groups)
+            means: Tensor = torch.einsum("bwj,pw,gj->bpg", squared, self.positions, self.groups)
             return means
 
         error = off(y)
         if not config.balance:
-            return grouped(error)[:, 0].mean()
-        total = self._balanced(grouped(error), kind, source, 0)
+            return (error @ self.groups[0]).mean()
+        total = self._balanced(grouped(error), kind, source, 0, self.floor)
         if logits is not None:
             # What is proposed for good joints does not matter: the gate keeps it back.
             bad = (off(base) > BAD).float()
-            total = total + config.proposal * self._balanced(grouped(off(proposal) * bad), kind, source, 1)
+            off_bad = grouped(off(proposal) * bad)
+            total = total + config.proposal * self._balanced(off_bad, kind, source, 1, self.floor)
             guess = F.binary_cross_entropy_with_logits(logits, bad, reduction="none")
             total = total + config.gate * guess[~missing].mean()
+        if self.triples:
+            # Position p of three consecutive windows: what is published of three frames at one lookahead.
+            first = -3 * self.triples
+            apart = ((y - clean) * side / scale[:, None, None, None])[first:].view(-1, 3, *y.shape[1:])
+            acceleration = apart[:, 0] - 2 * apart[:, 1] + apart[:, 2]
+            acceleration = (acceleration.square().sum(-1) + 1e-12).sqrt()
+            total = total + config.smoothness * self._balanced(
+                grouped(acceleration), kind[first::3], source[first::3], 2, self.floor**0.5
+            )
         return total
 
-    def _balanced(self, error: Tensor, kind: Tensor, source: Tensor, which: int) -> Tensor:
-        """Mean of error [B, groups] over its running mean for the window's kind and source; updates that mean."""
+    def _balanced(self, error: Tensor, kind: Tensor, source: Tensor, which: int, floor: float) -> Tensor:
+        """Error [B, positions, groups] over its running mean for the window's kind and source; updates that mean."""
         running = self.running[which]
         cell = kind * running.shape[1] + source
-        flat = running.view(-1, running.shape[-1])
-        count = torch.bincount(cell, minlength=len(flat)).float()[:, None]
+        flat = running.view(-1, *running.shape[2:])
+        count = torch.bincount(cell, minlength=len(flat)).float()[:, None, None]
         sums = torch.zeros_like(flat).index_add_(0, cell, error.detach().float())
         fresh = torch.where(count > 0, sums / count.clamp(min=1), flat)
         pace = 1 - 0.99**count
         flat.copy_(torch.where(flat == 0, fresh, flat + pace * (fresh - flat)))
-        return (error / flat[cell].clamp(min=self.floor)).mean()
+        relative: Tensor = self.shares * error / flat[cell].clamp(min=floor)
+        return relative.sum(1).mean()
 
     def step(self) -> float:
         """One update; returns its loss."""
@@ -258,8 +308,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
         batch = self.draw()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = self.loss(*batch)
+        loss = self.loss(*batch)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
@@ -328,8 +377,9 @@ class Trainer:
         """Scores of the moving average on clean sequences [N, J, 3] under the conditions of the protocol, L =
         0 and 4.
         """
-        engine = ModelEngine(self.average, autocast=torch.bfloat16 if self.config.precision == "bf16" else None)
-        return evaluate(truth, engine, lookaheads=(0, 4), radius=self.config.validate_radius, native=False)
+        return evaluate(
+            truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius, native=False
+        )
 
 
 def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:

@@ -114,7 +114,9 @@ def average(
     for i in range(n):
         ends = [e for e in range(i, i + w) if lookahead is None or e <= i + lookahead]  # windows that contain slot i
         ends.sort(key=lambda e: (abs((i - (e - w + 1)) - (w - 1) / 2), -e))  # off centre, then the later first
-        ends = [e for e in ends[: 2 * radius + 1] if known[e]]
+        central = ends[0]
+        unsettled = min(w // 2 - radius, 2) if lookahead is None else min(w // 2 - radius, 2, lookahead)
+        ends = [e for e in ends if abs(e - central) <= radius and e - i >= unsettled and known[e]]
         p = np.array([predicted[e, i - (e - w + 1)] for e in ends]).reshape(-1, JOINTS, 3)
         m = p.mean(0) if len(p) else np.zeros((JOINTS, 3))
         mean.append(m)

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from rtskel.errors import EngineError
 from rtskel.model import (
     PRESETS,
+    LocalRegression,
     Skeletor,
     SkeletorConfig,
     interpolate,
@@ -31,6 +32,7 @@ TINY = SkeletorConfig(
     bone_deviation=True,
     fill=True,
     gate=True,
+    local_regression=True,
     unmirror=True,
 )
 
@@ -140,6 +142,26 @@ def test_interpolation_holds_at_the_ends_and_defaults(window):
                     w = (t - a) / max(c - a, 1)
                     expected = (1 - w) * values[b, a, j] + w * values[b, c, j]
                 assert torch.allclose(got[b, t, j], expected, atol=1e-5)
+
+
+def test_local_fits_of_a_straight_path_are_the_path_but_for_what_ridge_and_holding_do_at_the_ends():
+    regression, time = LocalRegression(33), torch.arange(33.0)
+    path = (time[:, None, None] * torch.tensor([0.01, 0.0, -0.02]) + 0.3)[None]  # [1, 33, 1, 3]
+    fits = regression(path, torch.full((1, 33, 1), 0.5))
+    assert fits.shape == (1, 33, 1, 3, regression.fits)
+    torch.testing.assert_close(fits[0, 16], path[0, 16, :, :, None].expand(1, 3, regression.fits))
+    off = (fits - path[..., None])[0, -1, 0, 0].abs()
+    assert (off[3:] < 0.35 * off[:3]).all()  # at an end a linear fit follows, a constant one lags
+    torch.testing.assert_close(regression.deviation(path, torch.ones(1, 33, 1))[0, 16], torch.zeros(1, 3))
+
+
+def test_unreliable_frames_do_not_pull_local_fits():
+    regression = LocalRegression(16)
+    path, weight = torch.zeros(1, 16, 1, 3), torch.ones(1, 16, 1)
+    path[:, 7], weight[:, 7] = 1.0, 1e-3
+    assert regression(path, weight)[0, :, 0].abs().max() < 0.01
+    assert regression(path, torch.ones_like(weight))[0, 7, 0].abs().max() > 0.1
+    assert regression.deviation(path, weight)[0, 7, 0].min() > 0.9
 
 
 def test_usual_length_is_not_moved_by_a_few_bad_frames():

@@ -9,16 +9,16 @@ import torch
 from rtskel.data import Corpus, write_corpus
 from rtskel.errors import FormatError, RtskelError
 from rtskel.evaluate import CONDITIONS, evaluate, geometric_mean
-from rtskel.model import PRESETS, SkeletorConfig, load_weights
-from rtskel.train import RECIPES, TrainConfig, Trainer, main, train, validation_sequences
+from rtskel.model import PRESETS, SkeletorConfig, facing, load_weights
+from rtskel.train import RECIPES, SHAKY, TrainConfig, Trainer, main, train, validation_sequences
 from tests.test_data import Sequence, motion
 
 TINY = SkeletorConfig(
     window=8, d_model=16, heads=2, d_ff=16, layers=1, missing_channel=True, bones=True, bone_deviation=True, fill=True,
-    gate=True, unmirror=True,
+    gate=True, local_regression=True, unmirror=True,
 )  # fmt: skip
 CONFIG = TrainConfig(
-    model=TINY, sources={"a": 1.0}, batch=8, steps=6, warmup=2, validate_every=3, precision="fp32", lr=1e-2
+    model=TINY, sources={"a": 1.0}, batch=8, triples=1, steps=6, warmup=2, validate_every=3, precision="fp32", lr=1e-2
 )
 
 
@@ -85,6 +85,36 @@ def test_the_papers_recipe_is_plain_mse_on_the_whole_window(corpus):
     off = (trainer.model(x, missing) - clean) / scale[:, None, None, None]
     keep = [j for j in range(50) if j != 1]
     assert trainer.loss(*batch).item() == pytest.approx(off[:, :, keep].square().mean().item(), rel=1e-4)
+
+
+def test_the_last_windows_of_a_batch_are_triples_of_consecutive_ones(corpus):
+    trainer = Trainer(replace(CONFIG, triples=2), Corpus(corpus))
+    clean, _, missing, scale, kind, source = trainer.draw()
+    assert len(clean) == CONFIG.batch
+    for first in (2, 5):
+        assert trainer.kinds[kind[first]] in SHAKY
+        assert (kind[first : first + 3] == kind[first]).all()
+        assert (source[first : first + 3] == source[first]).all()
+        bones = (clean - clean[:, :, [1]])[first : first + 3] / scale[first : first + 3, None, None, None]
+        torch.testing.assert_close(bones[0, 1:], bones[1, :-1])
+        torch.testing.assert_close(bones[1, 1:], bones[2, :-1])
+        assert torch.equal(missing[first, 2:], missing[first + 2, :-2])
+
+
+def test_a_jump_between_consecutive_windows_costs_only_with_smoothness(corpus, monkeypatch):
+    """The same errors, once alternating between the windows of a triple and once constant."""
+    losses = {}
+    for smoothness in (0.0, 1.0):
+        trainer = Trainer(replace(CONFIG, smoothness=smoothness, kinds=("dense_noise",)), Corpus(corpus))
+        clean, x, missing, scale, kind, source = trainer.draw()
+        for name, sign in (("steady", torch.ones(8)), ("jumping", torch.tensor([1.0, 1, 1, 1, 1, 1, -1, 1]))):
+            y = clean + 0.01 * (sign * scale)[:, None, None, None]
+            monkeypatch.setattr(trainer.model, "propose", lambda x, missing, y=y: (y, torch.zeros_like(y), None))
+            trainer.running.fill_(1e-3)
+            side = facing(x, missing)
+            losses[smoothness, name] = trainer.loss(clean * side, y * side, missing, scale, kind, source).item()
+    assert losses[0.0, "steady"] == pytest.approx(losses[0.0, "jumping"], rel=1e-3)
+    assert losses[1.0, "jumping"] > 1.5 * losses[1.0, "steady"]
 
 
 def test_validation_goes_through_refinement_and_knows_every_condition(corpus):
