@@ -1,0 +1,276 @@
+"""Which points of which estimator are our joints: the tables, by name, and how they are applied.
+
+A `Layout` is one estimator's set of points, in named components as its files have them, and for each joint of
+`upper-body-50` the point, or the points whose mean it is. Sides are the person's own: an estimator's left hand is our
+left hand.
+
+| layout | is |
+|---|---|
+| OPENPOSE_25, OPENPOSE_18 | OpenPose's BODY_25 or COCO body, and its hands |
+| OPENPOSE_135 | OpenPose's BODY_135, whose hands begin at the body's wrists |
+| WHOLEBODY_133, WHOLEBODY_136 | COCO-WholeBody in one component (MMPose, RTMW); with components and a neck: AlphaPose |
+| HOLISTIC, HOLISTIC_WORLD | MediaPipe Holistic in the image, and in metres (which has no hands) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.skeleton import UPPER_BODY_50
+
+Point = tuple[str, str]
+"""A component and the name of a point in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """An estimator's points.
+
+    Attributes:
+        id: what errors call it.
+        components: the point names of each component, in the order of its arrays.
+        sources: [50] of each joint the points whose mean it is.
+    """
+
+    id: str
+    components: Mapping[str, tuple[str, ...]]
+    sources: tuple[tuple[Point, ...], ...]
+
+    @property
+    def points(self) -> int:
+        """Number of points of all components."""
+        return sum(map(len, self.components.values()))
+
+
+BODY = UPPER_BODY_50.names[:8]
+"""The joints that come from an estimator's body points."""
+
+SIDES = ("left", "right")  # in the order of the skeleton's hands
+FINGERS = ("thumb", "index", "middle", "ring", "little")
+HAND = ("hand_root", *(f"{finger}_{k}" for finger in FINGERS for k in range(1, 5)))
+"""The 21 joints of a hand without their side: the order of every estimator's hand model."""
+
+
+def _layout(
+    name: str, components: Mapping[str, tuple[str, ...]], body: Mapping[str, Sequence[Point]], hands: Sequence[Point]
+) -> Layout:
+    """A layout from the points of the 8 body joints by joint name, and the points of both hands, the left one first."""
+    sources = {joint: tuple(points) for joint, points in body.items()}
+    sources |= {
+        f"{side}_{joint}": (hands[21 * s + k],) if hands else ()
+        for s, side in enumerate(SIDES)
+        for k, joint in enumerate(HAND)
+    }
+    return Layout(name, MappingProxyType(dict(components)), tuple(sources[joint] for joint in UPPER_BODY_50.names))
+
+
+def _both(component: str, points: Sequence[str]) -> list[Point]:
+    return [(component, point) for point in points]
+
+
+# OpenPose
+
+_OPENPOSE_HEAD_AND_ARMS = ("Nose", "Neck", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist")
+_OPENPOSE_HAND = (  # as `.pose` files call them
+    *("BASE", "T_STT", "T_BCMC", "T_MCP", "T_IP"),
+    *(f"{finger}_{joint}" for finger in "IMRP" for joint in ("CMC", "MCP", "PIP", "DIP")),
+)
+
+
+def _openpose(name: str, rest: tuple[str, ...]) -> Layout:
+    body, left, right = "pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d"
+    return _layout(
+        name,
+        {body: _OPENPOSE_HEAD_AND_ARMS + rest, left: _OPENPOSE_HAND, right: _OPENPOSE_HAND},
+        {joint: [(body, point)] for joint, point in zip(BODY, _OPENPOSE_HEAD_AND_ARMS, strict=True)},
+        _both(left, _OPENPOSE_HAND) + _both(right, _OPENPOSE_HAND),
+    )
+
+
+OPENPOSE_25 = _openpose(
+    "OpenPose BODY_25",
+    (
+        *("MidHip", "RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar"),
+        *("LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel"),
+    ),
+)
+OPENPOSE_18 = _openpose(
+    "OpenPose COCO-18",
+    ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar"),
+)
+
+
+def _openpose_135() -> Layout:
+    part = "BODY_135"
+    body = (
+        *("Nose", "LEye", "REye", "LEar", "REar", "LShoulder", "RShoulder", "LElbow", "RElbow", "LWrist", "RWrist"),
+        *("LHip", "RHip", "LKnee", "RKnee", "LAnkle", "RAnkle", "UpperNeck", "HeadTop"),
+        *("LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel"),
+    )
+    fingers = tuple(f"Thumb{k}" for k in ("1CMC", "2Knuckles", "3IP", "4FingerTip")) + tuple(
+        f"{finger}{k}"
+        for finger in ("Index", "Middle", "Ring", "Pinky")
+        for k in ("1Knuckles", "2PIP", "3DIP", "4FingerTip")
+    )
+    hands = [f"{side}{point}" for side in "LR" for point in ("Wrist", *fingers)]
+    return _layout(
+        "OpenPose BODY_135",
+        {
+            part: body
+            + tuple(f"{side}{point}" for side in "LR" for point in fingers)
+            + tuple(f"face-{k}" for k in range(70))
+        },
+        {
+            "nose": [(part, "Nose")],
+            "neck": _both(part, ("LShoulder", "RShoulder")),  # its UpperNeck lies higher than a neck elsewhere
+            **{
+                f"{side}_{joint}": [(part, side[0].upper() + joint.capitalize())]
+                for side in SIDES
+                for joint in ("shoulder", "elbow", "wrist")
+            },
+        },
+        _both(part, hands),
+    )
+
+
+OPENPOSE_135 = _openpose_135()
+
+# COCO-WholeBody
+
+_COCO_BODY = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee"),
+    *("left_ankle", "right_ankle"),
+)
+_COCO_FEET = ("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel")
+_COCO_HAND = tuple(f"hand_{k}" for k in range(21))
+
+
+def _coco_body(part: str, neck: tuple[str, ...]) -> dict[str, list[Point]]:
+    return {joint: _both(part, neck if joint == "neck" else (joint,)) for joint in BODY}
+
+
+WHOLEBODY_133 = _layout(
+    "COCO-WholeBody",
+    {
+        "keypoints": _COCO_BODY
+        + _COCO_FEET
+        + tuple(f"face-{k}" for k in range(68))
+        + tuple(f"{side}_{point}" for side in SIDES for point in _COCO_HAND)
+    },
+    _coco_body("keypoints", ("left_shoulder", "right_shoulder")),
+    _both("keypoints", [f"{side}_{point}" for side in SIDES for point in _COCO_HAND]),
+)
+
+# MediaPipe
+
+_MEDIAPIPE_POSE = (
+    *("NOSE", "LEFT_EYE_INNER", "LEFT_EYE", "LEFT_EYE_OUTER", "RIGHT_EYE_INNER", "RIGHT_EYE", "RIGHT_EYE_OUTER"),
+    *("LEFT_EAR", "RIGHT_EAR", "MOUTH_LEFT", "MOUTH_RIGHT"),
+    *(
+        f"{side}_{joint}"
+        for joint in (
+            *("SHOULDER", "ELBOW", "WRIST", "PINKY", "INDEX", "THUMB"),
+            *("HIP", "KNEE", "ANKLE", "HEEL", "FOOT_INDEX"),
+        )
+        for side in ("LEFT", "RIGHT")
+    ),
+)
+_MEDIAPIPE_HAND = (
+    *("WRIST", "THUMB_CMC", "THUMB_MCP", "THUMB_IP", "THUMB_TIP"),
+    *(
+        f"{finger}_{joint}"
+        for finger in ("INDEX_FINGER", "MIDDLE_FINGER", "RING_FINGER", "PINKY")
+        for joint in ("MCP", "PIP", "DIP", "TIP")
+    ),
+)
+
+
+def _holistic(name: str, pose: str, hands: tuple[str, ...]) -> Layout:
+    return _layout(
+        name,
+        {pose: _MEDIAPIPE_POSE, **dict.fromkeys(hands, _MEDIAPIPE_HAND)},
+        {
+            joint: _both(pose, ("LEFT_SHOULDER", "RIGHT_SHOULDER") if joint == "neck" else (joint.upper(),))
+            for joint in BODY
+        },
+        [point for hand in hands for point in _both(hand, _MEDIAPIPE_HAND)],
+    )
+
+
+HOLISTIC = _holistic("MediaPipe Holistic", "POSE_LANDMARKS", ("LEFT_HAND_LANDMARKS", "RIGHT_HAND_LANDMARKS"))
+HOLISTIC_WORLD = _holistic("MediaPipe world landmarks", "POSE_WORLD_LANDMARKS", ())
+
+
+def _named_wholebody(suffix: str, neck: tuple[str, ...]) -> Layout:
+    """COCO-WholeBody as `.pose` files have it: a component for the body and one for each hand."""
+    body, left, right = (f"{part}{suffix}" for part in ("BODY", "LEFT_HAND", "RIGHT_HAND"))
+    return _layout(
+        f"COCO-WholeBody {body}",
+        {body: _COCO_BODY, left: _COCO_HAND, right: _COCO_HAND},
+        _coco_body(body, neck),
+        _both(left, _COCO_HAND) + _both(right, _COCO_HAND),
+    )
+
+
+BY_COMPONENT: Mapping[str, Layout] = MappingProxyType(
+    {
+        "POSE_LANDMARKS": HOLISTIC,
+        "pose_keypoints_2d": OPENPOSE_25,
+        "BODY_135": OPENPOSE_135,
+        "BODY": _named_wholebody("", ("left_shoulder", "right_shoulder")),
+        "BODY_133": _named_wholebody("_133", ("left_shoulder", "right_shoulder")),
+        "BODY_136": _named_wholebody("_136", ("neck",)),
+    }
+)
+"""The layout of files that name their points, by the component that holds the body."""
+
+
+def gather(
+    layout: Layout,
+    points: Mapping[str, NDArray[np.floating]],
+    confidence: Mapping[str, NDArray[np.floating]],
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Our joints from an estimator's points.
+
+    A joint that is the mean of several points is there only if all of them are, with the least of their confidences;
+    one whose component or point the file lacks is missing. Confidences are cut to 0..1 (SimCC scores go beyond 1), and
+    a point with NaN for a coordinate or a confidence is missing.
+
+    Args:
+        points: [..., P, D] of each component that is there.
+        confidence: [..., P] of the same components.
+        names: the points of each component where a file states its own. Default: the layout's.
+
+    Returns:
+        [..., 50, D] positions, 0 where missing, and [..., 50] confidences.
+    """
+    names = layout.components if names is None else names
+    first: dict[str, int] = {}
+    total = 0
+    for component, array in points.items():
+        first[component] = total
+        total += array.shape[-2]
+    where = {(part, name): first[part] + k for part in points for k, name in enumerate(names[part])}
+    width = max(map(len, layout.sources))
+    index = np.full((len(layout.sources), width), total)  # the row behind the last: a point that is never there
+    for joint, sources in enumerate(layout.sources):
+        if sources:
+            found = [where.get(source, total) for source in sources]
+            index[joint] = [*found, *found[:1] * (width - len(found))] if len(found) < width else found
+    flat = np.concatenate([*points.values()], axis=-2, dtype=np.float64)
+    sure = np.concatenate([*confidence.values()], axis=-1, dtype=np.float64)
+    sure = np.where(np.isfinite(flat).all(axis=-1) & (sure > 0), np.minimum(sure, 1.0), 0.0)
+    flat = np.where(sure[..., None] > 0, flat, 0.0)
+    flat = np.concatenate([flat, np.zeros_like(flat[..., :1, :])], axis=-2)
+    sure = np.concatenate([sure, np.zeros_like(sure[..., :1])], axis=-1)
+    joints_sure = sure[..., index].min(axis=-1)
+    joints = np.where(joints_sure[..., None] > 0, flat[..., index, :].mean(axis=-2), 0.0)
+    with np.errstate(over="ignore"):
+        return joints.astype(np.float32), joints_sure.astype(np.float32)
