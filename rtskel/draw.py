@@ -98,7 +98,7 @@ def figure(
     images = dict(_images(video, slots)) if video is not None else {}
     bounds = _bounds([*tracks, ghost] if ghost else tracks, images[slots[0]] if images else None)
 
-    cell = max(1.4, 7.0 / len(slots))
+    cell = max(1.4 if video is None else 2.2, 7.0 / len(slots))
     height = cell * min(bounds.height / bounds.width, 2.0)
     plot, panels, below = _layout(len(tracks), len(slots), cell, height, len(followed))
     for track, row in zip(tracks, panels, strict=True):
@@ -337,8 +337,6 @@ class _Bounds:
 
 
 def _bounds(tracks: Sequence[_Track], image: Image | None) -> _Bounds:
-    if image is not None:
-        return _Bounds(0.0, float(image.shape[1]), 0.0, float(image.shape[0]))
     extremes = []
     for track in tracks:
         rows = track.there.any(axis=1)
@@ -360,9 +358,9 @@ class _Pose:
         """Empty axes; `inches`: their width."""
         self._track = track
         self._axes = axes
-        self._bounds = bounds
-        self._layers = [_Layer(axes, ghost, GHOST, inches, 1)] if ghost else []
-        self._layers += [_Layer(axes, track, track.color, inches, 2)]
+        clip = track.unit == "px"  # over an image nothing is drawn beyond it
+        self._layers = [_Layer(axes, ghost, GHOST, inches, clip, 1)] if ghost else []
+        self._layers += [_Layer(axes, track, track.color, inches, clip, 2)]
         self._image: AxesImage | None = None
         self._note = axes.text(0.5, 0.5, "", transform=axes.transAxes, ha="center", color=track.color, fontsize=10)
         axes.set_axis_off()
@@ -371,9 +369,10 @@ class _Pose:
     def show(self, slot: int, image: Image | None = None) -> None:
         """Draw the pose of that slot, over an image if there is one."""
         if image is not None:
-            extent = (self._bounds.left, self._bounds.right, self._bounds.bottom, self._bounds.top)
             if self._image is None:
-                self._image = self._axes.imshow(image, extent=extent)
+                limits = self._axes.get_xlim(), self._axes.get_ylim()
+                self._image = self._axes.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
+                self._axes.set(xlim=limits[0], ylim=limits[1])
             self._image.set_data(image)
         for layer in self._layers:
             layer.show(slot)
@@ -387,9 +386,9 @@ class _Pose:
 class _Layer:
     """One recording's bones and head in axes that others may share."""
 
-    def __init__(self, axes: Axes, track: _Track, color: str, inches: float, zorder: int) -> None:
+    def __init__(self, axes: Axes, track: _Track, color: str, inches: float, clip: bool, zorder: int) -> None:
         self._track, self._color = track, color
-        self._bones = LineCollection([], capstyle="round", clip_on=False, zorder=zorder)
+        self._bones = LineCollection([], capstyle="round", clip_on=clip, zorder=zorder)
         axes.add_collection(self._bones)
         self._head = axes.scatter([0.0], [0.0], s=min(20.0 * inches, 60.0), linewidths=0, zorder=zorder)
         self._body = track.tree.groups["body"]

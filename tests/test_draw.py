@@ -156,8 +156,10 @@ def in_pixels(truth: Recording) -> Recording:
 def test_poses_lie_where_they_are_in_the_image(truth, clip):
     pixels = in_pixels(truth)
     axes = figure([pixels, replace(pixels, unit="unknown", lookahead=4)], slots=[12, 3], video=clip).axes
-    assert axes[0].get_xlim() == (0, 160)
-    assert axes[0].get_ylim() == (120, 0)
+    (left, right), (bottom, top) = axes[0].get_xlim(), axes[0].get_ylim()
+    assert 0 <= left < pixels.xyz[..., 0].min() < pixels.xyz[..., 0].max() < right <= 160
+    assert 0 <= top < pixels.xyz[..., 1].min() < min(pixels.xyz[..., 1].max(), 119) < bottom <= 120
+    assert axes[0].images[0].get_extent() == [0, 160, 120, 0], "each pixel in its place"
     assert abs(float(np.mean(axes[0].images[0].get_array())) - 96) < 6
     assert abs(float(np.mean(axes[1].images[0].get_array())) - 24) < 6
     ends = np.array(bones(axes[0], COLORS[0]).get_segments())[:, 1]
