@@ -14,7 +14,7 @@ what is in it; `write(path, recordings)` makes a file, whose format is its suffi
 | `pose` | `.pose` files, mapped by their points' names (`.posefile`) | yes | | depth_scale for 3D |
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
 
-`from_wholebody` and `from_holistic` (frame by frame: `holistic_pose`) take what these estimators return in Python.
+`from_wholebody` and `from_holistic` take what these estimators return in Python.
 
 Several people in one file are several recordings; who is who from frame to frame is told by `rtskel.formats.people`.
 What a file does not say and rtskel cannot know is asked for, with the name of the option. Everything wrong with a file
@@ -34,7 +34,7 @@ from typing import Any
 from rtskel.errors import FormatError
 from rtskel.formats.bvh import write_bvh
 from rtskel.formats.files import Options, named, parse_json, text
-from rtskel.formats.mediapipe import from_holistic, holistic_pose, read_holistic_arrays
+from rtskel.formats.mediapipe import from_holistic, read_holistic_arrays
 from rtskel.formats.openpose import files_in, read_openpose
 from rtskel.formats.posefile import read_pose
 from rtskel.formats.recording import (
@@ -59,7 +59,6 @@ __all__ = [
     "exchange_sides",
     "from_holistic",
     "from_wholebody",
-    "holistic_pose",
     "read",
     "recognise",
     "sides_look_swapped",

@@ -1,11 +1,11 @@
 """`.bvh` (Biovision hierarchy), written only: one recording as rotations of a rest pose.
 
 The rest pose is a T pose (arms out, palms down, head up) with the recording's own bone lengths, each the median over
-its frames. Every bone of a chain points exactly where it does in the recording; a joint that carries several bones
-(neck, hand root) turns as they do on average (Kabsch's least squares), and no bone turns about itself beyond what its
-parent does. What rotations of rigid bones cannot hold is lost: changes of a bone's length, and of the angles between
-the bones of one joint. The root's position is exact. Coordinates are in centimetres, x to the image's right, y up, z
-toward the camera.
+its frames. Every bone points exactly where it does in the recording. A joint that carries several bones (neck, hand
+root) turns as they do on average (Kabsch's least squares), and each of these bones turns the rest of the way in a joint
+of its own, in the same place, called `neck_to_left_shoulder` and so on. No bone turns about itself beyond what its
+parent does. What is lost is changes of a bone's length; the root's position is exact. Coordinates are in centimetres,
+x to the image's right, y up, z toward the camera.
 
 A joint that is missing keeps the direction that it had, or will have first; the same goes for dropped frames: the
 format has no gaps.
@@ -63,38 +63,47 @@ def write_bvh(path: Path, recordings: list[Recording]) -> None:
     if recording.dims == 2:
         raise FormatError(f"{path}: recording {recording.name!r} is 2D, .bvh holds 3D")
     body = skeleton(recording.skeleton)
-    position, lengths, rotations = _pose(path, recording, body)
+    position, lengths, own, aimed = _pose(path, recording, body)
     offsets = rest_pose(body) * lengths[:, None]
+    children = _children(body)
 
     lines = ["HIERARCHY"]
-    channels: list[int] = []  # joints in the order of their numbers in the motion
+    turns: list[NDArray[np.float64]] = []  # [S, 3, 3] of each joint, in the order of their numbers in the motion
+    rotation = " ".join(f"{axis}rotation" for axis in _ORDER)
+
+    def begin(kind: str, offset: NDArray[np.float64], depth: int, turn: NDArray[np.float64] | None) -> None:
+        pad = "  " * depth
+        lines.extend([f"{pad}{kind}", f"{pad}{{", f"{pad}  OFFSET {_text(offset)}"])
+        if turn is not None:
+            moves = "6 Xposition Yposition Zposition" if kind.startswith("ROOT") else "3"
+            lines.append(f"{pad}  CHANNELS {moves} {rotation}")
+            turns.append(turn)
 
     def describe(joint: int, depth: int) -> None:
-        pad = "  " * depth
-        root = joint == body.root
-        children = [child for child in range(body.joints) if body.parents[child] == joint]
-        turns = " ".join(f"{axis}rotation" for axis in _ORDER)
-        lines.append(f"{pad}{'ROOT' if root else 'JOINT'} {body.names[joint]}")
-        lines.append(f"{pad}{{")
-        lines.append(f"{pad}  OFFSET {_text(offsets[joint])}")
-        lines.append(f"{pad}  CHANNELS {f'6 Xposition Yposition Zposition {turns}' if root else f'3 {turns}'}")
-        channels.append(joint)
-        for child in children:
-            if any(parent == child for parent in body.parents):
+        name = body.names[joint]
+        if not children[joint]:  # the end of a chain carries no bone, and so has nothing to turn
+            begin("End Site", offsets[joint], depth, None)
+        else:
+            begin(f"{'ROOT' if joint == body.root else 'JOINT'} {name}", offsets[joint], depth, own[:, joint])
+        for child in children[joint]:
+            if len(children[joint]) > 1:
+                begin(f"JOINT {name}_to_{body.names[child]}", np.zeros(3), depth + 1, aimed[:, child])
+                describe(child, depth + 2)
+                lines.append("  " * (depth + 1) + "}")
+            else:
                 describe(child, depth + 1)
-            else:  # the last of a chain carries no bone, and so has nothing to turn
-                lines.append(f"{pad}  End Site")
-                lines.append(f"{pad}  {{")
-                lines.append(f"{pad}    OFFSET {_text(offsets[child])}")
-                lines.append(f"{pad}  }}")
-        lines.append(f"{pad}}}")
+        lines.append("  " * depth + "}")
 
     describe(body.root, 0)
-    degrees = _euler(rotations[:, channels])
+    degrees = _euler(np.stack(turns, axis=1))
     motion = np.concatenate([position, degrees.reshape(len(degrees), -1)], axis=1)
     lines += ["MOTION", f"Frames: {len(motion)}", f"Frame Time: {1 / recording.fps:.9f}"]
     lines += [_text(row) for row in motion]
     replace_file(path, ("\n".join(lines) + "\n").encode("ascii"))
+
+
+def _children(body: Skeleton) -> list[list[int]]:
+    return [[child for child, parent in enumerate(body.parents) if parent == joint] for joint in range(body.joints)]
 
 
 def _text(values: NDArray[np.float64]) -> str:
@@ -103,8 +112,9 @@ def _text(values: NDArray[np.float64]) -> str:
 
 def _pose(
     path: Path, recording: Recording, body: Skeleton
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Root positions [S, 3] in cm, bone lengths [J] in cm, and each joint's rotation [S, J, 3, 3] in its parent's."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Root positions [S, 3] and bone lengths [J] in cm; rotations [S, J, 3, 3] of each joint, in what carries it, and
+    of the joint on the way to each joint whose parent carries several bones, in that parent."""
     slots = int(recording.slots[-1]) + 1
     xyz = np.zeros((slots, body.joints, 3))
     there = np.zeros((slots, body.joints), bool)
@@ -130,21 +140,25 @@ def _pose(
         directions[:, joint] = _held(directions[:, joint], known[:, joint], rest[joint])
     position = _held(xyz[:, body.root], there[:, body.root], np.zeros(3))
 
-    world = np.broadcast_to(np.eye(3), (slots, body.joints, 3, 3)).copy()
-    local = world.copy()
+    own = np.tile(np.eye(3), (slots, body.joints, 1, 1))
+    aimed = own.copy()
+    carrier = own.copy()  # how what carries each joint is turned in the world
+    children = _children(body)
     for joint in body.order:
-        children = [child for child in range(body.joints) if body.parents[child] == joint]
-        parent = world[:, parents[joint]] if joint != body.root else np.broadcast_to(np.eye(3), (slots, 3, 3))
-        seen = [child for child in children if known[:, child].any()]
-        if len(seen) == 1:
-            aim = directions[:, seen[0]]
-            world[:, joint] = _swing(parent @ rest[seen[0]], aim) @ parent
-        elif seen:
-            world[:, joint] = _kabsch(rest[seen], directions[:, seen])
-        else:
-            world[:, joint] = parent
-        local[:, joint] = np.swapaxes(parent, -1, -2) @ world[:, joint]
-    return position, lengths, local
+        below = children[joint]
+        turned = carrier[:, joint]
+        seen = [child for child in below if known[:, child].any()]
+        if len(below) > 1 and len(seen) > 1:
+            turned = _kabsch(rest[seen], directions[:, seen])
+        elif len(below) == 1 and seen:
+            turned = _swing(turned @ rest[seen[0]], directions[:, seen[0]]) @ turned
+        own[:, joint] = np.swapaxes(carrier[:, joint], -1, -2) @ turned
+        for child in below:
+            carrier[:, child] = turned
+            if len(below) > 1 and child in seen:
+                carrier[:, child] = _swing(turned @ rest[child], directions[:, child]) @ turned
+                aimed[:, child] = np.swapaxes(turned, -1, -2) @ carrier[:, child]
+    return position, lengths, own, aimed
 
 
 def _held(values: NDArray[np.float64], known: NDArray[np.bool_], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:

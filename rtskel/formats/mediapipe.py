@@ -2,8 +2,8 @@
 
 MediaPipe gives pose landmarks and hand landmarks in the image, with a depth of each (of the body relative to the hips,
 of a hand relative to its wrist, in about the unit of x), and "world" landmarks in metres of the body alone. Here a
-hand's depth begins at its body's wrist. In world landmarks, hands are those of the image, in metres by the size of the
-body there and here (root mean square over the body's joints, along x and y), and begin at the body's wrist.
+hand's depth begins at its body's wrist. In world landmarks, hands are those of the image, in metres by how many a pixel
+is at the shoulders (median of the last 25 frames that show both), and begin at the body's wrist.
 
 An `.npz` of landmarks has `pose` [F, 33, 4], `left_hand` and `right_hand` [F, 21, 4]: x and y in pixels, z, and a
 confidence; missing is NaN or confidence 0. It may have, of several clips one after another, `length` [C] in frames,
@@ -16,6 +16,7 @@ Every frame is a row, whether or not anybody was found in it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.files import Options, named
 from rtskel.formats.recording import Recording
-from rtskel.mappings import BODY, HOLISTIC, HOLISTIC_WORLD, gather
-from rtskel.skeleton import UPPER_BODY_50
+from rtskel.mappings import HOLISTIC, HOLISTIC_WORLD, Layout, gather
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 
 AXES = "RDA"
+
+SCALE_FRAMES = 25
+"""Frames over which the size of a pixel is taken."""
 
 _POSE, _LEFT, _RIGHT = HOLISTIC.components
 _HANDS = tuple(
@@ -38,34 +42,67 @@ _HANDS = tuple(
 )
 
 
-def holistic_pose(
-    result: Any, image_size: tuple[int, int], *, world: bool = False
+class Assembler:
+    """Makes the 50 joints of what Holistic found in one image after another; remembers how large a pixel was."""
+
+    def __init__(self, *, world: bool = False) -> None:
+        """
+        Args:
+            world: in metres from between the hips, by the world landmarks; else in pixels of the image.
+        """
+        self.unit = "m" if world else "px"
+        self._meters_per_pixel: deque[float] = deque(maxlen=SCALE_FRAMES)
+
+    def joints(
+        self, points: Mapping[str, NDArray[np.floating]], confidence: Mapping[str, NDArray[np.floating]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Positions [50, 3] along `AXES` and confidences [50], both 0 where missing.
+
+        Args:
+            points: [P, 3] of each component of `HOLISTIC`, and for metres of `HOLISTIC_WORLD`, that was found: in the
+                image x, y and z in pixels, in the world in metres.
+            confidence: [P] of the same components.
+        """
+        image, seen = _found(HOLISTIC, points, confidence)
+        if self.unit == "px":
+            return with_depth(image, seen, 1.0)
+        return self.place(*_found(HOLISTIC_WORLD, points, confidence), image, seen)
+
+    def place(
+        self,
+        body: NDArray[np.float32],
+        sure: NDArray[np.float32],
+        image: NDArray[np.float32],
+        seen: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """World joints [50, 3] and [50] with the hands of the joints in the image."""
+        widths = _shoulder_width(body, sure), _shoulder_width(image, seen)
+        if min(widths) > 0:
+            self._meters_per_pixel.append(widths[0] / widths[1])
+        scale = float(np.median(self._meters_per_pixel)) if self._meters_per_pixel else 0.0
+        xyz, confidence = body.copy(), sure.copy()
+        for wrist, hand in _HANDS:
+            there = (seen[hand] > 0) & (seen[hand[0]] > 0) & (sure[wrist] > 0) & (scale > 0)
+            placed = body[wrist] + (image[hand] - image[hand[0]]) * np.float32(scale)
+            xyz[hand] = np.where(there[:, None], placed, np.float32(0))
+            confidence[hand] = np.where(there, seen[hand], np.float32(0))
+        return xyz, confidence
+
+
+def _found(
+    layout: Layout, points: Mapping[str, NDArray[np.floating]], confidence: Mapping[str, NDArray[np.floating]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The joints of one result of MediaPipe Holistic, from `solutions.holistic` or the `HolisticLandmarker` task.
+    parts = [part for part in layout.components if part in points]
+    if not parts:
+        return np.zeros((UPPER_BODY_50.joints, 3), np.float32), np.zeros(UPPER_BODY_50.joints, np.float32)
+    return gather(layout, {part: points[part] for part in parts}, {part: confidence[part] for part in parts})
 
-    Args:
-        result: an object with `pose_landmarks`, `left_hand_landmarks`, `right_hand_landmarks` and, for `world`,
-            `pose_world_landmarks`; each None, empty, landmarks, or an object whose `landmark` are those.
-        image_size: (width, height) of its image in pixels.
-        world: in metres from the hips instead of in pixels.
 
-    Returns:
-        [50, 3] positions along axes "RDA", 0 where missing, and [50] confidences (a body landmark's visibility; 1 for
-        the landmarks of a hand that was found).
-    """
-    width, height = image_size
-    pixels = np.array([width, height, width], np.float64)
-    points, sure = {}, {}
-    for part, names in HOLISTIC.components.items():
-        points[part], sure[part] = _landmarks(result, part.lower(), len(names))
-        points[part] = points[part] * pixels
-    xyz, confidence = gather(HOLISTIC, points, sure)
-    if not world:
-        return with_depth(xyz, confidence, 1.0)
-    (part,) = HOLISTIC_WORLD.components
-    meters, visible = _landmarks(result, part.lower(), len(HOLISTIC_WORLD.components[part]))
-    body = gather(HOLISTIC_WORLD, {part: meters}, {part: visible})
-    return with_world(*body, xyz, confidence, 1.0)
+def _shoulder_width(xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> float:
+    """As the camera sees it; 0: unknown."""
+    right, left = xyz[[RIGHT_SHOULDER, LEFT_SHOULDER], :2]
+    both = confidence[RIGHT_SHOULDER] > 0 and confidence[LEFT_SHOULDER] > 0
+    return float(np.linalg.norm(right - left)) if both else 0.0
 
 
 def from_holistic(
@@ -76,18 +113,30 @@ def from_holistic(
     name: str = "mediapipe",
     world: bool = False,
 ) -> Recording:
-    """A recording of MediaPipe Holistic's results frame by frame; see `holistic_pose`.
+    """A recording of MediaPipe Holistic's results, frame by frame.
+
+    Args:
+        results: objects with `pose_landmarks`, `left_hand_landmarks`, `right_hand_landmarks` and, for `world`,
+            `pose_world_landmarks`, from `solutions.holistic` or the `HolisticLandmarker` task; each None, empty,
+            landmarks, or an object whose `landmark` are those.
+        fps: frames a second.
+        image_size: (width, height) in pixels of the images, or of each image.
+        name: what the recording is called.
+        world: in metres from between the hips instead of in pixels.
+
+    Returns:
+        Confidences are a body landmark's visibility, and 1 for the landmarks of a hand that was found.
 
     Raises:
-        FormatError: no results, or images of several sizes.
+        FormatError: no results, images of several sizes, or another number of landmarks.
     """
     sizes = np.unique(np.reshape(image_size, (-1, 2)), axis=0).tolist()
     if len(sizes) != 1:
-        raise FormatError(
-            f"{name}: images of several sizes: {sizes[0]} and {sizes[1]}" if sizes else f"{name}: no image size"
-        )
+        what = f"images of several sizes: {sizes[0]} and {sizes[1]}" if sizes else "no image size"
+        raise FormatError(f"{name}: {what}")
     size = (int(sizes[0][0]), int(sizes[0][1]))
-    poses = [holistic_pose(result, size, world=world) for result in results]
+    assembler = Assembler(world=world)
+    poses = [assembler.joints(*landmarks(result, size)) for result in results]
     if not poses:
         raise FormatError(f"{name}: no results")
     return Recording(
@@ -96,71 +145,40 @@ def from_holistic(
         name,
         confidence=np.stack([sure for _, sure in poses]),
         axes=AXES,
-        unit="m" if world else "px",
+        unit=assembler.unit,
         image_size=size,
     )
 
 
-def _landmarks(result: Any, attribute: str, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    found = getattr(result, attribute, None)
-    found = getattr(found, "landmark", found)
-    if found is None or len(found) == 0:
-        return np.zeros((count, 3)), np.zeros(count)
-    if len(found) == 1 and isinstance(found[0], Sequence):  # a task that lists people
-        found = found[0]
-    if len(found) < count:
-        raise FormatError(f"{attribute}: {len(found)} landmarks, {count} expected")
-    xyz = np.array([[mark.x, mark.y, mark.z] for mark in found[:count]], np.float64)
-    if "hand" in attribute:  # hand landmarks have no visibility of their own
-        return xyz, np.ones(count)
-    return xyz, np.array([mark.visibility for mark in found[:count]], np.float64)
+def landmarks(
+    result: Any, image_size: tuple[int, int]
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """The points [P, 3] and confidences [P] of each component that a result has, as `Assembler.joints` takes them."""
+    width, height = image_size
+    points, sure = {}, {}
+    for part, names in {**HOLISTIC.components, **HOLISTIC_WORLD.components}.items():
+        found = getattr(result, part.lower(), None)
+        found = getattr(found, "landmark", found)
+        if found is None or len(found) == 0:
+            continue
+        if len(found) != len(names):
+            raise FormatError(f"{part.lower()}: {len(found)} landmarks, {len(names)} expected")
+        rows = np.array([(mark.x, mark.y, mark.z, mark.visibility or 0.0) for mark in found], np.float64)
+        points[part] = rows[:, :3] * (1.0 if part in HOLISTIC_WORLD.components else (width, height, width))
+        sure[part] = np.ones(len(rows)) if "HAND" in part else rows[:, 3]  # hands have no visibility of their own
+    return points, sure
 
 
 def with_depth(
     xyz: NDArray[np.float32], confidence: NDArray[np.float32], scale: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints [..., 50, 3] with depth in pixels, hands from their wrist on; a hand without a wrist is missing."""
-    xyz, confidence = xyz.astype(np.float64), confidence.copy()
-    xyz[..., 2] *= scale
+    """Joints [..., 50, 3] with depth in pixels, hands' from their wrist on; a hand without a wrist is missing."""
+    xyz, confidence = xyz * np.array([1.0, 1.0, scale], np.float32), confidence.copy()
     for wrist, hand in _HANDS:
         lost = (confidence[..., wrist] == 0) | (confidence[..., hand[0]] == 0)
         xyz[..., hand, 2] += (xyz[..., wrist, 2] - xyz[..., hand[0], 2])[..., None]
-        confidence[..., hand] = np.where(lost[..., None], 0.0, confidence[..., hand])
-    xyz[confidence == 0] = 0
-    return xyz.astype(np.float32), confidence
-
-
-def with_world(
-    world: NDArray[np.float32],
-    world_confidence: NDArray[np.float32],
-    image: NDArray[np.float32],
-    image_confidence: NDArray[np.float32],
-    scale: float,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """World joints [..., 50, 3] in metres, with hands from the joints in the image (z in `scale` pixels)."""
-    body = slice(0, len(BODY))
-    both = ((world_confidence[..., body] > 0) & (image_confidence[..., body] > 0))[..., None]
-    meters, pixels = (_spread(joints[..., body, :2].astype(np.float64), both) for joints in (world, image))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        meters_per_pixel = np.where(pixels > 0, meters / pixels, np.nan)
-    xyz, confidence = world.astype(np.float64), world_confidence.copy()
-    for wrist, hand in _HANDS:
-        there = (confidence[..., wrist] > 0) & (image_confidence[..., hand[0]] > 0) & np.isfinite(meters_per_pixel)
-        offset = (image[..., hand, :] - image[..., hand[:1], :]) * np.array([1.0, 1.0, scale])
-        at = xyz[..., wrist, :][..., None, :] + offset * meters_per_pixel[..., None, None]
-        xyz[..., hand, :] = np.where(there[..., None, None], at, 0.0)
-        confidence[..., hand] = np.where(there[..., None], image_confidence[..., hand], 0.0)
-    xyz[confidence == 0] = 0
-    return xyz.astype(np.float32), confidence
-
-
-def _spread(points: NDArray[np.float64], both: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Root mean square distance [...] of the points [..., P, 2] that count from their mean."""
-    count = np.maximum(both.sum(axis=-2), 1)
-    mean = np.where(both, points, 0).sum(axis=-2) / count
-    squares = (np.where(both, points - mean[..., None, :], 0) ** 2).sum(axis=(-1, -2))
-    spread: NDArray[np.float64] = np.sqrt(squares / count[..., 0])
-    return spread
+        confidence[..., hand] = np.where(lost[..., None], np.float32(0), confidence[..., hand])
+    return np.where(confidence[..., None] > 0, xyz, np.float32(0)), confidence
 
 
 def read_holistic_arrays(path: Path, columns: Mapping[str, NDArray[Any]], options: Options) -> list[Recording]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
 from rtskel.formats.files import Options, content
-from rtskel.formats.mediapipe import AXES, with_depth, with_world
+from rtskel.formats.mediapipe import AXES, Assembler, with_depth
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 from rtskel.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, Layout, gather
@@ -118,7 +118,12 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
         raise FormatError(f"{path}: has no depth to scale")
     xyz, confidence = joints(layout, 2 if scale is None else 3)
     if options.world and scale is not None:
-        xyz, confidence = with_world(*joints(HOLISTIC_WORLD, 3), xyz, confidence, scale)
+        if len(set(frame.tolist())) < len(frame):
+            raise FormatError(f"{path}: has several people, of whom world landmarks cannot be told apart")
+        assembler = Assembler(world=True)
+        image = xyz * np.array([1.0, 1.0, scale], np.float32)
+        rows = [assembler.place(*row) for row in zip(*joints(HOLISTIC_WORLD, 3), image, confidence, strict=True)]
+        xyz, confidence = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
     elif scale is not None:
         xyz, confidence = with_depth(xyz, confidence, scale)
     return recordings_of_people(
