@@ -8,7 +8,7 @@ left hand.
 |---|---|
 | OPENPOSE_25, OPENPOSE_18 | OpenPose's BODY_25 or COCO body, and its hands |
 | OPENPOSE_135 | OpenPose's BODY_135, whose hands begin at the body's wrists |
-| WHOLEBODY_133, WHOLEBODY_136 | COCO-WholeBody in one component (MMPose, RTMW); with components and a neck: AlphaPose |
+| WHOLEBODY_133 | COCO-WholeBody in one component (MMPose, RTMW); in several: see BY_COMPONENT |
 | HOLISTIC, HOLISTIC_WORLD | MediaPipe Holistic in the image, and in metres (which has no hands) |
 """
 
@@ -151,8 +151,8 @@ _COCO_FEET = ("left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "r
 _COCO_HAND = tuple(f"hand_{k}" for k in range(21))
 
 
-def _coco_body(part: str, neck: tuple[str, ...]) -> dict[str, list[Point]]:
-    return {joint: _both(part, neck if joint == "neck" else (joint,)) for joint in BODY}
+def _coco_body(part: str) -> dict[str, list[Point]]:
+    return {joint: _both(part, ("left_shoulder", "right_shoulder") if joint == "neck" else (joint,)) for joint in BODY}
 
 
 WHOLEBODY_133 = _layout(
@@ -163,7 +163,7 @@ WHOLEBODY_133 = _layout(
         + tuple(f"face-{k}" for k in range(68))
         + tuple(f"{side}_{point}" for side in SIDES for point in _COCO_HAND)
     },
-    _coco_body("keypoints", ("left_shoulder", "right_shoulder")),
+    _coco_body("keypoints"),
     _both("keypoints", [f"{side}_{point}" for side in SIDES for point in _COCO_HAND]),
 )
 
@@ -207,13 +207,13 @@ HOLISTIC = _holistic("MediaPipe Holistic", "POSE_LANDMARKS", ("LEFT_HAND_LANDMAR
 HOLISTIC_WORLD = _holistic("MediaPipe world landmarks", "POSE_WORLD_LANDMARKS", ())
 
 
-def _named_wholebody(suffix: str, neck: tuple[str, ...]) -> Layout:
+def _named_wholebody(suffix: str) -> Layout:
     """COCO-WholeBody as `.pose` files have it: a component for the body and one for each hand."""
     body, left, right = (f"{part}{suffix}" for part in ("BODY", "LEFT_HAND", "RIGHT_HAND"))
     return _layout(
         f"COCO-WholeBody {body}",
         {body: _COCO_BODY, left: _COCO_HAND, right: _COCO_HAND},
-        _coco_body(body, neck),
+        _coco_body(body),
         _both(left, _COCO_HAND) + _both(right, _COCO_HAND),
     )
 
@@ -223,9 +223,9 @@ BY_COMPONENT: Mapping[str, Layout] = MappingProxyType(
         "POSE_LANDMARKS": HOLISTIC,
         "pose_keypoints_2d": OPENPOSE_25,
         "BODY_135": OPENPOSE_135,
-        "BODY": _named_wholebody("", ("left_shoulder", "right_shoulder")),
-        "BODY_133": _named_wholebody("_133", ("left_shoulder", "right_shoulder")),
-        "BODY_136": _named_wholebody("_136", ("neck",)),
+        "BODY": _named_wholebody(""),
+        "BODY_133": _named_wholebody("_133"),
+        "BODY_136": _named_wholebody("_136"),
     }
 )
 """The layout of files that name their points, by the component that holds the body."""
