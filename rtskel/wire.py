@@ -24,7 +24,7 @@ from functools import lru_cache
 from itertools import permutations, product
 from operator import itemgetter
 from types import NoneType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgpack
 import numpy as np
@@ -49,18 +49,22 @@ MAX_COUNT: Final = 2**63 - 1
 MAX_FPS: Final = 10_000.0
 
 MAX_ELEMENTS: Final = 256
-"""Most elements of a msgpack array or map."""
+"""Most elements of a msgpack array or map, and so most poses of a batch."""
 
 RAW_PREFIX: Final = b"rts1/raw/"
+RAW_BATCH_PREFIX: Final = b"rts1/raw_batch/"
 REFINED_PREFIX: Final = b"rts1/refined/"
+REFINED_BATCH_PREFIX: Final = b"rts1/refined_batch/"
 EVENT_PREFIX: Final = b"rts1/event/"
 HEARTBEAT_TOPIC: Final = b"rts1/heartbeat/"
 
 F32: TypeAlias = NDArray[np.float32]
+I64: TypeAlias = NDArray[np.int64]
 
 _M = TypeVar("_M", bound="Message")
 
 _F4 = np.dtype("<f4")
+_I8 = np.dtype("<i8")
 _NATIVE_F4 = np.dtype(np.float32)
 
 
@@ -100,6 +104,8 @@ class RawPose:
         skeleton: skeleton id, such as "upper-body-50".
         axes: where x, y and z grow, see `rtskel.skeleton.axes_matrix`.
         mirrored: the image was mirrored, as selfie cameras do.
+        lossless: every frame counts, as in a recording: an overloaded server lets this stream wait, where it takes the
+            newest frames of a live one first.
     """
 
     stream: str
@@ -113,6 +119,43 @@ class RawPose:
     skeleton: str
     axes: str = "RDT"
     mirrored: bool = False
+    lossless: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawBatch:
+    """One camera frame that shows several people: a raw pose of each, in one message.
+
+    Who is not in sight is left out, or better sent with confidence 0: then nobody waits for the frame.
+
+    Attributes:
+        group: what sends it, such as a camera; the same characters as a stream id.
+        streams: K different stream ids, one a person.
+        epoch, seq, time_ns, clock, fps, skeleton, axes, mirrored, lossless: as in `RawPose`, the same for all.
+        xyz: float32 [K, J, 3].
+        confidence: float32 [K, J].
+    """
+
+    group: str
+    streams: Sequence[str]
+    epoch: int
+    seq: int | None
+    time_ns: int
+    clock: str
+    fps: float
+    xyz: F32
+    confidence: F32
+    skeleton: str
+    axes: str = "RDT"
+    mirrored: bool = False
+    lossless: bool = False
+
+    def poses(self) -> list[RawPose]:
+        """The same as messages of one person each; their arrays are views."""
+        source = self.epoch, self.seq, self.time_ns, self.clock, self.fps
+        space = self.skeleton, self.axes, self.mirrored, self.lossless
+        people = zip(self.streams, self.xyz, self.confidence, strict=True)
+        return [_make_raw(stream, *source, xyz, confidence, *space) for stream, xyz, confidence in people]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,6 +222,79 @@ class RefinedPose:
     sigma: F32
 
 
+class Source(NamedTuple):
+    """Whose pose it is, in a batch: what `RefinedPose` says in the attributes of these names (`source_epoch`, ...)."""
+
+    stream: str
+    epoch: int
+    clock: str
+    fps: float
+    axes: str
+    mirrored: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefinedBatch:
+    """Refined poses of many streams at one lookahead, in one message: for readers that want all of them.
+
+    Attributes:
+        lookahead, epoch, infer_start_ns, infer_end_ns, publish_ns, clock, skeleton, model: as in `RefinedPose`, the
+            same for all.
+        sources: K of `Source`. A stream may come more than once, in the order of its slots.
+        numbers: int64 [K, 6]: seq, source_seq (-1 for None), source_time_ns, receive_ns, windows and flags of each.
+        xyz: float32 [K, J, 3].
+        confidence: float32 [K, J].
+        missing: bool [K, J].
+        sigma: float32 [K, J].
+    """
+
+    lookahead: int
+    epoch: int
+    infer_start_ns: int
+    infer_end_ns: int
+    publish_ns: int
+    clock: str
+    skeleton: str
+    model: str
+    sources: Sequence[Source]
+    numbers: I64
+    xyz: F32
+    confidence: F32
+    missing: NDArray[np.bool_]
+    sigma: F32
+
+    def poses(self) -> list[RefinedPose]:
+        """The same as messages of one pose each; their arrays are views."""
+        return [
+            _make_refined(
+                source.stream,
+                self.lookahead,
+                self.epoch,
+                seq,
+                source.epoch,
+                None if source_seq < 0 else source_seq,
+                source_time_ns,
+                source.clock,
+                source.fps,
+                receive_ns,
+                self.infer_start_ns,
+                self.infer_end_ns,
+                self.publish_ns,
+                self.clock,
+                windows,
+                _flags(flags),
+                self.skeleton,
+                self.model,
+                source.axes,
+                source.mirrored,
+                *arrays,
+            )
+            for source, (seq, source_seq, source_time_ns, receive_ns, windows, flags), *arrays in zip(
+                self.sources, self.numbers.tolist(), self.xyz, self.confidence, self.missing, self.sigma, strict=True
+            )
+        ]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
     """Something that happened to a stream, or to the server itself when `stream` is empty.
@@ -231,7 +347,7 @@ class Heartbeat:
     clock: str = "monotonic"
 
 
-Message: TypeAlias = RawPose | StreamEnd | RefinedPose | Event | Heartbeat
+Message: TypeAlias = RawPose | RawBatch | StreamEnd | RefinedPose | RefinedBatch | Event | Heartbeat
 
 
 # --- topics -----------------------------------------------------------------------------------------------------------
@@ -246,9 +362,20 @@ def raw_topic(stream: str) -> bytes:
 
 
 @lru_cache(maxsize=4096)
+def raw_batch_topic(group: str) -> bytes:
+    """Topic of the raw poses of several people that a camera sees together."""
+    return b"%b%b/" % (RAW_BATCH_PREFIX, _stream_bytes(group, "group"))
+
+
+@lru_cache(maxsize=4096)
 def refined_topic(stream: str, lookahead: int) -> bytes:
     """Topic of a stream's refined poses at one lookahead (frames)."""
     return b"%b%b/L%d/" % (REFINED_PREFIX, _stream_bytes(stream), lookahead)
+
+
+def refined_batch_topic(lookahead: int) -> bytes:
+    """Topic of the refined poses of all streams together at one lookahead (frames)."""
+    return b"%bL%d/" % (REFINED_BATCH_PREFIX, lookahead)
 
 
 @lru_cache(maxsize=4096)
@@ -258,17 +385,17 @@ def event_topic(stream: str) -> bytes:
 
 
 def stream_of(topic: bytes) -> str | None:
-    """The stream that a topic names, to count an offender whose body cannot be read; None if it names none."""
+    """The stream (or group) that a topic names, to count an offender whose body cannot be read; None if it has none."""
     parts = topic.split(b"/")
-    if len(parts) < 4 or parts[0] != b"rts1" or parts[1] not in (b"raw", b"refined", b"event"):
+    if len(parts) < 4 or parts[0] != b"rts1" or parts[1] not in (b"raw", b"raw_batch", b"refined", b"event"):
         return None
     stream = parts[2].decode("ascii", "replace")
     return stream if _STREAM_ID.fullmatch(stream) else None
 
 
-def _stream_bytes(stream: str) -> bytes:
+def _stream_bytes(stream: str, what: str = "stream") -> bytes:
     if not _STREAM_ID.fullmatch(stream):
-        raise WireError(f"stream id {_show(stream)}: 1 to 64 of A-Z a-z 0-9 . _ - expected")
+        raise WireError(f"{what} id {_show(stream)}: 1 to 64 of A-Z a-z 0-9 . _ - expected")
     return stream.encode("ascii")
 
 
@@ -291,6 +418,10 @@ _SOURCE = {**_FRAME, "fps": _REAL}
 _SLOT = {"lookahead": _COUNT, "epoch": _COUNT, "seq": _COUNT, "windows": _COUNT, "flags": _COUNT}
 _TIMES = {"receive_ns": _COUNT, "infer_start_ns": _COUNT, "infer_end_ns": _COUNT, "publish_ns": _COUNT, "clock": _TEXT}
 _SPACE = {"skeleton": _TEXT, "joints": _COUNT, "axes": _TEXT, "mirrored": _BOOL}
+_BATCH = {"lookahead": _COUNT, "epoch": _COUNT, "poses": _COUNT}
+_BATCH_TIMES = {"infer_start_ns": _COUNT, "infer_end_ns": _COUNT, "publish_ns": _COUNT, "clock": _TEXT}
+_BATCH_SPACE = {"skeleton": _TEXT, "joints": _COUNT}
+_BATCH_SOURCE = dict(zip(Source._fields, (_TEXT, _COUNT, _TEXT, _REAL, _TEXT, _BOOL), strict=True))
 
 
 class _Header:
@@ -302,7 +433,7 @@ class _Header:
     """
 
     def __init__(self, kind: str, **arrays: Mapping[str, _Types]) -> None:
-        self._kind = kind
+        self.kind = kind
         self._arrays = arrays
         fields = [types for array in arrays.values() for types in array.values()]
         self._usual = [types[0] for types in fields]
@@ -326,15 +457,17 @@ class _Header:
         values: list[Any] = []
         for (name, fields), elements in zip(self._arrays.items(), arrays, strict=True):
             if type(elements) is not list or len(elements) < len(fields):
-                raise _offence(self._kind, stream, f"{name} is {_show(elements)}, not [{', '.join(fields)}]")
+                raise _offence(self.kind, stream, f"{name} is {_show(elements)}, not [{', '.join(fields)}]")
             for (field_name, types), value in zip(fields.items(), elements, strict=False):
-                values.append(_checked(value, types, self._kind, stream, f"{name}.{field_name}"))
+                values.append(_checked(value, types, self.kind, stream, f"{name}.{field_name}"))
         return values
 
 
 _RAW = _Header("raw", source=_SOURCE, space=_SPACE)
+_RAW_BATCH = _Header("raw_batch", source=_SOURCE, space=_SPACE)
 _END = _Header("end", source=_FRAME)
 _REFINED = _Header("refined", slot=_SLOT, source=_SOURCE, times=_TIMES, space=_SPACE)
+_REFINED_BATCH = _Header("refined_batch", batch=_BATCH, times=_BATCH_TIMES, space=_BATCH_SPACE)
 
 
 def _checked(value: Any, types: _Types, kind: str, stream: object, name: str) -> Any:
@@ -348,23 +481,31 @@ def _checked(value: Any, types: _Types, kind: str, stream: object, name: str) ->
     return value
 
 
-def _stream(kind: str, stream: Any) -> str:
+def _stream(kind: str, stream: Any, what: str = "stream") -> str:
     if type(stream) is not str:
-        raise _offence(kind, None, f"stream is {_show(stream)}, not a string")
+        raise _offence(kind, None, f"{what} is {_show(stream)}, not a string")
     return stream
 
 
 def _check_ranges(kind: str, stream: str, fps: float, joints: int, axes: str) -> None:
+    _check_view(kind, stream, fps, axes)
+    _check_joints(kind, stream, joints)
+
+
+def _check_view(kind: str, stream: str, fps: float, axes: str) -> None:
     if not 0 < fps <= MAX_FPS:  # NaN too
         raise _offence(kind, stream, f"source.fps is {_show(fps)}, not above 0 and at most {MAX_FPS:g}")
-    if not 0 < joints <= MAX_JOINTS:
-        raise _offence(kind, stream, f"space.joints is {_show(joints)}, not in 1..{MAX_JOINTS}")
     if axes not in _AXES:
         raise _offence(kind, stream, f"space.axes is {_show(axes)}, not one letter of each of R/L, D/U, T/A")
 
 
+def _check_joints(kind: str, stream: str | None, joints: int) -> None:
+    if not 0 < joints <= MAX_JOINTS:
+        raise _offence(kind, stream, f"space.joints is {_show(joints)}, not in 1..{MAX_JOINTS}")
+
+
 def _offence(kind: str, stream: object, what: str) -> WireError:
-    whose = f" of stream {_show(stream)}" if stream else ""
+    whose = f" of {'group' if kind == 'raw_batch' else 'stream'} {_show(stream)}" if stream else ""
     return WireError(f"{kind} message{whose}: {what}")
 
 
@@ -411,17 +552,21 @@ def _all_finite(array: F32) -> bool:
     return 0 not in np.isfinite(array).tobytes()  # a third of the time of .all()
 
 
-def _joints(kind: str, stream: str, xyz: F32) -> int:
-    if type(xyz) is not np.ndarray or xyz.ndim != 2:
-        raise _offence(kind, stream, f"xyz is {_show_array(xyz)}, not float32 [J, 3]")
-    return len(xyz)
+def _shape(kind: str, stream: str | None, xyz: F32, poses: int | None = None) -> tuple[int, ...]:
+    """[J] of one pose, or [K, J] of a batch of that many."""
+    lead = () if poses is None else (poses,)
+    if type(xyz) is not np.ndarray or xyz.ndim != len(lead) + 2 or xyz.shape[: len(lead)] != lead:
+        raise _offence(
+            kind, stream, f"xyz is {_show_array(xyz)}, not float32 [{', '.join([*map(str, lead), 'J', '3'])}]"
+        )
+    return xyz.shape[:-1]
 
 
-def _pack_floats(kind: str, stream: str, joints: int, arrays: dict[str, F32]) -> dict[str, bytes]:
-    """float32 [J, 3] or [J] each, as bytes."""
+def _pack_floats(kind: str, stream: str | None, each: tuple[int, ...], arrays: dict[str, F32]) -> dict[str, bytes]:
+    """float32 [..., J, 3] or [..., J] each, as bytes."""
     packed = {}
     for name, array in arrays.items():
-        shape = (joints, 3) if name == "xyz" else (joints,)
+        shape = (*each, 3) if name == "xyz" else each
         if type(array) is not np.ndarray or array.dtype != _NATIVE_F4 or array.shape != shape:
             raise _offence(kind, stream, f"{name} is {_show_array(array)}, not float32 {list(shape)}")
         packed[name] = array.astype(_F4, copy=False).tobytes()
@@ -429,7 +574,7 @@ def _pack_floats(kind: str, stream: str, joints: int, arrays: dict[str, F32]) ->
     return packed
 
 
-def _finite_floats(kind: str, stream: str, packed: dict[str, bytes]) -> F32:
+def _finite_floats(kind: str, stream: str | None, packed: dict[str, bytes]) -> F32:
     """All arrays in one, one behind the other."""
     floats = np.frombuffer(b"".join(packed.values()), _F4)
     if 0 in np.isfinite(floats).tobytes():  # .all() takes three times as long
@@ -438,7 +583,7 @@ def _finite_floats(kind: str, stream: str, packed: dict[str, bytes]) -> F32:
     return floats
 
 
-def _check_length(kind: str, stream: str, name: str, data: bytes, length: int) -> None:
+def _check_length(kind: str, stream: str | None, name: str, data: bytes, length: int) -> None:
     if type(data) is not bytes or len(data) != length:
         raise _offence(kind, stream, f"{name} is {_show(data)}, not bytes of length {length}")
 
@@ -493,21 +638,48 @@ _refined_fields = itemgetter(
 )
 
 
+def _flags(bits: int) -> Flag:
+    return _FLAGS[bits] if bits < len(_FLAGS) else Flag(bits)
+
+
 def _encode_raw(pose: RawPose) -> tuple[bytes, _Body]:
-    stream, fps, axes = _stream("raw", pose.stream), pose.fps, pose.axes
-    joints = _joints("raw", stream, pose.xyz)
-    source = [pose.epoch, pose.seq, pose.time_ns, pose.clock, fps]
-    space = [pose.skeleton, joints, axes, pose.mirrored]
-    _RAW.check(stream, source, space)
-    _check_ranges("raw", stream, fps, joints, axes)
-    return raw_topic(stream), {
-        "v": VERSION,
-        "kind": "raw",
-        "stream": stream,
+    stream = _stream("raw", pose.stream)
+    each = _shape("raw", stream, pose.xyz)
+    return raw_topic(stream), {"v": VERSION, "kind": "raw", "stream": stream, **_raw_body(_RAW, stream, pose, each)}
+
+
+def _encode_raw_batch(batch: RawBatch) -> tuple[bytes, _Body]:
+    group = _stream("raw_batch", batch.group, "group")
+    streams = _people(group, list(batch.streams))
+    each = _shape("raw_batch", group, batch.xyz, len(streams))
+    body = _raw_body(_RAW_BATCH, group, batch, each)
+    return raw_batch_topic(group), {"v": VERSION, "kind": "raw_batch", "group": group, "streams": streams, **body}
+
+
+def _raw_body(header: _Header, name: str, raw: RawPose | RawBatch, each: tuple[int, ...]) -> _Body:
+    kind, joints = header.kind, each[-1]
+    source = [raw.epoch, raw.seq, raw.time_ns, raw.clock, raw.fps]
+    space = [raw.skeleton, joints, raw.axes, raw.mirrored]
+    header.check(name, source, space)
+    _check_ranges(kind, name, raw.fps, joints, raw.axes)
+    lossless = _checked(raw.lossless, _BOOL, kind, name, "lossless")
+    return {
         "source": source,
         "space": space,
-        **_pack_floats("raw", stream, joints, {"xyz": pose.xyz, "confidence": pose.confidence}),
+        **({"lossless": True} if lossless else {}),
+        **_pack_floats(kind, name, each, {"xyz": raw.xyz, "confidence": raw.confidence}),
     }
+
+
+def _people(group: str, streams: Any) -> list[str]:
+    if type(streams) is not list or not 0 < len(streams) <= MAX_ELEMENTS:
+        raise _offence("raw_batch", group, f"streams is {_show(streams)}, not an array of 1 to {MAX_ELEMENTS}")
+    for stream in streams:
+        if type(stream) is not str or not _STREAM_ID.fullmatch(stream):
+            raise _offence("raw_batch", group, f"streams holds {_show(stream)}, which is no stream id")
+    if len(set(streams)) < len(streams):
+        raise _offence("raw_batch", group, "streams names one twice")
+    return streams
 
 
 @lru_cache(maxsize=256, typed=True)  # typed, or 1 would pass for True
@@ -515,9 +687,12 @@ def _usual_space(*space: Any) -> list[Any]:
     return [_checked(value, types, "", None, name) for (name, types), value in zip(_SPACE.items(), space, strict=True)]
 
 
-def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
-    stream, source, space, xyz, confidence = _raw_fields(body)
-    topic = raw_topic(_stream("raw", stream))
+_Origin: TypeAlias = tuple[int, int | None, int, str, float]
+_View: TypeAlias = tuple[str, str, bool]
+
+
+def _raw_header(header: _Header, name: str, source: Any, space: Any) -> tuple[_Origin, int, _View]:
+    """The fields of a raw message as its attributes go: up to fps, the number of joints, and from the skeleton on."""
     try:  # nearly every frame of a stream: all numbers are there, and its space is the one before
         epoch, seq, time_ns, clock, fps = source
         skeleton, joints, axes, mirrored = _usual_space(*space)
@@ -528,23 +703,33 @@ def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
     except (TypeError, ValueError, WireError):
         usual = False
     if not usual:
-        epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = _RAW.check(stream, source, space)
-    _check_ranges("raw", stream, fps, joints, axes)
+        epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = header.check(name, source, space)
+    _check_ranges(header.kind, name, fps, joints, axes)
+    return (epoch, seq, time_ns, clock, float(fps)), joints, (skeleton, axes, mirrored)
+
+
+def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
+    stream, source, space, xyz, confidence = _raw_fields(body)
+    topic = raw_topic(_stream("raw", stream))
+    header, joints, view = _raw_header(_RAW, stream, source, space)
     _check_length("raw", stream, "xyz", xyz, 12 * joints)
     _check_length("raw", stream, "confidence", confidence, 4 * joints)
-    return topic, _make_raw(
-        stream,
-        epoch,
-        seq,
-        time_ns,
-        clock,
-        float(fps),
-        np.frombuffer(xyz, _F4).reshape(joints, 3),
-        np.frombuffer(confidence, _F4),
-        skeleton,
-        axes,
-        mirrored,
-    )
+    lossless = _checked(body.get("lossless", False), _BOOL, "raw", stream, "lossless")
+    points, trust = np.frombuffer(xyz, _F4).reshape(joints, 3), np.frombuffer(confidence, _F4)
+    return topic, _make_raw(stream, *header, points, trust, *view, lossless)
+
+
+def _decode_raw_batch(body: _Body) -> tuple[bytes, RawBatch]:
+    group, streams = _stream("raw_batch", body["group"], "group"), body["streams"]
+    topic = raw_batch_topic(group)
+    source, space, xyz, confidence = body["source"], body["space"], body["xyz"], body["confidence"]
+    poses = len(_people(group, streams))
+    header, joints, view = _raw_header(_RAW_BATCH, group, source, space)
+    _check_length("raw_batch", group, "xyz", xyz, 12 * poses * joints)
+    _check_length("raw_batch", group, "confidence", confidence, 4 * poses * joints)
+    lossless = _checked(body.get("lossless", False), _BOOL, "raw_batch", group, "lossless")
+    points, trust = np.frombuffer(xyz, _F4).reshape(poses, joints, 3), np.frombuffer(confidence, _F4)
+    return topic, RawBatch(group, tuple(streams), *header, points, trust.reshape(poses, joints), *view, lossless)
 
 
 def _encode_end(end: StreamEnd) -> tuple[bytes, _Body]:
@@ -561,7 +746,8 @@ def _decode_end(body: _Body) -> tuple[bytes, StreamEnd]:
 
 def _encode_refined(pose: RefinedPose) -> tuple[bytes, _Body]:
     stream, fps, axes = _stream("refined", pose.stream), pose.fps, pose.axes
-    joints = _joints("refined", stream, pose.xyz)
+    each = _shape("refined", stream, pose.xyz)
+    joints = each[0]
     slot = [pose.lookahead, pose.epoch, pose.seq, pose.windows, int(pose.flags)]
     source = [pose.source_epoch, pose.source_seq, pose.source_time_ns, pose.source_clock, fps]
     times = [pose.receive_ns, pose.infer_start_ns, pose.infer_end_ns, pose.publish_ns, pose.clock]
@@ -581,9 +767,7 @@ def _encode_refined(pose: RefinedPose) -> tuple[bytes, _Body]:
         "times": times,
         "space": space,
         "model": pose.model,
-        **_pack_floats(
-            "refined", stream, joints, {"xyz": pose.xyz, "confidence": pose.confidence, "sigma": pose.sigma}
-        ),
+        **_pack_floats("refined", stream, each, {"xyz": pose.xyz, "confidence": pose.confidence, "sigma": pose.sigma}),
         "missing": _pack_bits(missing.tobytes()),
     }
 
@@ -615,7 +799,7 @@ def _decode_refined(body: _Body) -> tuple[bytes, RefinedPose]:
         publish_ns,
         clock,
         windows,
-        _FLAGS[flags] if flags < len(_FLAGS) else Flag(flags),
+        _flags(flags),
         skeleton,
         _checked(model, _TEXT, "refined", stream, "model"),
         axes,
@@ -625,6 +809,111 @@ def _decode_refined(body: _Body) -> tuple[bytes, RefinedPose]:
         _unpack_bits(missing, joints),
         floats[4 * joints :],
     )
+
+
+_ROW = ("seq", "source_seq", "source_time_ns", "receive_ns", "windows", "flags")
+"""The columns of `RefinedBatch.numbers`."""
+
+_LEAST = np.array([-1 if name == "source_seq" else 0 for name in _ROW])
+
+
+def _encode_refined_batch(batch: RefinedBatch) -> tuple[bytes, _Body]:
+    kind, poses = "refined_batch", len(batch.sources)
+    each = _shape(kind, None, batch.xyz, poses)
+    joints = each[1]
+    header = [batch.lookahead, batch.epoch, poses]
+    times = [batch.infer_start_ns, batch.infer_end_ns, batch.publish_ns, batch.clock]
+    space = [batch.skeleton, joints]
+    _REFINED_BATCH.check(None, header, times, space)
+    _check_joints(kind, None, joints)
+    numbers, missing = batch.numbers, batch.missing
+    if type(numbers) is not np.ndarray or numbers.dtype != np.int64 or numbers.shape != (poses, len(_ROW)):
+        raise _offence(kind, None, f"numbers is {_show_array(numbers)}, not int64 {[poses, len(_ROW)]}")
+    if type(missing) is not np.ndarray or missing.dtype != np.bool_ or missing.shape != each:
+        raise _offence(kind, None, f"missing is not an array of {poses} times {joints} booleans")
+    return refined_batch_topic(batch.lookahead), {
+        "v": VERSION,
+        "kind": kind,
+        "batch": header,
+        "times": times,
+        "space": space,
+        "model": _checked(batch.model, _TEXT, kind, None, "model"),
+        "sources": [list(_source(source)) for source in _checked_length(batch.sources, poses)],
+        "numbers": _check_numbers(numbers).astype(_I8, copy=False).tobytes(),
+        **_pack_floats(kind, None, each, {"xyz": batch.xyz, "confidence": batch.confidence, "sigma": batch.sigma}),
+        "missing": np.packbits(missing, axis=1).tobytes(),
+    }
+
+
+def _decode_refined_batch(body: _Body) -> tuple[bytes, RefinedBatch]:
+    kind = "refined_batch"
+    lookahead, epoch, poses, *rest = _REFINED_BATCH.check(None, body["batch"], body["times"], body["space"])
+    infer_start_ns, infer_end_ns, publish_ns, clock, skeleton, joints = rest
+    _check_joints(kind, None, joints)
+    sources = [_source(source) for source in _checked_length(body["sources"], poses)]
+    packed = {name: body[name] for name in ("xyz", "confidence", "sigma")}
+    for name, data in packed.items():
+        _check_length(kind, None, name, data, (12 if name == "xyz" else 4) * poses * joints)
+    bits = (joints + 7) // 8
+    numbers, missing = body["numbers"], body["missing"]
+    _check_length(kind, None, "numbers", numbers, 8 * poses * len(_ROW))
+    _check_length(kind, None, "missing", missing, poses * bits)
+    floats = _finite_floats(kind, None, packed)
+    xyz, confidence, sigma = np.split(floats, [3 * poses * joints, 4 * poses * joints])
+    each = np.frombuffer(missing, np.uint8).reshape(poses, bits)
+    return refined_batch_topic(lookahead), RefinedBatch(
+        lookahead,
+        epoch,
+        infer_start_ns,
+        infer_end_ns,
+        publish_ns,
+        clock,
+        skeleton,
+        _checked(body["model"], _TEXT, kind, None, "model"),
+        sources,
+        _check_numbers(np.frombuffer(numbers, _I8).reshape(poses, len(_ROW))),
+        xyz.reshape(poses, joints, 3),
+        confidence.reshape(poses, joints),
+        np.unpackbits(each, axis=1, count=joints).view(np.bool_),
+        sigma.reshape(poses, joints),
+    )
+
+
+def _checked_length(sources: Any, poses: int) -> Sequence[Any]:
+    if not isinstance(sources, (list, tuple)) or len(sources) != poses or not 0 < poses <= MAX_ELEMENTS:
+        raise _offence(
+            "refined_batch", None, f"sources is {_show(sources)}, not an array of 1 to {MAX_ELEMENTS}, as many as poses"
+        )
+    return sources
+
+
+def _source(source: Any) -> Source:
+    try:
+        return _usual_source(*source[: len(Source._fields)])
+    except TypeError:
+        raise _offence(
+            "refined_batch", None, f"sources holds {_show(source)}, not [{', '.join(Source._fields)}]"
+        ) from None
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _usual_source(*values: Any) -> Source:
+    if len(values) != len(Source._fields):
+        raise TypeError
+    kind, stream = "refined_batch", values[0]
+    for (name, types), value in zip(_BATCH_SOURCE.items(), values, strict=True):
+        _checked(value, types, kind, stream, f"sources.{name}")
+    source = Source(*values)._replace(fps=float(values[3]))
+    _stream_bytes(source.stream)
+    _check_view(kind, source.stream, source.fps, source.axes)
+    return source
+
+
+def _check_numbers(numbers: I64) -> I64:
+    bad = (numbers < _LEAST).any(axis=0)
+    if bad.any():
+        raise _offence("refined_batch", None, f"numbers holds a negative {_ROW[int(bad.argmax())]}")
+    return numbers
 
 
 def _encode_event(event: Event) -> tuple[bytes, _Body]:
@@ -714,15 +1003,19 @@ def _counts(kind: str, stream: object, counts: Any) -> dict[str, int]:
 
 _ENCODERS: dict[type, Callable[[Any], tuple[bytes, _Body]]] = {
     RawPose: _encode_raw,
+    RawBatch: _encode_raw_batch,
     StreamEnd: _encode_end,
     RefinedPose: _encode_refined,
+    RefinedBatch: _encode_refined_batch,
     Event: _encode_event,
     Heartbeat: _encode_heartbeat,
 }
 _DECODERS: dict[str, Callable[[_Body], tuple[bytes, Message]]] = {
     "raw": _decode_raw,
+    "raw_batch": _decode_raw_batch,
     "end": _decode_end,
     "refined": _decode_refined,
+    "refined_batch": _decode_refined_batch,
     "event": _decode_event,
     "heartbeat": _decode_heartbeat,
 }

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from rtskel import wire
 from rtskel.errors import WireError
-from rtskel.wire import Event, Flag, Heartbeat, RawPose, RefinedPose, StreamEnd, decode, encode
+from rtskel.wire import (
+    Event,
+    Flag,
+    Heartbeat,
+    RawBatch,
+    RawPose,
+    RefinedBatch,
+    RefinedPose,
+    Source,
+    StreamEnd,
+    decode,
+    encode,
+)
 
 # --- a client in a language that has msgpack and nothing else, written from WIRE.md alone -----------------------------
 
@@ -61,6 +73,43 @@ def foreign_refined(parts):
     }
 
 
+def foreign_raw_batch(group, people, number, time_ns):
+    body = {
+        "group": group,
+        "kind": "raw_batch",
+        "v": 1,
+        "source": [11, number, time_ns, "monotonic", 25],
+        "space": ["two", 2, "RDT", False],
+        "streams": list(people),
+        "confidence": b"".join(pack_floats(confidence) for _, confidence in people.values()),
+        "xyz": b"".join(pack_floats([x for point in points for x in point]) for points, _ in people.values()),
+    }
+    return b"rts1/raw_batch/" + group.encode() + b"/", msgpack.packb(body)
+
+
+def foreign_refined_batch(parts):
+    body = msgpack.unpackb(parts[1])
+    assert body["v"] == 1
+    assert body["kind"] == "refined_batch"
+    lookahead, _, poses = body["batch"][:3]
+    joints = body["space"][1]
+    numbers = struct.unpack(f"<{6 * poses}q", body["numbers"])
+    xyz, sigma, bits = unpack_floats(body["xyz"]), unpack_floats(body["sigma"]), (joints + 7) // 8
+    return [
+        {
+            "stream": body["sources"][k][0],
+            "lookahead": lookahead,
+            "seq": numbers[6 * k],
+            "source_seq": numbers[6 * k + 1],
+            "interpolated": bool(numbers[6 * k + 5] & 2),
+            "last": xyz[3 * joints * (k + 1) - 3 : 3 * joints * (k + 1)],
+            "sigma": sigma[joints * k : joints * (k + 1)],
+            "missing": [bool(body["missing"][bits * k + j // 8] & (128 >> j % 8)) for j in range(joints)],
+        }
+        for k in range(poses)
+    ]
+
+
 # --- golden bytes -----------------------------------------------------------------------------------------------------
 
 
@@ -69,6 +118,18 @@ def f32(*values):
 
 
 RAW = RawPose("cam1", 11, 7, 1000, "monotonic", 25.0, f32([1, 2, 3], [0, 0, 0]), f32(1, 0), "two")
+RAW_BATCH = RawBatch(
+    "room",
+    ("ann", "ben"),
+    11,
+    7,
+    1000,
+    "monotonic",
+    25.0,
+    f32([[1, 2, 3], [0, 0, 0]], [[4, 5, 6], [7, 8, 9]]),
+    f32([1, 0], [1, 0.5]),
+    "two",
+)
 END = StreamEnd("cam1", 11, 8, 2000, "monotonic")
 REFINED = RefinedPose(
     stream="cam1",
@@ -96,6 +157,22 @@ REFINED = RefinedPose(
     missing=np.array([False, True]),
     sigma=f32(0.5, 2),
 )
+REFINED_BATCH = RefinedBatch(
+    lookahead=4,
+    epoch=300,
+    infer_start_ns=1200,
+    infer_end_ns=1300,
+    publish_ns=1400,
+    clock="monotonic",
+    skeleton="two",
+    model="tiny-0123456789ab",
+    sources=[Source("ann", 11, "monotonic", 25.0, "RUA", True), Source("ben", 12, "camera", 30.0, "RDT", False)],
+    numbers=np.array([[5, 7, 1000, 1100, 3, 3], [9, -1, 2000, 0, 5, 2]]),
+    xyz=f32([[1, 2, 3], [-0.5, 0, 0.25]], [[0, 1, 2], [3, 4, 5]]),
+    confidence=f32([1, 0], [0, 0]),
+    missing=np.array([[False, True], [True, True]]),
+    sigma=f32([0.5, 2], [0, 1]),
+)
 EVENT = Event("cam1", "gap", 300, 9, 5000, "70 frames missing", {"missing": 70})
 HEARTBEAT = Heartbeat(
     epoch=300,
@@ -121,6 +198,14 @@ GOLDEN = [
         "00000000aa636f6e666964656e6365c4080000803f00000000",
     ),
     (
+        RAW_BATCH,
+        b"rts1/raw_batch/room/",
+        "88a17601a46b696e64a97261775f6261746368a567726f7570a4726f6f6da773747265616d7392a3616e6ea362656ea6736f"
+        "75726365950b07cd03e8a96d6f6e6f746f6e6963cb4039000000000000a5737061636594a374776f02a3524454c2a378797a"
+        "c4300000803f0000004000004040000000000000000000000000000080400000a0400000c0400000e0400000004100001041"
+        "aa636f6e666964656e6365c4100000803f000000000000803f0000003f",
+    ),
+    (
         END,
         b"rts1/raw/cam1/",
         "84a17601a46b696e64a3656e64a673747265616da463616d31a6736f75726365940b08cd07d0a96d6f6e6f746f6e6963",
@@ -133,6 +218,18 @@ GOLDEN = [
         "6e6963a5737061636594a374776f02a3525541c3a56d6f64656cb174696e792d303132333435363738396162a378797ac418"
         "0000803f0000004000004040000000bf000000000000803eaa636f6e666964656e6365c4080000803f00000000a57369676d"
         "61c4080000003f00000040a76d697373696e67c40140",
+    ),
+    (
+        REFINED_BATCH,
+        b"rts1/refined_batch/L4/",
+        "8ca17601a46b696e64ad726566696e65645f6261746368a562617463689304cd012c02a574696d657394cd04b0cd0514cd05"
+        "78a96d6f6e6f746f6e6963a5737061636592a374776f02a56d6f64656cb174696e792d303132333435363738396162a7736f"
+        "75726365739296a3616e6e0ba96d6f6e6f746f6e6963cb4039000000000000a3525541c396a362656e0ca663616d657261cb"
+        "403e000000000000a3524454c2a76e756d62657273c46005000000000000000700000000000000e8030000000000004c0400"
+        "0000000000030000000000000003000000000000000900000000000000ffffffffffffffffd0070000000000000000000000"
+        "00000005000000000000000200000000000000a378797ac4300000803f0000004000004040000000bf000000000000803e00"
+        "0000000000803f0000004000004040000080400000a040aa636f6e666964656e6365c4100000803f00000000000000000000"
+        "0000a57369676d61c4100000003f00000040000000000000803fa76d697373696e67c40240c0",
     ),
     (
         EVENT,
@@ -190,11 +287,32 @@ def test_a_foreign_reader_understands():
     }
 
 
+def test_foreign_batches_are_understood():
+    people = {"ann": ([[1, 2, 3], [0, 0, 0]], [1, 0]), "ben": ([[4, 5, 6], [7, 8, 9]], [1, 0.5])}
+    assert_same(RAW_BATCH, decode(*foreign_raw_batch("room", people, 7, 1000)))
+    ann, ben = foreign_refined_batch(encode(REFINED_BATCH))
+    assert (ann["stream"], ann["lookahead"], ann["seq"], ann["source_seq"]) == ("ann", 4, 5, 7)
+    assert (ben["stream"], ben["lookahead"], ben["seq"], ben["source_seq"]) == ("ben", 4, 9, -1)
+    assert (ann["last"], ann["sigma"], ann["missing"]) == ([-0.5, 0, 0.25], [0.5, 2], [False, True])
+    assert (ben["last"], ben["sigma"], ben["missing"]) == ([3, 4, 5], [0, 1], [True, True])
+    assert ann["interpolated"]
+    assert ben["interpolated"]
+
+
 def test_the_page_says_what_the_module_does():
     page = (Path(wire.__file__).parent / "WIRE.md").read_text()
     for flag in Flag:
         assert f"| `{flag.name.lower()}` | {flag.value} |" in page
-    for message in RAW, END, REFINED, EVENT, HEARTBEAT:
+    for message in (
+        RAW,
+        dataclasses.replace(RAW, lossless=True),
+        RAW_BATCH,
+        END,
+        REFINED,
+        REFINED_BATCH,
+        EVENT,
+        HEARTBEAT,
+    ):
         for name in msgpack.unpackb(encode(message)[1]):
             assert f"`{name}`" in page
     for limit in wire.MAX_BODY, wire.MAX_ELEMENTS, wire.MAX_JOINTS, wire.MAX_TEXT, f"{wire.MAX_FPS:.0f}":
@@ -235,6 +353,37 @@ def raw_poses(draw):
         draw(texts),
         draw(axes),
         draw(st.booleans()),
+        draw(st.booleans()),
+    )
+
+
+@st.composite
+def raw_batches(draw):
+    streams = draw(st.lists(stream_ids, min_size=1, max_size=5, unique=True))
+    pose = draw(raw_poses().filter(lambda pose: len(pose.xyz) < 1000))
+    fields = {field.name: getattr(pose, field.name) for field in dataclasses.fields(pose) if field.name != "stream"}
+    turn = np.arange(1, len(streams) + 1, dtype=np.float32) / 8
+    xyz, confidence = pose.xyz * turn[:, None, None], pose.confidence * turn[:, None]
+    return RawBatch(pose.stream, tuple(streams), **fields | {"xyz": xyz, "confidence": confidence})
+
+
+@st.composite
+def refined_batches(draw):
+    poses = draw(st.integers(1, 5))
+    joints = draw(st.sampled_from([1, 7, 8, 9, 50]))
+    sources = st.builds(Source, stream_ids, counts, texts, rates, axes, st.booleans())
+    row = st.tuples(counts, st.integers(-1, wire.MAX_COUNT), *[counts] * 4)
+    return RefinedBatch(
+        *[draw(counts) for _ in range(5)],
+        draw(texts),
+        draw(texts),
+        draw(texts),
+        draw(st.lists(sources, min_size=poses, max_size=poses)),
+        np.array(draw(st.lists(row, min_size=poses, max_size=poses)), np.int64),
+        draw(floats(poses, joints, 3)),
+        draw(floats(poses, joints)),
+        np.resize(draw(st.lists(st.booleans(), min_size=1, max_size=11)), (poses, joints)),
+        draw(floats(poses, joints)),
     )
 
 
@@ -272,7 +421,9 @@ def refined_poses(draw):
 count_maps = st.dictionaries(texts, counts, max_size=5)
 messages = st.one_of(
     raw_poses(),
+    raw_batches(),
     refined_poses(),
+    refined_batches(),
     st.builds(StreamEnd, stream_ids, counts, st.none() | counts, counts, texts),
     st.builds(Event, st.just("") | stream_ids, texts, counts, st.none() | counts, counts, texts, count_maps, texts),
     st.builds(
@@ -288,6 +439,42 @@ def test_round_trip(message):
     assert encode(decode(topic, body)) == (topic, body)
 
 
+@given(raw_batches())
+def test_a_raw_batch_is_its_poses(batch):
+    for k, pose in enumerate(batch.poses()):
+        assert (pose.stream, pose.lossless) == (batch.streams[k], batch.lossless)
+        np.testing.assert_array_equal(pose.xyz, batch.xyz[k])
+        assert_same(pose, decode(*encode(pose)))
+
+
+@given(refined_batches())
+def test_a_refined_batch_is_its_poses(batch):
+    for source, numbers, pose in zip(batch.sources, batch.numbers.tolist(), batch.poses(), strict=True):
+        assert_same(pose, decode(*encode(pose)))
+        assert source == Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)
+        source_seq = -1 if pose.source_seq is None else pose.source_seq
+        assert numbers == [*(pose.seq, source_seq, pose.source_time_ns, pose.receive_ns, pose.windows, int(pose.flags))]
+
+
+def test_as_many_poses_as_fit():
+    poses, joints = 56, 50
+    xyz = np.zeros((poses, joints, 3), np.float32)
+    batch = dataclasses.replace(
+        REFINED_BATCH,
+        sources=[Source(f"{k:064}", wire.MAX_COUNT, "monotonic", 25.0, "RDT", False) for k in range(poses)],
+        numbers=np.full((poses, 6), wire.MAX_COUNT),
+        xyz=xyz,
+        confidence=xyz[..., 0],
+        missing=xyz[..., 0] == 0,
+        sigma=xyz[..., 0],
+    )
+    assert len(decode(*encode(batch)).sources) == poses
+    names = ("numbers", "xyz", "confidence", "missing", "sigma")
+    twice = {name: np.concatenate([getattr(batch, name)] * 2) for name in names}
+    with pytest.raises(WireError, match="bytes"):
+        encode(dataclasses.replace(batch, sources=2 * batch.sources, **twice))
+
+
 def test_arrays_of_any_layout_are_sent_and_views_are_read():
     xyz = np.arange(300, dtype=np.float32).reshape(3, 100).T[::2]
     pose = decode(*encode(dataclasses.replace(RAW, xyz=xyz, confidence=xyz[:, 0])))
@@ -296,10 +483,10 @@ def test_arrays_of_any_layout_are_sent_and_views_are_read():
 
 
 def test_messages_are_frozen():
-    for message in decode(*encode(RAW)), decode(*encode(REFINED)), EVENT:
+    for message in decode(*encode(RAW)), decode(*encode(REFINED)), RAW_BATCH, REFINED_BATCH, EVENT:
         assert not hasattr(message, "__dict__")
         with pytest.raises(dataclasses.FrozenInstanceError):
-            message.stream = "other"
+            message.epoch = 0
 
 
 # --- topics -----------------------------------------------------------------------------------------------------------
@@ -308,6 +495,9 @@ def test_messages_are_frozen():
 def test_a_topic_is_no_prefix_of_another_streams():
     assert not wire.raw_topic("cam10").startswith(wire.raw_topic("cam1"))
     assert not wire.refined_topic("cam1", 12).startswith(wire.refined_topic("cam1", 1))
+    assert not wire.refined_batch_topic(12).startswith(wire.refined_batch_topic(1))
+    assert not wire.raw_batch_topic("room").startswith(wire.RAW_PREFIX)
+    assert not wire.refined_batch_topic(1).startswith(wire.REFINED_PREFIX)
     assert not wire.event_topic("cam1").startswith(wire.event_topic(""))
 
 
@@ -317,6 +507,12 @@ def test_bad_stream_ids_are_named(stream):
         wire.raw_topic(stream)
     with pytest.raises(WireError, match="stream id"):
         encode(dataclasses.replace(RAW, stream=stream))
+    with pytest.raises(WireError, match="group id"):
+        encode(dataclasses.replace(RAW_BATCH, group=stream))
+    with pytest.raises(WireError, match=r"room.*streams"):
+        encode(dataclasses.replace(RAW_BATCH, streams=("ann", stream)))
+    with pytest.raises(WireError, match="stream id"):
+        encode(dataclasses.replace(REFINED_BATCH, sources=[REFINED_BATCH.sources[0]._replace(stream=stream)] * 2))
 
 
 @pytest.mark.parametrize(
@@ -324,6 +520,8 @@ def test_bad_stream_ids_are_named(stream):
     [
         (b"rts1/raw/cam1/", "cam1"),
         (b"rts1/refined/cam1/L4/", "cam1"),
+        (b"rts1/raw_batch/room/", "room"),
+        (b"rts1/refined_batch/L4/", None),
         (b"rts1/event//", None),
         (b"rts1/heartbeat/", None),
         (b"rts1/raw/cam1", None),
@@ -400,6 +598,11 @@ def changed(body, path, value):
 def test_every_field_of_a_wrong_type_or_range_is_named(message, topic, body):
     body = msgpack.unpackb(bytes.fromhex(body))
     nullable = {("source", 1), ("seq",)} if topic != wire.HEARTBEAT_TOPIC else set()
+    if "sources" in body:  # arrays in an array
+        for k in range(6):
+            for bad in [[1], {"a": 1}, b"abc", float("nan"), -1, None, *([True] if k != 5 else [1])]:
+                row = [*body["sources"][1][:k], bad, *body["sources"][1][k + 1 :]]
+                refuses(topic, changed(body, ("sources", 1), row), "source")
     checked = 0
     for path, value in fields_of(body):
         wrong = [[1], {"a": 1}, b"abc", float("nan"), -1, 2**63]
@@ -426,14 +629,15 @@ def test_every_absent_field_is_named(message, topic, body):
     body = msgpack.unpackb(bytes.fromhex(body))
     for name, value in body.items():
         refuses(topic, msgpack.packb({other: body[other] for other in body if other != name}), name)
-        if name in ("source", "slot", "times", "space"):
+        if name in ("source", "slot", "times", "space", "batch", "sources"):
             refuses(topic, changed(body, (name,), value[:-1]), name)
 
 
 @pytest.mark.parametrize(("message", "topic", "body"), GOLDEN, ids=KINDS)
 def test_what_a_later_version_adds_is_ignored(message, topic, body):
     body = msgpack.unpackb(bytes.fromhex(body))
-    for name in {"source", "slot", "times", "space"} & set(body):
+    body["sources"] = [[*source, "more"] for source in body["sources"]] if "sources" in body else 0
+    for name in {"source", "slot", "times", "space", "batch"} & set(body):
         body[name] = [*body[name], "more", {"even": ["more"]}]
     body["added"] = {"nested": [1, 2, b"3"]}
     assert_same(message, decode(topic, msgpack.packb(body)))
@@ -511,6 +715,10 @@ def test_impossible_rates_are_named(fps):
     for message in RAW, REFINED:
         with pytest.raises(WireError, match=r"cam1.*fps"):
             encode(dataclasses.replace(message, fps=fps))
+    with pytest.raises(WireError, match=r"room.*fps"):
+        encode(dataclasses.replace(RAW_BATCH, fps=fps))
+    with pytest.raises(WireError, match=r"ben.*fps"):
+        encode(dataclasses.replace(REFINED_BATCH, sources=[REFINED_BATCH.sources[1]._replace(fps=fps)] * 2))
 
 
 @pytest.mark.parametrize("code", ["", "RD", "RDTT", "RRT", "rdt", "RLT"])
@@ -525,6 +733,11 @@ def test_wrong_arrays_are_not_sent(name):
     for wrong in array[:1], array.astype(np.float64), array.astype(object), array.tolist(), None, np.float32(1):
         with pytest.raises(WireError, match=r"cam1.*(xyz|" + name + ")" if name != "xyz" else "cam1"):
             encode(dataclasses.replace(REFINED, **{name: wrong}))
+        with pytest.raises(WireError, match=name):
+            encode(dataclasses.replace(REFINED_BATCH, **{name: wrong}))
+        if hasattr(RAW_BATCH, name):
+            with pytest.raises(WireError, match=rf"room.*{name}"):
+                encode(dataclasses.replace(RAW_BATCH, **{name: wrong}))
 
 
 @pytest.mark.parametrize(
@@ -532,9 +745,13 @@ def test_wrong_arrays_are_not_sent(name):
     [{"seq": -1}, {"seq": np.int64(1)}, {"seq": 1.0}, {"epoch": 2**63}, {"clock": "\ud800"}, {"stream": None}],
 )
 def test_what_would_be_refused_is_not_sent(change):
-    for message in RAW, END, EVENT:
+    for message in RAW, END, EVENT, RAW_BATCH:
         with pytest.raises(WireError):
-            encode(dataclasses.replace(message, **change))
+            encode(
+                dataclasses.replace(
+                    message, **{"group" if k == "stream" and message is RAW_BATCH else k: v for k, v in change.items()}
+                )
+            )
 
 
 def test_only_messages_can_be_sent():
@@ -550,11 +767,11 @@ NOT_FINITE = [np.nan, np.inf, -np.inf]
 @pytest.mark.parametrize("bad", NOT_FINITE)
 @pytest.mark.parametrize("name", ["xyz", "confidence", "sigma"])
 def test_not_finite_numbers_are_never_sent(bad, name):
-    for message in RAW, REFINED:
+    for message in RAW, REFINED, RAW_BATCH, REFINED_BATCH:
         if hasattr(message, name):
             array = getattr(message, name).copy()
             array.flat[-1] = bad
-            with pytest.raises(WireError, match=f"cam1.*{name}"):
+            with pytest.raises(WireError, match=name):
                 encode(dataclasses.replace(message, **{name: array}))
 
 
@@ -563,6 +780,22 @@ def test_not_finite_numbers_are_never_sent(bad, name):
 def test_a_refined_pose_with_them_is_refused(bad, name):
     body = msgpack.unpackb(encode(REFINED)[1])
     refuses(wire.refined_topic("cam1", 4), changed(body, (name,), body[name][:-4] + pack_floats([bad])), "cam1", name)
+
+
+@pytest.mark.parametrize("bad", [-1, -2])
+@pytest.mark.parametrize("column", range(6))
+def test_negative_numbers_in_a_batch(column, bad):
+    numbers = REFINED_BATCH.numbers.copy()
+    numbers[1, column] = bad
+    body = msgpack.unpackb(encode(REFINED_BATCH)[1]) | {"numbers": numbers.tobytes()}
+    batch, topic = dataclasses.replace(REFINED_BATCH, numbers=numbers), wire.refined_batch_topic(4)
+    if (column, bad) == (1, -1):
+        assert batch.poses()[1].source_seq is None
+        assert encode(batch) == (topic, msgpack.packb(body))
+        return
+    with pytest.raises(WireError, match=r"numbers.*" + wire._ROW[column]):
+        encode(batch)
+    refuses(topic, msgpack.packb(body), "numbers", wire._ROW[column])
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)
