@@ -12,6 +12,7 @@ window. The root (the neck, origin of the canonical frame) is left alone unless 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -380,3 +381,31 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "estimator_body": (1.6, _estimator_body),
     "live": (2.0, _live),
 }
+
+FIXED: dict[str, tuple[int, Callable[..., Poses]]] = {
+    "frame_mask": (1, frame_mask),
+    "joint_mask": (1, joint_mask),
+    "static_joint_mask": (1, static_joint_mask),
+    "frame_noise": (2, frame_noise),
+    "joint_noise": (2, joint_noise),
+}
+"""What `recipe` takes at fixed amounts, and how many of them: a share, then a strength."""
+
+
+def recipe(kind: str) -> tuple[float, Recipe]:
+    """How often training draws a kind of corruption, and the corruption.
+
+    A kind is a name of `TRAINING`, or a name of `FIXED` with its amounts, as in "frame_mask@0.15" (a share) and
+    "joint_noise@0.15,0.5" (a share and a strength). Anything else raises ValueError.
+    """
+    if kind in TRAINING:
+        return TRAINING[kind]
+    name, _, text = kind.partition("@")
+    try:
+        count, function = FIXED[name]
+        amounts = [float(amount) for amount in text.split(",")]
+        if len(amounts) != count or not all(0.0 <= amount < math.inf for amount in amounts) or amounts[0] > 1.0:
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(f"unknown kind of corruption {kind!r}") from None
+    return 1.0, lambda poses, g: function(poses, *amounts, g)

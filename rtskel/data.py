@@ -1,4 +1,4 @@
-"""Clean motion to learn from: corpora on disk, windows out of them, augmentation, and a builder for the shared data.
+"""Clean motion to learn from: corpora on disk, windows out of them, augmentation, and builders of corpora.
 
 A corpus is a folder: `xyz.npy` float32 [F, J, 3] in canonical axes and units, mapped and never loaded whole,
 and `index.json`, which names its sequences, their source, split, frame rate and place. Windows are sampled by
@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import mmap
+import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -23,10 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtskel.corrupt import autoregressive
-from rtskel.errors import FormatError
+from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import SHOULDER_WIDTH_MM, read
 from rtskel.ring import canonical_frames
-from rtskel.skeleton import SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
 from rtskel.synthesize import synthesize
 
 Array = NDArray[np.float32]
@@ -59,33 +62,73 @@ class Corpus:
         frames = max((s.first + s.length for s in self.sequences), default=0)
         if not frames:
             raise FormatError(f"{folder}: empty corpus")
+        if len(self.xyz) and isinstance(self.xyz, np.memmap):
+            self._map: mmap.mmap = self.xyz._mmap  # type: ignore[attr-defined]
+            self._map.madvise(mmap.MADV_RANDOM)  # a window is a few pages: what lies around it is not read ahead
         if self.xyz.ndim != 3 or self.xyz.shape[2] != 3 or len(self.xyz) < frames:
             raise FormatError(f"{folder}: xyz.npy has shape {self.xyz.shape}, the index wants {frames} frames")
+
+    def release(self) -> None:
+        """Lets go of the memory that holds what was read; the system may keep it as cache. What is read later is read
+        again.
+        """
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def select(self, split: str, source: str | None = None) -> list[Sequence]:
         """The sequences of a split, and of a source if one is given."""
         return [s for s in self.sequences if s.split == split and source in (None, s.source)]
 
 
-def write_corpus(folder: str | Path, sequences: list[tuple[Sequence, Array]]) -> None:
-    """Writes sequences (their `first` and `length` are set here) as a corpus; frames must be finite and complete."""
+def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]) -> dict[str, tuple[int, int]]:
+    """Writes sequences as a corpus, one after the other (their `first` and `length` are set here).
+
+    Only one sequence at a time is in memory. Frames must be finite and complete, of the same skeleton throughout. The
+    index is written last: a folder without one, of a build that was broken off, is no corpus.
+
+    Returns:
+        Sequences and frames by "source/split".
+
+    Raises:
+        FormatError: a sequence is unfit, there is none, or the folder cannot be written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    total = sum(len(xyz) for _, xyz in sequences)
-    joints = sequences[0][1].shape[1] if sequences else 0
-    out = np.lib.format.open_memmap(folder / "xyz.npy", mode="w+", dtype=np.float32, shape=(total, joints, 3))
-    entries, first, digest = [], 0, hashlib.sha256()
-    for sequence, xyz in sequences:
-        if not np.isfinite(xyz).all():
-            raise FormatError(f"sequence {sequence.name!r}: NaN or infinite coordinates")
-        out[first : first + len(xyz)] = xyz
-        digest.update(f"{sequence.name}/{sequence.split}".encode())
-        digest.update(np.ascontiguousarray(xyz, np.float32).tobytes())
-        entries.append(asdict(sequence) | {"first": first, "length": len(xyz)})
-        first += len(xyz)
-    out.flush()
-    index = {"sequences": entries, "fingerprint": digest.hexdigest()}
-    (folder / "index.json").write_text(json.dumps(index, indent=0))
+    entries, total, joints, digest = list[dict[str, Any]](), 0, 0, hashlib.sha256()
+    summary: dict[str, tuple[int, int]] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "index.json").unlink(missing_ok=True)
+        with (folder / "xyz.npy").open("wb") as file:
+            for sequence, xyz in sequences:
+                joints = joints or xyz.shape[1]
+                if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3):
+                    raise FormatError(f"sequence {sequence.name!r}: shape {xyz.shape}, expected [N, {joints}, 3]")
+                if not np.isfinite(xyz).all():
+                    raise FormatError(f"sequence {sequence.name!r}: NaN or infinite coordinates")
+                if not entries:
+                    _write_header(file, 0, joints)
+                frames = np.ascontiguousarray(xyz, np.float32).tobytes()
+                file.write(frames)
+                digest.update(f"{sequence.name}/{sequence.split}".encode())
+                digest.update(frames)
+                entries.append(asdict(sequence) | {"first": total, "length": len(xyz)})
+                total += len(xyz)
+                key = f"{sequence.source}/{sequence.split}"
+                count, so_far = summary.get(key, (0, 0))
+                summary[key] = (count + 1, so_far + len(xyz))
+            file.seek(0)
+            _write_header(file, total, joints)
+        if not total:
+            raise FormatError(f"{folder}: nothing to build a corpus from")
+        index = {"sequences": entries, "fingerprint": digest.hexdigest()}
+        (folder / "index.json").write_text(json.dumps(index, indent=0))
+    except OSError as error:
+        raise FormatError(f"{folder}: cannot be written ({error})") from None
+    return summary
+
+
+def _write_header(file: IO[bytes], frames: int, joints: int) -> None:
+    # numpy leaves room for the first axis to grow, so the header has the same length for any number of frames.
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (frames, joints, 3)})
 
 
 @dataclass(frozen=True)
@@ -118,6 +161,10 @@ class AugmentConfig:
     roll: float = 8.0
     front_padding: float = 0.3
     tail_padding: float = 0.08
+
+
+RELEASE_EVERY = 500
+"""Batches after which the pages of a corpus that were read are let go, so that memory stays bounded."""
 
 
 class Windows:
@@ -154,6 +201,7 @@ class Windows:
         self.chance = torch.tensor(chance / chance.sum())
         self.source = torch.tensor([list(weights).index(name) if name in weights else -1 for name in source])
         self.first = np.array([s.first for s in self.sequences])
+        self.drawn = 0
         self.length = lengths.astype(np.int64)
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -180,6 +228,9 @@ class Windows:
         first = self.first[pick, None]
         x0 = torch.from_numpy(self.corpus.xyz[first + below]).to(device)
         x1 = torch.from_numpy(self.corpus.xyz[first + above]).to(device)
+        self.drawn += 1
+        if self.drawn % RELEASE_EVERY == 0:
+            self.corpus.release()
         part = torch.from_numpy((position - below).astype(np.float32)).to(device)[..., None, None]
         return augment_windows(x0 + part * (x1 - x0), a, g, self.skeleton), source
 
@@ -329,33 +380,63 @@ def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | Non
     train and from MediaPipe fingerspelling are attached along the forearm.
     """
     config = config or BuildConfig()
-    data, random = Path(data), np.random.default_rng(config.seed)
-    sequences: list[tuple[Sequence, Array]] = []
+    chosen = ((s, x) for s, x in shared_sequences(Path(data), config) if s.name not in config.skip)
+    return write_corpus(folder, chosen)
+
+
+def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence, Array]]:
+    """The sequences of `build_corpus`, in order."""
+    random = np.random.default_rng(config.seed)
+    hands: list[Array] = []
     if config.phoenix:
         for split in ("train", "dev"):
-            recordings = read(data / "phoenix14t" / f"{split}.skels")
-            sequences += [(Sequence(r.name, "phoenix", split, r.fps, 0, 0), r.canonical()) for r in recordings]
+            for recording in read(data / "phoenix14t" / f"{split}.skels"):
+                xyz = recording.canonical()
+                if split == "train":
+                    hands += phoenix_hands(xyz)
+                yield Sequence(recording.name, "phoenix", split, recording.fps, 0, 0), xyz
     if config.bandai:
-        hands = [h for s, x in sequences if s.split == "train" for h in phoenix_hands(x)]
         hands_by_source = [hands, list(mediapipe_hands(data / "mediapipe_holistic" / "holistic.npz"))]
         hands_by_source = [h for h in hands_by_source if h]
         for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz"):
             split = "dev" if held_out(name, config.holdout) else "train"
-            xyz = attach_hands(body, hands_by_source, random)
-            sequences.append((Sequence(name, "bandai", split, 30.0, 0, 0), xyz))
+            yield Sequence(name, "bandai", split, 30.0, 0, 0), attach_hands(body, hands_by_source, random)
     for k in range(config.synthetic):
         r = synthesize(config.synthetic_seconds, 25.0, FIRST_SEED + k)
         xyz = r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
         split = "dev" if k % config.holdout == 0 else "train"
-        sequences.append((Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), xyz))
-    sequences = [(s, x) for s, x in sequences if s.name not in config.skip]
-    write_corpus(folder, sequences)
-    summary: dict[str, tuple[int, int]] = {}
-    for sequence, xyz in sequences:
-        key = f"{sequence.source}/{sequence.split}"
-        count, frames = summary.get(key, (0, 0))
-        summary[key] = (count + 1, frames + len(xyz))
-    return summary
+        yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), xyz
+
+
+def recorded_sequences(
+    paths: Iterable[str | Path], holdout: int = BuildConfig.holdout
+) -> Iterator[tuple[Sequence, Array]]:
+    """The complete stretches of recordings that `rtskel.formats.read` knows, brought to the training units.
+
+    A stretch ends where a joint is missing or a frame was dropped; those shorter than a second are left out. One
+    recording in `holdout`, the first among them, is for validation. The source is "recordings".
+    """
+    number = 0
+    for path in paths:
+        for recording in read(path):
+            if recording.dims != 3:
+                raise FormatError(f"{path}: 2D poses; lift them to 3D first")
+            xyz = recording.canonical()
+            split = "dev" if number % holdout == 0 else "train"
+            number += 1
+            width = np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1)
+            whole = np.asarray(np.isfinite(xyz).all((1, 2)) & (recording.confidence > 0).all(1))
+            slot = np.arange(len(xyz)) if recording.slot is None else recording.slot
+            cuts = np.flatnonzero(~whole[1:] | ~whole[:-1] | (np.diff(slot) > 1)) + 1
+            for first, end in pairwise([0, *cuts.tolist(), len(xyz)]):
+                if (
+                    whole[first:end].all()
+                    and end - first >= recording.fps
+                    and (scale := float(np.median(width[first:end]))) > 0
+                ):
+                    name = f"{Path(path).name}/{recording.name}/{first}"
+                    stretch = xyz[first:end] * np.float32(SHOULDER_WIDTH / scale)
+                    yield Sequence(name, "recordings", split, recording.fps, 0, 0), stretch
 
 
 _LEFT = list(UPPER_BODY_50.groups["left_hand"])
@@ -470,12 +551,20 @@ def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.ran
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m rtskel.data SHARED CORPUS`: builds a corpus from the shared data and prints what went in."""
+    """`python -m rtskel.data SHARED CORPUS`: builds a corpus and prints what went in."""
     parser = argparse.ArgumentParser(prog="python -m rtskel.data", description=main.__doc__)
-    parser.add_argument("data", help="the shared data's folder")
+    parser.add_argument("data", nargs="+", help="the shared data's folder, or recordings of complete 3D poses")
     parser.add_argument("out", help="folder of the corpus")
     args = parser.parse_args(argv)
-    for part, (count, frames) in build_corpus(args.data, args.out).items():
+    try:
+        if len(args.data) == 1 and (Path(args.data[0]) / "phoenix14t").is_dir():
+            summary = build_corpus(args.data[0], args.out)
+        else:
+            summary = write_corpus(args.out, recorded_sequences(args.data))
+    except RtskelError as error:
+        print(f"rtskel.data: error: {error}", file=sys.stderr)
+        return 2
+    for part, (count, frames) in summary.items():
         print(f"{part:16} {count:6} sequences {frames:9} frames")
     print(f"fingerprint {Corpus(args.out).fingerprint}")
     return 0

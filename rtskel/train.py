@@ -2,7 +2,10 @@
 
 `main(["--data", corpus, "--out", run])` is `rtskel train`. A run's folder holds its resolved config and the
 corpus' fingerprint, `last.safetensors` (everything a resumed run needs to go on bit for bit),
-`best.safetensors` (weights, moving average, best on dev) and `log.jsonl`.
+`best.safetensors` (weights, moving average, best on dev), `log.jsonl` and TensorBoard's files.
+
+Under `torchrun` the processes draw batches of their own and average gradients and running errors, so that all of them
+hold the same weights; the first writes the run's folder.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
@@ -27,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from rtskel.corrupt import TRAINING, Poses
+from rtskel.corrupt import TRAINING, Poses, recipe
 from rtskel.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
 from rtskel.errors import RtskelError
 from rtskel.evaluate import ModelEngine, Score, evaluate, geometric_mean
@@ -59,6 +64,8 @@ class TrainConfig:
     floors: running errors below the first (at the start) to the second (at the end of the run) count as that.
     proposal, gate: weights of the loss of ungated corrections and of the gate as a classifier of bad joints.
     ema: decay of the moving average of the weights, which is what is validated and kept.
+    validate_every: steps between validations (and checkpoints); 0: never, and the average at the end counts as best.
+    compile: compiles the network, which costs a minute and pays on an accelerator.
     init: weights file to start from.
     """
 
@@ -86,18 +93,18 @@ class TrainConfig:
     validate_every: int = 1500
     validate_radius: int = 0
     seed: int = 0
+    compile: bool = False
     init: str = ""
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.steps < 1 or self.validate_every < 1:
-            raise ValueError("batch, steps and validate_every must be at least 1")
+        if self.batch < 1 or self.steps < 1 or self.validate_every < 0:
+            raise ValueError("batch and steps must be at least 1, validate_every at least 0")
         if not 0 <= 3 * self.triples < self.batch:
             raise ValueError(f"{self.triples} triples of windows do not fit a batch of {self.batch} beside others")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
-        unknown = sorted(set(self.kinds) - set(TRAINING))
-        if unknown:
-            raise ValueError(f"unknown kind of corruption {unknown[0]!r}")
+        for kind in self.kinds:
+            recipe(kind)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, as JSON can hold it."""
@@ -159,6 +166,8 @@ class Trainer:
         self.average.load_state_dict(self.model.state_dict())
         if config.precision == "bf16":
             self.model.trunk.autocast = self.average.trunk.autocast = torch.bfloat16
+        if config.compile:
+            self.model.trunk.compile()
         self.optimiser = torch.optim.AdamW(
             [
                 {"params": [p for p in self.model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
@@ -168,7 +177,7 @@ class Trainer:
             betas=(0.9, 0.999),
             fused=True,
         )
-        self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed + rank())
         self.windows, self.longer = (
             Windows(
                 corpus, window, weights=config.sources, augment=config.augment, skeleton=self.tree,
@@ -177,7 +186,7 @@ class Trainer:
             for window in (config.model.window, config.model.window + 2)
         )  # fmt: skip
         self.kinds = config.kinds or tuple(TRAINING)
-        self.chance = torch.tensor([TRAINING[kind][0] for kind in self.kinds], device=self.device)
+        self.chance = torch.tensor([recipe(kind)[0] for kind in self.kinds], device=self.device)
         self.shaky = self.chance * torch.tensor([float(kind in SHAKY) for kind in self.kinds], device=self.device)
         self.triples = config.triples if bool(self.shaky.any()) else 0
         groups = joint_groups(config.model.skeleton)
@@ -242,7 +251,7 @@ class Trainer:
         for k, count in enumerate(torch.bincount(kind, minlength=len(self.kinds)).tolist()):
             if count:
                 rows = slice(first, first + count)
-                poses = TRAINING[self.kinds[k]][1](Poses.clean(clean[rows], skeleton=self.tree), self.generator)
+                poses = recipe(self.kinds[k])[1](Poses.clean(clean[rows], skeleton=self.tree), self.generator)
                 x[rows], missing[rows] = poses.xyz, poses.missing
                 first += count
         return x, missing, kind
@@ -294,6 +303,9 @@ class Trainer:
         flat = running.view(-1, *running.shape[2:])
         count = torch.bincount(cell, minlength=len(flat)).float()[:, None, None]
         sums = torch.zeros_like(flat).index_add_(0, cell, error.detach().float())
+        if processes() > 1:
+            dist.all_reduce(sums)
+            dist.all_reduce(count)
         fresh = torch.where(count > 0, sums / count.clamp(min=1), flat)
         pace = 1 - 0.99**count
         flat.copy_(torch.where(flat == 0, fresh, flat + pace * (fresh - flat)))
@@ -311,14 +323,29 @@ class Trainer:
         loss = self.loss(*batch)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        if processes() > 1:
+            self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimiser.step()
         self.steps += 1
         decay = min(config.ema, self.steps / (self.steps + 10.0))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        self.elapsed += time.monotonic() - began
-        return float(loss.detach())
+        spent = torch.tensor([time.monotonic() - began, float(loss.detach())], dtype=torch.float64, device=self.device)
+        if processes() > 1:
+            dist.all_reduce(spent)  # so that all end together
+        self.elapsed += float(spent[0]) / processes()
+        return float(spent[1]) / processes()
+
+    def _average_gradients(self) -> None:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= processes()
+        first = 0
+        for gradient in gradients:
+            gradient.copy_(flat[first : first + gradient.numel()].view_as(gradient))
+            first += gradient.numel()
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the run's future depends on, by name."""
@@ -326,12 +353,17 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
             tensors |= {f"optimiser.{k}.{n}": v for n, v in self.optimiser.state[parameter].items()}
-        return tensors | {"running": self.running, "generator": self.generator.get_state()}
+        generators = [self.generator.get_state()] * processes()
+        if processes() > 1:
+            dist.all_gather_object(generators, self.generator.get_state())
+        return tensors | {"running": self.running, "generators": torch.stack(generators)}
 
     def save(self, path: str | Path) -> None:
-        """Writes a checkpoint; it is complete under its name, or not there."""
+        """Writes a checkpoint; it is complete under its name, or not there. Every process of a run must call it."""
         path = Path(path)
         tensors = {k: v.detach().cpu().clone().contiguous() for k, v in self.state().items()}
+        if rank():
+            return
         books = {"steps": self.steps, "elapsed": self.elapsed, "best": self.best if math.isfinite(self.best) else None}
         header = {
             "config": json.dumps(self.config.to_dict()),
@@ -359,6 +391,8 @@ class Trainer:
             raise RtskelError(f"{path}: a checkpoint of another config")
         if header["corpus"] != self.corpus.fingerprint:
             raise RtskelError(f"{path}: a checkpoint of another corpus")
+        if len(tensors["generators"]) != processes():
+            raise RtskelError(f"{path}: a checkpoint of {len(tensors['generators'])} processes, not of {processes()}")
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -369,7 +403,7 @@ class Trainer:
             moments = under(f"optimiser.{k}.")
             self.optimiser.state[parameter] = {n: v.to(self.device) if v.dim() else v for n, v in moments.items()}
         self.running.copy_(tensors["running"])
-        self.generator.set_state(tensors["generator"])
+        self.generator.set_state(tensors["generators"][rank()].clone())
         self.steps, self.elapsed = books["steps"], books["elapsed"]
         self.best = math.inf if books["best"] is None else books["best"]
 
@@ -388,21 +422,57 @@ def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
     return [np.array(corpus.xyz[s.first : s.first + s.length]) for s in chosen]
 
 
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is; 0 writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def train(
     config: TrainConfig, data: str | Path, out: str | Path, *, resume: bool = False, quiet: bool = False
 ) -> Trainer:
-    """Trains until the schedule ends; see the module's docstring for what `out` holds then."""
+    """Trains until the schedule ends; see the module's docstring for what `out` holds then.
+
+    Raises:
+        RtskelError: no corpus, a folder that holds a run or cannot be written, a checkpoint that does not fit, a loss
+            that is not finite. The last checkpoint is kept.
+    """
     out, corpus = Path(out), Corpus(data)
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise RtskelError(f"{out}: already holds a run (resume it, or name another folder)")
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, corpus, "cuda" if torch.cuda.is_available() else "cpu")
-    if resume:
-        trainer.load(out / "last.safetensors")
-    about = config.to_dict() | {"corpus": corpus.fingerprint, "torch": torch.__version__}
-    (out / "config.json").write_text(json.dumps(about, indent=1))
-    truth = validation_sequences(corpus)
-    console = Console(stderr=True, quiet=quiet)
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()  # set by torchrun
+    if together:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        if rank() == 0:
+            if out.exists() and any(out.iterdir()) and not resume:
+                raise RtskelError(f"{out}: already holds a run (resume it, or name another folder)")
+            out.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(config, corpus, device)
+        if resume:
+            trainer.load(out / "last.safetensors")
+        if rank() == 0:
+            about = config.to_dict() | {
+                "corpus": corpus.fingerprint,
+                "torch": torch.__version__,
+                "processes": processes(),
+            }
+            (out / "config.json").write_text(json.dumps(about, indent=1))
+        _run(trainer, out, Console(stderr=True, quiet=quiet or rank() > 0))
+    except OSError as error:
+        raise RtskelError(f"{out}: cannot be written ({error}); the last checkpoint is kept") from None
+    finally:
+        if together:
+            dist.destroy_process_group()
+    return trainer
+
+
+def _run(trainer: Trainer, out: Path, console: Console) -> None:
+    config, corpus, board = trainer.config, trainer.corpus, _board(out, console)
+    truth = validation_sequences(corpus) if config.validate_every and rank() == 0 else []
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("training", total=1.0, note="")
@@ -413,18 +483,42 @@ def train(
                 raise RtskelError(f"{out}: the loss became {loss} at step {trainer.steps}; the last checkpoint is kept")
             smooth = loss if smooth == 0.0 else smooth + 0.01 * (loss - smooth)
             bar.update(task, completed=trainer.progress, note=f"step {trainer.steps} loss {smooth:.3f} {best_note}")
-            if trainer.steps % config.validate_every == 0 or trainer.progress >= 1.0:
-                scores = trainer.validate(truth)
-                both = math.sqrt(geometric_mean(scores, 0) * geometric_mean(scores, 4))
+            if board and trainer.steps % 20 == 0:
+                board.add_scalar("loss", smooth, trainer.steps)
+                board.add_scalar("learning rate", trainer.optimiser.param_groups[0]["lr"], trainer.steps)
+                board.add_scalar("floor", trainer.floor, trainer.steps)
+            ended = trainer.progress >= 1.0
+            if not ended and (config.validate_every == 0 or trainer.steps % config.validate_every):
+                continue
+            if rank() == 0:
+                scores = trainer.validate(truth) if truth else []
+                both = math.sqrt(geometric_mean(scores, 0) * geometric_mean(scores, 4)) if scores else 0.0
                 if both < trainer.best:
                     trainer.best = both
                     save_weights(trainer.average, out / "best.safetensors", name="skeletor", corpus=corpus.fingerprint)
-                trainer.save(out / "last.safetensors")
                 entry = {"step": trainer.steps, "elapsed": trainer.elapsed, "loss": smooth, "geometric_mean": both}
                 with (out / "log.jsonl").open("a") as log:
                     log.write(json.dumps(entry | {"scores": [asdict(s) for s in scores]}) + "\n")
+                if board:
+                    board.add_scalar("dev/geometric mean", both, trainer.steps)
+                    for score in (s for s in scores if s.group == "all"):
+                        board.add_scalar(f"dev mse L={score.lookahead}/{score.condition}", score.mse, trainer.steps)
                 best_note = f"dev {both * 1e4:.3f}e-4"
-    return trainer
+            trainer.save(out / "last.safetensors")
+    if board:
+        board.close()
+
+
+def _board(out: Path, console: Console) -> Any:
+    """TensorBoard's writer for the run, or None where it is not installed or this process writes nothing."""
+    if rank():
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        console.print("TensorBoard is not installed: no curves will be written (log.jsonl holds the validations)")
+        return None
+    return SummaryWriter(str(out / "tensorboard"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rtskel import corrupt
-from rtskel.corrupt import TRAINING, Poses
+from rtskel.corrupt import TRAINING, Poses, recipe
 from rtskel.skeleton import NECK, UPPER_BODY_50
 
 
@@ -134,3 +134,20 @@ def test_every_training_kind_is_finite_zero_where_missing_and_reproducible(kind)
         assert torch.equal(a.xyz, before)
     else:
         assert a.missing.any() or not torch.equal(a.xyz, before)
+
+
+def test_a_kind_at_a_fixed_level():
+    poses = Poses.clean(torch.randn(2, 40, 50, 3))
+    g = torch.Generator().manual_seed(0)
+    assert (recipe("frame_mask@0.1")[1](poses, g).missing[:, :, 0].sum(1) == 4).all()
+    moved = (recipe("joint_noise@0.2,0.5")[1](poses, g).xyz != poses.xyz).any(-1)
+    assert (moved.sum(-1) == round(0.2 * 49)).all()
+    assert recipe("clean") is TRAINING["clean"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["fog", "fog@1", "frame_mask@", "frame_mask@2", "frame_mask@0.1,0.2", "frame_noise@0.1", "frame_mask@nan"]
+)
+def test_unknown_kinds_raise(kind):
+    with pytest.raises(ValueError, match="unknown kind"):
+        recipe(kind)

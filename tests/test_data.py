@@ -1,6 +1,8 @@
 """Corpora and windows: what is read is what was written, augmentation keeps what it must, padding repeats frames."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -15,12 +17,14 @@ from rtskel.data import (
     augment_windows,
     bone_statistics,
     build_corpus,
+    main,
     pad_windows,
     rotations,
     to_canonical_windows,
     write_corpus,
 )
 from rtskel.errors import FormatError
+from rtskel.formats import Recording, write
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 from tests.shared_data import shared_data
 
@@ -199,3 +203,59 @@ def test_shared_data_builds_a_corpus_without_touching_dev(tmp_path):
     assert summary == {"phoenix/train": (5, 636), "phoenix/dev": (5, 536)}
     names = {s.split: {t.name for t in Corpus(tmp_path).select(s.split)} for s in Corpus(tmp_path).sequences}
     assert not names["train"] & names["dev"]
+
+
+def test_a_corpus_is_written_one_sequence_at_a_time_and_memory_is_let_go(tmp_path):
+    alive = []
+
+    def sequences():
+        for k in range(4):
+            xyz = motion(30 + k, k)
+            alive.append(weakref.ref(xyz))
+            yield Sequence(f"s{k}", "a", "train", 25.0, 0, 0), xyz
+            del xyz
+            gc.collect()
+            assert sum(ref() is not None for ref in alive) <= 1
+
+    assert write_corpus(tmp_path, sequences()) == {"a/train": (4, 126)}
+    got = Corpus(tmp_path)
+    assert got.xyz.shape == (126, 50, 3)
+    before = np.array(got.xyz)
+    got.release()
+    assert (got.xyz == before).all()
+    np.testing.assert_array_equal(before[93:], motion(33, 3))
+
+
+def test_a_corpus_that_was_broken_off_is_none(tmp_path):
+    corpus(tmp_path)
+
+    def broken():
+        yield Sequence("s0", "a", "train", 25.0, 0, 0), motion(30)
+        yield Sequence("s1", "a", "train", 25.0, 0, 0), motion(30)[:, :20]
+
+    with pytest.raises(FormatError, match=r"'s1'.*\(30, 20, 3\)"):
+        write_corpus(tmp_path, broken())
+    with pytest.raises(FormatError, match="not a corpus"):
+        Corpus(tmp_path)
+    with pytest.raises(FormatError, match="nothing to build"):
+        write_corpus(tmp_path, [])
+    (tmp_path / "file").touch()
+    with pytest.raises(FormatError, match="cannot be written"):
+        write_corpus(tmp_path / "file" / "corpus", broken())
+
+
+def test_recordings_give_their_complete_stretches_in_training_units(tmp_path, capsys):
+    xyz = 500 * motion(100)
+    xyz[60, 3] = np.nan
+    slot = np.arange(40) + 5 * (np.arange(40) >= 12)  # five frames dropped behind the twelfth
+    write(tmp_path / "a.npz", [Recording(xyz, 25.0, "a")])
+    write(tmp_path / "b.npz", [Recording(500 * motion(40), 25.0, "b", slot=slot)])
+    assert main([str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), str(tmp_path / "corpus")]) == 0
+    assert "recordings/dev" in capsys.readouterr().out
+    got = Corpus(tmp_path / "corpus")
+    assert [(s.name, s.split, s.length) for s in got.sequences] == [
+        ("a.npz/a/0", "dev", 60), ("a.npz/a/61", "dev", 39), ("b.npz/b/12", "train", 28),
+    ]  # fmt: skip
+    np.testing.assert_allclose(got.xyz[99:], motion(40)[12:], rtol=1e-5, atol=1e-5)
+    assert main([str(tmp_path / "nowhere"), str(tmp_path / "corpus")]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -1,10 +1,17 @@
 """Training: it learns, it resumes bit for bit, and what it cannot do is said before anything is lost."""
 
+import errno
 import json
+import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from rtskel.data import Corpus, write_corpus
 from rtskel.errors import FormatError, RtskelError
@@ -162,3 +169,75 @@ def test_a_folder_with_a_run_is_not_overwritten_and_foreign_checkpoints_are_refu
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
     with pytest.raises(RtskelError, match="not a checkpoint"):
         other.load(tmp_path / "garbage.safetensors")
+
+
+def test_two_processes_average_their_gradients_and_resume(corpus, tmp_path, monkeypatch):
+    """Under `torchrun`, with gloo, one step: the weights are those that the mean of both gradients gives."""
+    config = replace(CONFIG, steps=1, validate_every=0, balance=False, triples=0, model=replace(TINY, gate=False))
+    (tmp_path / "config").write_text(json.dumps(config.to_dict()))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rtskel.train",
+        "--data", str(corpus), "--out", str(tmp_path / "run"), "--config", str(tmp_path / "config"), "--threads", "1",
+    ]  # fmt: skip
+
+    def torchrun(*more):
+        run = subprocess.run(
+            [*command, *more],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+
+    torchrun()
+    assert json.loads((tmp_path / "run/config.json").read_text())["processes"] == 2
+    with safe_open(str(tmp_path / "run/last.safetensors"), framework="pt") as file:
+        got = {key.removeprefix("model."): file.get_tensor(key) for key in file.keys() if key.startswith("model.")}  # noqa: SIM118
+        assert not torch.equal(*file.get_tensor("generators"))
+
+    first, second = (Trainer(config, Corpus(corpus)) for _ in range(2))
+    second.generator.manual_seed(config.seed + 1)
+    second.loss(*second.draw()).backward()
+    others = [p.grad for p in second.model.parameters()]
+
+    def average():
+        for mine, other in zip(first.model.parameters(), others, strict=True):
+            mine.grad.add_(other).div_(2)
+
+    monkeypatch.setattr("rtskel.train.processes", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(first, "_average_gradients", average)
+    first.step()
+    for key, value in first.model.state_dict().items():
+        torch.testing.assert_close(got[key], value, atol=1e-5, rtol=1e-3)
+    monkeypatch.undo()
+
+    torchrun("--resume", "--steps", "2")
+    with pytest.raises(RtskelError, match="of 2 processes, not of 1"):
+        Trainer(config, Corpus(corpus)).load(tmp_path / "run/last.safetensors")
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_it_kept(corpus, tmp_path, monkeypatch):
+    trainer = Trainer(CONFIG, Corpus(corpus))
+    trainer.step()
+    trainer.save(tmp_path / "last.safetensors")
+    before = (tmp_path / "last.safetensors").read_bytes()
+
+    def full(tensors, path, header):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rtskel.train.save_file", full)
+    with pytest.raises(RtskelError, match="No space left on device"):
+        trainer.save(tmp_path / "last.safetensors")
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_without_validation_the_average_at_the_end_is_kept(tmp_path):
+    write_corpus(tmp_path / "corpus", [(Sequence("s", "a", "train", 25.0, 0, 0), motion(40, 0))])
+    train(replace(CONFIG, validate_every=0), tmp_path / "corpus", tmp_path / "run", quiet=True)
+    assert load_weights(tmp_path / "run/best.safetensors").config == TINY
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_so(corpus, tmp_path):
+    with pytest.raises(RtskelError, match="the loss became"):
+        train(replace(CONFIG, lr=1e30, clip=math.inf, steps=50), corpus, tmp_path / "run", quiet=True)
