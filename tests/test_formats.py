@@ -8,10 +8,12 @@ import pytest
 
 from rtskel.errors import FormatError
 from rtskel.formats import (
+    FORMATS,
     SKELS_UNIT,
     Recording,
     exchange_sides,
     read,
+    recognise,
     sides_look_swapped,
     write,
 )
@@ -391,6 +393,64 @@ def test_files_that_are_not_there_or_unknown(tmp_path: Path) -> None:
         read(tmp_path / "a.bvh")
     with pytest.raises(FormatError, match=r"no/such/a\.npz.*cannot be written"):
         write(tmp_path / "no/such/a.npz", Recording(poses(), 25, "a"))
+
+
+def test_what_is_in_a_file_decides(tmp_path: Path) -> None:
+    recording = Recording(poses(), 25, "a")
+    for suffix, name in ((".npz", "npz"), (".csv", "csv"), (".jsonl", "jsonl"), (".skels", "skels")):
+        write(tmp_path / f"x{suffix}", recording)
+        for other in (suffix, ".json", ".pose", ".skels", ".txt", ""):
+            path = tmp_path / f"y{other}"
+            path.write_bytes((tmp_path / f"x{suffix}").read_bytes())
+            assert recognise(path) == name
+            np.testing.assert_array_equal(read(path)[0].xyz, recording.xyz)
+    path = tmp_path / "x.json"
+    for content, words in (
+        ("[1, 2]", "neither OpenPose"),
+        ('{"a": 1}', "neither OpenPose"),
+        ("[1, 2", "not JSON"),
+        ("", "not JSON"),
+    ):
+        path.write_text(content)
+        with pytest.raises(FormatError, match=words):
+            read(path)
+    (tmp_path / "notes.txt").write_text("hello, world")
+    with pytest.raises(FormatError, match=r"notes\.txt: unknown recording format '\.txt' \(known: .*OpenPose"):
+        recognise(tmp_path / "notes.txt")
+    assert set(FORMATS) >= {"openpose", "wholebody", "holistic", "pose", "skels", "npz", "csv", "jsonl"}
+
+
+def test_a_format_can_be_stated(tmp_path: Path) -> None:
+    path = tmp_path / "x.skels"
+    write(path, Recording(poses(), 25, "a"))
+    assert read(path, format="skels")[0].frames == 7
+    with pytest.raises(FormatError, match=r"x\.skels: not an \.npz file"):
+        read(path, format="npz")
+    with pytest.raises(FormatError, match="unknown format 'bvh'"):
+        read(path, format="bvh")
+
+
+def test_options_that_mean_nothing_to_a_format_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    write(path, Recording(poses(), 25, "a"))
+    with pytest.raises(FormatError, match=r"--depth-scale is for MediaPipe.*this is npz"):
+        read(path, depth_scale=2)
+    with pytest.raises(FormatError, match=r"--world is for MediaPipe"):
+        read(path, world=True)
+    assert read(path, image_size=(640, 480))[0].image_size == (640, 480)
+
+
+def test_2d_does_not_fit_everywhere(tmp_path: Path) -> None:
+    flat = Recording(poses() * np.float32([1, 1, 0]), 25, "a", dims=2)
+    with pytest.raises(FormatError, match="'a' is 2D"):
+        write(tmp_path / "x.skels", flat)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    for suffix in (".csv", ".jsonl"):
+        with pytest.raises(FormatError, match="is no text"):
+            write(tmp_path / f"x{suffix}", Recording(poses(), 25, "bytes \udcff"))
+    assert not any(tmp_path.iterdir())
 
 
 # Real files

@@ -99,7 +99,7 @@ def write_bvh(path: Path, recordings: list[Recording]) -> None:
     motion = np.concatenate([position, degrees.reshape(len(degrees), -1)], axis=1)
     lines += ["MOTION", f"Frames: {len(motion)}", f"Frame Time: {1 / recording.fps:.9f}"]
     lines += [_text(row) for row in motion]
-    replace_file(path, ("\n".join(lines) + "\n").encode("ascii"))
+    replace_file(path, "\n".join(lines) + "\n")
 
 
 def _children(body: Skeleton) -> list[list[int]]:

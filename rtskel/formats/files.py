@@ -96,8 +96,15 @@ def integer(place: str, value: Any) -> int:
     return value
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Put data under that name in one step, so that nobody ever sees half a file."""
+def replace_file(path: Path, data: bytes | str) -> None:
+    """Put data, or text as UTF-8, under that name in one step, so that nobody ever sees half a file."""
+    if isinstance(data, str):
+        try:
+            data = data.encode("utf-8")
+        except UnicodeEncodeError as error:  # a name that came from bytes which are no text
+            raise FormatError(
+                f"{path}: {shown(error.object[max(error.start - 20, 0) : error.end])} is no text"
+            ) from None
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:

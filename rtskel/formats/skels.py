@@ -127,6 +127,6 @@ def write_skels(path: Path, recordings: list[Recording]) -> None:
         frames[recording.slots, :-1] = kept.reshape(recording.frames, -1)
         frames[:, -1] = np.arange(slots) / slots
         lines.append(" ".join(frames.ravel().astype(str)))  # the shortest digits that read back as the same float32
-    replace_file(path, ("\n".join(lines) + "\n").encode("ascii"))
+    replace_file(path, "\n".join(lines) + "\n")
     names = "\n".join(recording.name for recording in recordings) + "\n"
-    replace_file(path.with_suffix(".files"), names.encode("utf-8"))
+    replace_file(path.with_suffix(".files"), names)

@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.errors import FormatError
+from rtskel.errors import FormatError, RtskelError
 from rtskel.formats.files import Options, content, named, numbers, parse_json, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import CANONICAL_AXES, skeleton
@@ -300,9 +300,12 @@ def read_jsonl(path: Path, options: Options) -> list[Recording]:
                 arrays.append(np.full(len(arrays[0]) if arrays else len(row["xyz"]), _COLUMNS[key].default))
                 continue
             array = numbers(f"{place}, {key}", value)
-            if key == "xyz" and array.ndim == 2 and array.shape[1] == 2:
-                array = np.pad(array, ((0, 0), (0, 1)))
-                row.setdefault("dims", 2)
+            if key == "xyz":
+                if array.ndim != 2 or array.shape[1] not in (2, 3):
+                    raise FormatError(f"{place}, xyz: x, y, z (or x, y) of each joint expected, found {shown(value)}")
+                if array.shape[1] == 2:
+                    array = np.pad(array, ((0, 0), (0, 1)))
+                    row.setdefault("dims", 2)
             if arrays and array.shape != arrays[0].shape:
                 raise FormatError(f"{place}: {key} has shape {list(array.shape)}, {list(arrays[0].shape)} before")
             arrays.append(array)
@@ -334,7 +337,7 @@ def write_jsonl(path: Path, recordings: list[Recording]) -> None:
                 value = None if value == _COLUMNS[key].default else value
             fields[key] = value
         lines.append(json.dumps(fields, ensure_ascii=False, allow_nan=False))
-    replace_file(path, ("\n".join(lines) + "\n").encode("utf-8", "strict"))
+    replace_file(path, "\n".join(lines) + "\n")
 
 
 def _shortest(array: NDArray[Any]) -> NDArray[Any]:
@@ -382,7 +385,10 @@ def read_csv(path: Path, options: Options) -> list[Recording]:
 
     columns = {name: parsed(name) for name in header if name in _COLUMNS and _COLUMNS[name].per != "joint"}
     ids = np.unique(columns.get("skeleton", np.array("upper-body-50"))).tolist()
-    joints = skeleton(ids[0]).names
+    try:
+        joints = skeleton(ids[0]).names
+    except RtskelError as error:
+        raise FormatError(f"{path}: {error}") from None
     shape = len(cells), len(joints)
     xyz = np.full((*shape, 3), np.nan)
     of_joints = {"confidence": np.ones(shape), "sigma": np.full(shape, np.nan)}
@@ -449,4 +455,4 @@ def write_csv(path: Path, recordings: list[Recording]) -> None:
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(cells)
     table.writerows(zip(*cells.values(), strict=True))
-    replace_file(path, buffer.getvalue().encode("utf-8", "strict"))
+    replace_file(path, buffer.getvalue())
