@@ -100,7 +100,8 @@ start here:
 live, in three terminals:
   rtskel serve --lookahead 0,4                 refine whatever is published to it
   rtskel subscribe                             watch the refined poses (--json, --save out.npz)
-  rtskel publish recording.npz                 replay a recording as a pose estimator would
+  rtskel publish recording.npz                 replay a recording as a pose estimator would, or
+  rtskel estimate --camera 0                   be one: MediaPipe Holistic on a camera or a video
 
 files:
   rtskel refine in.npz out.npz --lookahead 4   refine a recording
@@ -208,6 +209,35 @@ examples:
     subscribe.add_argument(
         "--until-end", action="store_true", help="end once every stream seen has ended and 2 s brought no other"
     )
+
+    estimate = command(
+        "estimate",
+        _estimate,
+        "find poses in a video or camera by MediaPipe Holistic, and publish them",
+        """\
+Waits for a server, then plays VIDEO as if a camera took it: a frame that comes while the estimator is busy is lost. In
+metres, of which MediaPipe's own are the body's; --pixels for pictures over the video.
+
+examples:
+  rtskel estimate signer.mp4
+  rtskel estimate --camera 0 --stream cam1
+  rtskel estimate signer.mp4 --fast                          every frame, however long it takes
+  rtskel estimate signer.mp4 -o raw.npz                      no server: every frame into a recording
+  rtskel estimate signer.mp4 -o pixels.npz --pixels && rtskel draw pixels.npz -o over.mp4 --video signer.mp4""",
+    )
+    estimate.add_argument("video", metavar="VIDEO", nargs="?", help="video file")
+    estimate.add_argument("--camera", type=int, metavar="N", help="a camera instead, by its number; until Ctrl-C")
+    _endpoint_option(estimate, "--raw", RAW, "where the server takes raw poses")
+    estimate.add_argument("--stream", metavar="ID", help="stream id (default: the video's name, or cameraN)")
+    estimate.add_argument("--wait", type=float, metavar="S", help="give up after S seconds without a server")
+    estimate.add_argument("--fast", action="store_true", help="every frame of VIDEO as fast, or slowly, as it goes")
+    estimate.add_argument("--save", metavar="FILE", help="also write what was published to this recording")
+    estimate.add_argument("-o", "--out", metavar="FILE", help="write every frame to this recording, publish nothing")
+    estimate.add_argument("--pixels", action="store_true", help="poses as they lie in the image, not in metres")
+    estimate.add_argument(
+        "--complexity", type=int, choices=[0, 1, 2], default=1, help="of MediaPipe's body model (default 1)"
+    )
+    estimate.add_argument("--smooth", action="store_true", help="let MediaPipe smooth, too; it delays")
 
     refine = command(
         "refine",
@@ -493,6 +523,55 @@ def _publish(args: argparse.Namespace) -> int:
             if not args.loop:
                 return OK
             bar.remove_task(task)
+
+
+def _estimate(args: argparse.Namespace) -> int:
+    from rtskel import estimate
+    from rtskel.client import Publisher
+    from rtskel.formats import write
+    from rtskel.formats.mediapipe import AXES
+    from rtskel.replay import stream_id
+    from rtskel.video import Video
+
+    if (args.video is None) == (args.camera is None):
+        raise RtskelError("estimate: a VIDEO or --camera N expected (see rtskel estimate --help)")
+    if args.out and (args.camera is not None or args.save):
+        raise RtskelError("estimate: -o writes every frame of a VIDEO and publishes nothing; see --save")
+    name = args.stream or (stream_id(Path(args.video).stem) if args.video else f"camera{args.camera}")
+    file = args.out or args.save
+    if file:
+        _check_savable(Path(file))
+    found: list[estimate.Pose] = []
+
+    def save() -> None:
+        if found:
+            write(file, estimate.recording(found, video, name, pixels=args.pixels))
+
+    with (
+        contextlib.ExitStack() as stack,
+        Video(args.camera if args.video is None else args.video) as video,
+        estimate.Holistic(complexity=args.complexity, smooth=args.smooth) as model,
+    ):
+        if file:
+            stack.callback(save)  # however this ends
+        stack.enter_context(_until_terminated())
+        bar = stack.enter_context(_progress("frames"))
+        task = bar.add_task("waiting for a server" if args.out is None else name, total=video.frames or None)
+
+        def each(pose: estimate.Pose) -> None:
+            if file:
+                found.append(pose)
+            bar.update(task, completed=pose.number + 1, description=name)
+
+        if args.out:
+            for pose in estimate.poses(video, model, pixels=args.pixels):
+                each(pose)
+            return OK
+        publisher = stack.enter_context(
+            Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=_client_keys(args))
+        )
+        estimate.publish(video, model, publisher, pixels=args.pixels, fast=args.fast, wait_s=args.wait, each=each)
+    return OK
 
 
 def _subscribe(args: argparse.Namespace) -> int:

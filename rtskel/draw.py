@@ -347,8 +347,15 @@ def _bounds(tracks: Sequence[_Track], image: Image | None) -> _Bounds:
         return _Bounds(-1.0, 1.0, -1.0, 1.0)
     # A joint that an estimator threw far away now and then must not make all the rest small.
     low, high = np.percentile(low, 2, axis=0), np.percentile(high, 98, axis=0)
-    margin = 0.06 * max(float((high - low).max()), 1e-6)
-    return _Bounds(float(low[0]) - margin, float(high[0]) + margin, float(low[1]) - 2 * margin, float(high[1]) + margin)
+    size = max(float((high - low).max()), 1e-6)
+    low, high = low - (0.06 * size, 0.12 * size), high + 0.06 * size
+    if image is not None:  # the part of it in which somebody is
+        height, width, _ = image.shape
+        low, high = (
+            np.clip(low - 0.1 * size, 0, (width - 1, height - 1)),
+            np.clip(high + 0.1 * size, 1, (width, height)),
+        )
+    return _Bounds(float(low[0]), float(high[0]), float(low[1]), float(high[1]))
 
 
 class _Pose:

@@ -108,18 +108,23 @@ def stated_fps(recording: Recording, config: ReplayConfig) -> float:
     return rate
 
 
+def stream_id(name: str) -> str:
+    """A stream id from a name: without folders, and with a dash for what an id cannot hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2])[-64:] or "recording"
+
+
 def stream_ids(recordings: Sequence[Recording], stream: str | None = None) -> list[str]:
     """A stream id for each recording, all different.
 
     Args:
         stream: the id of the only recording, or what the ids of several start with. Default: the recordings' names,
-            without folders and with a dash for what an id cannot hold.
+            by `stream_id`.
     """
     if stream is not None:
         return [stream] if len(recordings) == 1 else [f"{stream}-{number}" for number in range(1, len(recordings) + 1)]
     ids: list[str] = []
     for recording in recordings:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", recording.name.rstrip("/").rpartition("/")[2])[-64:] or "recording"
+        name = stream_id(recording.name)
         unique, number = name, 2
         while unique in ids:
             unique = f"{name[: 60 - len(str(number))]}-{number}"

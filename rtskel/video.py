@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,17 +27,18 @@ class Frame(NamedTuple):
 
     Attributes:
         number: 0, 1, 2, ... as they were read.
-        seconds: since the first frame, by the file's own clock; NaN for a camera.
+        time_ns: of a file, since the first frame, by the file's own clock; of a camera, when it came, of the monotonic
+            clock.
         image: what it shows.
     """
 
     number: int
-    seconds: float
+    time_ns: int
     image: Image
 
 
 class Video:
-    """A video file or camera, opened; iterating reads its frames.
+    """A video file or camera, opened; iterating, which can be done once, reads its frames.
 
     Attributes:
         name: the file, or "camera N".
@@ -44,6 +46,7 @@ class Video:
         width, height: of a frame, in pixels.
         frames: how many there are, as the file states it; 0: unknown.
         camera: whether it is a camera, whose frames do not wait.
+        first: the first frame. A file's iteration begins with it, a camera's with those that came since.
     """
 
     def __init__(self, source: str | Path | int) -> None:
@@ -53,7 +56,7 @@ class Video:
             source: a file, or the number of a camera.
 
         Raises:
-            FormatError: OpenCV is not installed; no such file or camera; no video that OpenCV can read.
+            FormatError: OpenCV is not installed; no such file or camera; no frame that OpenCV can read.
         """
         self.camera = isinstance(source, int)
         self.name = f"camera {source}" if self.camera else str(source)
@@ -69,25 +72,42 @@ class Video:
         self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.frames = 0 if self.camera else max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         self._milliseconds = cv2.CAP_PROP_POS_MSEC
-        self._next = 0
-        self._first = 0.0
+        self._number = 0
+        self._begins_ns = self._last_ns = -1
+        first = self._read()
+        if first is None:
+            self.close()
+            raise FormatError(f"{self.name}: no frame can be read")
+        self.first = first
+        self._held = None if self.camera else first
+
+    def _read(self) -> Frame | None:
+        there, image = self._capture.read()
+        if not there:
+            return None
+        if self.camera:
+            taken = time.monotonic_ns()
+        else:
+            stated = round(float(self._capture.get(self._milliseconds)) * 1e6)  # of the frame that was just read
+            if self._number == 0:
+                self._begins_ns = stated
+            # Some files have no clock, or one that stands still.
+            taken = stated - self._begins_ns
+            taken = taken if taken > self._last_ns else self._last_ns + round(1e9 / self.fps)
+            self._last_ns = taken
+        frame = Frame(self._number, taken, np.ascontiguousarray(image[..., ::-1], np.uint8))
+        self._number += 1
+        return frame
 
     def __iter__(self) -> Iterator[Frame]:
         return self
 
     def __next__(self) -> Frame:
-        """The next frame; for a camera, the next that it takes."""
-        there, image = self._capture.read()
-        if not there:
+        """The next frame; of a camera, the next that it takes."""
+        frame, self._held = self._held or self._read(), None
+        if frame is None:
             raise StopIteration
-        if self.camera:
-            seconds = math.nan
-        else:
-            milliseconds = float(self._capture.get(self._milliseconds))  # OpenCV 4.9 and later: of the frame just read
-            self._first = milliseconds if self._next == 0 else self._first
-            seconds = (milliseconds - self._first) / 1e3
-        self._next += 1
-        return Frame(self._next - 1, seconds, np.ascontiguousarray(image[..., ::-1], np.uint8))
+        return frame
 
     def close(self) -> None:
         """Let go of the file or camera."""

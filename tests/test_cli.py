@@ -52,14 +52,14 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert leave.value.code == 0
     text = capsys.readouterr().out
-    commands = ["demo", "serve", "publish", "subscribe", "refine", "draw", "info", "export", "build", "keygen", "train"]
-    for name in commands:
+    commands = ["demo", "serve", "publish", "subscribe", "estimate", "refine", "draw", "info", "export", "build"]
+    for name in [*commands, "keygen", "train"]:
         assert f"\n    {name} " in text
     assert "rtskel serve --lookahead 0,4" in text
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "serve", "publish", "subscribe", "refine", "draw", "info", "export", "build", "keygen"]
+    "name", ["demo", "serve", "publish", "subscribe", "estimate", "refine", "draw", "info", "export", "build", "keygen"]
 )
 def test_each_command_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:

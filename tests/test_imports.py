@@ -30,6 +30,7 @@ ORDER = [
     "serve",
     "client",
     "replay",
+    "estimate",
     "model",
     "export",
     "corrupt",
