@@ -131,11 +131,15 @@ def estimator(body: Array, seed: int) -> tuple[Array, Array]:
 
 
 def corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array]:
-    """A sequence [N, J, 3] under a condition: positions (0 where missing) and confidence [N, J] (0 where missing)."""
+    """A sequence [N, J, 3] under a condition: positions (0 where missing) and confidence [N, J] (0 where missing).
+
+    Beyond `CONDITIONS` and `ESTIMATOR`, any kind of `rtskel.corrupt.recipe` is a condition.
+    """
     if condition == ESTIMATOR:
         return estimator(xyz, seed)
     generator = torch.Generator().manual_seed(seed)
-    poses = CONDITIONS[condition](Poses.clean(torch.from_numpy(np.ascontiguousarray(xyz))[None]), generator)
+    function = CONDITIONS[condition] if condition in CONDITIONS else corrupt.recipe(condition)[1]
+    poses = function(Poses.clean(torch.from_numpy(np.ascontiguousarray(xyz))[None]), generator)
     return poses.xyz[0].numpy(), (~poses.missing[0]).float().numpy()
 
 
