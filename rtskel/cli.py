@@ -105,6 +105,7 @@ live, in three terminals:
 
 files:
   rtskel refine in.npz out.npz --lookahead 4   refine a recording
+  rtskel convert in.pose out.npz               from any format to another
   rtskel info in.npz                           what is in a recording, or in an engine
 
 `rtskel COMMAND --help` explains each command with examples.""",
@@ -173,7 +174,7 @@ examples:
   rtskel publish recording.npz --stream cam1 --loop
   rtskel publish dev.skels --together --speed inf    as fast as the server takes them""",
     )
-    publish.add_argument("file", metavar="FILE", help="recording, .npz or .skels")
+    publish.add_argument("file", metavar="FILE", help="recording, a file or a folder (see rtskel convert --help)")
     _endpoint_option(publish, "--raw", RAW, "where the server takes raw poses")
     publish.add_argument("--stream", metavar="ID", help="stream id (default: each sequence's name)")
     publish.add_argument("--drop", type=float, default=0.0, metavar="SHARE", help="leave out this share of the frames")
@@ -250,7 +251,7 @@ examples:
   rtskel refine in.skels out.skels             the offline protocol: every frame sees all around it
   rtskel refine in.npz out.npz --lookahead 4   exactly what `rtskel serve --lookahead 4` would publish""",
     )
-    refine.add_argument("file", metavar="IN", help="recording, .npz or .skels")
+    refine.add_argument("file", metavar="IN", help="recording, a file or a folder (see rtskel convert --help)")
     refine.add_argument("out", metavar="OUT", help="recording to write")
     refine.add_argument(
         "--lookahead", metavar="N|offline", type=_lookahead_or_offline, default=None, help="frames (default: offline)"
@@ -284,6 +285,25 @@ examples:
     draw.add_argument("--video", metavar="FILE", help="video to draw over; poses are in its pixels")
     _reading_options(draw)
 
+    convert = command(
+        "convert",
+        _convert,
+        "turn a recording into another format",
+        """\
+IN is recognised by what is in it: .npz, .csv and .jsonl of rtskel's own, .skels, a folder of OpenPose's JSON, MMPose's
+COCO-WholeBody JSON or RTMW's arrays, .pose, MediaPipe Holistic's landmarks in an .npz. Several people in it become
+several sequences. OUT is .npz, .csv, .jsonl, .skels or .bvh (one sequence, for animation software).
+
+examples:
+  rtskel convert openpose_output/ out.npz --fps 24
+  rtskel convert in.pose out.csv
+  rtskel convert refined.npz signer.bvh --stream cam1""",
+    )
+    convert.add_argument("file", metavar="IN", help="recording to read, a file or a folder")
+    convert.add_argument("out", metavar="OUT", help="recording to write")
+    convert.add_argument("--stream", metavar="ID,...", help="only these sequences (default: all)")
+    _reading_options(convert)
+
     info = command(
         "info",
         _info,
@@ -296,6 +316,7 @@ examples:
     )
     info.add_argument("file", metavar="FILE", nargs="?", help="engine or recording (default: the bundled engine)")
     info.add_argument("--json", action="store_true", help="print one JSON object")
+    _reading_options(info)
 
     export = command(
         "export",
@@ -381,6 +402,13 @@ def _lookahead_or_offline(text: str) -> int | None:
     return int(text)
 
 
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: a size such as 1280x720 expected")
+    return int(found[1]), int(found[2])
+
+
 def _capabilities(text: str) -> tuple[str, ...]:
     """8.9,12.0 and sm89,SM120 alike."""
     parts = [part.lower().removeprefix("sm").removeprefix("_") for part in text.split(",")]
@@ -439,10 +467,17 @@ def _serve_options(parser: _Parser) -> None:
 
 def _reading_options(parser: _Parser) -> None:
     group = parser.add_argument_group("what the recording does not say, or says wrongly")
+    group.add_argument("--format", metavar="NAME", help="what it is (default: recognised by what is in it)")
     group.add_argument("--fps", type=float, help="frames a second")
+    group.add_argument("--unit", help="of positions: m, cm, mm, px, or any other name")
     group.add_argument("--axes", metavar="CODE", help="where x, y, z grow: R/L, D/U, T(oward)/A(way); RDT, RDA, RUA")
     group.add_argument("--mirrored", action="store_true", default=None, help="the image is mirrored")
     group.add_argument("--swap-sides", action="store_true", help="left and right joints are exchanged")
+    group.add_argument("--image-size", type=_size, metavar="WxH", help="of the image in pixels, such as 1280x720")
+    group.add_argument(
+        "--depth-scale", type=float, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
+    )
+    group.add_argument("--world", action="store_true", help="MediaPipe's world landmarks, in metres")
 
 
 # What the commands do
@@ -687,6 +722,8 @@ def _refine(args: argparse.Namespace) -> int:
     ):
         task = bar.add_task("refining", total=sum(recording.frames + recording.dropped for recording in recordings))
         for recording in recordings:
+            if recording.dims == 2:
+                raise RtskelError(f"{args.file}: recording {recording.name!r} is 2D, 3D is refined")
             if recording.skeleton != engine.info.skeleton_id:
                 raise RtskelError(
                     f"{args.file}: recording {recording.name!r} has skeleton {recording.skeleton!r}, "
@@ -725,6 +762,7 @@ def _refine(args: argparse.Namespace) -> int:
                     sigma=refined.sigma,
                     windows=refined.windows,
                     flags=refined.flags.astype(np.int32),
+                    image_size=recording.image_size,
                 )
             )
     write(args.out, done)
@@ -769,13 +807,27 @@ def _draw(args: argparse.Namespace) -> int:
     return OK
 
 
+def _convert(args: argparse.Namespace) -> int:
+    from rtskel.formats import write
+
+    recordings = _read(args)
+    if args.stream is not None:
+        names = args.stream.split(",")
+        absent = set(names) - {recording.name for recording in recordings}
+        if absent:
+            raise RtskelError(f"{args.file}: no sequence is called {min(absent)!r} (see rtskel info {args.file})")
+        recordings = [recording for recording in recordings if recording.name in names]
+    write(args.out, recordings)
+    return OK
+
+
 def _info(args: argparse.Namespace) -> int:
     from rtskel.engine import bundled, describe
-    from rtskel.formats import SUFFIXES, read
+    from rtskel.formats import SUFFIXES
 
     path = bundled() if args.file is None else Path(args.file)
-    if path.suffix.lower() in SUFFIXES:
-        recordings = read(path)
+    if path.suffix.lower() in SUFFIXES or path.is_dir() or args.format:
+        recordings = _read(args)
         if args.json:
             _print_json({"kind": "recording", "path": str(path), "recordings": [_facts(r) for r in recordings]})
         else:
@@ -803,7 +855,9 @@ def _facts(recording: Recording) -> dict[str, Any]:
         "skeleton": recording.skeleton,
         "joints": recording.xyz.shape[1],
         "missing": round(float(recording.missing.mean()), 4),
+        "dims": recording.dims,
         "unit": recording.unit,
+        "image_size": recording.image_size,
         "axes": recording.axes,
         "mirrored": recording.mirrored,
         "sides_look_swapped": sides_look_swapped(recording),
@@ -821,7 +875,7 @@ def _show_recordings(path: Path, recordings: list[Recording]) -> None:
             f"{fact['seconds']:.2f}",
             f"{fact['fps']:g}",
             f"{fact['missing']:.1%}",
-            fact["unit"],
+            fact["unit"] + (", 2D" if fact["dims"] == 2 else ""),
             fact["axes"] + (", mirrored" if fact["mirrored"] else ""),
             "-" if fact["lookahead"] is None else str(fact["lookahead"]),
         ]
@@ -892,10 +946,15 @@ def _read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
 
     return read(
         args.file if file is None else file,
+        format=args.format,
         fps=args.fps,
+        unit=args.unit,
         axes=args.axes,
         mirrored=args.mirrored,
         swap_sides=args.swap_sides,
+        image_size=args.image_size,
+        depth_scale=args.depth_scale,
+        world=args.world,
     )
 
 

@@ -176,6 +176,55 @@ def test_reading_options_reach_the_reader(take: Path, tmp_path: Path) -> None:
     assert {(r.fps, r.axes, r.mirrored) for r in read(out)} == {(50, "RDA", True)}
 
 
+def openpose_folder(folder: Path) -> Path:
+    """Two frames of one person as OpenPose writes them."""
+    folder.mkdir()
+    for number in range(2):
+        person = {"pose_keypoints_2d": [float(k + number) if k % 3 < 2 else 0.5 for k in range(75)]}
+        (folder / f"{number:04}_keypoints.json").write_text(json.dumps({"people": [person]}))
+    return folder
+
+
+def test_convert(take: Path, tmp_path: Path, capsys) -> None:
+    for suffix in (".csv", ".jsonl", ".npz"):
+        assert main(["convert", str(take), str(tmp_path / f"x{suffix}")]) == 0
+        for original, again in zip(read(take), read(tmp_path / f"x{suffix}"), strict=True):
+            np.testing.assert_array_equal(original.xyz, again.xyz)
+            assert (original.name, original.axes, original.unit) == (again.name, again.axes, again.unit)
+    assert main(["convert", str(take), str(tmp_path / "one.bvh"), "--stream", "one"]) == 0
+    assert (tmp_path / "one.bvh").read_text().startswith("HIERARCHY")
+    capsys.readouterr()
+    assert main(["convert", str(take), str(tmp_path / "all.bvh")]) == 2
+    assert "choose one" in failed(capsys)
+    assert main(["convert", str(take), str(tmp_path / "x.npz"), "--stream", "three"]) == 2
+    assert "'three'" in failed(capsys)
+
+
+def test_convert_asks_for_what_a_format_cannot_say(tmp_path: Path, capsys) -> None:
+    folder, out = openpose_folder(tmp_path / "take"), tmp_path / "out.npz"
+    assert main(["convert", str(folder), str(out)]) == 2
+    assert "--fps" in failed(capsys)
+    options = ["--fps", "24", "--image-size", "1280x720", "--swap-sides", "--mirrored", "--format", "openpose"]
+    assert main(["convert", str(folder), str(out), *options]) == 0
+    (recording,) = read(out)
+    assert (recording.fps, recording.image_size, recording.dims, recording.mirrored) == (24, (1280, 720), 2, True)
+    assert main(["convert", str(out), str(out), "--unit", "cm"]) == 0
+    assert read(out)[0].unit == "cm"
+    assert main(["info", str(folder), "--fps", "24", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["recordings"][0]
+    assert (facts["dims"], facts["image_size"], facts["fps"]) == (2, None, 24)
+    assert main(["convert", str(folder), str(out), "--image-size", "1280"]) == 2
+    assert "--image-size" in failed(capsys)
+    assert main(["convert", str(folder), str(out), "--fps", "24", "--depth-scale", "3"]) == 2
+    assert "MediaPipe" in failed(capsys)
+
+
+def test_2d_is_not_refined(tmp_path: Path, capsys) -> None:
+    folder = openpose_folder(tmp_path / "take")
+    assert main(["refine", str(folder), str(tmp_path / "out.npz"), "--fps", "24"]) == 2
+    assert "is 2D" in failed(capsys)
+
+
 def test_info_of_a_recording(take: Path, capsys) -> None:
     assert main(["info", str(take), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
