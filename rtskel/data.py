@@ -142,6 +142,7 @@ class AugmentConfig:
     `asymmetry` on top of it for each bone. hands: hands taken from another window of the batch. wander: a
     moving neck; still: how often a neck that moves is held at the origin.
     breathe: a common scale that varies slowly through the window, as lifted data has.
+    beginning: windows that begin where their sequence does, which padding in front then makes a stream's first.
     yaw, pitch, roll: largest rotation in degrees.
     """
 
@@ -156,6 +157,7 @@ class AugmentConfig:
     wander: float = 0.2
     still: float = 0.6
     breathe: float = 0.012
+    beginning: float = 0.2
     yaw: float = 25.0
     pitch: float = 10.0
     roll: float = 8.0
@@ -212,17 +214,17 @@ class Windows:
         g, a, device = self.generator, self.augment, self.generator.device
         drawn = torch.multinomial(self.chance.to(device), batch, replacement=True, generator=g).cpu()
         pick, source = drawn.numpy(), self.source[drawn].to(device)
-        u = torch.rand(batch, 3, generator=g, device=device).cpu().numpy().astype(np.float64)
+        u = torch.rand(batch, 4, generator=g, device=device).cpu().numpy().astype(np.float64)
         low, high = np.log(a.rates)
         spread = np.minimum(u[:, 0] / max(a.warp, 1e-9), 1.0)
         rate = np.where(u[:, 0] < a.warp, np.exp(low + (high - low) * spread), 1.0)
         # A window that lies across an end of its sequence repeats the frame there, as padding does.
         slack = np.maximum(self.length[pick] - rate * (self.window - 1) - 1, 0.0)
-        start = u[:, 1] * slack
+        start = np.where(u[:, 3] < a.beginning, 0.0, u[:, 1] * slack)
         start = np.where(rate == 1.0, np.floor(start), start)
         position = start[:, None] + rate[:, None] * np.arange(self.window)
         position = np.minimum(position, self.length[pick, None] - 1)
-        position = np.where(u[:, 2:] < a.reverse, position[:, ::-1], position)
+        position = np.where(u[:, 2:3] < a.reverse, position[:, ::-1], position)
         below = np.floor(position).astype(np.int64)
         above = np.minimum(below + 1, self.length[pick, None] - 1)
         first = self.first[pick, None]

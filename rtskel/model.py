@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,7 @@ class SkeletorConfig:
     bone_deviation: it also sees how far each bone's length is from its usual length in the window (J inputs).
     fill: the network starts from the window with missing joints filled in relative to their parents (`fill_missing`),
         and its output is a correction of that.
+    momentum: how much of its velocity a bone keeps from frame to frame of a gap that is filled, 0 to 1 (`interpolate`).
     gate: that correction is scaled joint by joint by a gate in 0..1 that is exactly 0 for a joint taken to be good.
     pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and what leaves
         the encoder is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens of
@@ -67,6 +68,7 @@ class SkeletorConfig:
     bones: bool = False
     bone_deviation: bool = False
     fill: bool = False
+    momentum: float = 0.0
     gate: bool = False
     local_regression: bool = False
     unmirror: bool = False
@@ -81,6 +83,8 @@ class SkeletorConfig:
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads ({self.heads})")
         if (self.gate or self.local_regression) and not self.fill:
             raise ValueError("gate and local_regression need fill: they act on the correction of the filled window")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
 
     @property
     def joints(self) -> int:
@@ -111,6 +115,7 @@ PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
             bones=True,
             bone_deviation=True,
             fill=True,
+            momentum=0.4,
             gate=True,
             local_regression=True,
             unmirror=True,
@@ -168,19 +173,23 @@ class EncoderLayer(nn.Module):
 class Trunk(nn.Module):
     """Equations 1 to 5 and the linear output: [B, W, inputs] -> [B, W, outputs], in the dtype of its weights.
 
+    `early` outputs are taken before the last layer, so that where only some frames' outputs are wanted, the last layer
+    need not be computed for the others although these are wanted of every frame.
+
     With `autocast` set to a dtype, that is what it computes in while its weights stay as they are (for training).
     """
 
     positions: Tensor
     autocast: torch.dtype | None = None
 
-    def __init__(self, config: SkeletorConfig, inputs: int, outputs: int) -> None:
+    def __init__(self, config: SkeletorConfig, inputs: int, outputs: int, early: int = 0) -> None:
         super().__init__()
         self.embed = nn.Linear(inputs, config.d_model)
         self.norm = nn.LayerNorm(config.d_model)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.final = nn.LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
         self.out = nn.Linear(config.d_model, outputs)
+        self.early = nn.Linear(config.d_model, early) if early else None
         self.register_buffer("positions", sinusoids(config.window, config.d_model), persistent=False)
         for parameter in self.parameters():
             if parameter.dim() > 1:
@@ -189,21 +198,23 @@ class Trunk(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B, W, inputs] -> [B, W, outputs], float32 outside whatever dtype the weights have."""
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[B, W, inputs] -> [B, W, outputs], and [B, W, early] or None: float32, whatever dtype the weights have."""
         if self.autocast is None:
             return self.encode(features)
         with torch.autocast(features.device.type, self.autocast):
             return self.encode(features)
 
-    def encode(self, features: Tensor) -> Tensor:
+    def encode(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """`forward` without `autocast`."""
         h = features.to(self.embed.weight.dtype)
         h = self.norm(F.relu(self.embed(h))) + self.positions
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             h = layer(h)
-        y: Tensor = self.out(self.final(h))
-        return y.float()
+        last = cast(EncoderLayer, self.layers[-1])
+        early = None if self.early is None else self.early(last.norm1(h) if last.pre_norm else h).float()
+        y: Tensor = self.out(self.final(last(h)))
+        return y.float(), early
 
 
 class LocalRegression(nn.Module):
@@ -274,9 +285,10 @@ class Skeletor(nn.Module):
             self.parts["gate"] = 1
         if config.local_regression:
             self.regression = LocalRegression(config.window)
-            self.parts |= {"reliability": 1, "pull": self.regression.fits}
+            self.parts["pull"] = self.regression.fits
         self.outputs = joints * sum(self.parts.values())
-        self.trunk = Trunk(config, self.inputs, self.outputs)
+        early = joints if config.local_regression else 0  # each joint's reliability
+        self.trunk = Trunk(config, self.inputs, self.outputs, early)
 
         parents = torch.tensor([max(p, j * (p < 0)) for j, p in enumerate(tree.parents)])  # the root is its own parent
         has_parent = torch.tensor([float(p >= 0) for p in tree.parents])
@@ -307,13 +319,12 @@ class Skeletor(nn.Module):
     def fill_missing(self, x: Tensor, missing: Tensor) -> Tensor:
         """x [B, W, J, 3] with every missing joint put where its bone would be, from its parent outward.
 
-        The bone is interpolated in time between the nearest frames of the window that have it, held beyond the
-        first and the last of them, and the mean bone where there is none. Joints that are not missing are
-        returned bit for bit.
+        The bone is interpolated in time between the nearest frames of the window that have it (`interpolate`), and
+        the mean bone where there is none. Joints that are not missing are returned bit for bit.
         """
         valid = ~missing
         has_bone = valid & valid.index_select(2, self.parents)  # [B, W, J]
-        bone = interpolate(self.bone_vectors(x), has_bone, self.bone_mean)
+        bone = interpolate(self.bone_vectors(x), has_bone, self.bone_mean, self.config.momentum)
         filled = x
         for _ in range(self.depth):  # one level of the tree more is right after each round
             filled = torch.where(missing[..., None], filled.index_select(2, self.parents) * self.has_parent + bone, x)
@@ -346,7 +357,7 @@ class Skeletor(nn.Module):
         x = torch.where(missing[..., None], torch.zeros_like(x), x)
         if self.config.fill:
             x = self.fill_missing(x, missing)
-        out = self.trunk(self.features(x, missing))
+        out, reliability = self.trunk(self.features(x, missing))
         if not self.config.fill:
             return x, out.unflatten(-1, (joints, 3)) - x, None
         sizes = [joints * size for size in self.parts.values()]
@@ -355,8 +366,8 @@ class Skeletor(nn.Module):
         scale = self.bone_scale[:, None]
         correction = part["own"].unflatten(-1, (joints, 3)) * scale
         correction = correction + self.chain @ (part["limb"].unflatten(-1, (joints, 3)) * scale)
-        if self.config.local_regression:
-            weight = torch.where(missing, FAINT, FAINT + torch.sigmoid(part["reliability"]))
+        if reliability is not None:
+            weight = torch.where(missing, FAINT, FAINT + torch.sigmoid(reliability))
             pull = part["pull"].unflatten(-1, (joints, 1, self.regression.fits))
             correction = correction + ((self.regression(x, weight) - x[..., None]) * pull).sum(-1)
         return x, correction, part.get("gate")
@@ -365,7 +376,7 @@ class Skeletor(nn.Module):
         """x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32."""
         if not self.config.fill:
             x = torch.where(missing[..., None], torch.zeros_like(x), x)
-            y: Tensor = self.trunk(self.features(x, missing))
+            y: Tensor = self.trunk(self.features(x, missing))[0]
             return y.view(-1, self.config.window, self.config.joints, 3)
         side = facing(x, missing) if self.config.unmirror else None
         base, correction, logits = self.propose(x if side is None else x * side, missing)
@@ -382,22 +393,44 @@ def sinusoids(window: int, d_model: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
 
 
-def interpolate(values: Tensor, valid: Tensor, default: Tensor) -> Tensor:
+def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
     """Values [B, W, J, 3] where valid [B, W, J], else in time between the nearest valid frames of the window.
 
-    Before the first and after the last valid frame that one is held; `default` [J, 3] where there is none at
-    all. Linear motion comes back exactly up to rounding. Made of shifts and selections only, which every runtime has.
+    Before the first and after the last valid frame that one is held; `default` [J, 3] where there is none at all.
+    With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
+    the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
+    on average. Linear motion between valid frames comes back exactly up to rounding. Made of shifts and selections
+    only, which every runtime has.
     """
     time = torch.arange(values.shape[1], dtype=torch.float32, device=values.device)[:, None, None]
-    stamped = torch.cat([values, time.expand_as(values[..., :1])], -1)  # [B, W, J, 4]
-    before, any_before = _carry(stamped, valid[..., None], forward=True)
-    after, any_after = _carry(stamped, valid[..., None], forward=False)
-    before, after = torch.where(any_before, before, after), torch.where(any_after, after, before)
-    span = after[..., 3:] - before[..., 3:]
-    weight = (time - before[..., 3:]) / span.clamp(min=1.0)
-    between = before[..., :3] + weight * (after[..., :3] - before[..., :3])
+    stamp = time.expand_as(values[..., :1])
+    known = (valid[:, 1:] & valid[:, :-1])[..., None]
+    step = values[:, 1:] - values[:, :-1]
+    step = torch.cat([torch.where(known, step, torch.zeros_like(step)), known.float()], -1)
+    nothing = torch.zeros_like(torch.cat([values[:, :1], stamp[:, :1]], -1))
+    # [B, W, J, 8]: place, time, the velocity that leads there (or away from there), and whether that is known.
+    before = torch.cat([values, stamp, torch.cat([nothing, step], 1)], -1)
+    after = torch.cat([values, stamp, torch.cat([step, nothing], 1)], -1)
+    before, any_before = _carry(before, valid[..., None], forward=True)
+    after, any_after = _carry(after, valid[..., None], forward=False)
+    x0, t0, v0, known0 = before[..., :3], before[..., 3:4], before[..., 4:7], before[..., 7:]
+    x1, t1, v1, known1 = after[..., :3], after[..., 3:4], after[..., 4:7], after[..., 7:]
+    inside = any_before & any_after
+    span = (t1 - t0).clamp(min=1.0)
+    chord = torch.where(inside, (x1 - x0) / span, torch.zeros_like(x0))
+    weight = torch.where(inside, (time - t0) / span, any_after.float())  # of what comes after
+    between = torch.where(any_before, x0 + (time - t0) * chord, x1)
+    if momentum:
+        onward = _coasted(time - t0, momentum) * (v0 - known0 * chord)
+        back = _coasted(t1 - time, momentum) * (v1 - known1 * chord)
+        between = between + (1 - weight) * onward - weight * back
     between = torch.where(any_before | any_after, between, default)
     return torch.where(valid[..., None], values, between)
+
+
+def _coasted(frames: Tensor, momentum: float) -> Tensor:
+    """Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ..."""
+    return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
 
 
 def _carry(values: Tensor, valid: Tensor, forward: bool) -> tuple[Tensor, Tensor]:

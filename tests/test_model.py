@@ -144,6 +144,21 @@ def test_interpolation_holds_at_the_ends_and_defaults(window):
                 assert torch.allclose(got[b, t, j], expected, atol=1e-5)
 
 
+def test_momentum_carries_into_a_gap_and_fades():
+    path = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])[None, :, None, None].expand(1, 8, 1, 3)
+    valid = torch.tensor([True, True, True, False, False, False, False, False])[None, :, None]
+    ahead = interpolate(path, valid, torch.zeros(1, 3), 0.5)[0, 3:, 0, 0]
+    torch.testing.assert_close(ahead, 1 + torch.tensor([0.5, 0.75, 0.875, 0.9375, 0.96875]))
+    behind = interpolate(path.flip(1), valid.flip(1), torch.zeros(1, 3), 0.5)[0, :5, 0, 0].flip(0)
+    torch.testing.assert_close(ahead, behind)
+
+    both = torch.tensor([True, True, False, True, False, False, True, True])[None, :, None]
+    straight = torch.arange(8.0)[None, :, None, None].expand(1, 8, 1, 3)
+    torch.testing.assert_close(interpolate(straight, both, torch.zeros(1, 3), 0.5), straight)
+    bend = interpolate(straight.square(), both, torch.zeros(1, 3), 0.5)[0, 2, 0, 0]
+    assert bend == 5.0 + 0.5 * 0.5 * (1 - 4)  # the middle of 1 and 9; half of what momentum leaves of 1 instead of 4
+
+
 def test_local_fits_of_a_straight_path_are_the_path_but_for_what_ridge_and_holding_do_at_the_ends():
     regression, time = LocalRegression(33), torch.arange(33.0)
     path = (time[:, None, None] * torch.tensor([0.01, 0.0, -0.02]) + 0.3)[None]  # [1, 33, 1, 3]
