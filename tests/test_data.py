@@ -29,8 +29,8 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 from tests.shared_data import shared_data
 
 PLAIN = AugmentConfig(
-    warp=0, reverse=0, beginning=0, exchange=0, negate=0, bone=0, asymmetry=0, hands=0, wander=0, still=0, breathe=0, yaw=0, pitch=0,
-    roll=0, front_padding=0, tail_padding=0,
+    warp=0, reverse=0, beginning=0, exchange=0, negate=0, bone=0, asymmetry=0, hands=0, wander=0, still=0, breathe=0,
+    yaw=0, pitch=0, roll=0, front_padding=0, tail_padding=0,
 )  # fmt: skip
 
 
