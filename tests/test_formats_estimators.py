@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from rtskel.errors import FormatError
-from rtskel.formats import Recording, from_holistic, from_wholebody, read, recognise, sides_look_swapped
+from rtskel.formats import (
+    FORMATS,
+    Recording,
+    from_holistic,
+    from_wholebody,
+    read,
+    recognise,
+    sides_look_swapped,
+    write,
+)
 from rtskel.formats.mediapipe import Assembler
 from rtskel.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, OPENPOSE_25, OPENPOSE_135, Layout
 from tests.shared_data import shared_data
@@ -48,6 +57,30 @@ def hands_are_at_their_wrists(recording: Recording, within: float) -> None:
         if not recording.missing[:, other].all():
             assert apart(recording, wrist, other) > 0.4 * shoulders
     assert not sides_look_swapped(recording)
+
+
+def test_any_file_read_as_any_format_is_an_error_or_a_recording(tmp_path: Path) -> None:
+    """Whatever a file is taken for, and whatever is stated about it, nothing but FormatError comes of it."""
+    files = [openpose_folder(tmp_path / "openpose", {0: [openpose_person()]}), tmp_path / "nothing", tmp_path]
+    for suffix in (".npz", ".csv", ".jsonl", ".skels"):
+        files.append(tmp_path / f"own{suffix}")
+        write(files[-1], Recording(np.random.default_rng(0).normal(0, 1, (2, 50, 3)), 25, "a"))
+    files += [tmp_path / "m.json", tmp_path / "w.npz", tmp_path / "h.npz", tmp_path / "p.pose", tmp_path / "empty"]
+    files[-5].write_text(json.dumps([{"instances": [instance()]}]))
+    np.savez(files[-4], keypoints=POINTS[None], scores=np.ones((1, 133)), fps="fast")
+    np.savez(files[-3], **holistic_arrays())
+    files[-2].write_bytes(pose_bytes(HOLISTIC, [[pose_person(HOLISTIC, dims=3)]], form="XYZC"))
+    files[-1].write_bytes(b"")
+    read_well = 0
+    for file in files:
+        for form in (None, *FORMATS):
+            for options in ({}, {"fps": 25, "unit": "px"}, {"world": True}, {"depth_scale": 2.0}, {"fps": -1.0}):
+                try:
+                    read_well += bool(read(file, format=form, **options))
+                except FormatError as error:
+                    assert str(tmp_path) in str(error)  # noqa: PT017
+                    assert "\n" not in str(error)  # noqa: PT017
+    assert read_well > 20
 
 
 # OpenPose
@@ -303,14 +336,17 @@ def test_wholebody_arrays(tmp_path: Path) -> None:
     deep = np.concatenate([points, np.ones((3, 133, 1))], axis=-1)
     np.savez(path, keypoints=deep, scores=scores, fps=25)
     assert "--unit" in error_of(path)
-    (recording,) = read(path, unit="m")
-    assert (recording.dims, recording.unit) == (3, "m")
+    assert "--axes" in error_of(path, unit="m")
+    (recording,) = read(path, unit="m", axes="RDA")
+    assert (recording.dims, recording.unit, recording.axes) == (3, "m", "RDA")
     np.savez(path, keypoints=points, scores=scores, fps=25, image_size=[(640, 480), (640, 480), (64, 48)])
     assert "one (width, height)" in error_of(path)
     np.savez(path, keypoints=points[:, :17], scores=scores[:, :17], fps=25)
     assert "17" in error_of(path)
     np.savez(path, keypoints=points, scores=scores[:2], fps=25)
     assert "[2, " in error_of(path)
+    np.savez(path, keypoints=points, fps=[25, 30])
+    assert "one number" in error_of(path)
 
 
 def test_wholebody_in_python() -> None:

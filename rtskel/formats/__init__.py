@@ -9,7 +9,7 @@ what is in it; `write(path, recordings)` makes a file, whose format is its suffi
 | `npz`, `csv`, `jsonl` | rtskel's own: all of a recording (`.table`) | yes | yes | in text: fps, unit if absent |
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
 | `openpose` | OpenPose's JSON, a folder or one file (`.openpose`) | yes | | fps |
-| `wholebody` | COCO-WholeBody-133: MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps if absent; unit if 3D |
+| `wholebody` | COCO-WholeBody-133: MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
 | `holistic` | MediaPipe Holistic's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
 | `pose` | `.pose` files, mapped by their points' names (`.posefile`) | yes | | depth_scale for 3D |
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
@@ -222,7 +222,7 @@ def read(
     for option, given in (("depth_scale", depth_scale is not None), ("world", world)):
         if given and option not in form.takes:
             raise FormatError(f"{path}: --{option.replace('_', '-')} is for MediaPipe's landmarks, this is {name}")
-    options = Options(fps=fps, unit=unit, image_size=image_size, depth_scale=depth_scale, world=world)
+    options = Options(fps=fps, unit=unit, axes=axes, image_size=image_size, depth_scale=depth_scale, world=world)
     recordings = form.read(path, options)
     stated: dict[str, Any] = {"fps": fps, "axes": axes, "mirrored": mirrored, "unit": unit, "image_size": image_size}
     stated = {key: value for key, value in stated.items() if value is not None}

@@ -22,6 +22,7 @@ class Options:
 
     fps: float | None = None
     unit: str | None = None
+    axes: str | None = None
     image_size: tuple[int, int] | None = None
     depth_scale: float | None = None
     world: bool = False

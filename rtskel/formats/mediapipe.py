@@ -183,6 +183,9 @@ def with_depth(
 
 def read_holistic_arrays(path: Path, columns: Mapping[str, NDArray[Any]], options: Options) -> list[Recording]:
     """Recordings of the arrays of an `.npz` file, one for each clip."""
+    absent = {"pose", "left_hand", "right_hand"} - columns.keys()
+    if absent:
+        raise FormatError(f"{path}: no array {min(absent)!r} (found: {', '.join(sorted(columns)) or 'nothing'})")
     points, sure = {}, {}
     frames = len(columns["pose"]) if columns["pose"].ndim else 0
     for key, part in (("pose", _POSE), ("left_hand", _LEFT), ("right_hand", _RIGHT)):

@@ -7,7 +7,8 @@ instances alone. Frame numbers count from the smallest one.
 An `.npz` of arrays has `keypoints` [F, 133, D], or [F, P, 133, D] for P people in each of F frames, and `scores` (or
 `keypoint_scores`) of the same shape without D; it may have `fps` and `image_size` (width, height).
 
-D is 2 (pixels), or 3, in a unit that must be stated. Neither form says the frame rate, unless `fps` is there.
+D is 2 (pixels), or 3, in a unit and along axes that must be stated. Neither form says the frame rate, unless `fps` is
+there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rtskel.formats.files import Options, integer, numbers, parse_json, shown, t
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 from rtskel.mappings import WHOLEBODY_133, gather
+from rtskel.skeleton import CANONICAL_AXES
 
 POINTS = WHOLEBODY_133.points
 
@@ -34,6 +36,7 @@ def from_wholebody(
     fps: float,
     name: str = "wholebody",
     unit: str | None = None,
+    axes: str | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> list[Recording]:
     """Recordings of what a COCO-WholeBody estimator such as RTMW returns, one for each person.
@@ -43,11 +46,11 @@ def from_wholebody(
             [133, 2 or 3] and [133] of one. No people: P = 0.
         fps: frames a second.
         name: what recordings are called; see `rtskel.formats.people` for how people are followed.
-        unit: of 3D keypoints; 2D ones are in pixels.
+        unit, axes: of 3D keypoints; 2D ones are in pixels.
         image_size: (width, height) of the image.
 
     Raises:
-        FormatError: another shape, nobody in any frame, 3D keypoints without a unit.
+        FormatError: another shape, nobody in any frame, 3D keypoints without unit or axes.
     """
     rows = []
     for number, (keypoints, scores) in enumerate(frames):
@@ -57,7 +60,7 @@ def from_wholebody(
         sure = sure[None] if sure.ndim == 1 else sure
         if points.size:
             rows += _checked(f"{name}, frame {number}", number, points, sure)
-    return _recordings(name, name, rows, Options(fps=fps, unit=unit, image_size=image_size))
+    return _recordings(name, name, rows, Options(fps=fps, unit=unit, axes=axes, image_size=image_size))
 
 
 _Row = tuple[int, NDArray[np.float64], NDArray[np.float64], int]  # frame, keypoints, scores, identity
@@ -80,7 +83,10 @@ def _recordings(path: Path | str, name: str, rows: list[_Row], options: Options)
     dims = {row[1].shape[-1] for row in rows}
     if len(dims) > 1:
         raise FormatError(f"{path}: some keypoints are 2D, some are 3D")
-    unit = "px" if dims == {2} else options.need(path, "unit", "the file does not say in what its 3D keypoints are")
+    unit, axes = "px", CANONICAL_AXES
+    if dims == {3}:
+        unit = options.need(path, "unit", "the file does not say in what its 3D keypoints are")
+        axes = options.need(path, "axes", "the file does not say where x, y and z of its 3D keypoints grow")
     xyz, confidence = gather(
         WHOLEBODY_133,
         {"keypoints": np.stack([row[1] for row in rows])},
@@ -88,7 +94,7 @@ def _recordings(path: Path | str, name: str, rows: list[_Row], options: Options)
     )
     frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 3))
     return recordings_of_people(
-        path, name, frame, xyz, confidence, identity, fps=fps, unit=unit, image_size=options.image_size
+        path, name, frame, xyz, confidence, identity, fps=fps, unit=unit, axes=axes, image_size=options.image_size
     )
 
 
@@ -127,6 +133,8 @@ def _instance(place: str, frame: int, instance: Any) -> _Row:
 
 def read_wholebody_arrays(path: Path, columns: Mapping[str, NDArray[Any]], options: Options) -> list[Recording]:
     """Recordings of the arrays of an `.npz` file."""
+    if "keypoints" not in columns:
+        raise FormatError(f"{path}: no array 'keypoints' (found: {', '.join(sorted(columns)) or 'nothing'})")
     points = columns["keypoints"]
     sure = columns.get("scores", columns.get("keypoint_scores", np.ones(points.shape[:-1])))
     for key, array in (("keypoints", points), ("scores", sure)):
@@ -143,15 +151,13 @@ def read_wholebody_arrays(path: Path, columns: Mapping[str, NDArray[Any]], optio
     size = columns.get("image_size")
     if size is not None and (size.dtype.kind not in "iu" or size.shape != (2,)):
         raise FormatError(f"{path}: image_size {shown(size.tolist())}: one (width, height) in pixels expected")
-    return _recordings(
-        path,
-        path.stem,
-        rows,
-        Options(
-            fps=float(columns["fps"])
-            if columns.get("fps", np.array("")).shape == () and "fps" in columns
-            else options.fps,
-            unit=options.unit or (str(columns["unit"]) if "unit" in columns else None),
-            image_size=None if size is None else (int(size[0]), int(size[1])),
-        ),
+    rate = columns.get("fps")
+    if rate is not None and (rate.dtype.kind not in "fiu" or rate.shape != ()):
+        raise FormatError(f"{path}: fps {shown(rate.tolist())}: one number expected")
+    stated = Options(
+        fps=options.fps if rate is None else float(rate),
+        unit=options.unit,
+        axes=options.axes,
+        image_size=None if size is None else (int(size[0]), int(size[1])),
     )
+    return _recordings(path, path.stem, rows, stated)
