@@ -1084,6 +1084,53 @@ def decode(topic: bytes, body: bytes) -> Message:
     return message
 
 
+# --- many messages of one kind ----------------------------------------------------------------------------------------
+
+
+class RawTemplate(NamedTuple):
+    """The bytes that all messages of a stream (or of the same people of a group) have in common.
+
+    The body is `head`, seq, time_ns, `middle`, xyz, `tail`, confidence: numbers as msgpack integers in their shortest
+    form, arrays as `poses` times `joints` float32, of which the length is in the bytes before.
+    """
+
+    topic: bytes
+    head: bytes
+    middle: bytes
+    tail: bytes
+    poses: int
+    joints: int
+
+
+def raw_template(sample: RawPose | RawBatch) -> RawTemplate:
+    """What messages like this one have in common, whatever their seq, time and coordinates.
+
+    Raises:
+        WireError: the sample cannot be encoded.
+    """
+    topic, body = _ENCODERS[type(sample)](sample)
+    pack = _packing.pack
+    epoch, _, _, clock, fps = body["source"]
+    poses = 1 if isinstance(sample, RawPose) else len(sample.streams)
+    pieces = [bytes([0x80 + len(body)])]
+    for name, value in body.items():
+        pieces[-1] += pack(name)
+        if name == "source":
+            pieces[-1] += b"\x95" + pack(epoch)
+            pieces.append(pack(clock) + pack(fps))
+        elif name in ("xyz", "confidence"):
+            pieces[-1] += _binary_header(len(value))
+            pieces.append(b"")
+        else:
+            pieces[-1] += pack(value)
+    head, middle, tail, _ = pieces
+    return RawTemplate(topic, head, middle, tail, poses, body["space"][1])
+
+
+def _binary_header(length: int) -> bytes:
+    return _packing.pack(bytes(length))[:-length] if length else b"\xc4\x00"
+
+
 _le_bytes: Callable[[F32], bytes] = np.ndarray.tobytes if _F4.isnative else lambda floats: floats.astype(_F4).tobytes()
 
 
@@ -1095,6 +1142,8 @@ class RefinedEncoder:
 
     Attributes:
         topic: of all these poses.
+        pieces: what is in front of seq, source_seq, receive_ns, xyz, confidence, sigma and missing; the numbers in
+            between are in the order of `__call__`, but windows and flags, which follow seq.
 
     Args:
         sample: any of these poses.
@@ -1104,24 +1153,28 @@ class RefinedEncoder:
     """
 
     def __init__(self, sample: RefinedPose) -> None:
-        self.topic, _ = encode(sample)
-        _, body = _encode_refined(sample)
-        self._pack = _packing.pack
-        self._slot = sample.lookahead, sample.epoch
-        self._source = sample.source_epoch, sample.source_clock, sample.fps
-        self._clock = sample.clock
-        # The bytes in front of each field that varies, and the fields between them that do not.
+        self.topic, body = _encode_refined(sample)
+        pack = self._pack = _packing.pack
         pieces = [bytes([0x80 + len(body)])]
         for name, value in body.items():
-            pieces[-1] += self._pack(name)
-            if name in ("slot", "source", "times"):
+            pieces[-1] += pack(name)
+            if name == "slot":
+                lookahead, epoch, *_ = value
+                pieces[-1] += b"\x95" + pack(lookahead) + pack(epoch)
                 pieces.append(b"")
+            elif name == "source":
+                epoch, _, _, clock, fps = value
+                pieces[-1] += b"\x95" + pack(epoch)
+                pieces.append(pack(clock) + pack(fps))
+            elif name == "times":
+                pieces[-1] += b"\x95"
+                pieces.append(pack(value[-1]))
             elif name in ("xyz", "confidence", "sigma", "missing"):
-                pieces[-1] += self._pack(value).removesuffix(value)  # the type and the length, which is always the same
+                pieces[-1] += _binary_header(len(value))
                 pieces.append(b"")
             else:
-                pieces[-1] += self._pack(value)
-        self._pieces = tuple(pieces[:-1])  # the last field varies
+                pieces[-1] += pack(value)
+        self.pieces = tuple(pieces[:-1])  # the last field varies
 
     def __call__(
         self,
@@ -1141,17 +1194,21 @@ class RefinedEncoder:
     ) -> bytes:
         """The body of one pose."""
         pack = self._pack
-        lookahead, epoch = self._slot
-        source_epoch, source_clock, fps = self._source
-        to_slot, to_source, to_times, to_xyz, to_confidence, to_sigma, to_missing = self._pieces
+        to_seq, to_source_seq, to_receive, to_xyz, to_confidence, to_sigma, to_missing = self.pieces
         return b"".join(
             (
-                to_slot,
-                pack((lookahead, epoch, seq, windows, flags)),
-                to_source,
-                pack((source_epoch, source_seq, source_time_ns, source_clock, fps)),
-                to_times,
-                pack((receive_ns, infer_start_ns, infer_end_ns, publish_ns, self._clock)),
+                to_seq,
+                pack(seq),
+                pack(windows),
+                pack(flags),
+                to_source_seq,
+                pack(source_seq),
+                pack(source_time_ns),
+                to_receive,
+                pack(receive_ns),
+                pack(infer_start_ns),
+                pack(infer_end_ns),
+                pack(publish_ns),
                 to_xyz,
                 _le_bytes(xyz),
                 to_confidence,
@@ -1162,3 +1219,79 @@ class RefinedEncoder:
                 _pack_bits(missing.tobytes()),
             )
         )
+
+
+class RefinedBatchEncoder:
+    """`encode` for the batches of one lookahead, without its checks, as `RefinedEncoder` is for single poses.
+
+    Attributes:
+        topic: of all these batches.
+
+    Args:
+        sample: any of these batches.
+    """
+
+    def __init__(self, sample: RefinedBatch) -> None:
+        self.topic, body = _encode_refined_batch(sample)
+        self._lookahead, self._epoch, _ = body["batch"]
+        self._clock, self._space, self._model = sample.clock, body["space"], sample.model
+        joints: int = body["space"][1]
+        self._each = 20 * joints + (joints + 7) // 8 + 8 * len(_ROW)  # bytes of a pose but for its source
+        empty = dict.fromkeys(("sources", "numbers", "xyz", "confidence", "sigma", "missing"), b"")
+        self._rest: int = len(_packing.pack(body | empty)) + 64  # with room for longer lengths and times
+
+    @staticmethod
+    def source(source: Source) -> bytes:
+        """A packed source, for `__call__`.
+
+        Raises:
+            WireError: it cannot be encoded.
+        """
+        return _packing.pack(_source(source))
+
+    def most(self, sources: Sequence[bytes]) -> int:
+        """How many poses of such sources one batch can hold."""
+        longest: int = max(map(len, sources))
+        return min(MAX_ELEMENTS, (MAX_BODY - self._rest) // (self._each + longest))
+
+    def __call__(
+        self,
+        infer_start_ns: int,
+        infer_end_ns: int,
+        publish_ns: int,
+        sources: Sequence[bytes],
+        numbers: I64,
+        xyz: F32,
+        confidence: F32,
+        missing: NDArray[np.bool_],
+        sigma: F32,
+    ) -> bytes:
+        """The body of a batch of at most `most(sources)` poses."""
+        poses = len(sources)
+        fields = {
+            "v": VERSION,
+            "kind": "refined_batch",
+            "batch": (self._lookahead, self._epoch, poses),
+            "times": (infer_start_ns, infer_end_ns, publish_ns, self._clock),
+            "space": self._space,
+            "model": self._model,
+            "sources": (),
+            "numbers": numbers.astype(_I8, copy=False).tobytes(),
+            "xyz": _le_bytes(xyz),
+            "confidence": _le_bytes(confidence),
+            "sigma": _le_bytes(sigma),
+            "missing": np.packbits(missing, axis=1).tobytes(),
+        }
+        pack = _packing.pack
+        body = [bytes([0x80 + len(fields)])]
+        for name, value in fields.items():
+            body.append(pack(name))
+            if name == "sources":
+                body += [_array_header(poses), *sources]
+            else:
+                body.append(pack(value))
+        return b"".join(body)
+
+
+def _array_header(length: int) -> bytes:
+    return bytes([0x90 + length]) if length < 16 else b"\xdc" + length.to_bytes(2, "big")

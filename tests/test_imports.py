@@ -17,6 +17,7 @@ ORDER = [
     "formats",
     "synthesize",
     "wire",
+    "bulk",
     "collect",
     "watch",
     "video",

@@ -3,6 +3,8 @@
 //
 // One object is used by one thread at a time; every call releases the GIL.
 
+#include "bulk.h"
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
@@ -542,7 +544,8 @@ View<T> view(nb::handle self, const std::vector<T>& values) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Native twin of rtskel.ring.NumpyRing.";
+    m.doc() = "Native twins of rtskel.ring.NumpyRing and of the classes of rtskel.bulk.";
+    bind_bulk(m);
     nb::class_<Ring>(m, "Ring")
         .def(
             "__init__",

@@ -1,0 +1,296 @@
+// Many messages at once. The specification is the Python twin in rtskel/bulk.py, class for class; the same tests run both.
+//
+// These classes handle Python's bytes, so they keep the GIL, and are used by one thread at a time.
+
+#include "bulk.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace {
+
+template <typename T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+static_assert(sizeof(float) == 4, "float32");
+
+bool little_endian() {
+    const std::uint16_t one = 1;
+    std::uint8_t first;
+    std::memcpy(&first, &one, 1);
+    return first == 1;
+}
+
+// The wire is little-endian; where the machine is not, every value of `size` bytes is turned round.
+void copy_values(void* to, const void* from, std::size_t count, std::size_t size) {
+    std::memcpy(to, from, count * size);
+    if (!little_endian())
+        for (std::size_t k = 0; k < count; ++k) std::reverse(static_cast<char*>(to) + k * size, static_cast<char*>(to) + (k + 1) * size);
+}
+
+std::string_view bytes_of(nb::handle object) {
+    const nb::bytes bytes = nb::cast<nb::bytes>(object);  // held by the caller's list, too
+    return {bytes.c_str(), bytes.size()};
+}
+
+// --- raw messages in --------------------------------------------------------------------------------------------------
+
+// A msgpack integer in its shortest form, at most 2**63 - 1; moves `at` behind it. Whether there was one.
+bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& value) {
+    if (at >= body.size()) return false;
+    const auto first = static_cast<std::uint8_t>(body[at]);
+    if (first < 0x80) {
+        value = first;
+        ++at;
+        return true;
+    }
+    if (first < 0xcc || first > 0xcf) return false;
+    const std::size_t size = std::size_t{1} << (first - 0xcc);
+    if (body.size() - at - 1 < size) return false;
+    std::uint64_t number = 0;
+    for (std::size_t k = 0; k < size; ++k) number = number << 8 | static_cast<std::uint8_t>(body[at + 1 + k]);
+    if (number >> 63 || number >> (size > 1 ? 4 * size : 7) == 0) return false;
+    value = static_cast<std::int64_t>(number);
+    at += 1 + size;
+    return true;
+}
+
+class RawReader {
+  public:
+    explicit RawReader(std::size_t joints) : joints(joints) {}
+
+    void add(nb::handle wire_template, std::vector<std::int32_t> places) {
+        Template made = parts(wire_template);
+        made.places = std::move(places);
+        expected[topic(wire_template)].push_back(std::move(made));
+    }
+
+    void remove(nb::handle wire_template) {
+        const auto found = expected.find(topic(wire_template));
+        if (found == expected.end()) return;
+        auto& all = found->second;
+        const Template gone = parts(wire_template);
+        all.erase(std::remove_if(all.begin(), all.end(), [&](const Template& other) { return other.same(gone); }), all.end());
+        if (all.empty()) expected.erase(found);
+    }
+
+    nb::tuple match(nb::list names, nb::list bodies) {
+        matched.clear();
+        if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
+        std::size_t rows = 0;
+        nb::list others;
+        std::string name;
+        for (std::size_t m = 0; m < names.size(); ++m) {
+            name = bytes_of(names[m]);
+            const auto found = expected.find(name);
+            const bool known = found != expected.end() && match_one(found->second, m, bytes_of(bodies[m]));
+            if (known)
+                rows += matched.back().of->places.size();
+            else
+                others.append(m);
+        }
+        return nb::make_tuple(rows, others);
+    }
+
+    void take(nb::handle frames) {
+        auto place = array<std::int32_t>(frames, "place"), message = array<std::int32_t>(frames, "message");
+        auto seq = array<std::int64_t>(frames, "seq"), time_ns = array<std::int64_t>(frames, "time_ns");
+        auto xyz = array<float>(frames, "xyz"), confidence = array<float>(frames, "confidence");
+        std::size_t row = 0;
+        for (const Matched& m : matched) {
+            const std::size_t poses = m.of->places.size(), cells = poses * joints;
+            if (row + poses > place.size()) throw std::invalid_argument("fewer rows than frames");
+            for (std::size_t k = 0; k < poses; ++k) {
+                place.data()[row + k] = m.of->places[k];
+                message.data()[row + k] = static_cast<std::int32_t>(m.message);
+                seq.data()[row + k] = m.seq;
+                time_ns.data()[row + k] = m.time_ns;
+            }
+            copy_values(xyz.data() + row * joints * 3, m.xyz, 3 * cells, sizeof(float));
+            copy_values(confidence.data() + row * joints, m.confidence, cells, sizeof(float));
+            row += poses;
+        }
+        matched.clear();
+    }
+
+  private:
+    struct Template {
+        std::string head, middle, tail;
+        std::vector<std::int32_t> places;
+
+        bool same(const Template& other) const { return head == other.head && middle == other.middle && tail == other.tail; }
+    };
+
+    struct Matched {
+        std::size_t message;
+        const Template* of;  // valid until the next add or remove
+        std::int64_t seq, time_ns;
+        const char *xyz, *confidence;  // in the bodies that `match` was given, which the caller keeps until `take`
+    };
+
+    static std::string text(nb::handle wire_template, const char* name) { return std::string(bytes_of(wire_template.attr(name))); }
+    static std::string topic(nb::handle wire_template) { return text(wire_template, "topic"); }
+    static Template parts(nb::handle wire_template) {
+        return {text(wire_template, "head"), text(wire_template, "middle"), text(wire_template, "tail"), {}};
+    }
+
+    template <typename T>
+    static Out<T> array(nb::handle frames, const char* name) {
+        return nb::cast<Out<T>>(frames.attr(name));
+    }
+
+    bool match_one(const std::vector<Template>& templates, std::size_t message, std::string_view body) {
+        for (const Template& t : templates) {
+            if (body.substr(0, t.head.size()) != t.head) continue;
+            std::size_t at = t.head.size();
+            Matched m{message, &t, 0, 0, nullptr, nullptr};
+            if (!read_unsigned(body, at, m.seq) || !read_unsigned(body, at, m.time_ns)) continue;
+            const std::size_t cells = 4 * t.places.size() * joints;
+            const std::size_t xyz = at + t.middle.size(), tail = xyz + 3 * cells, confidence = tail + t.tail.size();
+            if (body.size() != confidence + cells) continue;
+            if (body.substr(at, t.middle.size()) != t.middle || body.substr(tail, t.tail.size()) != t.tail) continue;
+            m.xyz = body.data() + xyz;
+            m.confidence = body.data() + confidence;
+            matched.push_back(m);
+            return true;
+        }
+        return false;
+    }
+
+    const std::size_t joints;
+    std::unordered_map<std::string, std::vector<Template>> expected;  // by topic
+    std::vector<Matched> matched;
+};
+
+// --- refined poses out ------------------------------------------------------------------------------------------------
+
+// Bytes of a msgpack integer in its shortest form, and writing it.
+std::size_t length_of(std::uint64_t value) {
+    return value < 0x80 ? 1 : value <= 0xff ? 2 : value <= 0xffff ? 3 : value <= 0xffffffff ? 5 : 9;
+}
+
+char* put_unsigned(char* to, std::uint64_t value) {
+    const std::size_t length = length_of(value);
+    if (length == 1) {
+        *to = static_cast<char>(value);
+        return to + 1;
+    }
+    *to++ = static_cast<char>(length == 2 ? 0xcc : length == 3 ? 0xcd : length == 5 ? 0xce : 0xcf);
+    for (std::size_t k = length - 1; k-- > 0;) *to++ = static_cast<char>(value >> (8 * k));
+    return to;
+}
+
+char* put(char* to, const std::string& bytes) { return static_cast<char*>(std::memcpy(to, bytes.data(), bytes.size())) + bytes.size(); }
+
+char* put_floats(char* to, const float* from, std::size_t count) {
+    copy_values(to, from, count, sizeof(float));
+    return to + count * sizeof(float);
+}
+
+class PoseWriter {
+  public:
+    explicit PoseWriter(std::size_t joints) : joints(joints) {}
+
+    std::size_t add(nb::handle encoder) {
+        Kind made;
+        for (nb::handle piece : nb::cast<nb::tuple>(encoder.attr("pieces"))) made.pieces.emplace_back(bytes_of(piece));
+        if (made.pieces.size() != PIECES) throw std::invalid_argument("pieces of a pose");
+        for (const std::string& piece : made.pieces) made.length += piece.size();
+        if (free.empty()) {
+            free.push_back(kinds.size());
+            kinds.emplace_back();
+        }
+        const std::size_t kind = free.back();
+        free.pop_back();
+        kinds[kind] = std::move(made);
+        return kind;
+    }
+
+    void discard(std::size_t kind) {
+        kinds.at(kind) = Kind{};
+        free.push_back(kind);
+    }
+
+    nb::list write(In<std::int32_t> kind, In<std::int64_t> numbers, std::int64_t infer_start_ns, std::int64_t infer_end_ns,
+                   std::int64_t publish_ns, In<float> xyz, In<float> confidence, In<bool> missing, In<float> sigma) {
+        const std::size_t rows = kind.size(), bits = (joints + 7) / 8;
+        if (numbers.size() != 6 * rows || xyz.size() != 3 * joints * rows || confidence.size() != joints * rows ||
+            missing.size() != joints * rows || sigma.size() != joints * rows)
+            throw std::invalid_argument("arrays of different lengths");
+        const std::int64_t engine[] = {infer_start_ns, infer_end_ns, publish_ns};
+        nb::list bodies;
+        for (std::size_t row = 0; row < rows; ++row) {
+            const Kind& k = kinds.at(kind.data()[row]);
+            if (k.pieces.empty()) throw std::out_of_range("no such kind of poses");
+            const std::int64_t* n = numbers.data() + 6 * row;  // seq, source_seq or -1, source_time_ns, receive_ns, windows, flags
+            std::size_t length = k.length + 20 * joints + bits;
+            for (int c : {0, 2, 3, 4, 5}) length += length_of(n[c]);
+            length += n[1] < 0 ? 1 : length_of(n[1]);
+            for (std::int64_t time : engine) length += length_of(time);
+
+            PyObject* body = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(length));
+            if (!body) throw nb::python_error();
+            bodies.append(nb::steal(body));
+            char* to = put(PyBytes_AsString(body), k.pieces[0]);
+            for (int c : {0, 4, 5}) to = put_unsigned(to, n[c]);
+            to = put(to, k.pieces[1]);
+            if (n[1] < 0)
+                *to++ = static_cast<char>(0xc0);
+            else
+                to = put_unsigned(to, n[1]);
+            to = put(put_unsigned(to, n[2]), k.pieces[2]);
+            to = put_unsigned(to, n[3]);
+            for (std::int64_t time : engine) to = put_unsigned(to, time);
+            to = put_floats(put(to, k.pieces[3]), xyz.data() + row * joints * 3, 3 * joints);
+            to = put_floats(put(to, k.pieces[4]), confidence.data() + row * joints, joints);
+            to = put_floats(put(to, k.pieces[5]), sigma.data() + row * joints, joints);
+            to = put(to, k.pieces[6]);
+            std::fill_n(to, bits, 0);
+            for (std::size_t j = 0; j < joints; ++j)
+                if (missing.data()[row * joints + j]) to[j / 8] |= static_cast<char>(128 >> j % 8);
+        }
+        return bodies;
+    }
+
+  private:
+    static constexpr std::size_t PIECES = 7;
+
+    struct Kind {
+        std::vector<std::string> pieces;  // RefinedEncoder.pieces; none: the number is free
+        std::size_t length = 0;
+    };
+
+    const std::size_t joints;
+    std::vector<Kind> kinds;
+    std::vector<std::size_t> free;  // numbers of discarded kinds
+};
+
+}  // namespace
+
+void bind_bulk(nb::module_& m) {
+    nb::class_<RawReader>(m, "RawReader")
+        .def(nb::init<std::size_t>(), nb::arg("joints"))
+        .def("add", &RawReader::add)
+        .def("remove", &RawReader::remove)
+        .def("match", &RawReader::match)
+        .def("take", &RawReader::take);
+    nb::class_<PoseWriter>(m, "PoseWriter")
+        .def(nb::init<std::size_t>(), nb::arg("joints"))
+        .def("add", &PoseWriter::add)
+        .def("discard", &PoseWriter::discard)
+        .def("write", &PoseWriter::write);
+}

@@ -1,0 +1,327 @@
+"""Many messages at once: frames out of raw messages, messages out of refined poses.
+
+All messages of a stream are alike but for a few numbers and their arrays (`rtskel.wire.raw_template`,
+`rtskel.wire.RefinedEncoder`). Once one of them was decoded or encoded with every check, the others need only be
+compared with it or copied from it. `RawReader` and `PoseWriter` do that for a whole batch in one call, in C++
+(engines/native/bulk.cpp) or in Python, which is the specification; the same tests run both.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.wire import MAX_COUNT, RawBatch, RawPose, RawTemplate, RefinedEncoder, RefinedPose, raw_template
+
+MOST_EXPECTED = 64
+"""How many different messages are expected on one topic, and of one stream: no sender fills the memory. Of more, the
+oldest are forgotten.
+"""
+
+
+@dataclass(frozen=True)
+class RawFrames:
+    """Frames that were expected, a row each, in the order in which they came.
+
+    Attributes:
+        place: [M] int32, of the stream.
+        message: [M] int32, which of the messages it was in; ascending.
+        seq: [M] int64.
+        time_ns: [M] int64.
+        xyz: [M, J, 3] float32, as it came: NaN and infinity included.
+        confidence: [M, J] float32.
+    """
+
+    place: NDArray[np.int32]
+    message: NDArray[np.int32]
+    seq: NDArray[np.int64]
+    time_ns: NDArray[np.int64]
+    xyz: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, rows: int, joints: int) -> RawFrames:
+        """Room for that many rows."""
+        return cls(
+            np.empty(rows, np.int32),
+            np.empty(rows, np.int32),
+            np.empty(rows, np.int64),
+            np.empty(rows, np.int64),
+            np.empty((rows, joints, 3), np.float32),
+            np.empty((rows, joints), np.float32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+
+class _Reader(Protocol):
+    """What `RawReader` computes with."""
+
+    def add(self, template: RawTemplate, places: list[int]) -> None: ...
+    def remove(self, template: RawTemplate) -> None: ...
+    def match(self, topics: list[bytes], bodies: list[bytes]) -> tuple[int, list[int]]: ...
+    def take(self, frames: RawFrames) -> None: ...
+
+
+class RawReader:
+    """Reads raw messages of streams that are known: each is compared with a message that was accepted before.
+
+    Args:
+        joints: of a pose, J.
+        native: in C++, or in Python.
+    """
+
+    def __init__(self, joints: int, *, native: bool = True) -> None:
+        self._joints = joints
+        self._reader: _Reader = _native().RawReader(joints) if native else _PythonReader(joints)
+        self._expected: dict[object, tuple[RawTemplate, list[int]]] = {}  # by what is the same in all messages
+        self._by_topic: defaultdict[bytes, dict[object, None]] = defaultdict(dict)  # keys of _expected, oldest first
+        self._by_place: defaultdict[int, dict[object, None]] = defaultdict(dict)
+
+    def expect(self, sample: RawPose | RawBatch, places: Sequence[int]) -> None:
+        """From now on, messages like this one, but for seq, time_ns and arrays, are of the streams at these places.
+
+        The sample has J joints and a seq, and a place for each of its poses.
+        """
+        who = sample.stream if isinstance(sample, RawPose) else (sample.group, *sample.streams)
+        source = sample.epoch, sample.clock, sample.fps, sample.lossless
+        key = who, source, sample.skeleton, sample.axes, sample.mirrored
+        if key in self._expected:
+            return
+        template = raw_template(sample)
+        assert (template.poses, template.joints) == (len(places), self._joints)
+        for others in self._by_topic[template.topic], *(self._by_place[place] for place in places):
+            if len(others) == MOST_EXPECTED:
+                self._drop(next(iter(others)))
+        self._expected[key] = template, list(places)
+        self._reader.add(*self._expected[key])
+        self._by_topic[template.topic][key] = None
+        for place in places:
+            self._by_place[place][key] = None
+
+    def forget(self, place: int) -> None:
+        """Expect no messages of that place any more."""
+        for key in list(self._by_place.get(place, ())):
+            self._drop(key)
+
+    def _drop(self, key: object) -> None:
+        template, places = self._expected.pop(key)
+        self._reader.remove(template)
+        indices: list[tuple[Any, Any]] = [(self._by_topic, template.topic)]
+        for index, entry in [*indices, *((self._by_place, place) for place in places)]:
+            del index[entry][key]
+            if not index[entry]:
+                del index[entry]
+
+    def read(self, topics: list[bytes], bodies: list[bytes]) -> tuple[RawFrames, list[int]]:
+        """The frames of those messages that are expected, and which messages (ascending) are not: `rtskel.wire.decode`
+        says what they are.
+        """
+        rows, others = self._reader.match(topics, bodies)
+        frames = RawFrames.empty(rows, self._joints)
+        if rows:
+            self._reader.take(frames)
+        return frames, others
+
+
+class _PythonReader:
+    """The inner part of `RawReader` in Python: the specification."""
+
+    def __init__(self, joints: int) -> None:
+        self._joints = joints
+        self._expected: dict[bytes, list[tuple[RawTemplate, list[int]]]] = {}
+        self._matched: list[tuple[int, list[int], int, int, bytes, bytes]] = []
+
+    def add(self, template: RawTemplate, places: list[int]) -> None:
+        """Messages of the template are of these places."""
+        self._expected.setdefault(template.topic, []).append((template, places))
+
+    def remove(self, template: RawTemplate) -> None:
+        """Undoes `add`."""
+        kept = [entry for entry in self._expected[template.topic] if entry[0] != template]
+        if kept:
+            self._expected[template.topic] = kept
+        else:
+            del self._expected[template.topic]
+
+    def match(self, topics: list[bytes], bodies: list[bytes]) -> tuple[int, list[int]]:
+        """How many frames are expected, which `take` gives next, and which messages are not."""
+        self._matched.clear()
+        others = []
+        for message, (topic, body) in enumerate(zip(topics, bodies, strict=True)):
+            for template, places in self._expected.get(topic, ()):
+                if (found := _split(template, body)) is not None:
+                    self._matched.append((message, places, *found))
+                    break
+            else:
+                others.append(message)
+        return sum(len(places) for _, places, *_ in self._matched), others
+
+    def take(self, frames: RawFrames) -> None:
+        """The frames that `match` found."""
+        row = 0
+        for message, places, seq, time_ns, xyz, confidence in self._matched:
+            rows = slice(row, row := row + len(places))
+            frames.place[rows] = places
+            frames.message[rows], frames.seq[rows], frames.time_ns[rows] = message, seq, time_ns
+            frames.xyz[rows] = np.frombuffer(xyz, "<f4").reshape(-1, self._joints, 3)
+            frames.confidence[rows] = np.frombuffer(confidence, "<f4").reshape(-1, self._joints)
+        self._matched.clear()
+
+
+def _split(template: RawTemplate, body: bytes) -> tuple[int, int, bytes, bytes] | None:
+    """seq, time_ns, xyz and confidence of a message, if it is one of the template."""
+    if not body.startswith(template.head):
+        return None
+    seq, at = _unsigned(body, len(template.head))
+    time_ns, at = _unsigned(body, at)
+    cells = 4 * template.poses * template.joints
+    xyz = at + len(template.middle)
+    tail = xyz + 3 * cells
+    confidence = tail + len(template.tail)
+    if seq < 0 or time_ns < 0 or len(body) != confidence + cells:
+        return None
+    if body[at:xyz] != template.middle or body[tail:confidence] != template.tail:
+        return None
+    return seq, time_ns, body[xyz:tail], body[confidence:]
+
+
+def _unsigned(body: bytes, at: int) -> tuple[int, int]:
+    """A msgpack integer in its shortest form and where it ends; -1 if there is none."""
+    first = body[at] if 0 <= at < len(body) else 0xC0
+    if first < 0x80:
+        return first, at + 1
+    if not 0xCC <= first <= 0xCF:
+        return -1, -1
+    size = 1 << (first - 0xCC)
+    value = int.from_bytes(body[at + 1 : at + 1 + size], "big")
+    if len(body) < at + 1 + size or value > MAX_COUNT or value >> (4 * size if size > 1 else 7) == 0:
+        return -1, -1
+    return value, at + 1 + size
+
+
+class _Writer(Protocol):
+    """What `PoseWriter` computes with."""
+
+    def add(self, encoder: RefinedEncoder) -> int: ...
+    def discard(self, kind: int) -> None: ...
+    def write(
+        self,
+        kind: NDArray[np.int32],
+        numbers: NDArray[np.int64],
+        infer_start_ns: int,
+        infer_end_ns: int,
+        publish_ns: int,
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        missing: NDArray[np.bool_],
+        sigma: NDArray[np.float32],
+    ) -> list[bytes]: ...
+
+
+class PoseWriter:
+    """Encodes refined poses: those of each stream and lookahead alike but for what varies, see `RefinedEncoder`.
+
+    Args:
+        joints: of a pose, J.
+        native: in C++, or in Python.
+    """
+
+    def __init__(self, joints: int, *, native: bool = True) -> None:
+        self._writer: _Writer = _native().PoseWriter(joints) if native else _PythonWriter()
+        self.topics: list[bytes] = []
+        """By kind."""
+
+    def add(self, sample: RefinedPose) -> int:
+        """A kind of poses, by one of them; what `write` is told. WireError if it cannot be encoded."""
+        encoder = RefinedEncoder(sample)
+        kind = self._writer.add(encoder)
+        if kind == len(self.topics):
+            self.topics.append(encoder.topic)
+        else:
+            self.topics[kind] = encoder.topic
+        return kind
+
+    def discard(self, kind: int) -> None:
+        """There are no more poses of that kind; its number may be given to another."""
+        self._writer.discard(kind)
+
+    def write(
+        self,
+        kind: NDArray[np.int32],
+        numbers: NDArray[np.int64],
+        infer_start_ns: int,
+        infer_end_ns: int,
+        publish_ns: int,
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        missing: NDArray[np.bool_],
+        sigma: NDArray[np.float32],
+    ) -> list[bytes]:
+        """The bodies of M poses. Nothing is checked, as in `RefinedEncoder`.
+
+        Args:
+            kind: [M], as `add` gave it.
+            numbers: [M, 6], the columns of `RefinedBatch.numbers`.
+            xyz: [M, J, 3], and the others [M, J].
+        """
+        return self._writer.write(
+            kind, numbers, infer_start_ns, infer_end_ns, publish_ns, xyz, confidence, missing, sigma
+        )
+
+
+class _PythonWriter:
+    """`PoseWriter` in Python: the specification."""
+
+    def __init__(self) -> None:
+        self._encoders: list[RefinedEncoder | None] = []
+        self._free: list[int] = []
+
+    def add(self, encoder: RefinedEncoder) -> int:
+        """See `PoseWriter`."""
+        if not self._free:
+            self._free.append(len(self._encoders))
+            self._encoders.append(None)
+        kind = self._free.pop()
+        self._encoders[kind] = encoder
+        return kind
+
+    def discard(self, kind: int) -> None:
+        """See `PoseWriter`."""
+        self._encoders[kind] = None
+        self._free.append(kind)
+
+    def write(
+        self,
+        kind: NDArray[np.int32],
+        numbers: NDArray[np.int64],
+        infer_start_ns: int,
+        infer_end_ns: int,
+        publish_ns: int,
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        missing: NDArray[np.bool_],
+        sigma: NDArray[np.float32],
+    ) -> list[bytes]:
+        """See `PoseWriter`."""
+        bodies = []
+        for k, row, *arrays in zip(kind.tolist(), numbers.tolist(), xyz, confidence, missing, sigma, strict=True):
+            seq, source_seq, source_time_ns, receive_ns, windows, flags = row
+            source = None if source_seq < 0 else source_seq, source_time_ns
+            times = receive_ns, infer_start_ns, infer_end_ns, publish_ns
+            encoder = self._encoders[k]
+            assert encoder is not None
+            bodies.append(encoder(seq, *source, *times, windows, flags, *arrays))
+        return bodies
+
+
+def _native() -> Any:
+    from rtskel import _native  # type: ignore[attr-defined]
+
+    return _native

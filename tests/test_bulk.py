@@ -1,0 +1,283 @@
+"""Messages in bulk against messages one by one: what `decode` and `encode` say, in C++ and in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from rtskel import bulk, wire
+from rtskel.bulk import PoseWriter, RawFrames, RawReader
+from rtskel.wire import Flag, RawBatch, RawPose, StreamEnd, decode, encode
+from tests.test_wire import REFINED, refined_batches
+
+J = 3
+RNG = np.random.default_rng(0)
+BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
+NUMBERS = [0, 1, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, wire.MAX_COUNT]
+
+
+def raw(stream="a", seq=0, time_ns=0, **changes) -> RawPose:
+    xyz, confidence = RNG.normal(size=(J, 3)).astype(np.float32), RNG.random(J).astype(np.float32)
+    return RawPose(
+        **dict(stream=stream, epoch=1, seq=seq, time_ns=time_ns, clock="monotonic", fps=25.0, skeleton="three")
+        | dict(xyz=xyz, confidence=confidence)
+        | changes
+    )
+
+
+def batch(streams=("a", "b"), seq=0, time_ns=0, group="room", **changes) -> RawBatch:
+    xyz = RNG.normal(size=(len(streams), J, 3)).astype(np.float32)
+    fields = {field.name: getattr(raw(), field.name) for field in dataclasses.fields(RawPose) if field.name != "stream"}
+    changed = dict(seq=seq, time_ns=time_ns, xyz=xyz, confidence=np.abs(xyz[..., 0])) | changes
+    return RawBatch(group, streams, **fields | changed)
+
+
+def check(frames: RawFrames, messages: list[RawPose | RawBatch], numbers: list[int], places: dict[str, int]):
+    """The frames are the poses of those messages."""
+    poses = [
+        (k, pose) for k in numbers for pose in (messages[k].poses() if type(messages[k]) is RawBatch else [messages[k]])
+    ]
+    assert frames.message.tolist() == [k for k, _ in poses]
+    assert frames.place.tolist() == [places[pose.stream] for _, pose in poses]
+    assert frames.seq.tolist() == [pose.seq for _, pose in poses]
+    assert frames.time_ns.tolist() == [pose.time_ns for _, pose in poses]
+    for row, (_, pose) in enumerate(poses):
+        np.testing.assert_array_equal(frames.xyz[row], pose.xyz)
+        np.testing.assert_array_equal(frames.confidence[row], pose.confidence)
+
+
+def read(reader: RawReader, messages) -> tuple[RawFrames, list[int]]:
+    return reader.read(*map(list, zip(*map(encode, messages), strict=True)))
+
+
+@BOTH
+def test_expected_messages_are_read_and_others_are_left(native):
+    reader = RawReader(J, native=native)
+    places = {"a": 4, "b": 0, "c": 9}
+    reader.expect(raw("a"), [4])
+    reader.expect(batch(("a", "b")), [4, 0])
+    reader.expect(batch(("c", "b"), group="hall"), [9, 0])
+    messages = [
+        raw("a", 5, 7),
+        raw("b"),  # alone it was never seen
+        batch(("a", "b"), 6, 8),
+        batch(("b", "a"), 6, 8),  # in another order
+        StreamEnd("a", 1, 7, 0, "monotonic"),
+        raw("a", 8, 9),
+        batch(("c", "b"), 300, 10**15, group="hall"),
+        batch(("c",), group="hall"),
+        batch(("a", "b"), group="hall"),
+    ]
+    frames, others = read(reader, messages)
+    assert others == [1, 3, 4, 7, 8]
+    check(frames, messages, [0, 2, 5, 6], places)
+
+
+@BOTH
+@pytest.mark.parametrize("seq", NUMBERS)
+def test_numbers_of_every_length(native, seq):
+    reader = RawReader(J, native=native)
+    reader.expect(raw(), [0])
+    messages = [raw(seq=seq, time_ns=time_ns) for time_ns in NUMBERS]
+    frames, others = read(reader, messages)
+    assert others == []
+    check(frames, messages, list(range(len(messages))), {"a": 0})
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 2},
+        {"fps": 30.0},
+        {"clock": "unix"},
+        {"axes": "RDA"},
+        {"mirrored": True},
+        {"lossless": True},
+        {"skeleton": "other"},
+        {"seq": None},
+        {"xyz": np.zeros((2, 3), np.float32), "confidence": np.zeros(2, np.float32)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_is_different_is_not_expected(native, change):
+    reader = RawReader(J, native=native)
+    reader.expect(raw(), [0])
+    reader.expect(batch(), [0, 1])
+    frames, others = read(reader, [raw(**change), raw()])
+    assert (len(frames), others) == (1, [0])
+    if "xyz" in change:
+        change = {name: np.zeros((2, *array.shape), np.float32) for name, array in change.items()}
+    frames, others = read(reader, [batch(**change), batch()])
+    assert (len(frames), others) == (2, [0])
+
+
+@BOTH
+@pytest.mark.parametrize("sample", [raw(seq=300, time_ns=2**40), batch(seq=300, time_ns=2**40)], ids=["pose", "batch"])
+def test_truncated_and_flipped_bodies(native, sample):
+    """What is expected decodes to the same; what does not decode is not expected."""
+    reader = RawReader(J, native=native)
+    reader.expect(sample, [0] if type(sample) is RawPose else [0, 1])
+    topic, body = encode(sample)
+    broken = [body[:length] for length in range(len(body))] + [body + b"\0", body + body, b""]
+    for flip in 1, 2, 0x40, 0x80, 0xFF:
+        broken += [body[:k] + bytes([body[k] ^ flip]) + body[k + 1 :] for k in range(len(body))]
+    frames, others = reader.read([topic] * len(broken), broken)
+    came = [k for k in range(len(broken)) if k not in others]
+    assert came
+    messages = {k: decode(topic, broken[k]) for k in came}  # would raise
+    check(frames, messages, came, {"a": 0, "b": 1})
+
+
+@BOTH
+def test_integers_in_a_longer_form_are_not_expected(native):
+    reader = RawReader(J, native=native)
+    reader.expect(raw(seq=5), [0])
+    topic, body = encode(raw(seq=5))
+    at = body.index(b"\x95\x01\x05") + 2
+    for longer in b"\xcc\x05", b"\xcd\x00\x05", b"\xcf" + bytes(7) + b"\x05", b"\xd0\x05", b"\xcf" + b"\xff" * 8:
+        assert reader.read([topic], [body[:at] + longer + body[at + 1 :]])[1] == [0]
+    assert reader.read([topic], [body])[1] == []
+
+
+@BOTH
+def test_fields_in_another_order_are_left_to_decode(native):
+    reader = RawReader(J, native=native)
+    reader.expect(raw(), [0])
+    topic, body = encode(raw())
+    other = msgpack.packb(dict(sorted(msgpack.unpackb(body).items())))
+    assert reader.read([topic, topic], [other, body])[1] == [0]
+
+
+@BOTH
+def test_what_is_forgotten_is_not_expected(native):
+    reader = RawReader(J, native=native)
+    reader.expect(raw("a"), [0])
+    reader.expect(raw("b"), [1])
+    reader.expect(batch(("a", "b")), [0, 1])
+    reader.expect(batch(("b", "c")), [1, 2])
+    messages = [raw("a"), raw("b"), batch(("a", "b")), batch(("b", "c"))]
+    reader.forget(0)
+    assert read(reader, messages)[1] == [0, 2]
+    reader.forget(7)
+    reader.expect(raw("a"), [5])
+    frames, others = read(reader, messages)
+    assert others == [2]
+    assert frames.place.tolist() == [5, 1, 1, 2]
+    reader.forget(2)
+    assert read(reader, messages)[1] == [2, 3]
+
+
+@BOTH
+def test_a_stream_at_another_place(native):
+    reader = RawReader(J, native=native)
+    reader.expect(raw("a"), [0])
+    reader.expect(raw("a"), [0])
+    reader.forget(0)
+    reader.expect(raw("a"), [3])
+    frames, others = read(reader, [raw("a")])
+    assert (frames.place.tolist(), others) == ([3], [])
+
+
+@BOTH
+def test_the_oldest_of_too_many_is_forgotten(native):
+    reader = RawReader(J, native=native)
+    most = bulk.MOST_EXPECTED
+    groups = [batch((f"s{k}", "a"), group="room") for k in range(most + 2)]
+    for k, group in enumerate(groups):
+        reader.expect(group, [k + 1, 0])
+    assert read(reader, groups)[1] == [0, 1]
+    reader.expect(groups[0], [1, 0])
+    assert read(reader, groups)[1] == [1, 2]
+    halls = [batch(("x",), group=f"g{k}") for k in range(2 * most)]
+    for hall in halls:
+        reader.expect(hall, [500])
+    assert len(read(reader, halls)[1]) == most
+
+
+@BOTH
+def test_what_is_not_finite_comes_through(native):
+    reader = RawReader(J, native=native)
+    reader.expect(raw(), [0])
+    topic, body = encode(raw())
+    fields = msgpack.unpackb(body)
+    fields["xyz"] = np.full(3 * J, np.nan, np.float32).tobytes()
+    fields["confidence"] = np.full(J, np.inf, np.float32).tobytes()
+    frames, others = reader.read([topic], [msgpack.packb(fields)])
+    assert others == []
+    assert np.isnan(frames.xyz).all()
+    assert np.isposinf(frames.confidence).all()
+
+
+# --- poses out --------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@settings(deadline=None, max_examples=40)
+@given(sample=refined_batches())
+def test_poses_are_written_as_encode_does(native, sample):
+    joints = sample.xyz.shape[1]
+    writer = PoseWriter(joints, native=native)
+    poses = sample.poses()
+    kinds = [writer.add(dataclasses.replace(pose, seq=0, windows=0, flags=Flag(0), source_seq=None)) for pose in poses]
+    assert len(set(kinds)) == len(kinds)
+    bodies = writer.write(
+        np.array(kinds, np.int32),
+        sample.numbers,
+        sample.infer_start_ns,
+        sample.infer_end_ns,
+        sample.publish_ns,
+        *(sample.xyz, sample.confidence, sample.missing, sample.sigma),
+    )
+    for pose, kind, body in zip(poses, kinds, bodies, strict=True):
+        assert (writer.topics[kind], body) == encode(pose)
+
+
+@BOTH
+def test_numbers_of_kinds_are_used_again(native):
+    writer = PoseWriter(2, native=native)
+    first, second = writer.add(REFINED), writer.add(dataclasses.replace(REFINED, stream="cam2"))
+    writer.discard(first)
+    assert writer.add(dataclasses.replace(REFINED, stream="cam3")) == first
+    assert writer.topics[first] == wire.refined_topic("cam3", 4)
+    assert writer.topics[second] == wire.refined_topic("cam2", 4)
+    numbers = np.array([[5, 7, 1000, 1100, 3, 3]] * 2)
+    arrays = [array[None].repeat(2, 0) for array in (REFINED.xyz, REFINED.confidence, REFINED.missing, REFINED.sigma)]
+    bodies = writer.write(np.array([second, first], np.int32), numbers, 1200, 1300, 1400, *arrays)
+    assert bodies == [encode(dataclasses.replace(REFINED, stream=stream))[1] for stream in ("cam2", "cam3")]
+
+
+@settings(deadline=None, max_examples=40)
+@given(sample=refined_batches())
+def test_batches_are_written_as_encode_does(sample):
+    encoder = wire.RefinedBatchEncoder(sample)
+    sources = [encoder.source(source) for source in sample.sources]
+    assert encoder.most(sources) >= 1
+    body = encoder(
+        *(sample.infer_start_ns, sample.infer_end_ns, sample.publish_ns, sources, sample.numbers),
+        *(sample.xyz, sample.confidence, sample.missing, sample.sigma),
+    )
+    assert (encoder.topic, body) == encode(sample)
+
+
+@pytest.mark.parametrize("joints", [1, 50, 1024])
+def test_as_many_poses_as_are_said_fit_in_a_batch(joints):
+    def made(poses):
+        xyz = np.zeros((poses, joints, 3), np.float32)
+        return wire.RefinedBatch(
+            *(4, wire.MAX_COUNT, *[wire.MAX_COUNT] * 3, "m" * 128, "k" * 128, "w" * 128),
+            [wire.Source("s" * 64, wire.MAX_COUNT, "c" * 128, 25.0, "RDT", True)] * poses,
+            np.full((poses, 6), wire.MAX_COUNT),
+            *(xyz, xyz[..., 0], xyz[..., 0] == 0, xyz[..., 0]),
+        )
+
+    encoder = wire.RefinedBatchEncoder(dataclasses.replace(made(1), epoch=wire.MAX_COUNT))
+    most = encoder.most([encoder.source(made(1).sources[0])])
+    assert most >= 3
+    assert len(decode(*encode(made(most))).sources) == most
+    with pytest.raises(wire.WireError):
+        encode(made(most + 2))
