@@ -92,6 +92,8 @@ def figure(
     if slots is None:
         slots = sorted({int(slot) for slot in np.linspace(within.start, within.stop - 1, columns).round()})
     end = max(track.slots for track in tracks)
+    if not slots:
+        raise RtskelError("nothing to draw: no frames")
     for slot in slots:
         if not 0 <= slot < end:
             raise RtskelError(f"frame {slot}: frame numbers in 0..{end - 1} expected")

@@ -12,9 +12,11 @@ MediaPipe's own smoothing is off by default: it delays, and hides from refinemen
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -40,9 +42,6 @@ class Estimator(Protocol):
     def find(self, image: Image) -> Found:
         """What is in the next image."""
 
-    def reset(self) -> None:
-        """Forget the images so far."""
-
 
 class Holistic:
     """MediaPipe Holistic, loaded; a context manager."""
@@ -63,16 +62,17 @@ class Holistic:
             absent = (error.name or "").partition(".")[0] == "mediapipe"
             what = "is not installed" if absent else f"cannot be loaded ({error})"
             raise RtskelError(f"estimate needs mediapipe, which {what}: {INSTALL}") from None
-        self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
+        with _silent():
+            self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
+        self._loaded = False
 
     def find(self, image: Image) -> Found:
         """What is in the next image."""
         height, width, _ = image.shape
-        return landmarks(self._model.process(image), (width, height))
-
-    def reset(self) -> None:
-        """Forget the images so far."""
-        self._model.reset()
+        with nullcontext() if self._loaded else _silent():  # models load with the first image
+            results = self._model.process(image)
+        self._loaded = True
+        return landmarks(results, (width, height))
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +81,19 @@ class Holistic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._model.close()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """MediaPipe's libraries write a page of warnings straight to file 2 as they load, whatever they are told."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 class Pose(NamedTuple):
@@ -217,7 +230,6 @@ def publish(
         RtskelError: no subscriber came in time.
     """
     estimator.find(video.first.image)
-    estimator.reset()
     try:
         sender.wait_for_subscriber(wait_s)
     except TimeoutError as error:

@@ -217,6 +217,7 @@ def test_mp4(truth, clip, tmp_path):
     [
         ({"traces": ["left_tail"]}, "unknown joint 'left_tail'"),
         ({"traces": ["nose.w"]}, r"'nose.w': x, y or z expected behind the joint, such as nose.y"),
+        ({"slots": []}, "no frames"),
         ({"slots": [3, 50]}, r"frame 50: frame numbers in 0\.\.49 expected"),
         ({"span": (9, 9)}, "frames 9:9: two frame numbers within 0:50 expected"),
         ({"labels": ["a", "b"]}, "2 labels for 1 recordings"),

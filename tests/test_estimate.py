@@ -63,9 +63,6 @@ class Estimator:
             raise KeyboardInterrupt
         return found(number)
 
-    def reset(self) -> None:
-        self.seen.append(-1)
-
 
 def found(x: float) -> tuple[dict, dict]:
     components = {**HOLISTIC.components, **HOLISTIC_WORLD.components}
@@ -203,7 +200,7 @@ def test_published_as_they_are_found(clip):
     done = []
     run(clip, sender, estimator, each=lambda pose: done.append((pose.number, float(pose.xyz[0, 0]))))
     # Loaded by one frame, then after half a second a server came, then from the beginning.
-    assert estimator.seen == [0, -1, *range(FRAMES)]
+    assert estimator.seen == [0, *range(FRAMES)]
     assert sender.sent == [("subscriber",), *((n, 1530 + 40 * n) for n in range(FRAMES)), ("end", FRAMES)]
     assert done == [(n, n) for n in range(FRAMES)]
 
@@ -212,7 +209,7 @@ def test_frames_that_the_estimator_misses_are_holes(clip):
     clock = Clock()
     sender, estimator = Sender(clock), Estimator(clock, 100)
     run(clip, sender, estimator)
-    assert estimator.seen == [0, -1, 0, 2, 5, 7, 10, 11]
+    assert estimator.seen == [0, 0, 2, 5, 7, 10, 11]
     assert [entry[0] for entry in sender.sent] == ["subscriber", 0, 2, 5, 7, 10, 11, "end"]
     assert sender.sent[-1] == ("end", FRAMES)
 
@@ -299,9 +296,6 @@ def mediapipe(monkeypatch) -> list[Any]:
         def process(self, image):
             asked.append(round(float(image.mean()) / 8))
             return signer(asked[-1])
-
-        def reset(self) -> None:
-            asked.append("reset")
 
         def close(self) -> None:
             asked.append("close")
