@@ -1,13 +1,17 @@
-"""How much better than a classical filter is a refined pose, at the same lookahead?
+"""How much better than a filter is a refined pose, at the same lookahead?
 
 Every peer of `peers.py` is tuned, on train and dev, for each condition, lookahead and measure by itself: it knows
-what is coming. What it learns from motion (means, a covariance, taps) it learns from train. The engine is one model
-for everything. Scored on PHOENIX14T dev under the conditions, masks and noise of `rtskel evaluate`, and there once
-more with every bone made longer or shorter; and, as a monocular estimator errs, on Bandai-Namco clips that no model
-was trained on. "Best of each" is the best peer of each condition; "best single" is the best peer with one setting
-for all conditions, which is what a user of a filter has.
+what is coming. What it learns from motion (means, a covariance, taps) it learns from train. SmoothNet (`smoothnet.py`)
+is trained here on the windows and corruptions that Skeletor learned from. The engine is one model for everything.
+Scored on PHOENIX14T dev under the conditions, masks and noise of `rtskel evaluate`, and there once more with every bone
+made longer or shorter; and, as a monocular estimator errs, on Bandai-Namco clips that no model was trained on. "Best of
+each" is the best peer of each condition; "best single" is the best peer with one setting for all conditions, which is
+what a user of a filter has.
 
     python bench/accuracy.py --data ../shared/data --save accuracy
+
+`--tables` trains models as the paper's Tables 1 to 4 want them and prints those tables instead (`tables.py`),
+`--figures` draws the paper's Figures 3 to 6.
 
 Needs the packages of the extra `bench` and that of `train`.
 """
@@ -22,33 +26,48 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import peers
+import smoothnet
+import tables
 import torch
 from harness import arguments, report
 from numpy.typing import NDArray
-from peers import PEERS, Body, Example, Lookahead
+from peers import PEERS, Body, Example, Lookahead, Peer
+from smoothnet import SmoothNetPeer
 
-from rtskel.corrupt import autoregressive, runs
-from rtskel.data import MM_PER_UNIT, AugmentConfig, augment_windows, bandai_bodies, held_out
+from rtskel.data import MM_PER_UNIT, AugmentConfig, BuildConfig, augment_windows, bandai_bodies, build_corpus, held_out
 from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
-from rtskel.evaluate import CONDITIONS, corrupted, refine_all
-from rtskel.formats import read
-from rtskel.score import errors, joint_groups
+from rtskel.evaluate import (
+    CLIPS,
+    CONDITIONS,
+    ESTIMATOR,
+    SHORTEST,
+    TEN,
+    corrupted,
+    kept_out,
+    refine_all,
+    spread,
+)  # fmt: skip
+from rtskel.formats import SKELS_UNIT, Recording, read
+from rtskel.score import errors, joint_groups, log_mean
 from rtskel.skeleton import UPPER_BODY_50
 
 Array = NDArray[np.float32]
 
-LOOKAHEADS: dict[str, Lookahead] = {"0": 0, "4": 4, "offline": None}
+LOOKAHEADS: dict[str, Lookahead] = {"0": 0, "1": 1, "2": 2, "4": 4, "8": 8, "offline": None}
+"""That the engine is measured at; peers at those of `COMPARED`."""
+COMPARED = ("0", "4", "offline")
 RADII = (2, 0)
-TEN = tuple(name for name in CONDITIONS if name != "clean")
-ESTIMATOR = "estimator"
 SEED, TUNING_SEED, FITTING_SEEDS = 0, 1, (2, 3)
 """Of the masks and noise: scored (as in `rtskel evaluate`), tuned on, and learnt from by peers that learn."""
 JITTERED = AugmentConfig(
@@ -56,15 +75,20 @@ JITTERED = AugmentConfig(
     pitch=0, roll=0, front_padding=0, tail_padding=0,
 )  # fmt: skip
 """Every bone 5% (a standard deviation) longer or shorter, the same throughout a sequence."""
-CLIPS, LEARNT, SHORTEST = 24, 120, 60
-"""Bandai-Namco clips scored, and as many tuned on; clips learnt from; frames a clip must have."""
+LEARNT = 120
+"""Bandai-Namco clips that peers learn from; they are tuned on as many as are scored."""
+SYNTHETIC = 200
+"""Synthetic clips in a corpus that is built here."""
 MEASURES = ("mse", "mpjpe", "acceleration")
 TUNED_FOR = ("mse", "mpjpe")
 """Peers are tuned for each of these on PHOENIX14T (and scored in it)."""
 
 
 class Task(NamedTuple):
-    """What the peers are measured on: one condition. `sets` maps names of scored sets to their examples."""
+    """What the peers are measured on: one condition. `sets` maps names of scored sets to their examples.
+
+    network: path of SmoothNet's weights, "" to leave it out.
+    """
 
     condition: str
     body: Body
@@ -74,39 +98,15 @@ class Task(NamedTuple):
     sets: dict[str, list[Example]]
     joints: list[int]
     lookaheads: list[str]
-
-
-def estimator(truth: Array, seed: int) -> tuple[Array, NDArray[np.bool_]]:
-    """A body [N, 8, 3] as a live estimator sees it: positions, and which joints are missing [N, 8].
-
-    Each joint errs by itself, the neck too: slowly (first-order autoregressive: coefficient 0.96 and deviation 17 mm
-    in x and y, 0.99 and 100 mm in z) and from frame to frame (5, 5 and 13 mm, three times that in 8% of the frames).
-    Each wrist is missing in runs of 5 to 20 frames for a tenth of the time.
-    """
-    g = torch.Generator().manual_seed(seed)
-    n, joints, _ = truth.shape
-    like = torch.zeros(1, n, joints, 3)
-    across = 17.0 * autoregressive((1, n, joints, 2), 0.96, g, like)
-    depth = 100.0 * autoregressive((1, n, joints, 1), 0.99, g, like)
-    white = torch.randn(1, n, joints, 3, generator=g) * torch.tensor([5.0, 5.0, 13.0])
-    white = white * torch.where(torch.rand(1, n, 1, 1, generator=g) < 0.08, 3.0, 1.0)
-    missing = torch.zeros(n, joints, dtype=torch.bool)
-    for wrist in ("right_wrist", "left_wrist"):
-        missing[:, UPPER_BODY_50.names.index(wrist)] = runs(like, 0.1, 5, 20, g, inside=True)[0]
-    seen = torch.from_numpy(truth) + (torch.cat([across, depth], -1) + white)[0] / MM_PER_UNIT
-    return seen.masked_fill(missing[..., None], 0.0).numpy(), missing.numpy()
+    network: str = ""
 
 
 def examples(truth: Sequence[Array], condition: str, seed: int) -> list[Example]:
     """Sequences under a condition; sequence k is drawn with seed 1000 seed + k."""
     made = []
     for k, xyz in enumerate(truth):
-        if condition == ESTIMATOR:
-            seen, missing = estimator(xyz, 1000 * seed + k)
-        else:
-            seen, confidence = corrupted(xyz, condition, 1000 * seed + k)
-            missing = confidence == 0
-        made.append(Example(xyz.astype(np.float64), seen.astype(np.float64), missing))
+        seen, confidence = corrupted(xyz, condition, 1000 * seed + k)
+        made.append(Example(xyz.astype(np.float64), seen.astype(np.float64), confidence == 0))
     return made
 
 
@@ -119,12 +119,7 @@ def other_bones(truth: Sequence[Array]) -> list[Array]:
     return out
 
 
-def spread(items: Sequence[Array], count: int) -> list[Array]:
-    """`count` of the items, evenly spread."""
-    return [items[k] for k in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
-
-
-def tasks(data: Path, conditions: Sequence[str]) -> list[Task]:
+def tasks(data: Path, conditions: Sequence[str], network: str = "") -> list[Task]:
     """The conditions, with their data."""
     made = []
     tree = UPPER_BODY_50
@@ -141,14 +136,14 @@ def tasks(data: Path, conditions: Sequence[str]) -> list[Task]:
                     sets["jittered"] = examples(jittered, condition, SEED)
                 fitting = [e for seed in FITTING_SEEDS for e in examples(train, condition, seed)]
                 halves = tuning[: len(train)], tuning[len(train) :]
-                made.append(Task(condition, body, fitting, *halves, sets, joints, list(LOOKAHEADS)))
+                made.append(Task(condition, body, fitting, *halves, sets, joints, list(COMPARED), network))
     if ESTIMATOR in conditions:
         path = data / "bandai_namco" / "motion.npz"
         if not path.exists():
             raise RtskelError(f"{path}: no such file")
-        clips = [(held_out(name), xyz) for name, xyz in bandai_bodies(path) if len(xyz) >= SHORTEST]
-        kept = spread([xyz for held, xyz in clips if held], CLIPS)
-        others = spread([xyz for held, xyz in clips if not held], CLIPS + LEARNT)
+        clips = list(bandai_bodies(path))
+        kept = kept_out(clips)
+        others = spread([x for name, x in clips if not held_out(name) and len(x) >= SHORTEST], CLIPS + LEARNT)
         step = len(others) // CLIPS
         tuned_on, learnt = others[::step][:CLIPS], [x for k, x in enumerate(others) if k % step or k >= CLIPS * step]
         joints = list(tree.groups["body"])
@@ -157,51 +152,56 @@ def tasks(data: Path, conditions: Sequence[str]) -> list[Task]:
         fitting = examples(learnt, ESTIMATOR, FITTING_SEEDS[0])
         sets = {"scored": examples(kept, ESTIMATOR, SEED)}
         tuning = examples(tuned_on, ESTIMATOR, TUNING_SEED)
-        made.append(Task(ESTIMATOR, body, fitting, [], tuning, sets, joint_groups(tree.id)["body"], ["0", "4"]))
+        made.append(
+            Task(ESTIMATOR, body, fitting, [], tuning, sets, joint_groups(tree.id)["body"], ["0", "4"], network)
+        )
     return made
-
-
-def mean(values: Sequence[float]) -> float:
-    """Geometric mean."""
-    return float(np.exp(np.mean(np.log(np.maximum(values, 1e-15)))))
 
 
 def tuned(found: dict[str, Any], measures: Sequence[str]) -> int:
     """The setting whose geometric mean of the measures is least on the tuning sequences."""
     at = [MEASURES.index(measure) for measure in measures]
-    return int(np.argmin([mean([row[k] for k in at]) for row in found["tuned"]]))
+    return int(np.argmin([log_mean([row[k] for k in at]) for row in found["tuned"]]))
+
+
+def contestants(task: Task) -> list[Peer]:
+    """The peers of a task."""
+    classical: list[Peer] = [kind(task.body) for kind in PEERS]
+    return [*classical, SmoothNetPeer(task.body, task.network)] if task.network else classical
 
 
 def measure_peers(task: Task) -> dict[str, Any]:
     """Errors of every setting of every peer: result[lookahead][peer] has `settings`, and a list of (MSE, MPJPE,
     acceleration) for "tuned" and for each scored set; of the jittered one only for settings that tuning chooses.
     """
+    torch.set_num_threads(1)  # every task has a process of its own
     result: dict[str, Any] = {}
     for label in task.lookaheads:
         result[label] = {}
-        for kind in PEERS:
-            peer = kind(task.body)
+        for peer in contestants(task):
             peer.fit(task.fitting, LOOKAHEADS[label])
-            found: dict[str, Any] = {"settings": kind.settings}
-            sets = {"tuned": task.dev if kind.learns else task.train + task.dev, **task.sets}
+            found: dict[str, Any] = {"settings": peer.settings}
+            sets = {"tuned": task.dev if peer.learns else task.train + task.dev, **task.sets}
             for name, chosen in sets.items():
                 truth = [e.truth.astype(np.float32) for e in chosen]
                 sequences = [(e.xyz, e.missing) for e in chosen]
-                wanted = set(range(len(kind.settings)))
+                wanted = set(range(len(peer.settings)))
                 if name == "jittered":
                     wanted = {tuned(found, [measure]) for measure in TUNED_FOR}
-                found[name] = [None] * len(kind.settings)
+                found[name] = [None] * len(peer.settings)
                 for k in wanted:
-                    out = peer.apply_all(sequences, LOOKAHEADS[label], kind.settings[k])
+                    out = peer.apply_all(sequences, LOOKAHEADS[label], peer.settings[k])
                     found[name][k] = errors([x.astype(np.float32) for x in out], truth, task.joints)
-            result[label][kind.name] = found
+            result[label][peer.name] = found
     return result
 
 
 def fingerprint(task: Task) -> str:
     """Changes when the data, the corruptions or the peers do."""
-    digest = hashlib.sha256((inspect.getsource(peers) + inspect.getsource(measure_peers)).encode())
+    sources: list[Any] = [peers, measure_peers, *([SmoothNetPeer] if task.network else [])]
+    digest = hashlib.sha256("".join(map(inspect.getsource, sources)).encode())
     digest.update(repr((task.condition, task.joints, task.lookaheads)).encode())
+    digest.update(Path(task.network).read_bytes() if task.network else b"")
     for example in (*task.fitting, *task.train, *task.dev, *(e for s in task.sets.values() for e in s)):
         for array in example:
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -256,23 +256,17 @@ def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
     """Errors of the engine: result[condition][set][lookahead][radius] is (MSE, MPJPE, acceleration)."""
     asked, result = Remembering(engine), dict[str, Any]()
     for task in todo:
-        result[task.condition] = {name: {label: {} for label in task.lookaheads} for name in task.sets}
+        result[task.condition] = {}
         for name, chosen in task.sets.items():
-            sequences = []
-            for example in chosen:
-                xyz = np.zeros((len(example.xyz), UPPER_BODY_50.joints, 3), np.float32)
-                confidence = np.zeros(xyz.shape[:2], np.float32)
-                xyz[:, : example.xyz.shape[1]] = example.xyz  # joints that a task does not have are missing
-                confidence[:, : example.xyz.shape[1]] = ~example.missing
-                sequences.append((xyz, confidence))
-            truth = [example.truth.astype(np.float32) for example in chosen]
-            # A lookahead of a window is beyond what helps: that is the offline protocol.
-            numbers = {label: engine.window if (n := LOOKAHEADS[label]) is None else n for label in task.lookaheads}
+            sequences = [(e.xyz.astype(np.float32), (~e.missing).astype(np.float32)) for e in chosen]
+            truth = [e.truth.astype(np.float32) for e in chosen]
+            labels = LOOKAHEADS if name == "scored" else task.lookaheads
+            found: dict[str, Any] = {label: {} for label in labels}
             for radius in RADII if name == "scored" else RADII[:1]:
-                refined = refine_all(sequences, asked, sorted(set(numbers.values())), radius)
-                for label, number in numbers.items():
-                    out = [x[:, : t.shape[1]] for x, t in zip(refined[number], truth, strict=True)]
-                    result[task.condition][name][label][str(radius)] = errors(out, truth, task.joints)
+                refined = refine_all(sequences, asked, [LOOKAHEADS[label] for label in labels], radius)
+                for label in labels:
+                    found[label][str(radius)] = errors(refined[LOOKAHEADS[label]], truth, task.joints)
+            result[task.condition][name] = found
             asked.forget()
         print(f"engine measured: {task.condition}", file=sys.stderr)
     return result
@@ -300,10 +294,10 @@ def best_single(measured: dict[str, Any], measure: str, label: str) -> dict[str,
         if peer == peers.Wiener.name:
             continue
         rows = [measured[condition][label][peer] for condition in measured]
-        means = [mean([row["tuned"][k][at] for row in rows]) for k in range(len(rows[0]["settings"]))]
+        means = [log_mean([row["tuned"][k][at] for row in rows]) for k in range(len(rows[0]["settings"]))]
         k = int(np.argmin(means))
         scored = {condition: measured[condition][label][peer]["scored"][k][at] for condition in measured}
-        found[peer] = {"setting": rows[0]["settings"][k], "errors": scored, "mean": mean(list(scored.values()))}
+        found[peer] = {"setting": rows[0]["settings"][k], "errors": scored, "mean": log_mean(list(scored.values()))}
     best = min(found, key=lambda peer: float(found[peer]["mean"]))
     return {"best": best, "peers": found}
 
@@ -312,13 +306,13 @@ def compare(measured: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, 
     """Tables and ratios over the ten conditions (those of them that were measured): result[lookahead][measure]."""
     ten = {condition: measured[condition] for condition in TEN if condition in measured}
     result: dict[str, Any] = {}
-    for label in LOOKAHEADS if ten else ():
+    for label in COMPARED if ten else ():
         result[label] = {}
         for measure in TUNED_FOR:
             at = MEASURES.index(measure)
             table, single = peer_table(ten, measure, label), best_single(ten, measure, label)
             best = {condition: row["peers"][row["best"]]["error"] for condition, row in table.items()}
-            entry: dict[str, Any] = {"table": table, "single": single, "best_mean": mean(list(best.values()))}
+            entry: dict[str, Any] = {"table": table, "single": single, "best_mean": log_mean(list(best.values()))}
             entry["single_to_best"] = single["peers"][single["best"]]["mean"] / entry["best_mean"]
             if ours:
                 own = {c: {r: ours[c]["scored"][label][r][at] for r in map(str, RADII)} for c in ten}
@@ -331,11 +325,12 @@ def compare(measured: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, 
                 entry |= {
                     "ours": own,
                     "ratio": ratio,
-                    "ratio_mean": mean(list(ratio.values())),
+                    "ratio_mean": log_mean(list(ratio.values())),
                     "ratio_worst": max(ratio.values()),
-                    "ratio_to_single": mean([o["2"] for o in own.values()]) / single["peers"][single["best"]]["mean"],
+                    "ratio_to_single": log_mean([o["2"] for o in own.values()])
+                    / single["peers"][single["best"]]["mean"],
                     "jittered_ratio": jitter,
-                    "jittered_ratio_mean": mean(list(jitter.values())),
+                    "jittered_ratio_mean": log_mean(list(jitter.values())),
                     "radius_2_over_0": {c: o["2"] / o["0"] for c, o in own.items()},
                 }
             result[label][measure] = entry
@@ -366,11 +361,50 @@ def compare_estimator(measured: dict[str, Any], ours: dict[str, Any] | None) -> 
         if ours:
             own = {r: [e * MM_PER_UNIT for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
             together = [own["2"][0] / rows[best][both]["mpjpe_mm"], own["2"][1] / rows[best][both]["acceleration_mm"]]
-            entry |= {"ours_mm": own, "together": together, "together_mean": mean(together)}
+            entry |= {"ours_mm": own, "together": together, "together_mean": log_mean(together)}
             entry |= {"apart": [o / a for o, a in zip(own["2"], apart, strict=True)]}
-            entry |= {"apart_mean": mean(entry["apart"])}
+            entry |= {"apart_mean": log_mean(entry["apart"])}
         result[label] = entry
     return result
+
+
+def by_lookahead(ours: dict[str, Any]) -> dict[str, Any]:
+    """The engine's errors as result[measure][condition][radius][lookahead]: canonical units, for `ESTIMATOR` mm."""
+    result: dict[str, Any] = {measure: {} for measure in MEASURES}
+    for condition, sets in ours.items():
+        for at, measure in enumerate(MEASURES):
+            unit = MM_PER_UNIT ** (2 if measure == "mse" else 1) if condition == ESTIMATOR else 1.0
+            result[measure][condition] = {
+                str(radius): {label: row[str(radius)][at] * unit for label, row in sets["scored"].items()}
+                for radius in RADII
+            }
+    return result
+
+
+def worst(ratios: dict[str, float]) -> tuple[float, str]:
+    """The largest ratio and its name."""
+    name = max(ratios, key=ratios.__getitem__)
+    return ratios[name], name
+
+
+def averaging(table: dict[str, Any]) -> dict[str, float]:
+    """Errors with windows averaged over those without, by "condition at lookahead", of a measure of `by_lookahead`."""
+    return {
+        f"{condition} at {label}": error / rows["0"][label]
+        for condition, rows in table.items()
+        if condition != "clean"
+        for label, error in rows["2"].items()
+    }
+
+
+def growth(table: dict[str, Any], radius: str = "2") -> dict[str, float]:
+    """Errors over those with the next shorter lookahead, by "condition, from to", of a measure of `by_lookahead`."""
+    return {
+        f"{condition}, {a} to {b}": rows[radius][b] / rows[radius][a]
+        for condition, rows in table.items()
+        if condition != "clean"
+        for a, b in itertools.pairwise(rows[radius])
+    }
 
 
 SHORT = {
@@ -389,7 +423,7 @@ def phoenix_lines(result: dict[str, Any]) -> list[str]:
             table, conditions = entry["table"], list(entry["table"])
 
             def line(name: str, values: Sequence[float], scale: float = unit, total: float | None = None) -> str:
-                cells = [*values, mean(values) if total is None else total]
+                cells = [*values, log_mean(values) if total is None else total]
                 return f"{name:22}" + "".join(f"{value * scale:8.3g}" for value in cells)
 
             lines.append(f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition")
@@ -430,27 +464,45 @@ def estimator_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def lookahead_lines(result: dict[str, Any]) -> list[str]:
+    """The table of `by_lookahead`, for MSE (the condition `ESTIMATOR`: MPJPE) with windows averaged and without."""
+    lines = []
+    for radius in map(str, RADII):
+        lines.append(f"by lookahead, radius {radius}: MSE x 1e-04 ({ESTIMATOR}: MPJPE, mm)")
+        lines.append(f"{'':22}" + "".join(f"{label:>9}" for label in LOOKAHEADS))
+        for condition in result["mse"]:
+            live = condition == ESTIMATOR
+            row = result["mpjpe" if live else "mse"][condition][radius]
+            lines.append(f"{condition:22}" + "".join(f"{row[k] * (1 if live else 1e4):9.4g}" for k in LOOKAHEADS))
+        ten = [result["mse"][condition][radius] for condition in TEN if condition in result["mse"]]
+        if ten:
+            means = [log_mean([row[label] for row in ten]) * 1e4 for label in LOOKAHEADS]
+            lines.append(f"{'mean of ten':22}" + "".join(f"{value:9.4g}" for value in means))
+        lines.append("")
+    return lines
+
+
 def summary_lines(result: dict[str, Any]) -> list[str]:
     """What the project promises, in a few lines."""
     lines = []
     for label, measures in result["phoenix"].items():
         for measure, entry in measures.items():
             if "ratio_mean" in entry:
-                worst = max(entry["ratio"], key=lambda c: float(entry["ratio"][c]))
+                where = worst(entry["ratio"])[1]
                 lines.append(
-                    f"lookahead {label:7} {measure:5}: ours / best of each {entry['ratio_mean']:.3f} (worst {worst} "
+                    f"lookahead {label:7} {measure:5}: ours / best of each {entry['ratio_mean']:.3f} (worst {where} "
                     f"{entry['ratio_worst']:.2f}), bones jittered {entry['jittered_ratio_mean']:.3f}, "
                     f"/ best single {entry['ratio_to_single']:.3f}"
                 )
-    for measure in TUNED_FOR:
-        own = [entry[measure]["ours"] for entry in result["phoenix"].values() if "ours" in entry[measure]]
-        grows = [b[c]["2"] / a[c]["2"] for a, b in itertools.pairwise(own) for c in a]
-        averaged = [row["2"] / row["0"] for by_condition in own for row in by_condition.values()]
-        if own:
-            lines.append(
-                f"{measure}: at worst {max(grows):.3f} times as large with more lookahead, "
-                f"{max(averaged):.3f} times with windows averaged"
-            )
+    for measure in TUNED_FOR if result["by_lookahead"] else ():
+        table = result["by_lookahead"][measure]
+        for what, ratios, most in (
+            ("windows averaged / not", averaging(table), 1.02),
+            ("more lookahead / less", growth(table), 1.0),
+        ):
+            ratio, where = worst(ratios)
+            kept = sum(r <= most for r in ratios.values())
+            lines.append(f"{measure}: {what}: {kept} of {len(ratios)} at most {most:g}, largest {ratio:.3f} ({where})")
     for label, entry in result["estimator"].items():
         if "together_mean" in entry:
             means = entry["together_mean"], entry["apart_mean"]
@@ -460,6 +512,55 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+@contextmanager
+def working_folder(chosen: Path | None) -> Iterator[Path]:
+    """The folder that keeps what is trained here; none chosen: one that is gone afterwards."""
+    if chosen is not None:
+        chosen.mkdir(parents=True, exist_ok=True)
+        yield chosen
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
+def corpus(options: argparse.Namespace, runs: Path) -> Path:
+    """The corpus that is trained on: the one named, else one built from the recordings."""
+    if options.corpus is not None:
+        return Path(options.corpus)
+    built = runs / "corpus"
+    if not (built / "index.json").exists():
+        print(f"building a corpus with {SYNTHETIC} synthetic clips", file=sys.stderr)
+        build_corpus(options.data, built, BuildConfig(synthetic=SYNTHETIC))
+    return built
+
+
+FIGURES = {3: "frame_mask", 4: "joint_mask", 5: "frame_noise_0.9", 6: "joint_noise_0.9"}
+"""The paper's figures, and the conditions that they show."""
+
+
+def draw_figures(options: argparse.Namespace) -> list[str]:
+    """Ten frames as they were, corrupted, and refined offline, for each of `FIGURES`; returns the files' names."""
+    from rtskel.draw import figure  # not before it is needed: matplotlib takes seconds
+
+    recording = max(read(options.data / "phoenix14t" / "dev.skels"), key=lambda r: r.frames)
+    truth, made = recording.canonical(), []
+    original = Recording(truth, recording.fps, recording.name, unit=SKELS_UNIT)
+    options.figures.mkdir(parents=True, exist_ok=True)
+    with open_engine(options.engine) as engine:
+        for number, condition in FIGURES.items():
+            seen, confidence = corrupted(truth, condition, 1000 * SEED)
+            ((refined,),) = refine_all([(seen, confidence)], engine, [None], RADII[0]).values()
+            # Ten frames in a row, the ten that are changed most.
+            changed = np.convolve((seen != truth).any((1, 2)) * 1.0, np.ones(10), "valid").argmax()
+            rows = [original, replace(original, xyz=seen, confidence=confidence)]
+            rows.append(replace(original, xyz=refined, confidence=confidence, lookahead=engine.window))
+            path = options.figures / f"figure{number}-{condition}.png"
+            slots = range(int(changed), int(changed) + 10)
+            figure(rows, labels=["original", f"corrupted: {condition}", "refined"], slots=slots).savefig(path)
+            made.append(str(path))
+    return made
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that the options ask for."""
     conditions = options.conditions.split(",")
@@ -467,8 +568,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         known = ", ".join([*CONDITIONS, ESTIMATOR])
         raise RtskelError(f"--conditions: unknown {min(unknown)!r} (known: {known})")
     start = time.monotonic()
-    todo = tasks(options.data, conditions)
-    measured = all_peers(todo, options.cache, options.jobs)
+    with working_folder(options.runs) as runs:
+        network, trained = "", ""
+        if not options.no_smoothnet:
+            network = str(runs / "smoothnet.safetensors")
+            trained = smoothnet.trained(Path(network), corpus(options, runs), options.smoothnet_updates)
+            print(trained, file=sys.stderr)
+        todo = tasks(options.data, conditions, network)
+        measured = all_peers(todo, options.cache, options.jobs)
     peers_seconds = time.monotonic() - start
     ours, about = None, None
     if not options.peers_only:
@@ -481,7 +588,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "engine": about,
         "phoenix": compare(measured, ours),
         "estimator": compare_estimator(found, ours[ESTIMATOR] if ours and found else None),
+        "by_lookahead": by_lookahead(ours) if ours else {},
         "clean_mse": clean,
+        "smoothnet": trained,
         "seconds": {"peers": peers_seconds, "all": time.monotonic() - start},
     }
 
@@ -494,16 +603,31 @@ def main() -> int:
     parser.add_argument("--peers-only", action="store_true", help="measure no engine")
     parser.add_argument("--conditions", default=",".join([*CONDITIONS, ESTIMATOR]), help="with commas between")
     parser.add_argument("--cache", type=Path, help="file that keeps what was measured of the peers")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that tune peers")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that tune peers, or train")
+    parser.add_argument("--runs", type=Path, help="folder that keeps what is trained here (default: none)")
+    parser.add_argument("--corpus", type=Path, help="corpus to train on (default: one built from the recordings)")
+    parser.add_argument("--no-smoothnet", action="store_true", help="leave out the peer that has to be trained")
+    parser.add_argument("--smoothnet-updates", type=int, default=smoothnet.UPDATES, help="how long it is trained")
+    parser.add_argument("--figures", metavar="DIR", type=Path, help="draw the paper's Figures 3 to 6 instead")
+    tables.add_arguments(parser)
     options = parser.parse_args()
     try:
-        result = run(options)
+        if options.figures:
+            report({"bench": "figures"}, draw_figures(options), options)
+        elif options.tables:
+            with working_folder(options.runs) as runs:
+                found = tables.run(options, runs, corpus(options, runs))
+            report({"bench": "tables", **found}, tables.lines(found), options)
+        else:
+            result = run(options)
+            lines = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"])]
+            lines += lookahead_lines(result["by_lookahead"]) if result["by_lookahead"] else []
+            lines += [*summary_lines(result), result["smoothnet"]]
+            lines.append(f"peers {result['seconds']['peers']:.0f} s, all {result['seconds']['all']:.0f} s")
+            report({"bench": "accuracy", **result}, lines, options)
     except RtskelError as error:
         print(f"rtskel: error: {error}", file=sys.stderr)
         return 2
-    lines = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"]), *summary_lines(result)]
-    lines.append(f"peers {result['seconds']['peers']:.0f} s, all {result['seconds']['all']:.0f} s")
-    report({"bench": "accuracy", **result}, lines, options)
     return 0
 
 

@@ -218,7 +218,7 @@ def ahead(lookahead: Lookahead, most: float) -> int:
     return int(most) if lookahead is None else min(lookahead, int(most))
 
 
-class _Smoother(Peer):
+class Smoother(Peer):
     """A peer that smooths the plainly filled sequence in windows."""
 
     def _apply_all(
@@ -258,7 +258,7 @@ def weighted(frames: Sequence[Array], taps: Array) -> Array:
     return out
 
 
-class SavitzkyGolay(_Smoother):
+class SavitzkyGolay(Smoother):
     """A polynomial fitted to a window. Setting: frames before (and, where allowed, behind), the polynomial's order."""
 
     name = "Savitzky-Golay"
@@ -270,7 +270,7 @@ class SavitzkyGolay(_Smoother):
         return weighted(frames, savgol_coeffs(len(frames), order, pos=past, use="dot"))
 
 
-class Gaussian(_Smoother):
+class Gaussian(Smoother):
     """Frames weighted with a normal curve, cut off where the lookahead ends. Setting: its width in frames."""
 
     name = "Gaussian"
@@ -283,7 +283,7 @@ class Gaussian(_Smoother):
         return weighted(frames, taps / taps.sum())
 
 
-class Median(_Smoother):
+class Median(Smoother):
     """The median of a window. Setting: frames before (and, where allowed, behind)."""
 
     name = "median"
@@ -293,7 +293,7 @@ class Median(_Smoother):
         return np.median(np.stack(self.window(xyz, missing, lookahead, int(setting[0])), -1), axis=-1)
 
 
-class Hampel(_Smoother):
+class Hampel(Smoother):
     """The median of a window where a frame lies further from it than k deviations (1.4826 times the median distance).
 
     Setting: frames before (and, where allowed, behind), k.
@@ -450,7 +450,7 @@ def kalman(x: Array, missing: Mask, ratio: Array, damping: float, start: Array, 
     return smooth[:, 0]
 
 
-class Wiener(_Smoother):
+class Wiener(Smoother):
     """The linear filter with the least squared error on the training sequences under the condition.
 
     It corrects the plainly filled sequence, separately for frames that are there, and for those missing by how long
