@@ -34,6 +34,7 @@ from scipy.signal import butter, filtfilt
 from rtskel import UPPER_BODY_50, Recording, read, to_canonical
 
 LOOKAHEADS = (0, 4)
+SIDES = ("right", "left")
 CUTOFF_HZ = 6.0
 TIMEOUT_S = 300
 
@@ -116,7 +117,7 @@ def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
     scale = raw.mm_per_unit()
     path, seen = on_slots(raw, slots, scale)
     names = UPPER_BODY_50.names
-    hands = {side: list(UPPER_BODY_50.groups[f"{side}_hand"]) for side in ("left", "right")}
+    hands = {side: list(UPPER_BODY_50.groups[f"{side}_hand"]) for side in SIDES}
     found = {side: seen[:, hand].all(axis=1) for side, hand in hands.items()}
     result: dict[str, Any] = {
         "fps": raw.fps,
@@ -173,7 +174,7 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
     rows[0] += ["RMS", *(f"L={lookahead}" for lookahead in LOOKAHEADS), "hand seen", "bones p50", "p95", "in range"]
     for name, result in results.items():
         raw, of = result["raw"], [result["lookahead"][str(lookahead)] for lookahead in LOOKAHEADS]
-        for side in ("right", "left"):
+        for side in SIDES:
             row = [name, side, f"{of[-1]['slots']}/{result['slots']}"]
             row += [f"{raw['acceleration'][side]:.2f}", f"{raw['filtered_acceleration'][side]:.2f}"]
             for each in of:
@@ -183,8 +184,14 @@ def table(results: dict[str, dict[str, Any]]) -> list[str]:
             filled = of[-1]["bones"].get(side)
             row += [f"{filled[key]:.0%}" for key in ("p50", "p95", "within")] if filled else ["-"] * 3
             rows.append(row)
+    falls = [
+        np.median([each["lookahead"][str(lookahead)]["ratio"][side] for each in results.values() for side in SIDES])
+        for lookahead in LOOKAHEADS
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    medians = ", ".join(f"{fall:.2f}x at L={lookahead}" for fall, lookahead in zip(falls, LOOKAHEADS, strict=True))
+    return [*lines, f"acceleration falls in the median of the wrists: {medians}"]
 
 
 def main() -> None:
