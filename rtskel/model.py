@@ -277,9 +277,11 @@ class Skeletor(nn.Module):
         self.config = config
         tree = skeleton(config.skeleton)
         joints = tree.joints
-        self.inputs = 3 * joints * (1 + config.bones + config.local_regression)
-        self.inputs += joints * (config.missing_channel + config.bone_deviation)
-        # What the output holds, [joints, size] each.
+        # What the embedding sees and what the output holds, in this order, [joints, size] each.
+        sees = {"pose": 3, "bones": 3 * config.bones, "bone_deviation": int(config.bone_deviation)}
+        sees |= {"path_deviation": 3 * config.local_regression, "missing": int(config.missing_channel)}
+        self.sees = {name: size for name, size in sees.items() if size}
+        self.inputs = joints * sum(self.sees.values())
         self.parts = {"own": 3, "limb": 3} if config.fill else {"pose": 3}
         if config.gate:
             self.parts["gate"] = 1
@@ -306,6 +308,35 @@ class Skeletor(nn.Module):
             self.register_buffer("bone_scale", length / math.sqrt(3))
         if config.fill:
             nn.init.zeros_(self.trunk.out.weight)  # an untrained network leaves the filled window as it is
+
+    def grow_from(self, other: Skeletor) -> None:
+        """Takes over the weights of a model with fewer options, so that at first it computes what that one does.
+
+        What only this one sees is ignored at first, and what only this one says is 0 at first: all else must agree, or
+        ValueError names the weights that do not.
+        """
+        joints, state = self.config.joints, other.state_dict()
+
+        def spread(weight: Tensor, names: Mapping[str, int], own: Mapping[str, int], dim: int) -> Tensor:
+            pieces = dict(zip(names, weight.split([joints * size for size in names.values()], dim), strict=True))
+            shape = list(weight.shape)
+            grown = []
+            for name, size in own.items():
+                shape[dim] = joints * size
+                grown.append(pieces.pop(name, torch.zeros(shape)))
+            if pieces:
+                raise ValueError(f"{next(iter(pieces))!r} of the other model has no place in this one")
+            return torch.cat(grown, dim)
+
+        state["trunk.embed.weight"] = spread(state["trunk.embed.weight"], other.sees, self.sees, 1)
+        for name in ("trunk.out.weight", "trunk.out.bias"):
+            state[name] = spread(state[name], other.parts, self.parts, 0)
+        for name, value in self.state_dict().items():
+            if name.startswith("trunk.early"):
+                state.setdefault(name, torch.zeros_like(value))
+            elif name not in state or state[name].shape != value.shape:
+                raise ValueError(f"{name!r} differs")
+        self.load_state_dict(state)
 
     def set_bone_statistics(self, mean: Tensor, scale: Tensor) -> None:
         """Sets the mean bone vector [J, 3] of unmirrored poses and the root mean square spread [J] around it."""

@@ -43,7 +43,7 @@ from rtskel.skeleton import skeleton
 BAD = 1e-7
 """Squared error of a coordinate, canonical units, beyond which the gate is told that a joint is bad."""
 
-TAIL = 10.0
+TAIL = 30.0
 """Errors this many times the usual count half of what they are: a few windows would drown out all others."""
 
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "live")
@@ -69,7 +69,7 @@ class TrainConfig:
     ema: decay of the moving average of the weights, which is what is validated and kept.
     validate_every: steps between validations (and checkpoints); 0: never, and the average at the end counts as best.
     compile: compiles the network, which costs a minute and pays on an accelerator.
-    init: weights file to start from.
+    init: weights file to start from; of the same model, or of one with fewer options (`Skeletor.grow_from`).
     """
 
     model: SkeletorConfig = PRESETS["realtime"]
@@ -159,9 +159,12 @@ class Trainer:
         self.config, self.corpus, self.device = config, corpus, torch.device(device)
         self.tree = skeleton(config.model.skeleton)
         torch.manual_seed(config.seed)
-        self.model = load_weights(config.init) if config.init else Skeletor(config.model)
-        if self.model.config != config.model:
-            raise RtskelError(f"{config.init}: its model config is not the one to be trained")
+        self.model = Skeletor(config.model)
+        if config.init:
+            try:
+                self.model.grow_from(load_weights(config.init))
+            except ValueError as error:
+                raise RtskelError(f"{config.init}: does not fit the model to be trained ({error})") from None
         if not config.init and config.model.fill:
             self.model.set_bone_statistics(*bone_statistics(corpus, config.sources, self.tree))
         self.model.to(self.device).train()

@@ -1,6 +1,7 @@
 """The network: what holds before any training, whatever the weights, and what its files keep."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -238,3 +239,15 @@ def test_foreign_and_truncated_weights_are_named(tmp_path):
             load_weights(path)
     with pytest.raises(EngineError, match=r"none\.safetensors"):
         load_weights(tmp_path / "none.safetensors")
+
+
+def test_a_model_grown_from_another_computes_the_same_at_first():
+    small = trained(replace(TINY, local_regression=False, bone_deviation=False))
+    grown = Skeletor(TINY).eval()
+    grown.grow_from(small)
+    x, missing = windows(), torch.rand(2, 8, 50, generator=torch.Generator().manual_seed(1)) < 0.2
+    torch.testing.assert_close(grown(x, missing), small(x, missing), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="bone_deviation"):
+        Skeletor(replace(TINY, bone_deviation=False)).grow_from(trained())
+    with pytest.raises(ValueError, match="differs"):
+        Skeletor(replace(TINY, d_ff=32)).grow_from(small)
