@@ -153,10 +153,14 @@ def live(
         yield from _newest(video)
         return
     frames = iter(video)
-    start = now_ns()
     held = next(frames, None)
+    start = now_ns()
     while held is not None:
+        asked = now_ns()
         following = next(frames, None)
+        # A camera takes its frames by itself: while a file is read, its clock stands still rather than have us late.
+        read = now_ns()
+        start += max(min(read - asked, read - start - held.time_ns), 0)
         if following is None or now_ns() < start + following.time_ns:
             wait = start + held.time_ns - now_ns()
             if wait > 0:

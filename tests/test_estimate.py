@@ -132,6 +132,23 @@ def test_one_slow_frame_costs_only_those_that_came_meanwhile(clip):
     assert came == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
 
 
+def test_a_slow_file_costs_no_frame(clip):
+    clock = Clock()
+    came = []
+    with Video(clip) as video:
+
+        def frames() -> Iterator[Frame]:
+            for frame in video:
+                clock.ms += 90
+                yield frame
+
+        slow = type("Slow", (), {"camera": False, "__iter__": lambda self: frames()})()
+        for frame in live(slow, now_ns=clock.now_ns, sleep=clock.sleep):
+            came.append((frame.number, frame.time_ns / 1e6 <= clock.ms))
+            clock.ms += 30
+    assert came == [(n, True) for n in range(FRAMES)]
+
+
 class Camera:
     """Gives frames as the test lets it."""
 
