@@ -88,8 +88,10 @@ def on_slots(recording: Recording, slots: int, scale: float) -> tuple[Array, Mas
 
 def median_acceleration(path: Array, seen: Mask) -> float:
     """mm per frame squared."""
-    both = seen[:-2] & seen[1:-1] & seen[2:]
-    return float(np.median(np.linalg.norm(np.diff(path, 2, axis=0), axis=-1)[both])) if both.any() else float("nan")
+    three = seen[:-2] & seen[1:-1] & seen[2:]
+    if not three.any():
+        raise SystemExit("too few frames were estimated to tell a wrist's acceleration (--fast estimates all)")
+    return float(np.median(np.linalg.norm(np.diff(path, 2, axis=0), axis=-1)[three]))
 
 
 def filtered(path: Array, seen: Mask, fps: float) -> Array:
