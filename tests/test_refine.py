@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
+from rtskel.wire import Flag
 from tests import contract
 from tests.contract import MixingEngine, drain, sequence
 
@@ -67,8 +68,6 @@ def test_the_rings_agree():
 
 @BOTH
 def test_flags(native):
-    from rtskel.wire import Flag
-
     engine = MixingEngine(window=8)
     xyz, confidence = sequence(30, missing=0)
     confidence[12] = 0
@@ -76,9 +75,9 @@ def test_flags(native):
     out = Refined.concatenate([refiner.push(xyz, confidence), refiner.flush()])
     at0, at4 = out.select(lookahead=0), out.select(lookahead=4)
     assert (at0.windows == 1).all()
-    assert (at0.flags & Flag.PARTIAL_AVERAGE > 0).all()
-    assert (at4.flags & Flag.PARTIAL_AVERAGE == 0).all()
-    for rows, warm in ((at0, 7), (at4, 5)):  # the first windows without padding: 7 for L=0, 5 + 4 - 2 for L=4
+    assert (at4.windows == 2).all()
+    for rows, warm in ((at0, 7), (at4, 4)):  # the first windows without padding: 7 for L=0, 4 + 4 - 1 for L=4
+        assert not (rows.flags & Flag.PARTIAL_AVERAGE).any()
         assert np.flatnonzero(rows.flags & Flag.WARM_UP).tolist() == list(range(warm))
         assert np.flatnonzero(rows.flags & Flag.INTERPOLATED).tolist() == [12]
     assert not (at0.flags & Flag.FLUSHED).any()
@@ -92,16 +91,18 @@ def test_nothing_known(native):
     out = Refined.concatenate([refiner.push(np.full((5, 50, 3), np.nan)), refiner.flush()])
     assert not out.xyz.any()
     assert not out.windows.any()
+    assert (out.flags & Flag.PARTIAL_AVERAGE > 0).all()
 
     class Broken(MixingEngine):
         def run(self, x, missing):
             y = super().run(x, missing)
-            y[0, 3] = np.nan
+            y[0] = np.nan
             return y
 
-    out = Refiner(Broken(max_batch=3), lookahead=2, native=native).push(sequence(40)[0])
+    out = Refiner(Broken(max_batch=4), lookahead=4, native=native).push(sequence(40)[0])
     assert np.isfinite(out.xyz).all()
-    assert set(out.windows) - {5}, "broken predictions are left out of the average"
+    assert set(out.windows) == {2, 3}, "broken predictions are left out of the average"
+    assert ((out.flags & Flag.PARTIAL_AVERAGE > 0) == (out.windows < 3)).all()
 
 
 @BOTH
