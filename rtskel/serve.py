@@ -30,9 +30,10 @@ import secrets
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -41,17 +42,15 @@ import zmq
 from numpy.typing import NDArray
 
 from rtskel import wire
+from rtskel.bulk import PoseWriter
 from rtskel.curve import ServerKeys, check_bind
 from rtskel.engine import Engine
-from rtskel.errors import EngineError, RtskelError, ServeError, WireError
+from rtskel.errors import EngineError, RtskelError, ServeError
 from rtskel.refine import RefinerBank
-from rtskel.streams import CLOCK, SECOND, Message, StreamConfig, StreamTable
+from rtskel.streams import CLOCK, SECOND, Emission, StreamConfig, StreamTable, whole_pose
 
 REFINE_NS = 10_000_000
 """Time after which a turn reads again although windows are still pending."""
-
-BURST = 32
-"""Poses sent together: each send that finds ZeroMQ's own thread asleep costs a system call to wake it."""
 
 UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
@@ -145,9 +144,12 @@ class Server:
             )
         except ValueError as error:
             raise ServeError(str(error)) from None
-        self._table = StreamTable(
-            bank, config.streams, epoch=self.epoch, model=engine.info.model_id, output=self._output
+        self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id, output=whole_pose)
+        self._subscriptions = _Subscriptions()
+        self._outlet = _Outlet(
+            self._table, bank.lookaheads, bank.joints, config.streams.max_streams, self._subscriptions
         )
+        self._least_pose = 16 * bank.joints  # bytes, and a raw message has hardly more for each of its poses
         self._stopping = False
         self._frames_in = 0
         self._heartbeats = 0
@@ -155,8 +157,6 @@ class Server:
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
         self._read_up_to = clock()  # all that had come by then has been read
-        self._subscriptions: Counter[bytes] = Counter()
-        self._wanted: dict[bytes, bool] = {}  # by topic, as the subscriptions are
 
         with ExitStack() as stack:
             self._wake, self._waker = os.pipe()
@@ -173,8 +173,8 @@ class Server:
             self._raw = _socket(stack, context, zmq.SUB, config.raw, config.keys, linger_s=0)
             self._raw.rcvhwm = config.receive_queue
             self._raw.maxmsgsize = MAX_MESSAGE
-            # Everything, so that who sends other things can be named; the first is what clients wait for.
-            for prefix in (wire.RAW_PREFIX, b""):
+            # Everything, so that who sends other things can be named; the others are what clients wait for.
+            for prefix in (wire.RAW_BATCH_PREFIX, wire.RAW_PREFIX, b""):
                 self._raw.subscribe(prefix)
             self._refined = _socket(stack, context, zmq.XPUB, config.refined, config.keys, config.linger_s)
             self._refined.sndhwm = config.send_queue
@@ -214,7 +214,7 @@ class Server:
             self._wait()
             now = self._clock()
             self._take_subscriptions()
-            self._table.feed(self._read())
+            self._read()
             self._advance(now)
             self._tell()
             self._refine()
@@ -237,45 +237,44 @@ class Server:
         """How many more frames may wait for the engine."""
         return self.config.most_waiting - self._table.backlog - self._table.pending
 
-    def _read(self) -> list[tuple[Message, int]]:
-        """What publishers have sent, as far as there is room for it."""
-        messages: list[tuple[Message, int]] = []
+    def _read(self) -> None:
+        """Give the streams what publishers have sent, as far as there is room for it."""
+        inbox = _Inbox()
         room = self._room()
-        self._receive(messages, room)
-        if self.config.batch_wait_s and messages:
-            until = messages[0][1] + round(self.config.batch_wait_s * SECOND)
+        self._receive(inbox, room)
+        if self.config.batch_wait_s and inbox.poses:
+            until = inbox.read[0] + round(self.config.batch_wait_s * SECOND)
             room = min(room, self._engine.max_batch)
-            while len(messages) < room and (left := until - self._clock()) > 0:
+            while inbox.poses < room and (left := until - self._clock()) > 0:
                 if self._raw.poll(math.ceil(left / 1e6)):
-                    self._receive(messages, room)
-        return messages
+                    self._receive(inbox, room)
+        self._take_in(inbox)
 
-    def _receive(self, messages: list[tuple[Message, int]], room: int) -> None:
-        recv, raw, clock = _recv, self._raw, self._clock
+    def _receive(self, inbox: _Inbox, room: int) -> None:
+        recv, raw, clock, least = _recv, self._raw, self._clock, self._least_pose
         self._unread = True
-        while len(messages) < room:
+        while inbox.poses < room:
             try:
-                topic = recv(raw, zmq.NOBLOCK, False)
+                topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
                 self._unread = False
                 return
             # The parts of a message are there together or not at all.
             body = recv(raw, 0, False) if topic.more else topic
-            now = clock()
             if body.more or body is topic:
-                self._refuse_parts(topic, body, now)
+                self._refuse_parts(topic, body, clock())
                 continue
-            try:
-                message = wire.decode(topic.bytes, body.bytes)
-            except WireError as error:
-                self._refuse(topic.bytes, len(body), str(error), now)
-                continue
-            if type(message) is wire.RawPose:
-                self._frames_in += 1
-            elif type(message) is not wire.StreamEnd:
-                self._refuse(topic.bytes, len(body), f"{type(message).__name__} where raw poses belong", now)
-                continue
-            messages.append((message, now))
+            data = body.bytes
+            inbox.topics.append(topic.bytes)
+            inbox.bodies.append(data)
+            inbox.read.append(clock())
+            inbox.poses += len(data) // least or 1
+
+    def _take_in(self, inbox: _Inbox) -> None:
+        def refuse(which: int, why: str) -> None:
+            self._refuse(inbox.topics[which], len(inbox.bodies[which]), why, inbox.read[which])
+
+        self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse)
 
     def _refuse_parts(self, topic: zmq.Frame, body: zmq.Frame, now: int) -> None:
         parts = 1 if body is topic else 2
@@ -310,32 +309,17 @@ class Server:
                 return
 
     def _step(self) -> None:
-        burst: list[tuple[bytes, bytes]] = []
-        for parts in self._table.step(self._clock, self._engine_times):
-            if parts is not None:
-                burst.append(parts)
-                if len(burst) == BURST:
-                    self._send(burst)
-                    burst.clear()
-        self._send(burst)
+        self._table.run(self._deliver, self._clock, self._engine_times)
         self._tell()
 
-    def _output(self, sample: wire.RefinedPose) -> Callable[..., tuple[bytes, bytes] | None]:
-        encode, wanted = wire.RefinedEncoder(sample), self._wanted
-        topic = encode.topic
+    def _deliver(self, emission: Emission) -> None:
+        self._send(self._outlet.messages(emission, self._clock()))
 
-        def parts(*varying: Any) -> tuple[bytes, bytes] | None:
-            if wanted.get(topic) or self._is_wanted(topic):
-                return topic, encode(*varying)
-            return None
-
-        return parts
-
-    def _send(self, messages: list[tuple[bytes, bytes]]) -> None:
+    def _send(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
         send, refined = _send, self._refined
         for topic, body in messages:
             send(refined, topic, _FIRST_PART)
-            send(refined, body, zmq.NOBLOCK)
+            send(refined, body, _NOBLOCK)
 
     def _engine_times(self) -> tuple[int, int]:
         if self._engine.error:
@@ -348,34 +332,21 @@ class Server:
 
     def _publish(self, message: wire.Message) -> None:
         topic, body = wire.encode(message)
-        if self._is_wanted(topic):
+        if self._subscriptions.want(topic):
             self._send([(topic, body)])
 
-    def _is_wanted(self, topic: bytes) -> bool:
-        """Whether anybody has subscribed to that topic; what nobody reads is not even encoded."""
-        wanted = self._wanted.get(topic)
-        if wanted is None:
-            if len(self._wanted) > 65536:
-                self._wanted.clear()
-            wanted = self._wanted[topic] = any(topic.startswith(prefix) for prefix in self._subscriptions)
-        return wanted
-
     def _take_subscriptions(self) -> None:
+        changed = False
         while True:
             try:
-                message = _recv(self._refined, zmq.NOBLOCK)
+                message = _recv(self._refined, _NOBLOCK)
             except zmq.Again:
-                return
-            prefix = message[1:]
-            if message[:1] == b"\1":
-                self._subscriptions[prefix] += 1
-                if prefix == wire.HEARTBEAT_TOPIC:
-                    self._heartbeat_at = 0  # at once: it tells the reader that its subscriptions are in force
-            elif message[:1] == b"\0":
-                self._subscriptions[prefix] -= 1
-                if self._subscriptions[prefix] <= 0:
-                    del self._subscriptions[prefix]
-            self._wanted.clear()
+                break
+            changed |= self._subscriptions.take(message)
+            if message == b"\1" + wire.HEARTBEAT_TOPIC:
+                self._heartbeat_at = 0  # at once: it tells the reader that its subscriptions are in force
+        if changed:
+            self._outlet.subscribed()
 
     def _heartbeat(self, now: int) -> None:
         since, frames = self._last_heartbeat
@@ -408,9 +379,9 @@ class Server:
         self._unread = True
         while self._unread and self._clock() < until:
             self._take_subscriptions()
-            messages: list[tuple[Message, int]] = []
-            self._receive(messages, self._room())
-            self._table.feed(messages)
+            inbox = _Inbox()
+            self._receive(inbox, self._room())
+            self._take_in(inbox)
             self._tell()
             self._refine()
             if self._room() <= 0 and not self._table.pending:
@@ -498,6 +469,154 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     return bound.rstrip(b"\0").decode()
 
 
+class _Inbox:
+    """Messages as they were read."""
+
+    def __init__(self) -> None:
+        self.topics: list[bytes] = []
+        self.bodies: list[bytes] = []
+        self.read: list[int] = []
+        self.poses = 0
+        """About how many they hold."""
+
+
+class _Subscriptions:
+    """What readers have subscribed to, as an XPUB socket tells it."""
+
+    def __init__(self) -> None:
+        self._count: Counter[bytes] = Counter()
+        self._lengths: Counter[int] = Counter()
+
+    def take(self, message: bytes) -> bool:
+        """A message from the socket; whether it changes what is wanted."""
+        prefix = message[1:]
+        before = self._count[prefix]
+        if message[:1] == b"\1":
+            self._count[prefix] = before + 1
+        elif message[:1] == b"\0":
+            self._count[prefix] = before - 1
+        if self._count[prefix] <= 0:
+            del self._count[prefix]
+        changed = (prefix in self._count) - (before > 0)
+        if changed:
+            self._lengths[len(prefix)] += changed
+            self._lengths = +self._lengths
+        return changed != 0
+
+    def want(self, topic: bytes) -> bool:
+        """Whether anybody reads that topic; what nobody reads is not even encoded."""
+        return any(topic[:length] in self._count for length in self._lengths)
+
+
+class _Outlet:
+    """Refined poses on their way out: encoded for those topics that somebody reads."""
+
+    def __init__(
+        self, table: StreamTable[Any], lookaheads: Sequence[int], joints: int, places: int, wanted: _Subscriptions
+    ) -> None:
+        self._table = table
+        self._lookaheads = np.sort(np.array(lookaheads, np.int32))
+        self._subscriptions = wanted
+        self._writer = PoseWriter(joints)
+        # By place and lookahead:
+        self._wanted = np.full((places, len(lookaheads)), _UNKNOWN, np.int8)
+        self._kind = np.full((places, len(lookaheads)), -1, np.int32)  # of the writer's poses
+        # By place: the packed `wire.Source`. By lookahead: what packs batches, where they are wanted.
+        self._source: list[bytes | None] = [None] * places
+        self._batches: list[wire.RefinedBatchEncoder | None] = [None] * len(lookaheads)
+        self._batch_wanted = [False] * len(lookaheads)
+
+    def subscribed(self) -> None:
+        """The subscriptions have changed."""
+        self._wanted[:] = _UNKNOWN
+        for column, lookahead in enumerate(self._lookaheads.tolist()):
+            self._batch_wanted[column] = self._subscriptions.want(wire.refined_batch_topic(lookahead))
+
+    def messages(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
+        """What is to be sent of these poses at `now`."""
+        for changed in self._table.take_changed():
+            for known in self._kind[changed].tolist():
+                if known >= 0:
+                    self._writer.discard(known)
+            self._kind[changed] = -1
+            self._wanted[changed] = _UNKNOWN
+            self._source[changed] = None
+        place, column = emission.place, np.searchsorted(self._lookaheads, emission.lookahead)
+        wanted = self._wanted[place, column]
+        if wanted.min() == _UNKNOWN:
+            self._ask(np.unique(np.stack([place, column])[:, wanted == _UNKNOWN], axis=1))
+            wanted = self._wanted[place, column]
+        if wanted.any():
+            alone = emission if wanted.all() else emission.select(wanted > 0)
+            kind = self._kind[place, column] if alone is emission else self._kind[place, column][wanted > 0]
+            bodies = self._writer.write(
+                kind,
+                alone.numbers,
+                emission.infer_start_ns,
+                emission.infer_end_ns,
+                now,
+                alone.xyz,
+                alone.confidence,
+                alone.missing,
+                alone.sigma,
+            )
+            yield from zip(map(self._writer.topics.__getitem__, kind.tolist()), bodies, strict=True)
+        for k in np.flatnonzero(self._batch_wanted).tolist():
+            rows = column == k
+            if rows.any():
+                yield from self._in_batches(k, emission if rows.all() else emission.select(rows), now)
+
+    def _ask(self, pairs: NDArray[np.int64]) -> None:
+        """Find out whether the poses of these places and lookaheads [2, M] are wanted."""
+        for place, column in pairs.T.tolist():
+            sample = self._table.sample(place, int(self._lookaheads[column]))
+            wanted = self._subscriptions.want(wire.refined_topic(sample.stream, sample.lookahead))
+            self._wanted[place, column] = wanted
+            if wanted and self._kind[place, column] < 0:
+                self._kind[place, column] = self._writer.add(sample)
+
+    def _in_batches(self, column: int, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
+        encoder = self._batches[column]
+        if encoder is None:
+            encoder = self._batches[column] = wire.RefinedBatchEncoder(self._sample(emission))
+        sources = list(map(self._packed_source, emission.place.tolist()))
+        most = encoder.most(sources)
+        parts = -(-len(sources) // most)
+        edges = [len(sources) * part // parts for part in range(parts + 1)]  # of about the same size
+        for first, end in pairwise(edges):
+            rows = slice(first, end)
+            body = encoder(
+                *(emission.infer_start_ns, emission.infer_end_ns, now, sources[rows], emission.numbers[rows]),
+                *(emission.xyz[rows], emission.confidence[rows], emission.missing[rows], emission.sigma[rows]),
+            )
+            yield encoder.topic, body
+
+    def _packed_source(self, place: int) -> bytes:
+        source = self._source[place]
+        if source is None:
+            pose = self._table.sample(place, 0)
+            view = pose.axes, pose.mirrored
+            source = self._source[place] = wire.RefinedBatchEncoder.source(
+                wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, *view)
+            )
+        return source
+
+    def _sample(self, emission: Emission) -> wire.RefinedBatch:
+        """A batch with one of these poses."""
+        pose = self._table.sample(int(emission.place[0]), int(emission.lookahead[0]))
+        return wire.RefinedBatch(
+            pose.lookahead,
+            pose.epoch,
+            *(0, 0, 0, pose.clock, pose.skeleton, pose.model),
+            [wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)],
+            np.zeros((1, 6), np.int64),
+            *(emission.xyz[:1], emission.confidence[:1], emission.missing[:1], emission.sigma[:1]),
+        )
+
+
+_UNKNOWN = -1
+
+
 class _WatchedEngine:
     """The engine, its last call timed; where it fails, its input is the answer and `error` says why."""
 
@@ -540,4 +659,6 @@ _ANOTHER_VERSION = re.compile(r"version v is \d")
 # The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
 _recv: Any = zmq.backend.Socket.recv
 _send: Any = zmq.backend.Socket.send
-_FIRST_PART = zmq.NOBLOCK | zmq.SNDMORE
+# Plain integers: pyzmq's flags cost as much as the call itself.
+_NOBLOCK = int(zmq.NOBLOCK)
+_FIRST_PART = int(zmq.NOBLOCK | zmq.SNDMORE)

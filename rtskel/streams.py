@@ -47,15 +47,18 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.arrival import ArrivalClock
+from rtskel.bulk import RawFrames, RawReader
+from rtskel.errors import WireError
 from rtskel.refine import Put, Refined, RefinerBank
 from rtskel.skeleton import CANONICAL_AXES, from_canonical, to_canonical
-from rtskel.wire import Event, Flag, RawPose, RefinedPose, StreamEnd
+from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
 
 CLOCK = "monotonic"
 """Name of the clock of every time that the table gives out."""
@@ -76,6 +79,10 @@ _NEVER = math.inf
 _FLAGS = [Flag(bits) for bits in range(2 * Flag.FLUSHED)]  # looking one up is far cheaper than Flag(bits)
 
 Message = RawPose | StreamEnd
+"""What one stream is sent; a `RawBatch` is taken as its poses."""
+
+Offence = Callable[[int, str], None]
+"""Told which of the messages given is refused, and why."""
 
 Out = TypeVar("Out")
 
@@ -122,19 +129,21 @@ class _Stream:
     """One stream. A segment is what lies between two fresh starts: slots 0, 1, ... at one place in the bank."""
 
     __slots__ = (
-        *("axes", "base", "clock", "closed_time", "closing", "end_slot", "ended", "epoch", "evict", "fast", "first"),
-        *("first_time", "flags", "fps", "heard", "held", "index", "last", "mirrored", "name", "newest", "next_number"),
-        *("origin", "out", "past", "period", "restart", "skeleton", "state", "time_zero", "timed", "waiting"),
+        *("_heard", "_newest", "axes", "base", "books", "clock", "closed_time", "closing", "end_slot", "ended"),
+        *("epoch", "evict", "fast", "first", "first_time", "fps", "held", "index", "last", "lossless", "mirrored"),
+        *("name", "next_number", "origin", "out", "past", "period", "restart", "skeleton", "state", "time_zero"),
+        *("timed", "waiting"),
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, books: _Books) -> None:
         self.name = name
+        self.books = books
         self.state = _State.CLOSED
         self.index = -1  # place in the bank
         self.base = 0  # number in the output of slot 0
         self.epoch = -1
         self.past: deque[int] = deque(maxlen=8)  # epochs that a newer one has replaced
-        self.heard = 0  # when the last accepted message was read
+        self._heard = 0  # `heard` without a place
         self.evict = False  # forget the stream once it is drained
         self.waiting: deque[tuple[Message, int]] = deque()  # messages that cannot be taken yet, in order
         self.held: tuple[RawPose, int] | None = None  # a number that leapt ahead, and when it was read
@@ -149,16 +158,42 @@ class _Stream:
         self.fps = 0.0
         self.period = 0.0  # ns a slot, as claimed
         self.clock = self.skeleton = self.axes = ""
-        self.mirrored = False
+        self.mirrored = self.lossless = False
         self.timed = False  # slots come from timestamps
         self.time_zero = 0.0  # source time of slot 0 then
         self.origin = 0  # frame number of slot 0
-        self.newest = -1  # last slot for which a frame came
+        self._newest = -1  # `newest` without a place
         self.first = 0  # slot of the first frame that came
         self.first_time = 0
-        self.flags = Flag(0)  # of the first pose
         self.end_slot = -1  # last slot, once StreamEnd said so
         self.last = -1  # last slot, once closed
+
+    @property
+    def newest(self) -> int:
+        """Last slot for which a frame came."""
+        return self._newest if self.index < 0 else int(self.books.newest[self.index])
+
+    @newest.setter
+    def newest(self, slot: int) -> None:
+        self._newest = slot
+        if self.index >= 0:
+            self.books.newest[self.index] = slot
+
+    @property
+    def heard(self) -> int:
+        """When the last accepted message was read."""
+        return self._heard if self.index < 0 else int(self.books.heard[self.index])
+
+    @heard.setter
+    def heard(self, now: int) -> None:
+        self._heard = now
+        if self.index >= 0:
+            self.books.heard[self.index] = now
+
+    def leave(self) -> None:
+        """Give up the place."""
+        self._newest, self._heard = self.newest, self.heard
+        self.index = -1
 
     def number(self, msg: RawPose) -> int:
         """The frame number of a message: as sent, or by its time."""
@@ -169,6 +204,69 @@ class _Stream:
 
 _Row = tuple[_Stream, RawPose, int]
 """A frame for the bank, and when it was read."""
+
+
+class _Books:
+    """What is kept of streams by place, so that whole batches are dealt with at once."""
+
+    def __init__(self, places: int, ring: int) -> None:
+        self.live = np.zeros(places, np.bool_)  # whether deadlines apply
+        self.until = np.full(places, _NEVER)  # when an end or a held frame is decided
+        self.newest = np.full(places, -1, np.int64)  # last slot for which a frame came
+        self.heard = np.zeros(places, np.int64)  # when the last accepted message was read
+        self.origin = np.zeros(places, np.int64)  # frame number of slot 0
+        self.timed = np.zeros(places, np.bool_)  # slots come from timestamps
+        self.base = np.zeros(places, np.int64)  # number in the output of slot 0
+        self.flags = np.zeros(places, np.uint32)  # of slot 0
+        self.faulty = np.full(places, -1, np.int64)  # outputs completed by windows up to this one are not refined
+        self.view = np.zeros(places, np.int64)  # index of the axes
+        # By place and slot % ring, for slots not yet emitted:
+        self.ring = ring
+        self.slot = np.full((places, ring), -1, np.int64)  # the slot whose frame came
+        self.received = np.zeros((places, ring), np.int64)
+        self.captured = np.zeros((places, ring), np.int64)
+
+    def remember(
+        self, place: NDArray[np.int32], slot: NDArray[np.int64], read: NDArray[np.int64], captured: NDArray[np.int64]
+    ) -> None:
+        """These frames [M] have come."""
+        at = slot % self.ring
+        self.slot[place, at] = slot
+        self.received[place, at] = read
+        self.captured[place, at] = captured
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """The refined poses that one engine batch completed, a row each; see `rtskel.wire.RefinedBatch`.
+
+    Attributes:
+        place: [M] int32, see `StreamTable.sample`.
+        lookahead: [M] int32.
+        numbers: [M, 6] int64.
+        xyz: [M, J, 3] float32. confidence, sigma: [M, J] float32. missing: [M, J] bool.
+        infer_start_ns, infer_end_ns: around the engine's run.
+    """
+
+    place: NDArray[np.int32]
+    lookahead: NDArray[np.int32]
+    numbers: NDArray[np.int64]
+    xyz: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    missing: NDArray[np.bool_]
+    sigma: NDArray[np.float32]
+    infer_start_ns: int
+    infer_end_ns: int
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def select(self, rows: NDArray[np.bool_]) -> Emission:
+        """Some of the rows."""
+        return Emission(
+            *(self.place[rows], self.lookahead[rows], self.numbers[rows], self.xyz[rows], self.confidence[rows]),
+            *(self.missing[rows], self.sigma[rows], self.infer_start_ns, self.infer_end_ns),
+        )
 
 
 _VARYING = (
@@ -190,17 +288,18 @@ def whole_pose(sample: RefinedPose) -> Callable[..., RefinedPose]:
 class StreamTable(Generic[Out]):
     """The streams of one server.
 
-    The caller repeats: `feed` what was read, `advance` to the time up to which everything was read, then `step` while
-    there is `pending` work, and sends `take_events()` after each of these. `next_deadline` says how long it may sleep.
-    `shutdown` ends all.
+    The caller repeats: `receive` what was read (or `feed` it, decoded), `advance` to the time up to which everything
+    was read, then `run` (or `step`) while there is `pending` work, and sends `take_events()` after each of these.
+    `next_deadline` says how long it may sleep. `shutdown` ends all.
 
     Args:
         bank: a fresh bank of at least `config.max_streams` streams and of `config.ahead`.
         config: how streams are treated.
         epoch: of this server, for poses and events.
         model: id of the engine's weights, for poses.
-        output: what becomes of refined poses, such as `whole_pose` or `rtskel.wire.RefinedEncoder`: called with a
+        output: what `step` makes of refined poses, such as `whole_pose` or `rtskel.wire.RefinedEncoder`: called with a
             sample once for all poses of a segment at one lookahead, it gives what is called for each with what varies.
+        native: read messages in C++, or in Python.
     """
 
     def __init__(
@@ -211,6 +310,7 @@ class StreamTable(Generic[Out]):
         epoch: int,
         model: str,
         output: Callable[[RefinedPose], Callable[..., Out]],
+        native: bool = True,
     ) -> None:
         self.bank = bank
         self.config = config
@@ -243,19 +343,11 @@ class StreamTable(Generic[Out]):
         self._place: list[_Stream | None] = [None] * places
         self._free = list(range(places))  # a heap: low places first, so that loops over the used ones stay short
         self._used = 0  # places from here up are free
-        # By place:
         self._arrival = ArrivalClock(places)
-        self._live = np.zeros(places, np.bool_)  # whether deadlines apply
-        self._until = np.full(places, _NEVER)  # when an end or a held frame is decided
-        self._base = np.zeros(places, np.int64)
-        self._faulty = np.full(places, -1, np.int64)  # outputs completed by windows up to this one are not refined
-        self._view = np.zeros(places, np.int64)  # index into _views
+        self._books = _Books(places, 1 << (bank.config.ahead + self._furthest + 2).bit_length())
         self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
-        # By place and slot % ring, for slots not yet emitted:
-        self._ring = 1 << (bank.config.ahead + self._furthest + 2).bit_length()
-        self._slot = np.full((places, self._ring), -1, np.int64)  # the slot whose frame came
-        self._received = np.zeros((places, self._ring), np.int64)
-        self._captured = np.zeros((places, self._ring), np.int64)
+        self._reader = RawReader(bank.joints, native=native)
+        self._changed: list[int] = []  # places whose poses are of another kind than before
         # Frames accepted but not yet given to the bank: parallel lists.
         self._rows: list[_Row] = []
         self._row_place: list[int] = []
@@ -294,48 +386,144 @@ class StreamTable(Generic[Out]):
 
     # --- messages in --------------------------------------------------------------------------------------------------
 
-    def feed(self, messages: Iterable[tuple[Message, int]]) -> None:
-        """Take messages, each with the time at which it was read. Nothing runs yet."""
-        streams, joints, skeleton, jump = self._streams, self._joints, self._skeleton, self._jump
-        rows, places, slots = self._rows, self._row_place, self._row_slot
-        for msg, now in messages:
-            stream = streams.get(msg.stream)
-            if stream is None:
-                self._admit(msg, now)
+    def receive(self, topics: list[bytes], bodies: list[bytes], read: list[int], refuse: Offence) -> int:
+        """Take messages as they came, each with the time at which it was read; returns how many frames they were.
+
+        `refuse` is told which message (its index) cannot be decoded or has no business here, and why.
+        """
+        frames, others = self._reader.read(topics, bodies)
+        count = len(frames)
+        messages: list[tuple[int, Message | RawBatch]] = []
+        for k in others:
+            try:
+                message = decode(topics[k], bodies[k])
+            except WireError as error:
+                refuse(k, str(error))
                 continue
-            # The short way of nearly every frame; everything it does not settle goes through `_take`.
-            if (
-                stream.fast
-                and type(msg) is RawPose
-                and msg.seq is not None
-                and msg.epoch == stream.epoch
-                and msg.fps == stream.fps
-                and msg.clock == stream.clock
-                and msg.axes == stream.axes
-                and msg.mirrored is stream.mirrored
-                and msg.skeleton == skeleton
-                and len(msg.xyz) == joints
-            ):
-                slot = msg.seq - stream.origin
-                if 0 <= slot <= stream.newest + jump and msg.seq <= MOST_NUMBER and msg.time_ns <= MOST_NUMBER:
-                    stream.heard = now
-                    if slot > stream.newest:
-                        stream.newest = slot
-                    rows.append((stream, msg, now))
-                    places.append(stream.index)
-                    slots.append(slot)
-                    continue
-            if stream.waiting or not self._take(stream, msg, now):
-                self._wait(stream, msg, now)
+            if isinstance(message, (RawPose, RawBatch)):
+                count += 1 if isinstance(message, RawPose) else len(message.streams)
+            elif not isinstance(message, StreamEnd):
+                refuse(k, f"{type(message).__name__} where raw poses belong")
+                continue
+            messages.append((k, message))
+        if len(frames):
+            aside = self._take_frames(frames, np.array(read, np.int64), messages)
+            if aside:
+                messages = sorted([*messages, *aside], key=itemgetter(0))  # stable
+        self.feed([(message, read[k]) for k, message in messages])
+        return count
+
+    def _take_frames(
+        self, frames: RawFrames, read: NDArray[np.int64], others: list[tuple[int, Message | RawBatch]]
+    ) -> list[tuple[int, RawPose]]:
+        """Give the bank all frames but those of streams that need a closer look, which are returned as messages.
+
+        A closer look is needed where `others`, the messages that came with them, has one of the same stream, for their
+        order matters, and where a number is not one that just follows.
+        """
+        books, place, number, time = self._books, frames.place, frames.seq, frames.time_ns
+        slot = number - books.origin[place]
+        usual = (slot >= 0) & (slot <= books.newest[place] + self._jump)
+        usual &= np.maximum(number, time) <= MOST_NUMBER
+        unusual = place[~usual].tolist() if not usual.all() else []
+        for _, message in others:
+            names = message.streams if isinstance(message, RawBatch) else (message.stream,)
+            unusual += [stream.index for stream in map(self._streams.get, names) if stream is not None]
+        aside: list[tuple[int, RawPose]] = []
+        if unusual:
+            closer = np.isin(place, unusual)
+            if closer.any():
+                aside = [
+                    (int(frames.message[row]), self._message(frames, row)) for row in np.flatnonzero(closer).tolist()
+                ]
+                frames, slot = frames.select(~closer), slot[~closer]
+                place, time = frames.place, frames.time_ns
+        if len(frames):
+            came = read[frames.message]
+            books.heard[place] = came
+            np.maximum.at(books.newest, place, slot)
+            self._store(place, slot, came, time, frames.xyz, frames.confidence, lambda row: self._message(frames, row))
+        return aside
+
+    def _message(self, frames: RawFrames, row: int) -> RawPose:
+        """A frame as the message it came as."""
+        stream = self._at(frames.place[row])
+        return RawPose(
+            stream=stream.name,
+            epoch=stream.epoch,
+            seq=int(frames.seq[row]),
+            time_ns=int(frames.time_ns[row]),
+            clock=stream.clock,
+            fps=stream.fps,
+            xyz=frames.xyz[row],
+            confidence=frames.confidence[row],
+            skeleton=stream.skeleton,
+            axes=stream.axes,
+            mirrored=stream.mirrored,
+            lossless=stream.lossless,
+        )
+
+    def feed(self, messages: Iterable[tuple[Message | RawBatch, int]]) -> None:
+        """Take messages, each with the time at which it was read. Nothing runs yet."""
+        for msg, now in messages:
+            if isinstance(msg, RawBatch):
+                places = [self._feed(pose, now) for pose in msg.poses()]
+                if min(places) >= 0:
+                    self._reader.expect(msg, places)
+            else:
+                place = self._feed(msg, now)
+                if place >= 0:
+                    assert isinstance(msg, RawPose)
+                    self._reader.expect(msg, [place])
         self._put()
         self._progress(None)
+
+    def _feed(self, msg: Message, now: int) -> int:
+        """Take one message; the place of its stream if others like it can be taken together, else -1."""
+        stream = self._streams.get(msg.stream)
+        if stream is None:
+            self._admit(msg, now)
+            return -1
+        # The short way of nearly every frame; everything it does not settle goes through `_take`.
+        if (
+            stream.fast
+            and type(msg) is RawPose
+            and msg.seq is not None
+            and msg.epoch == stream.epoch
+            and msg.fps == stream.fps
+            and msg.clock == stream.clock
+            and msg.axes == stream.axes
+            and msg.mirrored is stream.mirrored
+            and msg.lossless is stream.lossless
+            and msg.skeleton == self._skeleton
+            and len(msg.xyz) == self._joints
+        ):
+            slot = msg.seq - stream.origin
+            if 0 <= slot <= stream.newest + self._jump and msg.seq <= MOST_NUMBER and msg.time_ns <= MOST_NUMBER:
+                self._accept(stream, msg, slot, now)
+                return stream.index
+        if stream.waiting or not self._take(stream, msg, now):
+            self._wait(stream, msg, now)
+        return -1
+
+    def _slow(self, stream: _Stream) -> None:
+        """Frames may not take the short way until further notice."""
+        stream.fast = False
+        if stream.index >= 0:
+            self._reader.forget(stream.index)
+
+    def _changes(self, stream: _Stream) -> None:
+        """What the stream's messages or poses have in common is different from now on."""
+        stream.out.clear()
+        self._changed.append(stream.index)
+        self._reader.forget(stream.index)
 
     def _admit(self, msg: Message, now: int) -> None:
         if isinstance(msg, StreamEnd):
             detail = f"end of stream {msg.stream} at epoch {msg.epoch}, of which no frame came"
             self.offend(msg.stream, "unexpected_end", detail, now)
         elif self._acceptable(msg, now) and self._has_room(msg, now):
-            stream = self._streams[msg.stream] = _Stream(msg.stream)
+            stream = self._streams[msg.stream] = _Stream(msg.stream, self._books)
             while len(self._streams) > 2 * self.config.max_streams:
                 self._forget(
                     next(other for other in self._streams.values() if other.state is _State.CLOSED), "room", now
@@ -382,9 +570,9 @@ class StreamTable(Generic[Out]):
             return self._restart(stream, msg, now, "reset", f"{_show_view(*view)} after {_show_view(*before)}")
         if msg.fps != stream.fps:
             self._retime(stream, msg.fps)
-        if msg.clock != stream.clock:
-            stream.clock = msg.clock
-            stream.out.clear()
+        if msg.clock != stream.clock or msg.lossless is not stream.lossless:
+            stream.clock, stream.lossless = msg.clock, msg.lossless
+            self._changes(stream)
         slot = stream.number(msg) - stream.origin
         if slot < 0:
             self._late(stream, msg, now)
@@ -407,7 +595,7 @@ class StreamTable(Generic[Out]):
 
     def _wait(self, stream: _Stream, msg: Message, now: int) -> None:
         stream.waiting.append((msg, now))
-        stream.fast = False
+        self._slow(stream)
         self.backlog += 1
         self._blocked[stream.name] = stream
 
@@ -430,8 +618,8 @@ class StreamTable(Generic[Out]):
             self._drop_held(stream, now)
         stream.held = (msg, now)
         stream.heard = now
-        stream.fast = False
-        self._until[stream.index] = now + self._arrival.period(stream.index) + self._slack
+        self._slow(stream)
+        self._books.until[stream.index] = now + self._arrival.period(stream.index) + self._slack
         return True
 
     def _confirm_held(self, stream: _Stream, msg: Message | None, now: int) -> bool:
@@ -453,7 +641,7 @@ class StreamTable(Generic[Out]):
         number = stream.number(stream.held[0])
         stream.held = None
         stream.fast = stream.state is _State.OPEN and not stream.timed and not stream.waiting
-        self._until[stream.index] = _NEVER
+        self._books.until[stream.index] = _NEVER
         detail = f"frame {number} of stream {stream.name} follows {stream.origin + stream.newest}: dropped"
         self.offend(stream.name, "jump", detail, now)
 
@@ -485,9 +673,9 @@ class StreamTable(Generic[Out]):
         stream.end_slot = stream.newest if stated is None else stated - 1
         stream.closed_time = msg.time_ns
         stream.state = _State.ENDING
-        stream.fast = False
+        self._slow(stream)
         self._ending.append(stream)
-        self._until[stream.index] = now + self._slack
+        self._books.until[stream.index] = now + self._slack
         return True
 
     # --- segments -----------------------------------------------------------------------------------------------------
@@ -539,26 +727,31 @@ class StreamTable(Generic[Out]):
         lost = 0 if base is None or stream.timed else number - base
         slot = lost if 0 <= lost <= self.config.max_gap else 0
         stream.origin = number - slot
-        stream.first = stream.newest = slot
+        stream.first = slot
         stream.first_time = msg.time_ns
         stream.fps, stream.period = msg.fps, SECOND / msg.fps
         stream.clock, stream.skeleton, stream.axes, stream.mirrored = msg.clock, msg.skeleton, msg.axes, msg.mirrored
-        stream.flags = flags | Flag.RESET
-        stream.out.clear()
+        stream.lossless = msg.lossless
         stream.restart = stream.held = None
         stream.ended = stream.evict = False
         stream.state = _State.OPEN
         stream.fast = not stream.timed and not stream.waiting
 
-        place = stream.index = heapq.heappop(self._free)
+        books, place = self._books, heapq.heappop(self._free)
+        stream.index = place
+        stream.newest = slot
         self._place[place] = stream
         self._used = max(self._used, place + 1)
-        self._live[place] = True
-        self._until[place] = _NEVER
-        self._base[place] = stream.base
-        self._faulty[place] = -1
-        self._view[place] = self._view_index(msg.axes, msg.mirrored)
-        self._slot[place] = -1
+        books.live[place] = True
+        books.until[place] = _NEVER
+        books.origin[place] = stream.origin
+        books.timed[place] = stream.timed
+        books.base[place] = stream.base
+        books.flags[place] = flags | Flag.RESET
+        books.faulty[place] = -1
+        books.view[place] = self._view_index(msg.axes, msg.mirrored)
+        books.slot[place] = -1
+        self._changes(stream)
         # Frames before the first one may be on their way, shuffled within the lookahead: they are not overdue yet.
         self._arrival.start(place, max(0, slot - self._furthest), now, newest=slot, period=stream.period)
         self._event(stream, kind, detail, now)
@@ -572,11 +765,11 @@ class StreamTable(Generic[Out]):
     def _retime(self, stream: _Stream, fps: float) -> None:
         """Another fps: slots go on, the clock ticks differently from the newest slot on."""
         self._put()
-        stream.out.clear()
+        self._changes(stream)
         stream.fps, stream.period = fps, SECOND / fps
         self._arrival.retime(stream.index, stream.newest, stream.period)
         if stream.timed:
-            captured = float(self._captured[stream.index, stream.newest % self._ring])
+            captured = float(self._books.captured[stream.index, stream.newest % self._books.ring])
             stream.time_zero = captured - stream.newest * stream.period
 
     def _restart(self, stream: _Stream, msg: Message | None, now: int, kind: str, detail: str) -> bool:
@@ -598,12 +791,12 @@ class StreamTable(Generic[Out]):
         self.bank.end(place, last)
         stream.last = last
         stream.state = _State.DRAINING
-        stream.fast = False
+        self._slow(stream)
         stream.closing = (kind, detail)
         stream.next_number = stream.origin + last + 1
         if kind != "end":
-            stream.closed_time = int(self._captured[place, stream.newest % self._ring])
-        self._live[place] = False
+            stream.closed_time = int(self._books.captured[place, stream.newest % self._books.ring])
+        self._books.live[place] = False
         self._draining.append(stream)
 
     def _finish(self, stream: _Stream, now: int) -> None:
@@ -614,7 +807,7 @@ class StreamTable(Generic[Out]):
         heapq.heappush(self._free, place)
         while self._used and self._place[self._used - 1] is None:
             self._used -= 1
-        stream.index = -1
+        stream.leave()
         stream.base += stream.last + 1
         stream.state = _State.CLOSED
         kind, detail = stream.closing
@@ -632,15 +825,15 @@ class StreamTable(Generic[Out]):
     def _give_up(self, stream: _Stream, first: int, last: int) -> None:
         """Slots first..last count as missing where no frame came: note the time that their frames would have had."""
         place = stream.index
-        slots, received, captured = self._slot[place], self._received[place], self._captured[place]
+        slots, received, captured = self._books.slot[place], self._books.received[place], self._books.captured[place]
         for slot in range(first, last + 1):
-            at = slot % self._ring
+            at = slot % self._books.ring
             if slots[at] == slot:
                 continue
             if slot < stream.first:
                 time = stream.first_time - round((stream.first - slot) * stream.period)
             else:
-                time = int(captured[(slot - 1) % self._ring]) + round(stream.period)
+                time = int(captured[(slot - 1) % self._books.ring]) + round(stream.period)
             received[at] = 0
             captured[at] = max(0, time)
             self.counts["missing"] += 1
@@ -648,42 +841,51 @@ class StreamTable(Generic[Out]):
     # --- frames to the bank -------------------------------------------------------------------------------------------
 
     def _put(self) -> None:
-        """Give the bank all accepted frames in one call, and let their arrival set the clocks."""
+        """Give the bank all accepted frames in one call."""
         if not self._rows:
             return
         rows = self._rows.copy()
         place, slot = np.array(self._row_place, np.int32), np.array(self._row_slot, np.int64)
         for taken in (self._rows, self._row_place, self._row_slot):
-            taken.clear()  # in place: `feed` holds on to these lists
-        read = np.array([now for _, _, now in rows], np.int64)
+            taken.clear()
         shape = (len(rows), self._joints)
-        xyz = np.concatenate([msg.xyz for _, msg, _ in rows]).reshape(*shape, 3)
-        confidence = np.concatenate([msg.confidence for _, msg, _ in rows]).reshape(shape)
+        self._store(
+            place,
+            slot,
+            np.array([now for _, _, now in rows], np.int64),
+            np.array([msg.time_ns for _, msg, _ in rows], np.int64),
+            np.concatenate([msg.xyz for _, msg, _ in rows]).reshape(*shape, 3),
+            np.concatenate([msg.confidence for _, msg, _ in rows]).reshape(shape),
+            lambda row: rows[row][1],
+        )
+
+    def _store(
+        self,
+        place: NDArray[np.int32],
+        slot: NDArray[np.int64],
+        read: NDArray[np.int64],
+        captured: NDArray[np.int64],
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        message: Callable[[int], RawPose],
+    ) -> None:
+        """Give the bank accepted frames [M], and let their arrival set the clocks. `message` gives that of a row."""
         if not (np.isfinite(xyz).all() and np.isfinite(confidence).all()):
-            self._count_nonfinite(rows, xyz, confidence)
-        view = self._view[place]
+            self._count_nonfinite(place, read, xyz, confidence, message)
+        view = self._books.view[place]
         if view.any():
             for code in np.unique(view).tolist():
                 xyz[view == code] = to_canonical(xyz[view == code], *self._views[code])
 
         before = self.bank.frontier[place]
         status = self.bank.put(place, slot, xyz, confidence)
-        captured = np.array([msg.time_ns for _, msg, _ in rows], np.int64)
         if status.any():
-            self._sort_out(rows, status)
+            self._sort_out(place, read, status, message)
             taken = status == Put.TAKEN
-            self._remember(place[taken], slot[taken], read[taken], captured[taken])
+            self._books.remember(place[taken], slot[taken], read[taken], captured[taken])
         else:
-            self._remember(place, slot, read, captured)
+            self._books.remember(place, slot, read, captured)
         self._set_clocks(place, slot, read, before, status)
-
-    def _remember(
-        self, place: NDArray[np.int32], slot: NDArray[np.int64], read: NDArray[np.int64], captured: NDArray[np.int64]
-    ) -> None:
-        at = slot % self._ring
-        self._slot[place, at] = slot
-        self._received[place, at] = read
-        self._captured[place, at] = captured
 
     def _set_clocks(
         self,
@@ -698,10 +900,8 @@ class StreamTable(Generic[Out]):
         last = len(place) - 1 - last
         who = place[last]
         time = read[last].astype(np.float64)
-        streams = map(self._place.__getitem__, who.tolist())
-        newest = np.array([stream.newest for stream in streams if stream is not None], np.int64)
         reached = self.bank.frontier[who]
-        self._arrival.arrived(who, newest, time, reached)
+        self._arrival.arrived(who, self._books.newest[who], time, reached)
         moved = reached > before[last]
         if moved.all():
             self._arrival.follow(who, reached, time)
@@ -710,18 +910,31 @@ class StreamTable(Generic[Out]):
         late = (slot <= before) & (status != Put.DUPLICATE) & ~np.isin(place, who[moved])
         self._arrival.follow(place[late], slot[late], read[late])
 
-    def _count_nonfinite(self, rows: list[_Row], xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> None:
+    def _count_nonfinite(
+        self,
+        place: NDArray[np.int32],
+        read: NDArray[np.int64],
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        message: Callable[[int], RawPose],
+    ) -> None:
         bad = ~(np.isfinite(xyz).all(axis=2) & np.isfinite(confidence))
         for row in np.flatnonzero(bad.any(axis=1)).tolist():
-            stream, msg, now = rows[row]
-            which = f"frame {stream.number(msg)} of stream {stream.name}"
+            stream = self._at(place[row])
+            which = f"frame {stream.number(message(row))} of stream {stream.name}"
             detail = f"{which}: {int(bad[row].sum())} joints are NaN or infinite, taken as missing"
-            self.offend(stream.name, "nonfinite", detail, now)
+            self.offend(stream.name, "nonfinite", detail, int(read[row]))
 
-    def _sort_out(self, rows: list[_Row], status: NDArray[np.uint8]) -> None:
+    def _sort_out(
+        self,
+        place: NDArray[np.int32],
+        read: NDArray[np.int64],
+        status: NDArray[np.uint8],
+        message: Callable[[int], RawPose],
+    ) -> None:
         """What becomes of frames that the bank did not take."""
         for row in np.flatnonzero(status).tolist():
-            stream, msg, now = rows[row]
+            stream, msg, now = self._at(place[row]), message(row), int(read[row])
             if status[row] == Put.AHEAD:
                 self._wait(stream, msg, now)
             elif status[row] == Put.DUPLICATE:
@@ -730,14 +943,19 @@ class StreamTable(Generic[Out]):
             else:
                 self._late(stream, msg, now)
 
+    def _at(self, place: int) -> _Stream:
+        stream = self._place[place]
+        assert stream is not None
+        return stream
+
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def _deadlines(self) -> NDArray[np.float64]:
         """[used places] when the first slot that is not there has to be given up, or something else be decided."""
         used = slice(self._used)
         deadline = self._arrival.due(used, self.bank.frontier[used] + 1) + self._slack
-        np.minimum(deadline, self._until[used], out=deadline)
-        deadline[~self._live[used]] = _NEVER
+        np.minimum(deadline, self._books.until[used], out=deadline)
+        deadline[~self._books.live[used]] = _NEVER
         return deadline
 
     def advance(self, now: int) -> None:
@@ -745,7 +963,7 @@ class StreamTable(Generic[Out]):
         if self._used:
             expired = np.flatnonzero(self._deadlines() <= now).tolist()
             if expired:
-                self._expire([stream for stream in map(self._place.__getitem__, expired) if stream is not None], now)
+                self._expire(list(map(self._at, expired)), now)
         if now >= self._sweep_at:
             self._sweep(now)
         for (name, kind), note in list(self._untold.items()):
@@ -760,7 +978,7 @@ class StreamTable(Generic[Out]):
             place = stream.index
             last = self._overdue(stream, now)
             if stream.state is _State.ENDING:
-                last = stream.end_slot if now >= self._until[place] else min(last, stream.end_slot)
+                last = stream.end_slot if now >= self._books.until[place] else min(last, stream.end_slot)
             else:
                 last = min(last, stream.newest + self.config.max_gap)
             first = int(frontier[place]) + 1
@@ -776,7 +994,7 @@ class StreamTable(Generic[Out]):
             if stream.waiting or stream.state is not _State.OPEN:
                 continue
             stale = self._overdue(stream, now) > stream.newest + self.config.max_gap
-            if stream.held is not None and (stale or now >= self._until[stream.index]):
+            if stream.held is not None and (stale or now >= self._books.until[stream.index]):
                 self._confirm_held(stream, None, now)
             elif stale:
                 silence = (now - self._arrival.last_arrival(stream.index)) / SECOND
@@ -792,13 +1010,11 @@ class StreamTable(Generic[Out]):
         self.bank.settle(place, last)
         # Where frames were waiting behind the hole, the last of them says when the slots up to it were complete.
         reached = self.bank.frontier[place]
-        came = self._slot[place, reached % self._ring] == reached
+        came = self._books.slot[place, reached % self._books.ring] == reached
         place, reached = place[came], reached[came]
-        received = self._received[place, reached % self._ring]
+        received = self._books.received[place, reached % self._books.ring]
         # What was given up may still be on its way, unless much has overtaken it, as in a replay at full speed.
-        streams = map(self._place.__getitem__, place.tolist())
-        newest = np.array([stream.newest for stream in streams if stream is not None], np.int64)
-        sure = newest - reached > 2 * self._furthest
+        sure = self._books.newest[place] - reached > 2 * self._furthest
         self._arrival.follow(place[sure], reached[sure], received[sure])
         self._arrival.follow(place[~sure], reached[~sure], received[~sure], early=_EARLY_IF_UNSURE)
 
@@ -844,7 +1060,7 @@ class StreamTable(Generic[Out]):
         taken = False
         room = self.bank.next_window + self.bank.config.ahead  # a step moves it, nothing here does
         for stream in list(self._blocked.values()):
-            if self._stopping and stream.index >= 0 and self._live[stream.index]:
+            if self._stopping and stream.index >= 0 and self._books.live[stream.index]:
                 self._expire([stream], stream.heard)
             while stream.waiting and stream.state is not _State.DRAINING:
                 slot = next(self._waiting_slots(stream), -1)
@@ -890,87 +1106,92 @@ class StreamTable(Generic[Out]):
     def step(
         self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None = None
     ) -> Iterator[Out]:
-        """Run one engine batch and yield the poses it completes, each stamped with `clock()` when it is published.
+        """As `run`, but gives the poses one by one, as `output` makes them, each stamped with `clock()`. They are to be
+        taken to the last.
+        """
+        emission = self._refine(clock, engine_times)
+        start, end = emission.infer_start_ns, emission.infer_end_ns
+        rows = (emission.xyz, emission.confidence, emission.missing, emission.sigma)
+        for place, lookahead, numbers, *arrays in zip(
+            emission.place.tolist(), emission.lookahead.tolist(), emission.numbers.tolist(), *rows, strict=True
+        ):
+            seq, source_seq, captured, received, windows, flags = numbers
+            stream = self._at(place)
+            out = stream.out.get(lookahead)
+            if out is None:
+                out = stream.out[lookahead] = self._output(self.sample(place, lookahead))
+            source = None if source_seq < 0 else source_seq
+            times = received, start, end, clock()
+            yield out(seq, source, captured, *times, windows, _FLAGS[flags], *arrays)
+        self._progress(end)
+
+    def run(
+        self,
+        deliver: Callable[[Emission], None],
+        clock: Callable[[], int],
+        engine_times: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        """Run one engine batch and `deliver` the poses it completes; `take_events` may have more afterwards.
 
         `engine_times` is called right behind the engine and gives when that call began and ended, which is known less
-        well from around the whole step; here the caller may say `engine_failed`. The poses are to be taken to the
-        last; `take_events` may have more afterwards.
+        well from around the whole step; here the caller may say `engine_failed`.
         """
-        start = clock()
-        refined = self.bank.step()
-        end = clock()
-        if engine_times is not None:
-            start, end = engine_times()
-        if len(refined):
-            yield from self._poses(refined, start, end, clock)
-        self._progress(end)
+        emission = self._refine(clock, engine_times)
+        if len(emission):
+            deliver(emission)
+        self._progress(emission.infer_end_ns)
+
+    def take_changed(self) -> list[int]:
+        """Places of which `sample` may give something else than before the last call."""
+        changed, self._changed = self._changed, []
+        return changed
 
     def engine_failed(self, error: str, now: int) -> None:
         """The engine did not refine its batch: what these windows complete, now or later, is flagged PASSTHROUGH."""
         used = slice(self._used)
         # Any window that could run may have been in that batch; the outputs of the 2r windows behind average it in.
-        tail = np.where(self._live[used], 0, self._furthest)
-        self._faulty[used] = self.bank.frontier[used] + tail + 2 * self.bank.radius
+        tail = np.where(self._books.live[used], 0, self._furthest)
+        self._books.faulty[used] = self.bank.frontier[used] + tail + 2 * self.bank.radius
         self.offend("", "engine", f"engine failed, poses pass through unrefined: {error}", now)
 
-    def _poses(self, refined: Refined, start: int, end: int, clock: Callable[[], int]) -> Iterator[Out]:
-        place, slot, confidence = refined.stream, refined.slot, refined.confidence
-        xyz, sigma, flags = refined.xyz, refined.sigma, refined.flags
+    def _refine(self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None) -> Emission:
+        start = clock()
+        refined = self.bank.step()
+        end = clock()
+        if engine_times is not None:
+            start, end = engine_times()
+        return self._emission(refined, start, end)
+
+    def _emission(self, refined: Refined, start: int, end: int) -> Emission:
+        books, place, slot = self._books, refined.stream, refined.slot
+        xyz, sigma, confidence = refined.xyz, refined.sigma, refined.confidence
         if not (np.isfinite(xyz).all() and np.isfinite(sigma).all()):  # coordinates beyond float32's range on the way
             xyz, sigma = np.nan_to_num(xyz), np.nan_to_num(sigma)
-        view = self._view[place]
+        view = books.view[place]
         if view.any():
             for code in np.unique(view).tolist():
                 xyz[view == code] = from_canonical(xyz[view == code], *self._views[code])
-        faulty = self._faulty[place]
-        if faulty.max() >= 0:
+        flags = refined.flags | np.where(slot == 0, books.flags[place], np.uint32(0))
+        faulty = books.faulty[place]
+        if faulty.max(initial=-1) >= 0:
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
-            flags = flags | np.where(slot + reach <= faulty, np.uint32(Flag.PASSTHROUGH), np.uint32(0))
-        at = slot % self._ring
-        streams = self._place
+            flags |= np.where(slot + reach <= faulty, np.uint32(Flag.PASSTHROUGH), np.uint32(0))
+        at = slot % books.ring
+        numbers = np.empty((len(place), 6), np.int64)
+        numbers[:, 0] = books.base[place] + slot
+        numbers[:, 1] = np.where(books.timed[place], -1, books.origin[place] + slot)
+        numbers[:, 2] = books.captured[place, at]
+        numbers[:, 3] = books.received[place, at]
+        numbers[:, 4] = refined.windows
+        numbers[:, 5] = flags
         self.frames_out += len(refined)
-        rows = zip(
-            place.tolist(),
-            slot.tolist(),
-            refined.lookahead.tolist(),
-            (self._base[place] + slot).tolist(),
-            self._received[place, at].tolist(),
-            self._captured[place, at].tolist(),
-            refined.windows.tolist(),
-            flags.tolist(),
-            xyz,
-            confidence,
-            confidence == 0,
-            sigma,
-            strict=True,
-        )
-        for i, j, lookahead, number, received, captured, windows, bits, points, trust, missing, spread in rows:
-            stream = streams[i]
-            assert stream is not None
-            out = stream.out.get(lookahead) or self._out_of(stream, lookahead)
-            source = None if stream.timed else stream.origin + j
-            flag = _FLAGS[bits] if j else _FLAGS[bits] | stream.flags
-            yield out(
-                *(
-                    number,
-                    source,
-                    captured,
-                    received,
-                    start,
-                    end,
-                    clock(),
-                    windows,
-                    flag,
-                    points,
-                    trust,
-                    missing,
-                    spread,
-                )
-            )
+        return Emission(place, refined.lookahead, numbers, xyz, confidence, confidence == 0, sigma, start, end)
 
-    def _out_of(self, stream: _Stream, lookahead: int) -> Callable[..., Out]:
+    def sample(self, place: int, lookahead: int) -> RefinedPose:
+        """A pose of the stream at that place: what all its poses at one lookahead have in common."""
+        stream = self._at(place)
         nothing = np.zeros((self._joints, 3), np.float32)
-        sample = RefinedPose(
+        return RefinedPose(
             stream=stream.name,
             lookahead=lookahead,
             epoch=self.epoch,
@@ -996,8 +1217,6 @@ class StreamTable(Generic[Out]):
             missing=nothing[:, 0] == 0,
             sigma=nothing[:, 0],
         )
-        out = stream.out[lookahead] = self._output(sample)
-        return out
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from enum import IntFlag
 from functools import lru_cache
@@ -1106,9 +1106,10 @@ def raw_template(sample: RawPose | RawBatch) -> RawTemplate:
     """What messages like this one have in common, whatever their seq, time and coordinates.
 
     Raises:
-        WireError: the sample cannot be encoded.
+        WireError: the sample cannot be encoded, not counting what its arrays hold.
     """
-    topic, body = _ENCODERS[type(sample)](sample)
+    nothing = replace(sample, xyz=np.zeros_like(sample.xyz), confidence=np.zeros_like(sample.confidence))
+    topic, body = _ENCODERS[type(sample)](nothing)  # raw poses may hold NaN, and what they hold does not matter
     pack = _packing.pack
     epoch, _, _, clock, fps = body["source"]
     poses = 1 if isinstance(sample, RawPose) else len(sample.streams)

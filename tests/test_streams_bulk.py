@@ -1,0 +1,182 @@
+"""Every rule of streams once more, with messages as they come off the wire: read in bulk, or decoded one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+
+import msgpack
+import numpy as np
+import pytest
+
+from rtskel.bulk import RawReader
+from rtskel.errors import WireError
+from rtskel.wire import MAX_COUNT, RawBatch, RawPose, StreamEnd, encode
+from tests import test_streams
+from tests.test_streams import *  # noqa: F403 (its tests are run here too)
+from tests.test_streams import JOINTS, PERIOD, Rig, check_equal, end, frame, on_time
+
+READ = Counter()
+"""How many frames were read in bulk, and how many messages one by one."""
+
+
+def parts(message) -> tuple[bytes, bytes]:
+    """`encode`, also of coordinates that it refuses."""
+    if not max(message.time_ns, message.seq or 0) <= MAX_COUNT:
+        pytest.skip("no message can say such a number")
+    try:
+        return encode(message)
+    except WireError:
+        nothing = {name: np.zeros_like(getattr(message, name)) for name in ("xyz", "confidence")}
+        topic, body = encode(dataclasses.replace(message, **nothing))
+        arrays = {name: getattr(message, name).tobytes() for name in nothing}
+        return topic, msgpack.packb(msgpack.unpackb(body) | arrays)
+
+
+def send_bytes(self: Rig, *messages) -> Rig:
+    topics, bodies = map(list, zip(*map(parts, messages), strict=True))
+    self.table.receive(topics, bodies, [self.now] * len(messages), lambda k, why: pytest.fail(why))
+    self._work()
+    return self
+
+
+@pytest.fixture(autouse=True, scope="module", params=["native", "python"])
+def _as_bytes(request):
+    """Rigs send bytes while the tests of this module run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rig, "send", send_bytes)
+        read = RawReader.read
+
+        def counted(self, topics, bodies):
+            frames, others = read(self, topics, bodies)
+            READ["bulk"] += len(frames)
+            READ["alone"] += len(others)
+            return frames, others
+
+        patch.setattr(RawReader, "read", counted)
+        init = test_streams.StreamTable.__init__
+        native = request.param == "native"
+        patch.setattr(test_streams.StreamTable, "__init__", lambda *a, **k: init(*a, **k, native=native))
+        yield
+
+
+def test_nearly_all_frames_are_read_in_bulk():
+    READ.clear()
+    check_equal(Rig().play([*on_time(range(50)), (50 * PERIOD, end(50))]), range(50), 50)
+    assert READ == {"bulk": 48, "alone": 3}
+
+
+def crowd(number: int, people: str = "abc", group: str = "room", **changes) -> RawBatch:
+    """Everybody's frame `number` in one message."""
+    poses = [frame(number, stream=name, **changes) for name in people]
+    fields = {field.name: getattr(poses[0], field.name) for field in dataclasses.fields(RawPose)}
+    fields["xyz"] = np.stack([pose.xyz for pose in poses])
+    fields["confidence"] = np.stack([pose.confidence for pose in poses])
+    del fields["stream"]
+    return RawBatch(group, tuple(people), **fields)
+
+
+def ends(frames: int, people: str = "abc") -> list[StreamEnd]:
+    return [end(frames, stream=name) for name in people]
+
+
+def test_several_people_in_one_message():
+    READ.clear()
+    rig = Rig()
+    for number in range(30):
+        rig.until(number * PERIOD).send(crowd(number))
+    rig.until(30 * PERIOD).send(*ends(30))
+    for stream in "abc":
+        check_equal(rig, range(30), 30, stream)
+        assert rig.kinds(stream) == ["start", "end"]
+    assert not rig.table.counts
+    assert READ["bulk"] == 3 * 28
+
+
+def test_people_come_and_go_and_are_alone_by_turns():
+    rig = Rig()
+    came: dict[str, list[int]] = {name: [] for name in "abcd"}
+    rng = random.Random(1)
+    for number in range(120):
+        people = "".join(rng.sample("abcd", rng.randint(1, 4)))
+        for name in people:
+            came[name].append(number)
+        apart = rng.random() < 0.3
+        messages = [frame(number, stream=name) for name in people] if apart else [crowd(number, people)]
+        rig.until(number * PERIOD).send(*messages)
+    rig.until(120 * PERIOD).send(*ends(120, "abcd")).until(125 * PERIOD)
+    for stream in "abcd":
+        check_equal(rig, came[stream], 120, stream)
+
+
+def test_one_of_a_group_restarts_or_ends_and_the_others_go_on():
+    rig = Rig()
+    for number in range(10):
+        rig.until(number * PERIOD).send(crowd(number))
+    rig.send(end(10, stream="b"))
+    for number in range(10, 20):
+        rig.until(number * PERIOD).send(crowd(number, "ac"))
+    rig.send(frame(0, stream="c", epoch=2), frame(1, stream="c", epoch=2), end(2, stream="c", epoch=2))
+    for number in range(20, 30):
+        rig.until(number * PERIOD).send(crowd(number, "a"))
+    rig.until(30 * PERIOD).send(end(30, stream="a"))
+    check_equal(rig, range(30), 30, "a")
+    check_equal(rig, range(10), 10, "b")
+    assert rig.kinds("c") == ["start", "reset", "start", "end"] or rig.kinds("c") == ["start", "reset", "end"]
+    assert [p.source_seq for p in rig.select(0, "c")] == [*range(20), 0, 1]
+
+
+def test_messages_of_one_stream_keep_their_order_in_a_batch_of_bytes():
+    """What is read in bulk does not overtake what is not."""
+    rig = Rig()
+    rig.send(*[frame(number) for number in range(3)])
+    rig.send(
+        *[frame(number, stream="b") for number in range(3)],
+        *[frame(number) for number in range(3, 6)],
+        end(6),
+        *[frame(number, stream="b") for number in range(3, 5)],
+        *[frame(number, epoch=2) for number in range(4)],
+        end(5, stream="b"),
+        end(4, epoch=2),
+    )
+    assert rig.slots(0) == [*range(6), *range(4)]
+    check_equal(rig, range(5), 5, "b")
+    assert rig.kinds() == ["start", "end", "start", "end"]
+
+
+def test_a_stream_too_many_in_a_group_is_refused_and_the_others_served():
+    rig = Rig(max_streams=2)
+    for number in range(10):
+        rig.until(number * PERIOD).send(crowd(number))
+    rig.send(*ends(10, "ab"))
+    check_equal(rig, range(10), 10, "a")
+    check_equal(rig, range(10), 10, "b")
+    assert rig.table.counts == {"refused": 10}
+    assert not rig.select(0, "c")
+
+
+@pytest.mark.parametrize("joints", [JOINTS - 1, JOINTS + 1])
+def test_a_group_with_other_joints_is_named(joints):
+    rig = Rig()
+    batch = crowd(0)
+    cut = np.zeros((3, joints, 3), np.float32)
+    rig.send(dataclasses.replace(batch, xyz=cut, confidence=cut[..., 0]))
+    assert rig.table.counts == {"joints": 3}
+    assert rig.kinds("a") == ["error"]
+
+
+def test_what_is_refused_is_told():
+    rig = Rig()
+    topic, body = encode(frame(0))
+    refused = []
+    heartbeat = encode(test_streams.Event("a", "start", 1, 0, 0))
+    count = rig.table.receive(
+        [topic, topic, b"?", heartbeat[0]],
+        [body[:-1], body, body, heartbeat[1]],
+        [rig.now] * 4,
+        lambda k, why: refused.append((k, why)),
+    )
+    assert count == 1
+    assert [k for k, _ in refused] == [0, 2, 3]
+    assert "Event where raw poses belong" in refused[-1][1]
