@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -58,6 +58,10 @@ class RawFrames:
 
     def __len__(self) -> int:
         return len(self.place)
+
+    def select(self, rows: NDArray[np.bool_]) -> RawFrames:
+        """Some of the rows."""
+        return RawFrames(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 class _Reader(Protocol):
