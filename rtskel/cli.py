@@ -259,6 +259,28 @@ examples:
     _engine_options(refine)
     _reading_options(refine)
 
+    lift = command(
+        "lift",
+        _lift,
+        "give the poses of a 2D recording a depth",
+        """\
+Finds a skeleton of constant bones whose image is what the estimator saw, for somebody who faces the camera. Unit and
+place stay those of the image; z is counted from the neck, toward the camera.
+
+examples:
+  rtskel lift openpose_output/ lifted.npz --fps 24
+  rtskel lift in.npz lifted.npz --lookahead 4   frame by frame, as a live stream is lifted""",
+    )
+    lift.add_argument("file", metavar="IN", help="recording, a file or a folder (see rtskel convert --help)")
+    lift.add_argument("out", metavar="OUT", help="recording to write")
+    lift.add_argument(
+        "--lookahead", metavar="N|offline", type=_lookahead_or_offline, default=None, help="frames (default: offline)"
+    )
+    lift.add_argument(
+        "--min-confidence", type=float, default=0.0, metavar="C", help="joints below it count as missing (default 0)"
+    )
+    _reading_options(lift)
+
     draw = command(
         "draw",
         _draw,
@@ -723,7 +745,7 @@ def _refine(args: argparse.Namespace) -> int:
         task = bar.add_task("refining", total=sum(recording.frames + recording.dropped for recording in recordings))
         for recording in recordings:
             if recording.dims == 2:
-                raise RtskelError(f"{args.file}: recording {recording.name!r} is 2D, 3D is refined")
+                raise RtskelError(f"{args.file}: recording {recording.name!r} is 2D, 3D is refined (see rtskel lift)")
             if recording.skeleton != engine.info.skeleton_id:
                 raise RtskelError(
                     f"{args.file}: recording {recording.name!r} has skeleton {recording.skeleton!r}, "
@@ -765,6 +787,31 @@ def _refine(args: argparse.Namespace) -> int:
                     image_size=recording.image_size,
                 )
             )
+    write(args.out, done)
+    return OK
+
+
+def _lift(args: argparse.Namespace) -> int:
+    from rtskel.formats import write
+    from rtskel.lift import lift_recording
+
+    recordings = _read(args)
+    done = []
+    with _until_terminated(), _progress("frames") as bar:
+        task = bar.add_task("lifting", total=sum(recording.frames + recording.dropped for recording in recordings))
+        before = 0
+        for recording in recordings:
+            bar.update(task, description=recording.name)
+            done.append(
+                lift_recording(
+                    recording,
+                    lookahead=args.lookahead,
+                    min_confidence=args.min_confidence,
+                    progress=lambda frames, before=before: bar.update(task, completed=before + frames),  # type: ignore[misc]
+                )
+            )
+            before += recording.frames + recording.dropped
+            bar.update(task, completed=before)
     write(args.out, done)
     return OK
 

@@ -15,6 +15,7 @@ ORDER = [
     "mappings",
     "score",
     "formats",
+    "lift",
     "synthesize",
     "wire",
     "bulk",
