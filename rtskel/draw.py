@@ -467,7 +467,7 @@ def _draw_traces(
                 ax.axvspan((first - 0.5) / track.fps, (end - 0.5) / track.fps, color=track.color, alpha=0.1, lw=0)
         ax.set_title(f"{trace.title} ({tracks[0].unit})", fontsize=9, loc="left")
         ax.tick_params(labelsize=8)
-        ax.margins(x=0)
+        ax.set_xlim(span.start / tracks[0].fps, max(span.stop - 1, span.start + 1) / tracks[0].fps)
         ax.spines[["top", "right"]].set_visible(False)
         if row == 0:
             ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=4, fontsize=8, frameon=False)
