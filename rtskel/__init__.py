@@ -6,7 +6,7 @@
 >>> refiner = rtskel.Refiner(engine, lookahead=4)                   # or frame by frame: push, flush, reset, latency
 """
 
-from rtskel.client import Publisher, Subscriber
+from rtskel.client import GroupPublisher, Publisher, Subscriber
 from rtskel.engine import Engine, EngineInfo, open_engine
 from rtskel.errors import EngineError, FormatError, RtskelError, ServeError, WireError
 from rtskel.formats import Recording, read, write
@@ -24,6 +24,7 @@ __all__ = [
     "EngineInfo",
     "Flag",
     "FormatError",
+    "GroupPublisher",
     "Publisher",
     "Put",
     "Recording",

@@ -1,4 +1,4 @@
-"""Talking to `rtskel serve` from Python: Publisher sends raw poses, Subscriber receives refined ones.
+"""Talking to `rtskel serve` from Python: Publisher and GroupPublisher send raw poses, Subscriber receives refined ones.
 
     with Publisher(stream="cam1", fps=25) as publisher:
         publisher.wait_for_subscriber(timeout=5)
@@ -22,7 +22,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import index
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import zmq
@@ -41,12 +41,146 @@ REFINED_ENDPOINT = "tcp://127.0.0.1:5556"
 
 _CLOCKS: Mapping[str, Callable[[], int]] = {"monotonic": time.monotonic_ns, "unix": time.time_ns}
 
+_Context: TypeAlias = "zmq.Context[Any] | None"
+
 _DRAIN = 4096  # messages that one call takes at the most, so that it returns however fast they come
 
 _ZMTP_HEARTBEAT_MS = 5000  # finds a host that has vanished without closing its connections
 
 
-class Publisher:
+class _Sender:
+    """What publishers of one person and of several have in common."""
+
+    fps: float
+    epoch: int
+    _topic: bytes
+    _name: str  # for errors
+
+    def _configure(self, name: str, fps: float, skeleton: str, axes: str, mirrored: bool, clock: str) -> None:
+        self.fps = float(fps)
+        self.epoch = _new_epoch()
+        self.sent = 0
+        self.dropped = 0
+        self.non_finite = 0
+        self._name = name
+        self._skeleton = skeleton
+        self._axes = axes
+        self._mirrored = mirrored
+        self._clock = clock
+        self._joints = SKELETONS[skeleton].joints if skeleton in SKELETONS else None
+        self._next: int | None = 0  # the next frame's number; None once a frame was placed by its time
+        self._closed = False
+
+    def _link(self, endpoint: str, keys: ClientKeys | None, queue: int, linger: float, context: _Context) -> None:
+        self._uplink = _Uplink(endpoint, keys, queue, linger, context)
+
+    @property
+    def has_subscriber(self) -> bool:
+        """A server is connected and takes what is sent here."""
+        return self._uplink.reaches(self._topic)
+
+    def wait_for_subscriber(self, timeout: float | None = None) -> None:
+        """Returns as soon as a server takes what is sent here, so that nothing is lost from then on for want of one.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: none came in that time.
+        """
+        if not self._uplink.wait(self._topic, _deadline(timeout)):
+            raise TimeoutError(f"no server takes raw poses of {self._name} at {self._uplink.endpoint}")
+
+    def end(self) -> bool:
+        raise NotImplementedError
+
+    def _is_open(self) -> bool:
+        """Whether frames were sent that no end has followed."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends what has not been ended, and waits up to `linger` seconds until all is sent."""
+        if self._closed:
+            return
+        try:
+            if self._is_open():
+                self.end()
+        finally:
+            self._closed = True
+            self._uplink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _frame(
+        self, xyz: ArrayLike, confidence: ArrayLike | None, seq: int | None, time_ns: int | None, lead: tuple[int, ...]
+    ) -> dict[str, Any]:
+        """What a raw message says of a frame whose arrays are [*lead, J, 3] and [*lead, J], checked and cleaned."""
+        points = _floats("xyz", xyz)
+        joints = points.shape[len(lead)] if self._joints is None and points.ndim > len(lead) else self._joints
+        if points.shape != (*lead, joints, 3):
+            expected = ", ".join(map(str, [*lead, joints or "J", 3]))
+            raise ValueError(f"{self._name}: xyz has shape {list(points.shape)}, not [{expected}]")
+        each = points.shape[:-1]
+        trust = np.ones(each, np.float32) if confidence is None else _floats("confidence", confidence)
+        if trust.shape != each:
+            raise ValueError(f"{self._name}: confidence has shape {list(trust.shape)}, not {list(each)}")
+        points, trust, self._dirty = wire.clean_joints(points, trust)
+
+        number = None if seq is None else index(seq)
+        if seq is None and time_ns is None:
+            number = self._next
+        return {
+            "epoch": self.epoch,
+            "seq": number,
+            "time_ns": self._time(time_ns),
+            "clock": self._clock,
+            "fps": self.fps,
+            "xyz": points,
+            "confidence": np.clip(trust, 0, 1),
+            "skeleton": self._skeleton,
+            "axes": self._axes,
+            "mirrored": self._mirrored,
+        }
+
+    def _framed(self, number: int | None) -> None:
+        """A frame with that number is about to be sent."""
+        self._next = None if number is None else max(self._next or 0, number + 1)  # frames may come out of order
+        self.non_finite += self._dirty
+
+    def _time(self, time_ns: int | None) -> int:
+        if time_ns is not None:
+            return index(time_ns)
+        if self._clock not in _CLOCKS:
+            raise ValueError(f"{self._name}: time_ns is needed, rtskel cannot read clock {self._clock!r}")
+        return _CLOCKS[self._clock]()
+
+    def _send_end(self, stream: str, seq: int | None) -> bool:
+        end = wire.StreamEnd(
+            stream=stream,
+            epoch=self.epoch,
+            seq=seq,
+            time_ns=self._time(None) if self._clock in _CLOCKS else 0,
+            clock=self._clock,
+        )
+        # Without a server there is nothing to wait for: it would know nothing of this stream either.
+        return self._send(*wire.encode(end), self._uplink.linger if self.has_subscriber else 0.0)
+
+    def _send(self, topic: bytes, body: bytes, timeout: float | None, poses: int = 1) -> bool:
+        if self._closed:
+            raise ValueError(f"the publisher of {self._name} is closed")
+        sent = self._uplink.send(topic, body, _deadline(timeout))
+        self.sent += poses * sent
+        self.dropped += poses * (not sent)
+        return sent
+
+
+class Publisher(_Sender):
     """Sends the raw poses of one stream to a server. Nothing is lost silently: what cannot be sent is counted.
 
     Attributes:
@@ -70,7 +204,7 @@ class Publisher:
         keys: ClientKeys | None = None,
         queue: int = 256,
         linger: float = 2.0,
-        context: zmq.Context[Any] | None = None,
+        context: _Context = None,
     ) -> None:
         """Begins to connect; returns at once, whether or not a server is there.
 
@@ -91,8 +225,8 @@ class Publisher:
         Raises:
             WireError: the stream id, fps or axes are not valid.
         """
-        self._configure(stream, fps, skeleton, axes, mirrored, clock)
-        self._uplink = _Uplink(endpoint, keys, queue, linger, context)
+        self._begin(stream, fps, skeleton, axes, mirrored, clock)
+        self._link(endpoint, keys, queue, linger, context)
 
     def sibling(self, stream: str, *, fps: float | None = None) -> Publisher:
         """A publisher of another stream over the same socket, of the same kind and with counters of its own.
@@ -101,60 +235,20 @@ class Publisher:
         """
         other = type(self).__new__(type(self))
         fps = self.fps if fps is None else fps
-        other._configure(stream, fps, self._skeleton, self._axes, self._mirrored, self._clock)
+        other._begin(stream, fps, self._skeleton, self._axes, self._mirrored, self._clock)
         other._uplink = self._uplink.shared()
         return other
 
-    def _configure(self, stream: str, fps: float, skeleton: str, axes: str, mirrored: bool, clock: str) -> None:
+    def _begin(self, stream: str, fps: float, skeleton: str, axes: str, mirrored: bool, clock: str) -> None:
         self.stream = stream
-        self.fps = float(fps)
-        self.epoch = _new_epoch()
-        self.sent = 0
-        self.dropped = 0
-        self.non_finite = 0
-        self._skeleton = skeleton
-        self._axes = axes
-        self._mirrored = mirrored
-        self._clock = clock
-        self._joints = SKELETONS[skeleton].joints if skeleton in SKELETONS else None
-        self._next: int | None = 0  # the next frame's number; None once a frame was placed by its time
-        self._open = False  # frames were sent that no end has followed
-        self._closed = False
-        joints = self._joints or 1
-        empty = np.zeros((joints, 3), np.float32)
-        self._topic, _ = wire.encode(self._frame(empty, empty[:, 0], 0, 0))  # so that a bad argument is named now
+        self._configure(f"stream {stream!r}", fps, skeleton, axes, mirrored, clock)
+        self._open = False
+        # So that a bad argument is named now.
+        frame = self._frame(np.zeros((self._joints or 1, 3), np.float32), None, 0, 0, ())
+        self._topic, _ = wire.encode(wire.RawPose(stream, **frame))
 
-    def _frame(self, xyz: wire.F32, confidence: wire.F32, seq: int | None, time_ns: int) -> wire.RawPose:
-        return wire.RawPose(
-            stream=self.stream,
-            epoch=self.epoch,
-            seq=seq,
-            time_ns=time_ns,
-            clock=self._clock,
-            fps=self.fps,
-            xyz=xyz,
-            confidence=confidence,
-            skeleton=self._skeleton,
-            axes=self._axes,
-            mirrored=self._mirrored,
-        )
-
-    @property
-    def has_subscriber(self) -> bool:
-        """A server is connected and takes this stream."""
-        return self._uplink.reaches(self._topic)
-
-    def wait_for_subscriber(self, timeout: float | None = None) -> None:
-        """Returns as soon as a server takes this stream, so that nothing sent from then on is lost for want of one.
-
-        Args:
-            timeout: seconds; None waits for ever.
-
-        Raises:
-            TimeoutError: none came in that time.
-        """
-        if not self._uplink.wait(self._topic, _deadline(timeout)):
-            raise TimeoutError(f"no server takes raw poses of stream {self.stream!r} at {self._uplink.endpoint}")
+    def _is_open(self) -> bool:
+        return self._open
 
     def send(
         self,
@@ -176,7 +270,8 @@ class Publisher:
             confidence: [J] in 0..1 (what lies outside is clipped); 0 = missing; default: all 1.
             seq: frame number, 0, 1, 2, ...
             time_ns: capture time in ns of the publisher's clock; default: now.
-            block: wait for a server and for room in the queue, instead of giving up at once.
+            block: every frame counts: wait for a server and for room in the queue, instead of giving up at once. An
+                overloaded server, too, then lets this stream wait instead of taking its newest frames first.
 
         Returns:
             Whether it was handed to ZeroMQ; if not, it was counted in `dropped`.
@@ -185,23 +280,10 @@ class Publisher:
             ValueError: xyz or confidence are not numbers of these shapes.
             WireError: seq or time_ns are negative or too large.
         """
-        points = _floats("xyz", xyz)
-        joints = len(points) if self._joints is None and points.ndim else self._joints
-        if points.shape != (joints, 3):
-            raise ValueError(f"stream {self.stream!r}: xyz has shape {list(points.shape)}, not [{joints or 'J'}, 3]")
-        trust = np.ones(len(points), np.float32) if confidence is None else _floats("confidence", confidence)
-        if trust.shape != points.shape[:1]:
-            raise ValueError(f"stream {self.stream!r}: confidence has shape {list(trust.shape)}, not [{joints}]")
-        points, trust, non_finite = wire.clean_joints(points, trust)
-        trust = np.clip(trust, 0, 1)
-
-        number = None if seq is None else index(seq)
-        if seq is None and time_ns is None:
-            number = self._next
-        topic, body = wire.encode(self._frame(points, trust, number, self._time(time_ns)))
-        self._next = None if number is None else max(self._next or 0, number + 1)  # frames may come out of order
+        frame = self._frame(xyz, confidence, seq, time_ns, ())
+        topic, body = wire.encode(wire.RawPose(self.stream, **frame, lossless=block))
+        self._framed(frame["seq"])
         self._open = True
-        self.non_finite += non_finite
         return self._send(topic, body, None if block else 0.0)
 
     def end(self, seq: int | None = None) -> bool:
@@ -217,61 +299,134 @@ class Publisher:
         """
         if not self._open and seq is None:
             return True
-        end = wire.StreamEnd(
-            stream=self.stream,
-            epoch=self.epoch,
-            seq=self._next if seq is None else index(seq),
-            time_ns=self._time(None) if self._clock in _CLOCKS else 0,
-            clock=self._clock,
-        )
-        topic, body = wire.encode(end)
+        sent = self._send_end(self.stream, self._next if seq is None else index(seq))
         self.epoch = _new_epoch()
         self._next = 0
         self._open = False
-        # Without a server there is nothing to wait for: it would know nothing of this stream either.
-        return self._send(topic, body, self._uplink.linger if self.has_subscriber else 0.0)
-
-    def close(self) -> None:
-        """Ends the stream if it has not been ended, and waits up to `linger` seconds until all is sent."""
-        if self._closed:
-            return
-        try:
-            if self._open:
-                self.end()
-        finally:
-            self._closed = True
-            self._uplink.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _time(self, time_ns: int | None) -> int:
-        if time_ns is not None:
-            return index(time_ns)
-        if self._clock not in _CLOCKS:
-            raise ValueError(f"stream {self.stream!r}: time_ns is needed, rtskel cannot read clock {self._clock!r}")
-        return _CLOCKS[self._clock]()
-
-    def _send(self, topic: bytes, body: bytes, timeout: float | None) -> bool:
-        if self._closed:
-            raise ValueError(f"the publisher of stream {self.stream!r} is closed")
-        sent = self._uplink.send(topic, body, _deadline(timeout))
-        self.sent += sent
-        self.dropped += not sent
         return sent
+
+
+class GroupPublisher(_Sender):
+    """Sends the raw poses of several people that one camera sees: each frame in one message, each person a stream.
+
+    Attributes:
+        group, fps, epoch: as in the messages.
+        sent: poses handed to ZeroMQ.
+        dropped: poses (and ends of streams) that were not sent, because the queue was full or no server is there.
+        non_finite: joints that were sent as missing because a coordinate or their confidence was NaN or infinite.
+
+    Example:
+        >>> with GroupPublisher(group="room", fps=30) as camera:
+        ...     for number, people in enumerate(estimator):           # {"ann": xyz [J, 3], "ben": ...}
+        ...         camera.send(list(people), np.stack(list(people.values())), seq=number)
+    """
+
+    def __init__(
+        self,
+        endpoint: str = RAW_ENDPOINT,
+        *,
+        group: str,
+        fps: float,
+        skeleton: str = UPPER_BODY_50.id,
+        axes: str = CANONICAL_AXES,
+        mirrored: bool = False,
+        clock: str = "monotonic",
+        keys: ClientKeys | None = None,
+        queue: int = 256,
+        linger: float = 2.0,
+        context: _Context = None,
+    ) -> None:
+        """Begins to connect; returns at once, whether or not a server is there.
+
+        Args:
+            group: who sends, such as the camera's name: 1..64 of [A-Za-z0-9._-].
+            queue: messages that may wait for a slow server.
+
+        The others, and what is raised: as in `Publisher`.
+        """
+        self.group = group
+        self._configure(f"group {group!r}", fps, skeleton, axes, mirrored, clock)
+        self._people: dict[str, int | None] = {}  # who was sent and not ended, and the number behind their last frame
+        frame = self._frame(np.zeros((1, self._joints or 1, 3), np.float32), None, 0, 0, (1,))
+        self._topic, _ = wire.encode(wire.RawBatch(group, ["a"], **frame))
+        self._link(endpoint, keys, queue, linger, context)
+
+    def _is_open(self) -> bool:
+        return bool(self._people)
+
+    def send(
+        self,
+        streams: Sequence[str],
+        xyz: ArrayLike,
+        confidence: ArrayLike | None = None,
+        *,
+        seq: int | None = None,
+        time_ns: int | None = None,
+        block: bool = False,
+    ) -> bool:
+        """Sends one frame of the camera.
+
+        Somebody who is out of sight for a while is best sent all the same, with confidence 0: of who is left out, the
+        server cannot know at once that no frame comes.
+
+        Args:
+            streams: K different stream ids, one a person.
+            xyz: [K, J, 3].
+            confidence: [K, J].
+            seq, time_ns, block: as in `Publisher.send`.
+
+        Returns:
+            Whether all were handed to ZeroMQ; if not, they were counted in `dropped`.
+
+        Raises:
+            ValueError: xyz or confidence are not numbers of these shapes.
+            WireError: a stream id is not valid or comes twice; seq or time_ns are negative or too large.
+        """
+        if not streams:
+            return True
+        frame = self._frame(xyz, confidence, seq, time_ns, (len(streams),))
+        points, trust = frame.pop("xyz"), frame.pop("confidence")
+        # As many messages as it takes, seldom more than one: of what a body can hold, ids and header take the rest.
+        most = min(wire.MAX_ELEMENTS, (wire.MAX_BODY - 1024) // (16 * points.shape[1] + 72)) or 1
+        parts = [slice(first, first + most) for first in range(0, len(streams), most)]
+        batches = [
+            wire.RawBatch(self.group, streams[part], **frame, xyz=points[part], confidence=trust[part], lossless=block)
+            for part in parts
+        ]
+        if len(parts) > 1 and len(set(streams)) < len(streams):
+            raise WireError(f"{self._name}: streams names one twice")
+        messages = [wire.encode(batch) for batch in batches]
+        self._framed(frame["seq"])
+        self._people |= dict.fromkeys(streams, self._next)
+        timeout = None if block else 0.0
+        return all([self._send(*m, timeout, len(b.streams)) for m, b in zip(messages, batches, strict=True)])
+
+    def end(self, stream: str | None = None, seq: int | None = None) -> bool:
+        """Says that a person's stream is over, or everybody's, so that the server flushes their last frames at once.
+
+        Args:
+            stream: whose; default: of all who were sent. What is sent afterwards is then in another epoch.
+            seq: how many slots the stream has, for frames missing at its end; default: up to the person's last frame.
+
+        Returns:
+            As in `Publisher.end`.
+        """
+        if stream is not None and stream not in self._people and seq is None:
+            return True
+        people = dict(self._people) if stream is None else {stream: self._people.get(stream)}
+        sent = [self._send_end(person, last if seq is None else index(seq)) for person, last in people.items()]
+        for person in people:
+            self._people.pop(person, None)
+        if stream is None:
+            self.epoch = _new_epoch()
+            self._next = 0
+        return all(sent)
 
 
 class _Uplink:
     """The XPUB socket of one or more publishers, which knows what the server has subscribed to."""
 
-    def __init__(
-        self, endpoint: str, keys: ClientKeys | None, queue: int, linger: float, context: zmq.Context[Any] | None
-    ) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None, queue: int, linger: float, context: _Context) -> None:
         self.endpoint = endpoint
         self.linger = linger
         self._users = 1
@@ -335,7 +490,8 @@ class _Uplink:
 class Subscriber:
     """Receives refined poses, events and heartbeats from a server.
 
-    Iterating gives `wire.RefinedPose` and, as asked for, `wire.Event` and `wire.Heartbeat` objects for ever.
+    Iterating gives `wire.RefinedPose` (or `wire.RefinedBatch`) and, as asked for, `wire.Event` and `wire.Heartbeat`
+    objects for ever.
 
     Attributes:
         lost: poses missed on the way, by (stream, lookahead), which are holes in `seq`: the reader was too slow, or the
@@ -355,9 +511,10 @@ class Subscriber:
         events: bool = True,
         heartbeats: bool = False,
         latest: bool = False,
+        batches: bool = False,
         keys: ClientKeys | None = None,
         queue: int | None = None,
-        context: zmq.Context[Any] | None = None,
+        context: _Context = None,
     ) -> None:
         """Begins to connect; returns at once, whether or not a server is there.
 
@@ -369,6 +526,7 @@ class Subscriber:
             heartbeats: give heartbeats too.
             latest: for a reader that must not lag, such as a display: of the poses that wait, give only the newest of
                 each stream and lookahead.
+            batches: receive the poses of all streams together, as `wire.RefinedBatch`: for who reads hundreds of them.
             keys: of this client, for a server with CURVE keys.
             queue: messages that may wait for this reader before the server drops more; default: 10000, and 256 with
                 `latest`.
@@ -376,13 +534,15 @@ class Subscriber:
 
         Raises:
             WireError: a stream id is not valid.
-            ValueError: a lookahead is negative.
+            ValueError: a lookahead is negative, or batches of some streams or of the latest poses are asked for.
         """
+        if batches and (streams is not None or latest):
+            raise ValueError("batches hold every pose of all streams: neither streams nor latest can choose among them")
         ids = (streams,) if isinstance(streams, str) else streams
         lookaheads = (lookahead,) if isinstance(lookahead, int) else lookahead
         if lookaheads is not None and min(lookaheads, default=0) < 0:
             raise ValueError(f"lookahead {min(lookaheads)} is negative")
-        topics = _subscriptions(ids, lookaheads, events)
+        topics = _subscriptions(ids, lookaheads, events, batches)
 
         self.endpoint = endpoint
         self.lost: Counter[tuple[str, int]] = Counter()
@@ -394,7 +554,7 @@ class Subscriber:
         self._heartbeats = heartbeats
         self._latest = latest
         # Without stream ids the topics cannot choose the lookahead: ZeroMQ matches prefixes, and the stream is first.
-        self._suffixes = None if lookaheads is None else tuple(b"/L%d/" % number for number in lookaheads)
+        self._suffixes = None if lookaheads is None or batches else tuple(b"/L%d/" % number for number in lookaheads)
         self._expected: dict[tuple[str, int], tuple[int, int]] = {}  # (epoch, seq) of the next pose
         self._ready: OrderedDict[object, wire.Message] = OrderedDict()
         self._socket = _Socket(zmq.SUB, context)
@@ -490,12 +650,12 @@ class Subscriber:
 
     def _keep(self, message: wire.Message) -> None:
         place: object = object()
-        if isinstance(message, wire.RefinedPose):
+        if isinstance(message, wire.RefinedBatch):
+            for source, seq in zip(message.sources, message.numbers[:, 0].tolist(), strict=True):
+                self._account((source.stream, message.lookahead), message.epoch, seq)
+        elif isinstance(message, wire.RefinedPose):
             key = message.stream, message.lookahead
-            epoch, seq = self._expected.get(key, (message.epoch, message.seq))
-            if message.epoch == epoch and message.seq > seq:
-                self.lost[key] += message.seq - seq
-            self._expected[key] = message.epoch, message.seq + 1
+            self._account(key, message.epoch, message.seq)
             if self._latest:
                 place = key
                 self.skipped[key] += key in self._ready
@@ -507,8 +667,19 @@ class Subscriber:
         # A newer pose takes the place in the line of the one it replaces, so that no stream starves.
         self._ready[place] = message
 
+    def _account(self, key: tuple[str, int], epoch: int, seq: int) -> None:
+        before, expected = self._expected.get(key, (epoch, seq))
+        if epoch == before and seq > expected:
+            self.lost[key] += seq - expected
+        self._expected[key] = epoch, seq + 1
 
-def _subscriptions(streams: Sequence[str] | None, lookaheads: Sequence[int] | None, events: bool) -> list[bytes]:
+
+def _subscriptions(
+    streams: Sequence[str] | None, lookaheads: Sequence[int] | None, events: bool, batches: bool
+) -> list[bytes]:
+    if batches:
+        chosen = [wire.REFINED_BATCH_PREFIX] if lookaheads is None else map(wire.refined_batch_topic, lookaheads)
+        return [*chosen] + [wire.EVENT_PREFIX] * events
     if streams is None:
         return [wire.REFINED_PREFIX] + [wire.EVENT_PREFIX] * events
     topics = []
@@ -525,7 +696,7 @@ def _subscriptions(streams: Sequence[str] | None, lookaheads: Sequence[int] | No
 class _Socket:
     """A ZeroMQ socket and, unless it is shared, the context around it."""
 
-    def __init__(self, kind: int, context: zmq.Context[Any] | None) -> None:
+    def __init__(self, kind: int, context: _Context) -> None:
         # A context of its own, because only terminating it waits until the tail is sent.
         self._own: zmq.Context[Any] | None = None
         if context is None:

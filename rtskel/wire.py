@@ -535,8 +535,8 @@ def clean_joints(xyz: F32, confidence: F32) -> tuple[F32, F32, int]:
     """Makes every joint that holds a NaN or an infinity a missing one.
 
     Args:
-        xyz: float32 [J, 3].
-        confidence: float32 [J].
+        xyz: float32 [..., J, 3].
+        confidence: float32 [..., J].
 
     Returns:
         xyz and confidence with zeros in those joints, and how many they are. Without any, these are the arrays that
@@ -544,8 +544,8 @@ def clean_joints(xyz: F32, confidence: F32) -> tuple[F32, F32, int]:
     """
     if _all_finite(xyz) and _all_finite(confidence):
         return xyz, confidence, 0
-    good = np.isfinite(xyz).all(axis=1) & np.isfinite(confidence)
-    return np.where(good[:, None], xyz, 0), np.where(good, confidence, 0), int((~good).sum())
+    good = np.isfinite(xyz).all(axis=-1) & np.isfinite(confidence)
+    return np.where(good[..., None], xyz, 0), np.where(good, confidence, 0), int((~good).sum())
 
 
 def _all_finite(array: F32) -> bool:

@@ -39,7 +39,7 @@ class RawReceiver:
         messages: queue.Queue of what came, decoded.
     """
 
-    def __init__(self, endpoint=ANY_PORT, *, hwm=1000, keys=None, context=None):
+    def __init__(self, endpoint=ANY_PORT, *, hwm=1000, keys=None, context=None, prefix=wire.RAW_PREFIX):
         self.messages = queue.Queue()
         self._own = zmq.Context() if context is None else None
         self._context = context or self._own
@@ -49,7 +49,8 @@ class RawReceiver:
         if keys is not None:
             keys.apply(self._sub)
         self._sub.bind(endpoint)
-        self._sub.subscribe(wire.RAW_PREFIX)
+        for topics in {prefix, wire.RAW_PREFIX}:
+            self._sub.subscribe(topics)
         self.endpoint = self._sub.last_endpoint.decode() if endpoint.startswith("tcp") else endpoint
         self._commands = self._context.socket(zmq.PAIR)
         self._commands.bind(f"inproc://commands-{id(self)}")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import zmq
 
-from rtskel import Publisher, Subscriber, WireError, wire
+from rtskel import GroupPublisher, Publisher, Subscriber, WireError, wire
 from rtskel.skeleton import UPPER_BODY_50
 from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
-from tests.test_wire import REFINED
+from tests.test_wire import REFINED, REFINED_BATCH
 
 J = UPPER_BODY_50.joints
 POSE = np.arange(3 * J, dtype=np.float32).reshape(J, 3)
@@ -264,6 +264,117 @@ def test_a_shared_context():
         assert server.next().seq == 0
 
 
+def test_what_blocks_counts_every_frame():
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        publisher.send(POSE, block=True)
+        publisher.send(POSE)
+        assert [frame.lossless for frame in server.take(2)] == [True, False]
+
+
+def test_a_bad_end_changes_nothing():
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        publisher.send(POSE)
+        with pytest.raises(WireError, match="seq"):
+            publisher.end(-1)
+        publisher.send(POSE)
+        first, second = server.take(2)
+    assert (first.epoch, first.seq + 1) == (second.epoch, second.seq)
+
+
+# --- GroupPublisher ---------------------------------------------------------------------------------------------------
+
+PEOPLE = np.stack([POSE, 2 * POSE, 3 * POSE])
+
+
+def test_a_group_in_one_message_and_its_ends():
+    with RawReceiver(prefix=wire.RAW_BATCH_PREFIX) as server:
+        with GroupPublisher(server.endpoint, group="room", fps=25, axes="RDA", mirrored=True) as camera:
+            camera.wait_for_subscriber(TIMEOUT)
+            assert camera.send(["a", "b", "c"], PEOPLE, np.full((3, J), 2.0))
+            assert camera.send(["c", "a"], PEOPLE[[2, 0]], seq=5, time_ns=77, block=True)
+            assert camera.send([], PEOPLE[:0])
+            assert camera.end("b")
+            assert camera.end("nobody")
+            assert (camera.sent, camera.dropped) == (6, 0)
+            epoch = camera.epoch
+            camera.send(["d"], PEOPLE[:1])
+        first, second, b, third, *ends = server.take(7)
+    assert [(m.group, list(m.streams), m.seq, m.lossless) for m in (first, second, third)] == [
+        ("room", ["a", "b", "c"], 0, False),
+        ("room", ["c", "a"], 5, True),
+        ("room", ["d"], 6, False),
+    ]
+    assert {m.epoch for m in (first, second, b, third, *ends)} == {epoch}
+    assert (first.axes, first.mirrored, first.fps, second.time_ns) == ("RDA", True, 25.0, 77)
+    np.testing.assert_array_equal(second.xyz, PEOPLE[[2, 0]])
+    np.testing.assert_array_equal(first.confidence, np.ones((3, J)))
+    assert (b.stream, b.seq) == ("b", 1)
+    assert {(end.stream, end.seq) for end in ends} == {("a", 6), ("c", 6), ("d", 7)}
+
+
+def test_a_crowd_takes_several_messages():
+    streams = [f"{k:064}" for k in range(200)]
+    crowd = np.arange(200, dtype=np.float32)[:, None, None] * np.ones((J, 3), np.float32)
+    with RawReceiver(prefix=wire.RAW_BATCH_PREFIX) as server:
+        with GroupPublisher(server.endpoint, group="hall", fps=25) as camera:
+            camera.wait_for_subscriber(TIMEOUT)
+            assert camera.send(streams, crowd)
+            assert camera.sent == 200
+            with pytest.raises(WireError, match="twice"):
+                camera.send([*streams, streams[0]], np.concatenate([crowd, crowd[:1]]))
+            assert camera.sent == 200
+        poses = []
+        while len(poses) < 200:
+            message = server.next()
+            assert message.seq == 0
+            poses += message.poses()
+    assert [pose.stream for pose in poses] == streams
+    assert [pose.xyz[0, 0] for pose in poses] == list(range(200))
+
+
+def test_a_group_without_a_server_counts_what_it_drops():
+    with GroupPublisher("tcp://127.0.0.1:9", group="room", fps=25) as camera:
+        assert not camera.has_subscriber
+        with pytest.raises(TimeoutError, match="'room'"):
+            camera.wait_for_subscriber(0.01)
+        assert not camera.send(["a", "b"], PEOPLE[:2])
+        assert (camera.sent, camera.dropped) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("streams", "xyz", "confidence", "error", "named"),
+    [
+        (["a", "b"], PEOPLE, None, ValueError, r"'room'.*xyz has shape \[3, 50, 3\], not \[2, 50, 3\]"),
+        (["a"], POSE, None, ValueError, "xyz has shape"),
+        (["a"], PEOPLE[:1], np.ones(J), ValueError, "confidence has shape"),
+        (["a", "a"], PEOPLE[:2], None, WireError, "streams names one twice"),
+        (["a", "x/y"], PEOPLE[:2], None, WireError, r"room.*x/y"),
+    ],
+)
+def test_wrong_groups_are_named(streams, xyz, confidence, error, named):
+    with GroupPublisher("tcp://127.0.0.1:9", group="room", fps=25) as camera:
+        with pytest.raises(error, match=named):
+            camera.send(streams, xyz, confidence)
+        assert (camera.sent, camera.dropped) == (0, 0)
+    with pytest.raises(WireError, match="group id"):
+        GroupPublisher("tcp://127.0.0.1:9", group="a/b", fps=25)
+
+
+def test_missing_joints_of_a_group_are_counted():
+    xyz = PEOPLE.copy()
+    xyz[1, 3, 1] = np.nan
+    with RawReceiver(prefix=wire.RAW_BATCH_PREFIX) as server:
+        with GroupPublisher(server.endpoint, group="room", fps=25) as camera:
+            camera.wait_for_subscriber(TIMEOUT)
+            camera.send(["a", "b", "c"], xyz)
+            assert camera.non_finite == 1
+        batch = server.next()
+    assert batch.confidence[1, 3] == 0
+    assert batch.confidence.sum() == 3 * J - 1
+
+
 # --- Subscriber -------------------------------------------------------------------------------------------------------
 
 
@@ -306,9 +417,34 @@ def received(messages, **options):
 
 
 def test_thousands_of_subscriptions_reach_the_server():
-    with RefinedSender() as server:
-        with Subscriber(server.endpoint, streams=[f"s{k}" for k in range(1500)], lookahead=4):
-            assert len(server.wait_for_subscriptions()) == 2 * 1500 + 2
+    streams = [f"s{k}" for k in range(1500)]
+    with RefinedSender() as server, Subscriber(server.endpoint, streams=streams, lookahead=4):
+        assert len(server.wait_for_subscriptions()) == 2 * 1500 + 2
+
+
+def test_batches_are_of_all_streams():
+    for options in {"streams": "cam1"}, {"streams": []}, {"latest": True}:
+        with pytest.raises(ValueError, match="batches"):
+            Subscriber(batches=True, **options)
+
+
+@pytest.mark.parametrize(("lookahead", "came"), [(None, [0, 4, 12]), (4, [4]), ([0, 12], [0, 12]), (1, [])])
+def test_batches_of_a_lookahead(lookahead, came):
+    batches = [dataclasses.replace(REFINED_BATCH, lookahead=number) for number in (0, 4, 12)]
+    got, subscriber = received([pose(), *batches], batches=True, lookahead=lookahead, events=False)
+    assert [batch.lookahead for batch in got] == came
+    assert all(isinstance(batch, wire.RefinedBatch) for batch in got)
+    assert not subscriber.errors
+
+
+def test_poses_lost_with_batches_are_counted():
+    def batch(ann, ben, epoch=1):
+        numbers = REFINED_BATCH.numbers.copy()
+        numbers[:, 0] = ann, ben
+        return dataclasses.replace(REFINED_BATCH, numbers=numbers, epoch=epoch)
+
+    _, subscriber = received([batch(7, 0), batch(8, 3), batch(11, 4), batch(50, 50, epoch=2)], batches=True)
+    assert subscriber.lost == {("ann", 4): 2, ("ben", 4): 2}
 
 
 def names(messages):
