@@ -243,13 +243,14 @@ class Remembering(Engine):
         """Forget all windows."""
         self._known.clear()
 
-    def _run(self, x: Array, missing: NDArray[np.bool_]) -> Array:
+    def _run(self, x: Array, missing: NDArray[np.bool_], positions: NDArray[np.int64] | None = None) -> Array:
         keys = [hashlib.sha256(w.tobytes() + m.tobytes()).digest() for w, m in zip(x, missing, strict=True)]
         new = [k for k, key in enumerate(keys) if key not in self._known]
         if new:
             for k, y in zip(new, self._engine.run(x[new], missing[new]), strict=True):
                 self._known[keys[k]] = y.copy()
-        return np.stack([self._known[key] for key in keys])
+        refined = np.stack([self._known[key] for key in keys])
+        return refined if positions is None else np.take(refined, positions, axis=1)
 
 
 def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
@@ -550,12 +551,13 @@ def draw_figures(options: argparse.Namespace) -> list[str]:
         for number, condition in FIGURES.items():
             seen, confidence = corrupted(truth, condition, 1000 * SEED)
             ((refined,),) = refine_all([(seen, confidence)], engine, [None], RADII[0]).values()
-            # Ten frames in a row, the ten that are changed most.
-            changed = np.convolve((seen != truth).any((1, 2)) * 1.0, np.ones(10), "valid").argmax()
+            # Ten frames in a row: those with the most motion in frames that are changed.
+            moving = np.linalg.norm(np.diff(truth, axis=0, prepend=truth[:1]), axis=-1).mean(1)
+            shown = np.convolve((seen != truth).any((1, 2)) * moving, np.ones(10), "valid").argmax()
             rows = [original, replace(original, xyz=seen, confidence=confidence)]
             rows.append(replace(original, xyz=refined, confidence=confidence, lookahead=engine.window))
             path = options.figures / f"figure{number}-{condition}.png"
-            slots = range(int(changed), int(changed) + 10)
+            slots = range(int(shown), int(shown) + 10)
             figure(rows, labels=["original", f"corrupted: {condition}", "refined"], slots=slots).savefig(path)
             made.append(str(path))
     return made

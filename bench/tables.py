@@ -74,17 +74,17 @@ Table 2 for those.
 """
 
 
+UPDATES = {"paper": 600, "realtime": 350}
+"""Of the recipes that the tables' models may have: about 60 s of one thread of a Zen 4 core each."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `--tables`."""
     parser.add_argument(
         "--tables", nargs="?", const="1,2,3,4", help=f"train and print tables, with commas between: {', '.join(TABLES)}"
     )
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="what the tables' models are")
-    parser.add_argument("--updates", type=int, help="updates of each of the tables' models (default: by recipe)")
-
-
-UPDATES = {"paper": 400, "realtime": 250}
-"""About 75 s of one thread of a Zen 4 core each."""
+    parser.add_argument("--recipes", default=",".join(UPDATES), help="of the tables' models, with commas between")
+    parser.add_argument("--updates", type=int, help="of each of the tables' models (default: by recipe)")
 
 
 def config(recipe: str, kind: str, updates: int | None, sources: Sequence[str]) -> TrainConfig:
@@ -92,7 +92,7 @@ def config(recipe: str, kind: str, updates: int | None, sources: Sequence[str]) 
     made = replace(RECIPES[recipe], kinds=(kind,), steps=updates or UPDATES[recipe], batch=16, validate_every=0)
     if recipe == "paper":
         small = replace(made.model, window=32, d_ff=512, layers=3)
-        made = replace(made, model=small, lr=3e-4, final_lr=0.02, warmup=50, clip=1.0, precision="bf16")
+        made = replace(made, model=small, lr=1e-3, final_lr=0.02, warmup=50, clip=1.0, precision="bf16")
     weights = RECIPES["realtime"].sources
     kept = {source: weights[source] for source in weights if source in sources}
     return replace(made, triples=0, sources=kept or dict.fromkeys(sorted(sources), 1.0))
@@ -148,33 +148,46 @@ def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]
     recording = options.data / "phoenix14t" / "dev.skels"
     read(recording)  # says what is wrong with it before anything is trained
     sources = {sequence.source for sequence in Corpus(corpus).select("train")}
-    models = [
-        Model(config(options.recipe, kind, options.updates, sorted(sources)), str(corpus), str(runs), str(recording))
+    recipes = options.recipes.split(",")
+    if unknown := [name for name in recipes if name not in UPDATES]:
+        raise RtskelError(f"--recipes: unknown {unknown[0]!r} (known: {', '.join(UPDATES)})")
+    configs = [
+        config(recipe, kind, options.updates, sorted(sources))
+        for recipe in recipes
         for name in chosen
         for kind in TABLES[name].kinds
     ]
+    models = [Model(made, str(corpus), str(runs), str(recording)) for made in configs]
     began = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(min(options.jobs, len(models))) as pool:
-        rows = {row["kind"]: row for row in pool.imap_unordered(measure, models)}
-    return {
-        "recipe": options.recipe,
-        "config": models[0].config.to_dict(),
-        "tables": {name: [rows[kind] for kind in TABLES[name].kinds] for name in chosen},
-        "seconds": time.monotonic() - began,
-    }
+        rows = iter(pool.imap(measure, models))
+        found = {recipe: {name: [next(rows) for _ in TABLES[name].kinds] for name in chosen} for recipe in recipes}
+    first = {recipe: configs[k * len(configs) // len(recipes)].to_dict() for k, recipe in enumerate(recipes)}
+    return {"configs": first, "tables": found, "seconds": time.monotonic() - began}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The tables in the paper's layout, the paper's figures on the right."""
-    how = found["config"]
-    model, unit = how["model"], 1e4
+    unit = 1e4
     out = [
-        f"recipe {found['recipe']}: {model['layers']} layers, d_model {model['d_model']}, {model['window']} frames, "
-        f"{how['steps']} updates of {how['batch']} windows (the paper: 8 layers, 300,000 updates)",
         f"MSE x {1 / unit:.0e}, offline; input: the corrupted sequences as they are; rel: relative to the middle row",
         "",
     ]
-    for name, rows in found["tables"].items():
+    for recipe, how in found["configs"].items():
+        out += _lines(recipe, how, found["tables"][recipe], unit)
+    trained = sum(row["seconds"] for by in found["tables"].values() for rows in by.values() for row in rows)
+    out.append(f"trained for {trained:.0f} s of one thread in all; the command took {found['seconds']:.0f} s")
+    return out
+
+
+def _lines(recipe: str, how: dict[str, Any], by_table: dict[str, Any], unit: float) -> list[str]:
+    model = how["model"]
+    out = [
+        f"Recipe {recipe}: {model['layers']} layers, d_model {model['d_model']}, {model['window']} frames; "
+        f"{how['steps']} updates of {how['batch']} windows (the paper: 8 layers, 300,000 updates)",
+        "",
+    ]
+    for name, rows in by_table.items():
         paper = TABLES[name]
         test = f"{'':32}{'':18}{'test':>18}{'':25}| the paper's{'test':>17}"
         heads = "".join(f"{head:>9}" for head in ("input", "dev", "min", "ave", "max")) + f"{'rel':>8}{'s':>8}"
@@ -187,7 +200,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             theirs = f"{dev:>8}{'-':>8}{paper.test[k]:8.3f}{'-':>8}{paper.test[k] / paper.test[MIDDLE]:8.2f}"
             out.append(f"{level:<32g}{cells}|{theirs}")
         out.append("")
-    averages = {name: sum(row["ave"] for row in rows) / len(rows) for name, rows in found["tables"].items()}
+    averages = {name: sum(row["ave"] for row in rows) / len(rows) for name, rows in by_table.items()}
     for other in ("2", "2s"):
         if {"1", other} <= set(averages):
             ratio = sum(TABLES[other].test) / sum(TABLES["1"].test)
@@ -195,6 +208,4 @@ def lines(found: dict[str, Any]) -> list[str]:
                 f"joint masks over frame masks, table {other} / 1, mean of ave: {averages[other] / averages['1']:.2f} "
                 f"(the paper: {ratio:.2f})"
             )
-    trained = sum(row["seconds"] for rows in found["tables"].values() for row in rows)
-    out.append(f"trained for {trained:.0f} s of one thread in all; the command took {found['seconds']:.0f} s")
-    return out
+    return [*out, ""]

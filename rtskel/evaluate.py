@@ -101,12 +101,12 @@ class ModelEngine(Engine):
         super().__init__(EngineInfo.from_metadata("model", "", header), max_batch)
         self._model = model
 
-    def _run(self, x: Array, missing: NDArray[np.bool_]) -> Array:
+    def _run(self, x: Array, missing: NDArray[np.bool_], positions: NDArray[np.int64] | None = None) -> Array:
         device = next(self._model.parameters()).device
         with torch.inference_mode():
             y = self._model(torch.tensor(x, device=device), torch.tensor(missing, device=device))
         refined: Array = y.float().cpu().numpy()
-        return refined
+        return refined if positions is None else np.take(refined, positions, axis=1)
 
 
 def estimator(body: Array, seed: int) -> tuple[Array, Array]:

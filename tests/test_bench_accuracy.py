@@ -363,7 +363,7 @@ def options(tmp_path, **given):
     for xyz in truth:
         xyz[:, 0, 2] = 0.1
     write(folder / "dev.skels", [Recording(x, 25.0, f"s{len(x)}", unit=SKELS_UNIT) for x in truth])
-    given = {"data": tmp_path / "data", "jobs": 2, "recipe": "paper", "updates": 2, "engine": None} | given
+    given = {"data": tmp_path / "data", "jobs": 2, "updates": 2, "engine": None} | given
     return argparse.Namespace(**given)
 
 
@@ -387,11 +387,12 @@ def test_tables_are_of_models_trained_for_their_level(tmp_path, corpus, monkeypa
 def test_tables_have_the_papers_layout():
     row = {"input": 2e-4, "dev": 1e-4, "min": 5e-5, "ave": 1e-4, "max": 2e-4, "seconds": 60.0}
     found = {
-        "recipe": "paper",
-        "config": tables.config("paper", "frame_mask@0.05", None, ["phoenix"]).to_dict(),
+        "configs": {"paper": tables.config("paper", "frame_mask@0.05", None, ["phoenix"]).to_dict()},
         "tables": {
-            name: [row | {"ave": (k + 1) * 1e-4 * (10 if name == "2" else 1)} for k in range(5)]
-            for name in tables.TABLES
+            "paper": {
+                name: [row | {"ave": (k + 1) * (1e-3 if name == "2" else 1e-4)} for k in range(5)]
+                for name in tables.TABLES
+            }
         },
         "seconds": 700.0,
     }
@@ -400,7 +401,7 @@ def test_tables_have_the_papers_layout():
     at = text.index("Table 3")
     assert text[at + 3].split() == ["0.1", "2", "1", "0.5", "1", "2", "0.33", "60|", "-", "-", "0.117", "-", "0.29"]
     assert any("table 2 / 1, mean of ave: 10.00 (the paper: 3.72)" in line for line in text)
-    assert [kind for kind in tables.TABLES["4"].kinds][:2] == ["joint_noise@0.15,0.1", "joint_noise@0.15,0.3"]
+    assert list(tables.TABLES["4"].kinds[:2]) == ["joint_noise@0.15,0.1", "joint_noise@0.15,0.3"]
     with pytest.raises(accuracy.RtskelError, match="'5'"):
         tables.run(argparse.Namespace(tables="1,5"), Path(), Path())
 
