@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import zmq
 
-from rtskel import wire
-from rtskel.client import Publisher, Subscriber
+from rtskel import serve, wire
+from rtskel.client import GroupPublisher, Publisher, Subscriber
 from rtskel.curve import ClientKeys, ServerKeys, keygen
 from rtskel.engine import open_engine
 from rtskel.errors import EngineError, ServeError
 from rtskel.refine import refine
 from rtskel.serve import ServeConfig, Server
 from rtskel.streams import StreamConfig
-from rtskel.wire import Event, Flag, Heartbeat, RefinedPose
+from rtskel.wire import Event, Flag, Heartbeat, RefinedBatch, RefinedPose
 from tests.test_streams import JOINTS, BlendEngine, recording
 
 ANY = "tcp://127.0.0.1:*"
@@ -81,6 +81,8 @@ class Reader:
             message = self.subscriber.recv(give_up - time.monotonic())
             if isinstance(message, RefinedPose):
                 self.poses.append(message)
+            elif isinstance(message, RefinedBatch):
+                self.poses += message.poses()
             elif isinstance(message, Event):
                 self.events.append(message)
             else:
@@ -292,6 +294,99 @@ def test_batch_wait_refines_streams_together():
             sender.close()  # 8 ends
         reader.until_ended(8)
     assert sizes[1] == 8  # the first one tried the engine out
+
+
+# --- several people in one message ---
+
+
+def test_groups_in_and_batches_out_beside_single_messages():
+    people = ["ann", "ben", "cid"]
+    clips = {name: recording(60, seed=k) for k, name in enumerate(people)}
+    came = {name: [n for n in range(60) if (n + 5 * k) % 9] for k, name in enumerate(people)}
+    with (
+        serving(slack_s=2) as server,
+        Reader(server) as single,
+        Reader(server, batches=True) as batched,
+        Reader(server, batches=True, lookahead=4) as later,
+        Reader(server, streams="ben", lookahead=0) as ben,
+        GroupPublisher(server.raw_endpoint, group="room", fps=25) as camera,
+    ):
+        camera.wait_for_subscriber(PATIENCE)
+        for n in range(60):
+            here = [name for name in people if n in came[name]]
+            camera.send(here, np.stack([clips[name][n] for name in here]), seq=n, block=True)
+        for name in people:
+            camera.end(name, 60)
+        for reader in (single, batched, later):
+            reader.until_ended(3)
+        ben.until_ended()
+        for name in people:
+            single.check(name, clips[name], came[name], 60)
+            batched.check(name, clips[name], came[name], 60)
+            later.check(name, clips[name], came[name], 60, (4,))
+        ben.check("ben", clips["ben"], came["ben"], 60, (0,))
+        assert {pose.lookahead for pose in later.poses} == {4}
+        assert {(pose.stream, pose.lookahead) for pose in ben.poses} == {("ben", 0)}
+        for pose in batched.poses:
+            twin = single.select(pose.stream, pose.lookahead)[pose.seq]
+            for name in (
+                "source_seq",
+                "source_time_ns",
+                "source_epoch",
+                "fps",
+                "flags",
+                "windows",
+                "axes",
+                "receive_ns",
+            ):
+                assert getattr(pose, name) == getattr(twin, name)
+            for name in ("confidence", "missing", "sigma"):
+                np.testing.assert_array_equal(getattr(pose, name), getattr(twin, name))
+
+
+@pytest.mark.parametrize(
+    ("options", "topics"),
+    [
+        ({"batches": True, "lookahead": 4}, {b"rts1/refined_batch/L4/"}),
+        ({"batches": True}, {b"rts1/refined_batch/L0/", b"rts1/refined_batch/L4/"}),
+        ({"streams": "b", "lookahead": 0}, {b"rts1/refined/b/L0/"}),
+        ({"streams": []}, set()),
+    ],
+)
+def test_nothing_is_sent_that_nobody_reads(options, topics, monkeypatch):
+    sent = Counter()
+    send = serve._send
+    monkeypatch.setattr(serve, "_send", lambda socket, part, flags: sent.update([part]) or send(socket, part, flags))
+    with serving() as server, Reader(server, **options) as reader, Reader(server, streams=[]) as events:
+        events.subscriber._zmq.subscribe(wire.EVENT_PREFIX)
+        first = publisher(server, "a")
+        for sender in first, first.sibling("b"):
+            for pose in recording(20):
+                sender.send(pose, block=True)
+            sender.close()
+        events.until_ended(2)
+        del reader
+    assert {topic for topic in sent if topic.startswith((wire.REFINED_PREFIX, wire.REFINED_BATCH_PREFIX))} == topics
+
+
+def test_a_reader_that_comes_or_goes_changes_what_is_sent():
+    xyz = recording(60)
+    with serving() as server, Reader(server) as always, publisher(server) as sender:
+        for n in range(20):
+            sender.send(xyz[n], seq=n, block=True)
+        always.until(lambda reader: len(reader.select("a", 0)) == 20)
+        with Reader(server, batches=True) as batched, Reader(server, streams="a", lookahead=0) as single:
+            for n in range(20, 40):
+                sender.send(xyz[n], seq=n, block=True)
+            for reader in (batched, single):
+                reader.until(lambda reader: reader.poses[-1:] and reader.poses[-1].source_seq == 39)
+            assert [pose.source_seq for pose in single.poses] == list(range(20, 40))
+            assert [pose.source_seq for pose in batched.select("a", 0)] == list(range(20, 40))
+        for n in range(40, 60):
+            sender.send(xyz[n], seq=n, block=True)
+        sender.end()
+        always.until_ended()
+        always.check("a", xyz, range(60), 60)
 
 
 # --- overload and failures ---
