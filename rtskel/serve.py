@@ -145,8 +145,8 @@ class Server:
         except ValueError as error:
             raise ServeError(str(error)) from None
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id, output=whole_pose)
-        self._subscriptions = _Subscriptions()
-        self._outlet = _Outlet(
+        self._subscriptions = Subscriptions()
+        self._outlet = Outlet(
             self._table, bank.lookaheads, bank.joints, config.streams.max_streams, self._subscriptions
         )
         self._least_pose = 16 * bank.joints  # bytes, and a raw message has hardly more for each of its poses
@@ -393,13 +393,20 @@ class Server:
         assert self._table.idle
 
 
-def run_server(config: ServeConfig, engine: Engine, on_ready: Callable[[Server], None]) -> int:
+def run_server(
+    config: ServeConfig,
+    engine: Engine,
+    on_ready: Callable[[Server], None],
+    *,
+    clock: Callable[[], int] = time.monotonic_ns,
+) -> int:
     """Serve until SIGTERM or SIGINT, then end every stream and return. For the main thread of a process.
 
     Args:
         config: what to do.
         engine: an open engine; borrowed.
         on_ready: called with the server once its endpoints are bound and signals are taken care of.
+        clock: see `Server`.
 
     Returns:
         Which signal it was; 0 if `Server.stop` was called without one.
@@ -407,7 +414,7 @@ def run_server(config: ServeConfig, engine: Engine, on_ready: Callable[[Server],
     Raises:
         ServeError, EngineError: see `Server`.
     """
-    with Server(config, engine) as server, _signals(server.stop) as received, _few_collections():
+    with Server(config, engine, clock=clock) as server, _signals(server.stop) as received, _few_collections():
         on_ready(server)
         server.run()
         return received[0] if received else 0
@@ -480,7 +487,7 @@ class _Inbox:
         """About how many they hold."""
 
 
-class _Subscriptions:
+class Subscriptions:
     """What readers have subscribed to, as an XPUB socket tells it."""
 
     def __init__(self) -> None:
@@ -508,11 +515,11 @@ class _Subscriptions:
         return any(topic[:length] in self._count for length in self._lengths)
 
 
-class _Outlet:
+class Outlet:
     """Refined poses on their way out: encoded for those topics that somebody reads."""
 
     def __init__(
-        self, table: StreamTable[Any], lookaheads: Sequence[int], joints: int, places: int, wanted: _Subscriptions
+        self, table: StreamTable[Any], lookaheads: Sequence[int], joints: int, places: int, wanted: Subscriptions
     ) -> None:
         self._table = table
         self._lookaheads = np.sort(np.array(lookaheads, np.int32))
