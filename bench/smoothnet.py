@@ -79,11 +79,18 @@ class SmoothNet(nn.Module):
         return x + spread * y.float()
 
 
+def sources(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
+    """The weights of a config's sources, of those that a corpus has; all that it has alike if it has none of them."""
+    there = sorted({sequence.source for sequence in corpus.select("train")})
+    return {source: config.sources[source] for source in there if source in config.sources} or dict.fromkeys(there, 1.0)
+
+
 def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -> SmoothNet:
     """A network trained on the windows that `config` (default: `CONFIG`) trains on."""
     config = config or CONFIG
-    model = replace(config.model, window=WINDOW)
-    trainer = Trainer(replace(config, model=model, batch=BATCH, triples=0), Corpus(corpus), "cpu")
+    opened = Corpus(corpus)
+    changed = {"model": replace(config.model, window=WINDOW), "sources": sources(config, opened)}
+    trainer = Trainer(replace(config, **changed, batch=BATCH, triples=0), opened, "cpu")
     torch.manual_seed(config.seed)
     network = SmoothNet()
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)

@@ -18,12 +18,12 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from smoothnet import sources
 
 from rtskel.data import Corpus
 from rtskel.engine import open_engine
@@ -87,15 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--updates", type=int, help="of each of the tables' models (default: by recipe)")
 
 
-def config(recipe: str, kind: str, updates: int | None, sources: Sequence[str]) -> TrainConfig:
-    """The scaled-down training of a model of the tables."""
+def config(recipe: str, kind: str, updates: int | None, corpus: Corpus) -> TrainConfig:
+    """The scaled-down training of a model of the tables: by the recipe, but from all sources."""
     made = replace(RECIPES[recipe], kinds=(kind,), steps=updates or UPDATES[recipe], batch=16, validate_every=0)
     if recipe == "paper":
         small = replace(made.model, window=32, d_ff=512, layers=3)
         made = replace(made, model=small, lr=1e-3, final_lr=0.02, warmup=50, clip=1.0, precision="bf16")
-    weights = RECIPES["realtime"].sources
-    kept = {source: weights[source] for source in weights if source in sources}
-    return replace(made, triples=0, sources=kept or dict.fromkeys(sorted(sources), 1.0))
+    return replace(made, triples=0, sources=sources(RECIPES["realtime"], corpus))
 
 
 class Model(NamedTuple):
@@ -147,12 +145,12 @@ def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]
         raise RtskelError(f"--updates {options.updates}: at least 1 expected")
     recording = options.data / "phoenix14t" / "dev.skels"
     read(recording)  # says what is wrong with it before anything is trained
-    sources = {sequence.source for sequence in Corpus(corpus).select("train")}
+    opened = Corpus(corpus)
     recipes = options.recipes.split(",")
     if unknown := [name for name in recipes if name not in UPDATES]:
         raise RtskelError(f"--recipes: unknown {unknown[0]!r} (known: {', '.join(UPDATES)})")
     configs = [
-        config(recipe, kind, options.updates, sorted(sources))
+        config(recipe, kind, options.updates, opened)
         for recipe in recipes
         for name in chosen
         for kind in TABLES[name].kinds

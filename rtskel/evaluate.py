@@ -33,7 +33,7 @@ from rtskel.data import MM_PER_UNIT, Corpus, bandai_bodies, held_out
 from rtskel.engine import open_engine
 from rtskel.engine.base import Engine, EngineInfo
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats import read
+from rtskel.formats import SKELS_UNIT, read
 from rtskel.model import Skeletor, describe
 from rtskel.refine import RefinerBank
 from rtskel.score import aligned, errors, joint_groups, log_mean
@@ -263,7 +263,9 @@ def geometric_mean(scores: Sequence[Score], lookahead: int | None, group: str = 
 
 
 def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
-    """What a path holds to be scored: whole sequences [N, J, 3] for `CONDITIONS`, and bodies [N, 8, 3] for `ESTIMATOR`.
+    """What a path holds to be scored: whole sequences [N, J, 3] for `CONDITIONS`, bodies [N, 8, 3] for `ESTIMATOR`.
+
+    Both in canonical axes and units (`.skels` as they are: they define the unit).
 
     Args:
         path: a recording of clean poses; a corpus, of which the dev sequences of PHOENIX14T (of all sources where it
@@ -289,8 +291,19 @@ def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
     if path.suffix == ".npz" and _is_bandai(path):
         return [], kept_out(bandai_bodies(path))
     recordings = read(path)
-    whole = [recording.canonical() for recording in recordings]
-    _check(path, ((r.name, xyz, int(r.missing.sum())) for r, xyz in zip(recordings, whole, strict=True)))
+    if any(recording.dims == 2 for recording in recordings):
+        raise FormatError(f"{path}: poses in two dimensions: errors are measured in three")
+    whole = [
+        r.canonical() if r.unit == SKELS_UNIT else r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
+        for r in recordings
+    ]
+    _check(
+        path,
+        (
+            (r.name, xyz, int(r.missing.sum() + (np.diff(r.slots) - 1).sum() * r.xyz.shape[1]))
+            for r, xyz in zip(recordings, whole, strict=True)
+        ),
+    )
     return whole, []
 
 

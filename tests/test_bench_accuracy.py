@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.signal import savgol_filter
 from scipy.stats import median_abs_deviation
 
-from rtskel.data import Sequence, write_corpus
+from rtskel.data import Corpus, Sequence, write_corpus
 from rtskel.engine.base import NullEngine
 from rtskel.evaluate import ESTIMATOR, evaluate
 from rtskel.formats import SKELS_UNIT, Recording, write
@@ -370,9 +370,10 @@ def options(tmp_path, **given):
 def test_tables_are_of_models_trained_for_their_level(tmp_path, corpus, monkeypatch):
     small = replace(tables.RECIPES["paper"], model=replace(TINY, fill=False))
     monkeypatch.setattr(tables, "RECIPES", {"paper": small, "realtime": tables.RECIPES["realtime"]})
-    scaled = replace(tables.config("paper", "frame_mask@0.05", 2, ["phoenix", "bandai"]), model=small.model)
+    scaled = replace(tables.config("paper", "frame_mask@0.05", 2, Corpus(corpus)), model=small.model)
     assert (scaled.kinds, scaled.steps, scaled.validate_every) == (("frame_mask@0.05",), 2, 0)
-    assert set(scaled.sources) == {"phoenix", "bandai"}
+    weights = tables.RECIPES["realtime"].sources
+    assert scaled.sources == {source: weights[source] for source in ("bandai", "phoenix")}
     recording = options(tmp_path).data / "phoenix14t" / "dev.skels"
     model = tables.Model(scaled, str(corpus), str(tmp_path), str(recording))
     row = tables.measure(model)
@@ -384,10 +385,10 @@ def test_tables_are_of_models_trained_for_their_level(tmp_path, corpus, monkeypa
         tables.measure(model._replace(config=replace(scaled, steps=3)))
 
 
-def test_tables_have_the_papers_layout():
+def test_tables_have_the_papers_layout(corpus):
     row = {"input": 2e-4, "dev": 1e-4, "min": 5e-5, "ave": 1e-4, "max": 2e-4, "seconds": 60.0}
     found = {
-        "configs": {"paper": tables.config("paper", "frame_mask@0.05", None, ["phoenix"]).to_dict()},
+        "configs": {"paper": tables.config("paper", "frame_mask@0.05", None, Corpus(corpus)).to_dict()},
         "tables": {
             "paper": {
                 name: [row | {"ave": (k + 1) * (1e-3 if name == "2" else 1e-4)} for k in range(5)]

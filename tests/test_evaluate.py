@@ -193,6 +193,20 @@ def test_released_weights_are_rounded_and_evaluate_from_the_command_line(tmp_pat
         evaluate.main([*run, "--radius", "16"])
 
 
+def test_recordings_are_scored_in_canonical_units(tmp_path):
+    xyz = truth(12)
+    write(tmp_path / "a.skels", Recording(xyz, 25.0, "a", unit=SKELS_UNIT))
+    write(tmp_path / "b.npz", Recording(xyz * np.float32(1110), 25.0, "b", unit="mm"))
+    (a,), _ = sequences_of(tmp_path / "a.skels")
+    (b,), _ = sequences_of(tmp_path / "b.npz")
+    assert np.allclose(a, xyz, atol=1e-5)
+    assert np.allclose(b, xyz, rtol=1e-3, atol=1e-4)
+    flat = Recording(xyz * np.float32([1, 1, 0]), 25.0, "c", unit="px", axes="RDT", dims=2)
+    write(tmp_path / "c.npz", flat)
+    with pytest.raises(RtskelError, match=r"c\.npz: poses in two dimensions"):
+        sequences_of(tmp_path / "c.npz")
+
+
 def test_what_cannot_be_scored_is_said(tmp_path):
     (tmp_path / "empty.skels").write_text("")
     with pytest.raises(RtskelError, match=r"empty\.skels: empty"):
@@ -202,6 +216,10 @@ def test_what_cannot_be_scored_is_said(tmp_path):
     write(tmp_path / "nan.npz", Recording(xyz, 25.0, "hole"))
     with pytest.raises(RtskelError, match=r"nan\.npz: hole: 1 joints are missing"):
         evaluate.main([str(tmp_path / "nan.npz")])
+    late = np.array([7, 8, 10], np.int64)  # what is before the first frame is not dropped
+    write(tmp_path / "gap.npz", Recording(truth(3), 25.0, "gap", slot=late))
+    with pytest.raises(RtskelError, match=r"gap\.npz: gap: 50 joints are missing"):
+        evaluate.main([str(tmp_path / "gap.npz")])
     with pytest.raises(RtskelError, match="nowhere"):
         evaluate.main([str(tmp_path / "nowhere.npz")])
     write(tmp_path / "a.skels", Recording(truth(12), 25.0, "a", unit=SKELS_UNIT))
