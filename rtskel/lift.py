@@ -7,7 +7,8 @@ far the person is, so depth is counted from the neck, whose z is 0.
 
 1. Missing points are interpolated, as bones, between the frames that have them; frames that show too little of the body
    are masked: all their joints count as missing.
-2. Bone lengths start as the average 2D length over the sequence, shared between symmetric bones.
+2. Bone lengths start as the average 2D length over the sequence, shared between symmetric bones, or as what is typical
+   where that is far below.
 3. The head starts at its 2D target; along the tree, every other joint is placed where its bone's length puts it in
    front of or behind its 2D target or, where the bone is too short, as near to it as it comes.
 4. L-BFGS over head positions, bone directions and bone lengths, all frames at once, minimises
@@ -63,6 +64,7 @@ class LiftConfig:
         depth: of the squared difference of a bone's depth from what is typical. Its length does not say much about the
             depth of a bone that lies near the image plane (an error of 1% in length is one of 14% in depth), and
             nothing about its sign. 0: the paper's objective.
+        proportions: for how many frames typical bone lengths count, against the recording's own.
         iterations: at most, of L-BFGS over a recording.
         tolerance: stop when an iteration gains less than this share of the objective.
         stream_iterations, stream_tolerance: the same, for each frame of a stream.
@@ -71,8 +73,9 @@ class LiftConfig:
     """
 
     trajectory: float = 0.1
-    lengths: float = 3e-4
+    lengths: float = 1e-4
     depth: float = 0.03
+    proportions: float = 10.0
     iterations: int = 200
     tolerance: float = 1e-6
     stream_iterations: int = 15
@@ -81,7 +84,7 @@ class LiftConfig:
     least_body: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("trajectory", "lengths", "depth", "tolerance", "stream_tolerance", "least_body"):
+        for name in ("trajectory", "lengths", "depth", "proportions", "tolerance", "stream_tolerance", "least_body"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("iterations", "stream_iterations"):
@@ -154,7 +157,7 @@ def lift(
     x = _targets(tree, x / unit, w, lengths)
     typical = _typical_depth(tree, x, lengths)
     placed = _place(tree, x, lengths, _sides(tree, x, lengths, typical)[0])
-    objective = _Objective(tree, x, w, typical, config, fps, (w > 0).mean(axis=0), (lengths, 1.0))
+    objective = _Objective(tree, x, w, typical, config, fps, (w > 0).mean(axis=0), (tree.typical, config.proportions))
     pose, _ = _minimise(objective, placed, lengths, config.iterations, config.tolerance, progress)
     return Lifted(_to_frames(pose * unit), w)
 
@@ -275,7 +278,6 @@ class Lifter:
                 self._pose = np.zeros((3, len(w), tree.joints))
                 return
             self._unit, self._lengths = _first_lengths(tree, x, w)
-            self._lengths = np.maximum(self._lengths, tree.typical)
         x, lengths, before = x / self._unit, self._lengths, self._before
         if before is None:
             x = self._targets = _targets(tree, x, w, lengths)
@@ -481,19 +483,26 @@ def _tree(skeleton: Skeleton) -> _Tree:
 # Before the optimisation
 
 
-def _first_lengths(tree: _Tree, x: Array, w: Array) -> tuple[float, Array]:
-    """The shoulder width in the image's unit, and the average 2D length of each kind of bone in shoulder widths.
+LEAST = 0.9
+"""Share of their typical lengths that bones have at least in the beginning."""
 
-    Both are averages of foreshortened lengths, so too short. A kind of bone that is never seen has its typical length.
+
+def _first_lengths(tree: _Tree, x: Array, w: Array) -> tuple[float, Array]:
+    """The shoulder width in the image's unit, and for each kind of bone in shoulder widths the average 2D length.
+
+    An average of foreshortened lengths is too short, and by much for signers' forearms, which seldom lie in the image
+    plane: what is below `LEAST` of what goes with such shoulders is taken for that.
     """
     bones = np.sqrt(((x @ tree.across) ** 2).sum(axis=0))
     sure = np.minimum(w[:, tree.joint], w[:, tree.parent])
     weight = tree.by_kind(sure.sum(axis=0))
     mean = tree.by_kind((bones * sure).sum(axis=0)) / np.where(weight > 0, weight, 1)
-    of_body = np.unique(tree.kind[np.isin(tree.joint, tree.body)])
-    known = of_body[(weight > 0)[of_body] & (mean > 0)[of_body]]
-    unit = float(np.median(mean[known] / tree.typical[known])) if len(known) else 1.0
-    return unit, np.where((weight > 0) & (mean > 0), mean / unit, tree.typical)
+    # The shoulder width by what each bone of the body says, where it is least foreshortened.
+    known = np.flatnonzero(np.isin(tree.joint, tree.body) & (sure > 0).any(axis=0))
+    longest = [np.quantile(bones[sure[:, bone] > 0, bone], 0.9) / tree.typical[tree.kind[bone]] for bone in known]
+    unit = float(np.median(longest)) if len(known) else 0.0
+    unit = unit if unit > 0 else 1.0
+    return unit, np.maximum(mean / unit, LEAST * tree.typical)
 
 
 def _targets(tree: _Tree, x: Array, w: Array, lengths: Array) -> Array:
@@ -658,7 +667,7 @@ class _Objective:
     def _pose(self, y: Array, lengths: Array) -> tuple[Array, Array, Array, Array]:
         size = lengths[self.tree.kind].astype(self.dtype)
         along = y @ self._across
-        norm = np.sqrt(np.einsum("cnb,cnb->nb", along, along)) + self.dtype(1e-6)
+        norm = np.maximum(np.sqrt(np.einsum("cnb,cnb->nb", along, along)), self.dtype(1e-6))
         along /= norm
         bones = along * size
         pose = np.empty_like(y)
