@@ -5,18 +5,30 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import threading
+import time
+from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from rtskel import Engine, open_engine
+from rtskel.refine import RefinerBank
+from rtskel.serve import ServeConfig, Server, run_server
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -29,6 +41,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--save", metavar="NAME", help="also keep the JSON as bench/results/NAME.json")
     return parser
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers with commas between them, as an option says them."""
+    return [int(part) for part in text.split(",")]
 
 
 def machine() -> dict[str, Any]:
@@ -66,30 +83,162 @@ def percentiles(ms: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
     return {**found, "max": float(values.max()), "n": len(values)}
 
 
+def share_the_last_core() -> None:
+    """For loads: they stay on one core, so that they do not push what is measured off the others."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
+
+
+SPAWN = multiprocessing.get_context("spawn")
+"""Every opponent has a process of its own."""
+
+
+def opened(engine: str, max_batch: int = 64) -> Engine:
+    """An engine by what the benches call it: "null", "bundled" or a path."""
+    return open_engine(None if engine == "bundled" else engine, max_batch=max_batch)
+
+
+def bare_engine(engine: str, batches: Sequence[int], lookaheads: Sequence[int], radius: int) -> dict[int, float]:
+    """Windows a second that the engine alone does at each batch size, asked for what a server asks it for."""
+    rng = np.random.default_rng(0)
+    rates = {}
+    with opened(engine, max(batches)) as engine_:
+        positions = RefinerBank(engine_, lookahead=lookaheads, radius=radius).config.positions
+        x = rng.normal(size=(max(batches), engine_.window, engine_.joints, 3)).astype(np.float32)
+        missing = np.zeros(x.shape[:3], np.bool_)
+        for batch in batches:
+            times: list[float] = []
+            until = time.perf_counter() + 1.0
+            while time.perf_counter() < until or len(times) < 8:
+                start = time.perf_counter()
+                engine_.run(x[:batch], missing[:batch], positions)
+                times.append(time.perf_counter() - start)
+            rates[batch] = batch / float(np.median(times[len(times) // 4 :]))
+    return rates
+
+
 @dataclass
 class ServerProcess:
-    """A running `rtskel serve`."""
+    """A running server.
 
-    process: subprocess.Popen[str]
+    Attributes:
+        pid: its process.
+        raw, refined: its endpoints.
+        stamps: after it has ended, every time it has read its clock, in ns; empty unless asked for.
+    """
+
+    pid: int
     raw: str
     refined: str
+    stamps: NDArray[np.int64]
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time used so far by the whole process and by its main thread alone (the loop, without ZeroMQ's I/O
         thread).
         """
-        pid = self.process.pid
-        return {"process": _cpu(f"/proc/{pid}/stat"), "loop": _cpu(f"/proc/{pid}/task/{pid}/stat")}
+        return {"process": _cpu(f"/proc/{self.pid}"), "loop": _cpu(f"/proc/{self.pid}/task/{self.pid}")}
+
+    @contextmanager
+    def profiled(self, name: str | None) -> Iterator[None]:
+        """Meanwhile, sample where it is (py-spy must be installed) and keep that as bench/results/NAME.txt."""
+        if name is None:
+            yield
+            return
+        if (py_spy := shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")) is None:
+            raise SystemExit("--profile needs py-spy: pip install py-spy")
+        command = [py_spy, "record", "--native", "-r", "250", "-d", "3600", "-f", "raw", "-o", "/dev/stdout"]
+        process = subprocess.Popen(
+            [*command, "--pid", str(self.pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        lines: list[str] = []
+        assert process.stdout is not None
+        reader = threading.Thread(target=lines.extend, args=(process.stdout,))
+        reader.start()
+        try:
+            yield
+        finally:
+            process.send_signal(2)
+            reader.join()
+            process.wait()
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{name}.txt").write_text(_profile(lines))
 
 
-def _cpu(stat: str) -> float:
-    fields = Path(stat).read_text().rsplit(")", 1)[1].split()  # utime and stime are fields 14 and 15, two before ")"
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _cpu(path: str) -> float:
+    """Seconds, of a task by the scheduler's own nanoseconds, of a process by summing its tasks."""
+    if Path(path, "task").is_dir() and "task" not in Path(path).parts:
+        return sum(_cpu(str(task)) for task in Path(path, "task").iterdir())
+    return int(Path(path, "schedstat").read_text().split()[0]) / 1e9
+
+
+def _profile(lines: Sequence[str]) -> str:
+    """Where samples lay, as a table: of folded stacks, which functions they were in at the top, and anywhere."""
+    own: Counter[str] = Counter()
+    within: Counter[str] = Counter()
+    for line in lines:
+        stack, _, count = line.strip().rpartition(" ")
+        if not count.isdigit():
+            continue
+        frames = [re.sub(r":\d+\)", ")", frame) for frame in stack.split(";")]
+        frames = [re.sub(r"^0x[0-9a-f]+ ", "? ", frame) for frame in frames]
+        own[frames[-1]] += int(count)
+        for frame in set(frames):
+            within[frame] += int(count)
+    total = max(1, own.total())
+    table = [f"{total} samples; share of them in the function itself and in all that it calls, %", ""]
+    table += [f"{100 * own[f] / total:6.1f} {100 * n / total:6.1f}  {f}" for f, n in within.most_common(60)]
+    return "\n".join(table) + "\n"
+
+
+@contextmanager
+def serving(engine: str, config: ServeConfig, *, max_batch: int = 64, record: bool = False) -> Iterator[ServerProcess]:
+    """A server in its own process, on ports that the system chooses; ended by SIGTERM.
+
+    Args:
+        engine: "null", "bundled" or a path.
+        config: what to do; its endpoints do not matter.
+        max_batch: of the engine.
+        record: keep every time that the server reads.
+    """
+    ours, theirs = SPAWN.Pipe()
+    config = replace(config, raw="tcp://127.0.0.1:*", refined="tcp://127.0.0.1:*")
+    process = SPAWN.Process(target=_serve, args=(engine, config, max_batch, record, theirs))
+    process.start()
+    theirs.close()
+    try:
+        try:
+            raw, refined = ours.recv()
+        except EOFError:
+            raise SystemExit("the server did not start: see its message above") from None
+        assert process.pid is not None
+        found = ServerProcess(process.pid, raw, refined, np.zeros(0, np.int64))
+        yield found
+        process.terminate()
+        found.stamps = np.frombuffer(ours.recv_bytes(), np.int64)
+    finally:
+        process.terminate()
+        process.join(60)
+
+
+def _serve(engine: str, config: ServeConfig, max_batch: int, record: bool, control: Connection) -> None:
+    stamps = array("q")
+    keep, now = stamps.append, time.monotonic_ns
+
+    def recording() -> int:
+        stamp = now()
+        keep(stamp)
+        return stamp
+
+    def ready(server: Server) -> None:
+        control.send((server.raw_endpoint, server.refined_endpoint))
+
+    with opened(engine, max_batch) as engine_:
+        run_server(config, engine_, ready, clock=recording if record else now)
+    control.send_bytes(stamps.tobytes())
 
 
 @contextmanager
 def server(*options: str) -> Iterator[ServerProcess]:
-    """`rtskel serve` in its own process, on ports that the system chooses; ended by SIGTERM."""
+    """`rtskel serve` with these options, on ports that the system chooses; ended by SIGTERM."""
     command = [sys.executable, "-P", "-m", "rtskel.cli", "serve", "--json"]
     command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
@@ -99,7 +248,7 @@ def server(*options: str) -> Iterator[ServerProcess]:
         if not ready:
             raise SystemExit("rtskel serve did not start: see its message above")
         endpoints = json.loads(ready)
-        yield ServerProcess(process, endpoints["raw"], endpoints["refined"])
+        yield ServerProcess(process.pid, endpoints["raw"], endpoints["refined"], np.zeros(0, np.int64))
     finally:
         process.terminate()
         process.communicate(timeout=60)

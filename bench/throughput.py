@@ -2,52 +2,75 @@
 
 A publisher process sends the frames of many streams as fast as the server takes them; a subscriber process takes every
 refined pose. With the engine `null`, which returns its input, what is left is the cost of receiving, decoding, the
-ring, windows, averages, encoding and publishing. The server's CPU time is the operating system's own figure, so that it
-holds although the three processes share the cores; the wall time includes waiting for the other two.
+ring, windows, averages, encoding and publishing; with a real engine, the question is which share of what the engine
+alone does, at its best batch, gets through. `--people 16` sends the people of 16 streams in one message and takes
+poses in batches; `--people 1` sends and takes every pose in a message of its own.
 
-    python bench/throughput.py --engine null --streams 256
+The server's CPU time is the operating system's own figure, so that it holds although the three processes share the
+cores; the wall time includes waiting for the other two.
+
+    python bench/throughput.py --engine null --streams 1,16,256,1000 --people 1,16
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import statistics
 import time
+from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
 
+import msgpack
 import numpy as np
 import zmq
-from harness import arguments, report, server
+from harness import SPAWN, arguments, bare_engine, numbers, report, serving, share_the_last_core
 
+from rtskel.serve import ServeConfig
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.wire import RawPose, StreamEnd, encode, event_topic, refined_topic
+from rtskel.streams import StreamConfig
+from rtskel.wire import (
+    EVENT_PREFIX,
+    REFINED_BATCH_PREFIX,
+    RawBatch,
+    RawPose,
+    StreamEnd,
+    encode,
+    event_topic,
+    refined_batch_topic,
+    refined_topic,
+)
 
 FPS = 30.0
 JOINTS = UPPER_BODY_50.joints
 
 
-def share_the_last_core() -> None:
-    """The two loads stay on one core, so that they do not push the server off the others."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[-1:])
-
-
-def publish(endpoint: str, streams: int, frames: int, warm_up: int, control: Connection) -> None:
-    """Send `frames` frames of every stream, interleaved, as fast as the server takes them; serialised beforehand."""
-    share_the_last_core()
+def body() -> np.ndarray[Any, Any]:
+    """A pose with the bones of a person."""
     rng = np.random.default_rng(0)
     bones = np.array(UPPER_BODY_50.bone_length)[:, None] * rng.normal(size=(JOINTS, 3))
     pose = np.zeros((JOINTS, 3), np.float32)
     for joint in UPPER_BODY_50.order[1:]:
         pose[joint] = pose[UPPER_BODY_50.parents[joint]] + bones[joint]
-    confidence = np.ones(JOINTS, np.float32)
-    messages = [
-        encode(RawPose(f"s{s}", 1, k, 0, "bench", FPS, pose + np.float32(0.01 * (k % 7)), confidence, UPPER_BODY_50.id))
-        for k in range(frames)
-        for s in range(streams)
-    ]
+    return pose
+
+
+def frame(streams: tuple[str, ...], number: int, pose: np.ndarray[Any, Any]) -> tuple[bytes, bytes]:
+    """One frame of these streams: a message of its own for one, a batch for several."""
+    xyz = np.repeat((pose + np.float32(0.01 * (number % 7)))[None], len(streams), 0)
+    confidence = np.ones(xyz.shape[:2], np.float32)
+    source = 1, number, 0, "bench", FPS
+    view = UPPER_BODY_50.id, "RDT", False, True  # lossless: the server is saturated on purpose
+    if len(streams) == 1:
+        return encode(RawPose(streams[0], *source, xyz[0], confidence[0], *view))
+    return encode(RawBatch(streams[0], streams, *source, xyz, confidence, *view))
+
+
+def publish(endpoint: str, streams: int, people: int, frames: int, warm_up: int, control: Connection) -> None:
+    """Send `frames` frames of every stream, interleaved, as fast as the server takes them; serialised beforehand."""
+    share_the_last_core()
+    pose, names = body(), [f"s{s}" for s in range(streams)]
+    groups = [tuple(names[first : first + people]) for first in range(0, streams, people)]
+    messages = [frame(group, k, pose) for k in range(frames) for group in groups]
     context = zmq.Context()
     with context.socket(zmq.XPUB) as socket:
         socket.setsockopt(zmq.XPUB_NODROP, 1)  # wait for the server instead of dropping
@@ -57,17 +80,17 @@ def publish(endpoint: str, streams: int, frames: int, warm_up: int, control: Con
         control.send("ready")
         control.recv()
         for k, message in enumerate(messages):
-            if k == warm_up * streams:
-                control.send(time.monotonic_ns())
+            if k == warm_up * len(groups):
+                control.send("warm")
             socket.send_multipart(message, copy=False)
-        for s in range(streams):
-            socket.send_multipart(encode(StreamEnd(f"s{s}", 1, frames, 0, "bench")))
+        for name in names:
+            socket.send_multipart(encode(StreamEnd(name, 1, frames, 0, "bench")))
         control.recv()
     context.term()
 
 
 def subscribe(
-    endpoint: str, streams: int, lookaheads: list[int], warm_up: int, expected: int, control: Connection
+    endpoint: str, streams: int, people: int, lookaheads: list[int], warm_up: int, expected: int, control: Connection
 ) -> None:
     """Count the refined poses of all streams without decoding them; tell when the warm-up's are there, and all."""
     share_the_last_core()
@@ -77,54 +100,69 @@ def subscribe(
         socket.setsockopt(zmq.SNDHWM, 0)  # subscriptions are messages too: what is above the mark would be lost
         for s in range(streams):
             socket.subscribe(event_topic(f"s{s}"))
-            for lookahead in lookaheads:
-                socket.subscribe(refined_topic(f"s{s}", lookahead))
+        for lookahead in lookaheads:
+            for topic in [refined_topic(f"s{s}", lookahead) for s in range(streams)] if people == 1 else ():
+                socket.subscribe(topic)
+            if people > 1:
+                socket.subscribe(refined_batch_topic(lookahead))
         socket.connect(endpoint)
         control.send("ready")
-        got, ends = 0, 0
+        got, ends, warm = 0, 0, False
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         while ends < streams and poller.poll(60_000):
             while True:
                 try:
-                    topic, body = socket.recv_multipart(zmq.NOBLOCK)
+                    topic, data = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                if topic.startswith(b"rts1/event/"):
-                    ends += b"end" in body
-                else:
-                    got += 1
-                    if got == warm_up:
-                        control.send(time.monotonic_ns())
+                if topic.startswith(EVENT_PREFIX):
+                    ends += msgpack.unpackb(data)["event"] == "end"
+                    continue
+                got += msgpack.unpackb(data)["batch"][2] if topic.startswith(REFINED_BATCH_PREFIX) else 1
+                if got >= warm_up and not warm:
+                    warm = True
+                    control.send(time.monotonic_ns())
         control.send((time.monotonic_ns(), expected - got))
     context.term()
 
 
-def run(engine: str, streams: int, frames: int, lookahead: str, radius: int) -> dict[str, Any]:
+def run(
+    engine: str,
+    streams: int,
+    people: int,
+    batch: int,
+    frames: int,
+    lookaheads: list[int],
+    radius: int,
+    profile: str | None = None,
+) -> dict[str, Any]:
     """One run to saturation; the first quarter of it warms up and does not count."""
-    lookaheads = [int(part) for part in lookahead.split(",")]
     warm_up = frames // 4
-    spawn = multiprocessing.get_context("spawn")
-    options = ["--lookahead", lookahead, "--radius", str(radius), "--max-streams", str(streams)]
-    options += [] if engine == "bundled" else ["--engine", engine]
-    with server(*options, "--slack-ms", "5000") as serving:
-        to_publisher, publisher_end = spawn.Pipe()
-        to_subscriber, subscriber_end = spawn.Pipe()
+    config = ServeConfig(
+        lookaheads=tuple(lookaheads),
+        radius=radius,
+        streams=StreamConfig(max_streams=streams, slack_s=5.0),
+    )
+    with serving(engine, config, max_batch=batch) as server:
+        to_publisher, publisher_end = SPAWN.Pipe()
+        to_subscriber, subscriber_end = SPAWN.Pipe()
         expected = streams * frames * len(lookaheads)
-        subscriber = spawn.Process(
-            target=subscribe,
-            args=(serving.refined, streams, lookaheads, streams * warm_up * len(lookaheads), expected, subscriber_end),
+        warm = streams * warm_up * len(lookaheads)
+        subscriber = SPAWN.Process(
+            target=subscribe, args=(server.refined, streams, people, lookaheads, warm, expected, subscriber_end)
         )
-        publisher = spawn.Process(target=publish, args=(serving.raw, streams, frames, warm_up, publisher_end))
+        publisher = SPAWN.Process(target=publish, args=(server.raw, streams, people, frames, warm_up, publisher_end))
         subscriber.start()
         to_subscriber.recv()
         publisher.start()
         to_publisher.recv()
         to_publisher.send("go")
         start = to_subscriber.recv()
-        before = serving.cpu_seconds()
-        end, lost = to_subscriber.recv()
-        after = serving.cpu_seconds()
+        before = server.cpu_seconds()
+        with server.profiled(profile):
+            end, lost = to_subscriber.recv()
+        after = server.cpu_seconds()
         to_publisher.send("done")
         publisher.join()
         subscriber.join()
@@ -133,47 +171,79 @@ def run(engine: str, streams: int, frames: int, lookahead: str, radius: int) -> 
     return {
         "engine": engine,
         "streams": streams,
+        "people": people,
+        "batch": batch,
         "lookaheads": lookaheads,
         "radius": radius,
         "frames": counted,
         "poses_lost": lost,
         "frames_per_second": counted / wall,
-        "wall_us_per_frame": wall / counted * 1e6,
-        "server_cpu_us_per_frame": (after["process"] - before["process"]) / counted * 1e6,
-        "loop_cpu_us_per_frame": (after["loop"] - before["loop"]) / counted * 1e6,
+        "wall_us": wall / counted * 1e6,
+        "cpu_us": (after["process"] - before["process"]) / counted * 1e6,
+        "loop_us": (after["loop"] - before["loop"]) / counted * 1e6,
     }
+
+
+FIGURES = ("frames_per_second", "wall_us", "cpu_us", "loop_us")
 
 
 def main() -> None:
     """Command line."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--engine", default="null", help="null, bundled, or the path of an engine")
-    parser.add_argument("--streams", type=int, default=256)
-    parser.add_argument("--frames", type=int, default=400, help="frames of each stream")
-    parser.add_argument("--lookahead", default="4", help="lookahead, or several with commas")
+    parser.add_argument("--streams", type=numbers, default=[256, 1000], help="how many, or several numbers with commas")
+    parser.add_argument("--people", type=numbers, default=[1, 16], help="streams that share a message; likewise")
+    parser.add_argument("--batch", type=numbers, default=[64], help="most windows of one engine call; likewise")
+    parser.add_argument("--frames", type=int, default=120_000, help="of all streams together, about")
+    parser.add_argument("--lookahead", type=numbers, default=[4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="servers measured, one after another")
+    parser.add_argument("--rounds", type=int, default=3, help="servers measured, one after another")
+    parser.add_argument("--profile", metavar="NAME", help="keep a profile of the last server as bench/results/NAME.txt")
     options = parser.parse_args()
-    rounds = [
-        run(options.engine, options.streams, options.frames, options.lookahead, options.radius)
-        for _ in range(options.rounds)
-    ]
-
-    def row(name: str, unit: str) -> str:
-        values = sorted(result[name] for result in rounds)
-        middle = statistics.median(values)
-        return f"  {middle:10.1f} ({values[0]:.1f} to {values[-1]:.1f}) {unit}"
+    powers = [1 << k for k in range(max(options.batch).bit_length())]
+    bare = bare_engine(options.engine, sorted({*powers, *options.batch}), options.lookahead, options.radius)
+    best = max(bare, key=bare.__getitem__)
+    rounds = []
+    cases = list(product(options.streams, options.people, options.batch))
+    for turn in range(options.rounds):
+        for case in cases:  # interleaved, so that a change of the machine's load meets them all
+            streams, people, batch = case
+            last = (turn, case) == (options.rounds - 1, cases[-1])
+            rounds.append(
+                run(
+                    options.engine,
+                    streams,
+                    min(people, streams),
+                    batch,
+                    max(40, options.frames // streams),
+                    options.lookahead,
+                    options.radius,
+                    options.profile if last else None,
+                )
+            )
 
     lines = [
-        f"engine {options.engine}, {options.streams} streams, lookahead {options.lookahead}: "
-        f"median of {options.rounds} rounds (least to most)",
-        row("frames_per_second", "frames a second"),
-        row("wall_us_per_frame", "us a frame, wall (publisher, server and subscriber share the cores)"),
-        row("server_cpu_us_per_frame", "us a frame, CPU time of the server, all threads"),
-        row("loop_cpu_us_per_frame", "us a frame, CPU time of its loop alone"),
-        f"  {sum(result['poses_lost'] for result in rounds):10d} poses lost",
+        f"engine {options.engine}, lookahead {','.join(map(str, options.lookahead))}; medians of {options.rounds} "
+        "rounds (least to most)",
+        f"the engine alone: {bare[best]:.0f} windows a second at its best batch, {best}",
+        "us a frame: wall, CPU of the server's threads, CPU of its loop alone",
+        f"{'streams':>8}{'people':>8}{'batch':>7}{'frames/s':>10}{'of bare':>9}{'wall us':>22}{'cpu us':>22}"
+        f"{'loop us':>22}{'lost':>6}",
     ]
-    report({"bench": "throughput", "rounds": rounds}, lines, options)
+    for streams, people, batch in cases:
+        of_case = [
+            found
+            for found in rounds
+            if (found["streams"], found["people"], found["batch"]) == (streams, min(people, streams), batch)
+        ]
+        figures = {name: sorted(found[name] for found in of_case) for name in FIGURES}
+        middle = {name: statistics.median(values) for name, values in figures.items()}
+        line = f"{streams:8}{min(people, streams):8}{batch:7}{middle['frames_per_second']:10.0f}"
+        line += f"{middle['frames_per_second'] / bare[best]:9.1%}"
+        for name in FIGURES[1:]:
+            line += f"{f'{middle[name]:.1f} ({figures[name][0]:.1f} to {figures[name][-1]:.1f})':>22}"
+        lines.append(f"{line}{sum(found['poses_lost'] for found in of_case):6}")
+    report({"bench": "throughput", "bare_windows_per_second": bare, "rounds": rounds}, lines, options)
 
 
 if __name__ == "__main__":

@@ -532,6 +532,7 @@ class Outlet:
         self._source: list[bytes | None] = [None] * places
         self._batches: list[wire.RefinedBatchEncoder | None] = [None] * len(lookaheads)
         self._batch_wanted = [False] * len(lookaheads)
+        self._only = np.zeros(0, np.int64)  # column of each row where there is but one
 
     def subscribed(self) -> None:
         """The subscriptions have changed."""
@@ -548,7 +549,11 @@ class Outlet:
             self._kind[changed] = -1
             self._wanted[changed] = _UNKNOWN
             self._source[changed] = None
-        place, column = emission.place, np.searchsorted(self._lookaheads, emission.lookahead)
+        place, column = emission.place, self._only
+        if len(self._lookaheads) > 1:
+            column = np.searchsorted(self._lookaheads, emission.lookahead)
+        elif len(column) != len(place):
+            column = self._only = np.zeros(len(place), np.int64)
         wanted = self._wanted[place, column]
         if wanted.min() == _UNKNOWN:
             self._ask(np.unique(np.stack([place, column])[:, wanted == _UNKNOWN], axis=1))
@@ -568,7 +573,9 @@ class Outlet:
                 alone.sigma,
             )
             yield from zip(map(self._writer.topics.__getitem__, kind.tolist()), bodies, strict=True)
-        for k in np.flatnonzero(self._batch_wanted).tolist():
+        for k, batch_wanted in enumerate(self._batch_wanted):
+            if not batch_wanted:
+                continue
             rows = column == k
             if rows.any():
                 yield from self._in_batches(k, emission if rows.all() else emission.select(rows), now)
@@ -586,7 +593,8 @@ class Outlet:
         encoder = self._batches[column]
         if encoder is None:
             encoder = self._batches[column] = wire.RefinedBatchEncoder(self._sample(emission))
-        sources = list(map(self._packed_source, emission.place.tolist()))
+        known = self._source
+        sources = [known[place] or self._packed_source(place) for place in emission.place.tolist()]
         most = encoder.most(sources)
         parts = -(-len(sources) // most)
         edges = [len(sources) * part // parts for part in range(parts + 1)]  # of about the same size
@@ -599,14 +607,10 @@ class Outlet:
             yield encoder.topic, body
 
     def _packed_source(self, place: int) -> bytes:
-        source = self._source[place]
-        if source is None:
-            pose = self._table.sample(place, 0)
-            view = pose.axes, pose.mirrored
-            source = self._source[place] = wire.RefinedBatchEncoder.source(
-                wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, *view)
-            )
-        return source
+        pose = self._table.sample(place, 0)
+        source = wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)
+        packed = self._source[place] = wire.RefinedBatchEncoder.source(source)
+        return packed
 
     def _sample(self, emission: Emission) -> wire.RefinedBatch:
         """A batch with one of these poses."""

@@ -210,6 +210,7 @@ class _Books:
     """What is kept of streams by place, so that whole batches are dealt with at once."""
 
     def __init__(self, places: int, ring: int) -> None:
+        assert ring & (ring - 1) == 0, "a power of two"
         self.live = np.zeros(places, np.bool_)  # whether deadlines apply
         self.until = np.full(places, _NEVER)  # when an end or a held frame is decided
         self.newest = np.full(places, -1, np.int64)  # last slot for which a frame came
@@ -347,6 +348,7 @@ class StreamTable(Generic[Out]):
         self._books = _Books(places, 1 << (bank.config.ahead + self._furthest + 2).bit_length())
         self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
         self._reader = RawReader(bank.joints, native=native)
+        self._any_timed = self._failed = False  # whether there ever was a stream without numbers, a failing engine
         self._changed: list[int] = []  # places whose poses are of another kind than before
         # Frames accepted but not yet given to the bank: parallel lists.
         self._rows: list[_Row] = []
@@ -746,6 +748,7 @@ class StreamTable(Generic[Out]):
         books.until[place] = _NEVER
         books.origin[place] = stream.origin
         books.timed[place] = stream.timed
+        self._any_timed |= stream.timed
         books.base[place] = stream.base
         books.flags[place] = flags | Flag.RESET
         books.faulty[place] = -1
@@ -872,9 +875,9 @@ class StreamTable(Generic[Out]):
         """Give the bank accepted frames [M], and let their arrival set the clocks. `message` gives that of a row."""
         if not (np.isfinite(xyz).all() and np.isfinite(confidence).all()):
             self._count_nonfinite(place, read, xyz, confidence, message)
-        view = self._books.view[place]
-        if view.any():
-            for code in np.unique(view).tolist():
+        if len(self._views) > 1:
+            view = self._books.view[place]
+            for code in np.unique(view[view > 0]).tolist():
                 xyz[view == code] = to_canonical(xyz[view == code], *self._views[code])
 
         before = self.bank.frontier[place]
@@ -1148,6 +1151,7 @@ class StreamTable(Generic[Out]):
 
     def engine_failed(self, error: str, now: int) -> None:
         """The engine did not refine its batch: what these windows complete, now or later, is flagged PASSTHROUGH."""
+        self._failed = True
         used = slice(self._used)
         # Any window that could run may have been in that batch; the outputs of the 2r windows behind average it in.
         tail = np.where(self._books.live[used], 0, self._furthest)
@@ -1163,23 +1167,26 @@ class StreamTable(Generic[Out]):
         return self._emission(refined, start, end)
 
     def _emission(self, refined: Refined, start: int, end: int) -> Emission:
+        # What is rare is asked for once a batch: for hundreds of streams this is most of what Python does.
         books, place, slot = self._books, refined.stream, refined.slot
-        xyz, sigma, confidence = refined.xyz, refined.sigma, refined.confidence
-        if not (np.isfinite(xyz).all() and np.isfinite(sigma).all()):  # coordinates beyond float32's range on the way
+        xyz, sigma, confidence, flags = refined.xyz, refined.sigma, refined.confidence, refined.flags
+        if not np.isfinite(sigma).all():  # coordinates beyond float32's range on the way; then xyz may be, too
             xyz, sigma = np.nan_to_num(xyz), np.nan_to_num(sigma)
-        view = books.view[place]
-        if view.any():
-            for code in np.unique(view).tolist():
+        if len(self._views) > 1:
+            view = books.view[place]
+            for code in np.unique(view[view > 0]).tolist():
                 xyz[view == code] = from_canonical(xyz[view == code], *self._views[code])
-        flags = refined.flags | np.where(slot == 0, books.flags[place], np.uint32(0))
-        faulty = books.faulty[place]
-        if faulty.max(initial=-1) >= 0:
+        if slot.min(initial=1) == 0:
+            flags = flags | np.where(slot == 0, books.flags[place], np.uint32(0))
+        if self._failed:
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
-            flags |= np.where(slot + reach <= faulty, np.uint32(Flag.PASSTHROUGH), np.uint32(0))
-        at = slot % books.ring
+            flags = flags | np.where(slot + reach <= books.faulty[place], np.uint32(Flag.PASSTHROUGH), np.uint32(0))
+        at = slot & (books.ring - 1)
         numbers = np.empty((len(place), 6), np.int64)
         numbers[:, 0] = books.base[place] + slot
-        numbers[:, 1] = np.where(books.timed[place], -1, books.origin[place] + slot)
+        numbers[:, 1] = books.origin[place] + slot
+        if self._any_timed:
+            numbers[books.timed[place], 1] = -1
         numbers[:, 2] = books.captured[place, at]
         numbers[:, 3] = books.received[place, at]
         numbers[:, 4] = refined.windows
