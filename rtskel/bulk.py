@@ -93,9 +93,8 @@ class RawReader:
 
         The sample has J joints and a seq, and a place for each of its poses.
         """
-        who = sample.stream if isinstance(sample, RawPose) else (sample.group, *sample.streams)
-        source = sample.epoch, sample.clock, sample.fps, sample.lossless
-        key = who, source, sample.skeleton, sample.axes, sample.mirrored
+        common = (getattr(sample, name) for name in _COMMON[type(sample)])
+        key = tuple(tuple(value) if isinstance(value, list) else value for value in common)
         if key in self._expected:
             return
         template = raw_template(sample)
@@ -132,6 +131,13 @@ class RawReader:
         if rows:
             self._reader.take(frames)
         return frames, others
+
+
+_COMMON = {
+    kind: [field.name for field in fields(kind) if field.name not in ("seq", "time_ns", "xyz", "confidence")]
+    for kind in (RawPose, RawBatch)
+}
+"""What is the same in all messages of a template."""
 
 
 class _PythonReader:
