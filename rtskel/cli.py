@@ -157,6 +157,7 @@ examples:
   rtskel serve
   rtskel serve --lookahead 0,4,12
   rtskel serve --engine skeletor.plan
+  rtskel serve --lift                          estimators that know no depth, such as OpenPose
   rtskel serve --raw tcp://0.0.0.0:5555 --refined tcp://0.0.0.0:5556 --keys keys/server""",
     )
     _serve_options(serve)
@@ -482,6 +483,7 @@ def _serve_options(parser: _Parser) -> None:
     parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
     )
+    parser.add_argument("--lift", action="store_true", help="give 2D poses a depth before they are refined")
     parser.add_argument("--keys", metavar="DIR", help="the server's keys, made by rtskel keygen")
     parser.add_argument("--insecure", action="store_true", help="let anybody connect, from other machines too")
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
@@ -534,6 +536,7 @@ def _serve(args: argparse.Namespace) -> int:
                 slack_s=args.slack_ms / 1000,
                 idle_s=args.idle,
                 ahead=max(64, args.max_gap + 1),
+                lift=args.lift,
             ),
             batch_wait_s=args.batch_wait_ms / 1000,
             keys=None if args.keys is None else ServerKeys.load(args.keys),

@@ -122,6 +122,9 @@ class _Sender:
     ) -> dict[str, Any]:
         """What a raw message says of a frame whose arrays are [*lead, J, 3] and [*lead, J], checked and cleaned."""
         points = _floats("xyz", xyz)
+        dims = 2 if points.ndim == len(lead) + 2 and points.shape[-1] == 2 else 3
+        if dims == 2:
+            points = np.concatenate([points, np.zeros_like(points[..., :1])], axis=-1)
         joints = points.shape[len(lead)] if self._joints is None and points.ndim > len(lead) else self._joints
         if points.shape != (*lead, joints, 3):
             expected = ", ".join(map(str, [*lead, joints or "J", 3]))
@@ -146,6 +149,7 @@ class _Sender:
             "skeleton": self._skeleton,
             "axes": self._axes,
             "mirrored": self._mirrored,
+            "dims": dims,
         }
 
     def _framed(self, number: int | None) -> None:
@@ -266,7 +270,8 @@ class Publisher(_Sender):
         and fps, and so are those behind it that have neither.
 
         Args:
-            xyz: [J, 3] positions in any unit. A joint with a NaN or an infinity is sent as missing, and counted.
+            xyz: [J, 3] positions in any unit, or [J, 2] from an estimator without depth, for a server that lifts them.
+                A joint with a NaN or an infinity is sent as missing, and counted.
             confidence: [J] in 0..1 (what lies outside is clipped); 0 = missing; default: all 1.
             seq: frame number, 0, 1, 2, ...
             time_ns: capture time in ns of the publisher's clock; default: now.
@@ -371,7 +376,7 @@ class GroupPublisher(_Sender):
 
         Args:
             streams: K different stream ids, one a person.
-            xyz: [K, J, 3].
+            xyz: [K, J, 3], or [K, J, 2], see `Publisher.send`.
             confidence: [K, J].
             seq, time_ns, block: as in `Publisher.send`.
 

@@ -241,7 +241,7 @@ def replay(
                 else:
                     slot = int(recording.slots[item.row])
                     taken = now_ns() if math.isinf(config.speed) else start + round(item.taken * 1e9)
-                    pose = recording.xyz[item.row], recording.confidence[item.row]
+                    pose = recording.xyz[item.row, :, : recording.dims], recording.confidence[item.row]
                     senders[number].send(*pose, seq=slot, time_ns=taken, block=True)
                     begun[number] = max(begun[number], slot + 1)
                     sent += 1

@@ -56,6 +56,7 @@ from numpy.typing import NDArray
 from rtskel.arrival import ArrivalClock
 from rtskel.bulk import RawFrames, RawReader
 from rtskel.errors import WireError
+from rtskel.lift import Lifter
 from rtskel.refine import Put, Refined, RefinerBank
 from rtskel.skeleton import CANONICAL_AXES, from_canonical, to_canonical
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
@@ -97,6 +98,7 @@ class StreamConfig:
         slack_s: seconds that a frame may come after it was due.
         idle_s: seconds of silence after which a stream is forgotten.
         ahead: how many slots ahead of the engine a stream's frames are kept in the ring; more wait in a queue.
+        lift: give 2D poses a depth (`rtskel.lift`), each as it comes, before all else; else they are refused.
     """
 
     max_streams: int = 256
@@ -104,6 +106,7 @@ class StreamConfig:
     slack_s: float = 0.05
     idle_s: float = 30.0
     ahead: int = 64
+    lift: bool = False
 
     def __post_init__(self) -> None:
         if self.max_streams < 1:
@@ -129,10 +132,10 @@ class _Stream:
     """One stream. A segment is what lies between two fresh starts: slots 0, 1, ... at one place in the bank."""
 
     __slots__ = (
-        *("_heard", "_newest", "axes", "base", "books", "clock", "closed_time", "closing", "end_slot", "ended"),
-        *("epoch", "evict", "fast", "first", "first_time", "fps", "held", "index", "last", "lossless", "mirrored"),
-        *("name", "next_number", "origin", "out", "past", "period", "restart", "skeleton", "state", "time_zero"),
-        *("timed", "waiting"),
+        *("_heard", "_newest", "axes", "base", "books", "clock", "closed_time", "closing", "dims", "end_slot", "ended"),
+        *("epoch", "evict", "fast", "first", "first_time", "fps", "held", "index", "last", "like", "lossless"),
+        *("mirrored", "name", "next_number", "origin", "out", "past", "period", "restart", "skeleton", "state"),
+        *("time_zero", "timed", "waiting"),
     )
 
     def __init__(self, name: str, books: _Books) -> None:
@@ -155,10 +158,12 @@ class _Stream:
         self.closed_time = 0  # source time at which it closed
         # The segment:
         self.out: dict[int, Any] = {}  # by lookahead: what makes poses
+        self.like: RawPose | None = None  # a message like all others, but for seq, time_ns and arrays
         self.fps = 0.0
         self.period = 0.0  # ns a slot, as claimed
         self.clock = self.skeleton = self.axes = ""
         self.mirrored = self.lossless = False
+        self.dims = 3
         self.timed = False  # slots come from timestamps
         self.time_zero = 0.0  # source time of slot 0 then
         self.origin = 0  # frame number of slot 0
@@ -341,6 +346,7 @@ class StreamTable(Generic[Out]):
         self._sweep_at = _NEVER
 
         places = config.max_streams
+        self._lifters: OrderedDict[str, _LiftedStream] = OrderedDict()
         self._place: list[_Stream | None] = [None] * places
         self._free = list(range(places))  # a heap: low places first, so that loops over the used ones stay short
         self._used = 0  # places from here up are free
@@ -449,36 +455,53 @@ class StreamTable(Generic[Out]):
 
     def _message(self, frames: RawFrames, row: int) -> RawPose:
         """A frame as the message it came as."""
-        stream = self._at(frames.place[row])
-        return RawPose(
-            stream=stream.name,
-            epoch=stream.epoch,
-            seq=int(frames.seq[row]),
-            time_ns=int(frames.time_ns[row]),
-            clock=stream.clock,
-            fps=stream.fps,
-            xyz=frames.xyz[row],
-            confidence=frames.confidence[row],
-            skeleton=stream.skeleton,
-            axes=stream.axes,
-            mirrored=stream.mirrored,
-            lossless=stream.lossless,
-        )
+        like = self._at(frames.place[row]).like
+        assert like is not None
+        seq, time_ns = int(frames.seq[row]), int(frames.time_ns[row])
+        return replace(like, seq=seq, time_ns=time_ns, xyz=frames.xyz[row], confidence=frames.confidence[row])
 
     def feed(self, messages: Iterable[tuple[Message | RawBatch, int]]) -> None:
         """Take messages, each with the time at which it was read. Nothing runs yet."""
         for msg, now in messages:
             if isinstance(msg, RawBatch):
-                places = [self._feed(pose, now) for pose in msg.poses()]
-                if min(places) >= 0:
+                places = [self._feed(self._lifted(pose), now) for pose in msg.poses()]
+                if min(places) >= 0 and msg.dims == 3:
                     self._reader.expect(msg, places)
             else:
-                place = self._feed(msg, now)
+                place = self._feed(self._lifted(msg) if isinstance(msg, RawPose) else msg, now)
                 if place >= 0:
                     assert isinstance(msg, RawPose)
-                    self._reader.expect(msg, [place])
+                    if msg.dims == 3:
+                        self._reader.expect(msg, [place])
         self._put()
         self._progress(None)
+
+    def _lifted(self, msg: RawPose) -> RawPose:
+        """A 2D pose with a depth, which it has everywhere behind this; every other pose as it is."""
+        if msg.dims == 3 or not self.config.lift or msg.skeleton != self._skeleton or len(msg.xyz) != self._joints:
+            return msg
+        view = msg.epoch, msg.fps, msg.axes, msg.mirrored, msg.seq is None
+        number = round(msg.time_ns * msg.fps / SECOND) if msg.seq is None else msg.seq
+        stream = self._lifters.get(msg.stream)
+        if stream is None or stream.view != view or abs(number - stream.number) > self._jump:
+            lifter = Lifter(
+                lookahead=0,
+                fps=msg.fps,
+                skeleton=self.bank.config.skeleton,
+                min_confidence=self.bank.config.min_confidence,
+            )
+            stream = self._lifters[msg.stream] = _LiftedStream(view, number, lifter)
+            while len(self._lifters) > 2 * self.config.max_streams:
+                self._lifters.popitem(last=False)
+        stream.number = max(stream.number, number)
+        xyz = to_canonical(msg.xyz, msg.axes, msg.mirrored)
+        pose = stream.lifter.push(xyz[:, :2], msg.confidence)
+        whole = np.isfinite(msg.xyz).all(axis=-1) & np.isfinite(msg.confidence)  # others are counted further on
+        return replace(
+            msg,
+            xyz=np.where(whole[:, None], from_canonical(pose.xyz[0], msg.axes, msg.mirrored), msg.xyz),
+            confidence=np.where(whole, pose.confidence[0], msg.confidence),
+        )
 
     def _feed(self, msg: Message, now: int) -> int:
         """Take one message; the place of its stream if others like it can be taken together, else -1."""
@@ -497,6 +520,7 @@ class StreamTable(Generic[Out]):
             and msg.axes == stream.axes
             and msg.mirrored is stream.mirrored
             and msg.lossless is stream.lossless
+            and msg.dims == stream.dims
             and msg.skeleton == self._skeleton
             and len(msg.xyz) == self._joints
         ):
@@ -514,8 +538,9 @@ class StreamTable(Generic[Out]):
         if stream.index >= 0:
             self._reader.forget(stream.index)
 
-    def _changes(self, stream: _Stream) -> None:
-        """What the stream's messages or poses have in common is different from now on."""
+    def _changes(self, stream: _Stream, msg: RawPose) -> None:
+        """What the stream's messages have in common, and so its poses, is from now on what this one says."""
+        stream.like = msg
         stream.out.clear()
         self._changed.append(stream.index)
         self._reader.forget(stream.index)
@@ -540,6 +565,8 @@ class StreamTable(Generic[Out]):
             kind, what = "joints", f"{len(msg.xyz)} joints, the engine refines {self._joints}"
         elif max(msg.seq or 0, msg.time_ns) > MOST_NUMBER:
             kind, what = "number", f"seq {msg.seq} or time {msg.time_ns} beyond 2**62"
+        elif msg.dims == 2 and not self.config.lift:
+            kind, what = "flat", "2D poses, which are served with --lift only"
         else:
             return True
         self.offend(msg.stream, kind, f"frame {msg.seq} of stream {msg.stream}: {what}", now)
@@ -571,10 +598,10 @@ class StreamTable(Generic[Out]):
         if (view := _view(msg)) != (before := _view(stream)):
             return self._restart(stream, msg, now, "reset", f"{_show_view(*view)} after {_show_view(*before)}")
         if msg.fps != stream.fps:
-            self._retime(stream, msg.fps)
+            self._retime(stream, msg)
         if msg.clock != stream.clock or msg.lossless is not stream.lossless:
             stream.clock, stream.lossless = msg.clock, msg.lossless
-            self._changes(stream)
+            self._changes(stream, msg)
         slot = stream.number(msg) - stream.origin
         if slot < 0:
             self._late(stream, msg, now)
@@ -733,7 +760,7 @@ class StreamTable(Generic[Out]):
         stream.first_time = msg.time_ns
         stream.fps, stream.period = msg.fps, SECOND / msg.fps
         stream.clock, stream.skeleton, stream.axes, stream.mirrored = msg.clock, msg.skeleton, msg.axes, msg.mirrored
-        stream.lossless = msg.lossless
+        stream.lossless, stream.dims = msg.lossless, msg.dims
         stream.restart = stream.held = None
         stream.ended = stream.evict = False
         stream.state = _State.OPEN
@@ -754,7 +781,7 @@ class StreamTable(Generic[Out]):
         books.faulty[place] = -1
         books.view[place] = self._view_index(msg.axes, msg.mirrored)
         books.slot[place] = -1
-        self._changes(stream)
+        self._changes(stream, msg)
         # Frames before the first one may be on their way, shuffled within the lookahead: they are not overdue yet.
         self._arrival.start(place, max(0, slot - self._furthest), now, newest=slot, period=stream.period)
         self._event(stream, kind, detail, now)
@@ -765,11 +792,11 @@ class StreamTable(Generic[Out]):
             self._views.append((axes, mirrored))
         return self._views.index((axes, mirrored))
 
-    def _retime(self, stream: _Stream, fps: float) -> None:
+    def _retime(self, stream: _Stream, msg: RawPose) -> None:
         """Another fps: slots go on, the clock ticks differently from the newest slot on."""
         self._put()
-        self._changes(stream)
-        stream.fps, stream.period = fps, SECOND / fps
+        self._changes(stream, msg)
+        stream.fps, stream.period = msg.fps, SECOND / msg.fps
         self._arrival.retime(stream.index, stream.newest, stream.period)
         if stream.timed:
             captured = float(self._books.captured[stream.index, stream.newest % self._books.ring])
@@ -824,6 +851,7 @@ class StreamTable(Generic[Out]):
         if not self._stopping:
             self._event(stream, "evicted", why, now)
         del self._streams[stream.name]
+        self._lifters.pop(stream.name, None)
 
     def _give_up(self, stream: _Stream, first: int, last: int) -> None:
         """Slots first..last count as missing where no frame came: note the time that their frames would have had."""
@@ -1300,11 +1328,23 @@ _EARLY_IF_UNSURE = 1 / 16
 """Share by which frames behind a slot that was given up move what is due, if they came early."""
 
 
-def _view(source: RawPose | _Stream) -> tuple[str, bool, bool]:
-    """What may not change within a segment beside the epoch: axes, mirrored, and whether slots come from timestamps."""
+@dataclass
+class _LiftedStream:
+    """A stream of 2D poses: what may not change, the newest frame's number, and what is known of the person."""
+
+    view: tuple[object, ...]
+    number: int
+    lifter: Lifter
+
+
+def _view(source: RawPose | _Stream) -> tuple[str, bool, bool, int]:
+    """What may not change within a segment beside the epoch: axes, mirrored, whether slots come from timestamps, and
+    whether the estimator knows depths.
+    """
     timed = source.timed if isinstance(source, _Stream) else source.seq is None
-    return source.axes, source.mirrored, timed
+    return source.axes, source.mirrored, timed, source.dims
 
 
-def _show_view(axes: str, mirrored: bool, timed: bool) -> str:
-    return f"axes {axes}{' mirrored' if mirrored else ''}, {'timed' if timed else 'numbered'}"
+def _show_view(axes: str, mirrored: bool, timed: bool, dims: int) -> str:
+    view = f"axes {axes}{' mirrored' if mirrored else ''}, {'timed' if timed else 'numbered'}"
+    return view if dims == 3 else f"{view}, 2D"

@@ -106,6 +106,7 @@ class RawPose:
         mirrored: the image was mirrored, as selfie cameras do.
         lossless: every frame counts, as in a recording: an overloaded server lets this stream wait, where it takes the
             newest frames of a live one first.
+        dims: 3, or 2 where the estimator knows no depth: z then means nothing.
     """
 
     stream: str
@@ -120,6 +121,7 @@ class RawPose:
     axes: str = "RDT"
     mirrored: bool = False
     lossless: bool = False
+    dims: int = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +133,7 @@ class RawBatch:
     Attributes:
         group: what sends it, such as a camera; the same characters as a stream id.
         streams: K different stream ids, one a person.
-        epoch, seq, time_ns, clock, fps, skeleton, axes, mirrored, lossless: as in `RawPose`, the same for all.
+        epoch, seq, time_ns, clock, fps, skeleton, axes, mirrored, lossless, dims: as in `RawPose`, the same for all.
         xyz: float32 [K, J, 3].
         confidence: float32 [K, J].
     """
@@ -149,11 +151,12 @@ class RawBatch:
     axes: str = "RDT"
     mirrored: bool = False
     lossless: bool = False
+    dims: int = 3
 
     def poses(self) -> list[RawPose]:
         """The same as messages of one person each; their arrays are views."""
         source = self.epoch, self.seq, self.time_ns, self.clock, self.fps
-        space = self.skeleton, self.axes, self.mirrored, self.lossless
+        space = self.skeleton, self.axes, self.mirrored, self.lossless, self.dims
         people = zip(self.streams, self.xyz, self.confidence, strict=True)
         return [_make_raw(stream, *source, xyz, confidence, *space) for stream, xyz, confidence in people]
 
@@ -663,12 +666,22 @@ def _raw_body(header: _Header, name: str, raw: RawPose | RawBatch, each: tuple[i
     header.check(name, source, space)
     _check_ranges(kind, name, raw.fps, joints, raw.axes)
     lossless = _checked(raw.lossless, _BOOL, kind, name, "lossless")
+    dims = _dims(raw.dims, raw.axes, kind, name)
     return {
         "source": source,
         "space": space,
         **({"lossless": True} if lossless else {}),
+        **({"dims": dims} if dims != 3 else {}),
         **_pack_floats(kind, name, each, {"xyz": raw.xyz, "confidence": raw.confidence}),
     }
+
+
+def _dims(dims: Any, axes: str, kind: str, name: str) -> int:
+    if type(dims) is not int or dims not in (2, 3):
+        raise _offence(kind, name, f"dims is {_show(dims)}, not 2 or 3")
+    if dims == 2 and axes[2] not in "TA":
+        raise _offence(kind, name, f"dims is 2, and axes {axes} do not have x and y in the image")
+    return dims
 
 
 def _people(group: str, streams: Any) -> list[str]:
@@ -716,7 +729,8 @@ def _decode_raw(body: _Body) -> tuple[bytes, RawPose]:
     _check_length("raw", stream, "confidence", confidence, 4 * joints)
     lossless = _checked(body.get("lossless", False), _BOOL, "raw", stream, "lossless")
     points, trust = np.frombuffer(xyz, _F4).reshape(joints, 3), np.frombuffer(confidence, _F4)
-    return topic, _make_raw(stream, *header, points, trust, *view, lossless)
+    dims = _dims(body.get("dims", 3), view[1], "raw", stream)
+    return topic, _make_raw(stream, *header, points, trust, *view, lossless, dims)
 
 
 def _decode_raw_batch(body: _Body) -> tuple[bytes, RawBatch]:
@@ -729,7 +743,8 @@ def _decode_raw_batch(body: _Body) -> tuple[bytes, RawBatch]:
     _check_length("raw_batch", group, "confidence", confidence, 4 * poses * joints)
     lossless = _checked(body.get("lossless", False), _BOOL, "raw_batch", group, "lossless")
     points, trust = np.frombuffer(xyz, _F4).reshape(poses, joints, 3), np.frombuffer(confidence, _F4)
-    return topic, RawBatch(group, tuple(streams), *header, points, trust.reshape(poses, joints), *view, lossless)
+    dims = _dims(body.get("dims", 3), view[1], "raw_batch", group)
+    return topic, RawBatch(group, tuple(streams), *header, points, trust.reshape(poses, joints), *view, lossless, dims)
 
 
 def _encode_end(end: StreamEnd) -> tuple[bytes, _Body]:

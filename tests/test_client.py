@@ -195,7 +195,7 @@ def test_joints_that_are_not_finite_are_sent_as_missing():
     ("xyz", "confidence", "named"),
     [
         (POSE[:49], None, "xyz has shape"),
-        (POSE[:, :2], None, "xyz has shape"),
+        (POSE[:, :1], None, "xyz has shape"),
         (POSE[None], None, "xyz has shape"),
         (1.0, None, "xyz has shape"),
         (POSE.astype(str), None, "type"),
@@ -270,6 +270,16 @@ def test_what_blocks_counts_every_frame():
         publisher.send(POSE, block=True)
         publisher.send(POSE)
         assert [frame.lossless for frame in server.take(2)] == [True, False]
+
+
+def test_poses_without_depth():
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        publisher.send(POSE[:, :2])
+        publisher.send(POSE)
+        flat, deep = server.take(2)
+    assert (flat.dims, deep.dims) == (2, 3)
+    assert np.array_equal(flat.xyz, POSE * np.float32([1, 1, 0]))
 
 
 def test_a_bad_end_changes_nothing():

@@ -306,6 +306,7 @@ def test_the_page_says_what_the_module_does():
     for message in (
         RAW,
         dataclasses.replace(RAW, lossless=True),
+        dataclasses.replace(RAW, dims=2),
         RAW_BATCH,
         END,
         REFINED,

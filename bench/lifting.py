@@ -1,0 +1,195 @@
+"""How well is 2D lifted to 3D, and how fast, offline and live?
+
+How2Sign (real OpenPose output, 5 clips): how far the image of the lifted poses is from what OpenPose saw, in percent of
+the shoulder width (root mean square over joints with a confidence above 0.5); accelerations before and behind; how
+constant the bones are; CPU time a frame, of all threads.
+
+Bandai-Namco (motion capture, body joints): clips that no model learned from, with bodies of their own (bones longer or
+shorter by 10%, a standard deviation), seen from 3 m by a camera that follows them, from in front and turned by 35
+degrees. Mean distance in mm of the seven joints from the truth, both from the neck, for the stages: flat (z = 0),
+placed (the initialisation alone), lifted, and live. Noise is in percent of the shoulder width in the image; joints are
+missing in runs of five frames on average.
+
+    OPENBLAS_NUM_THREADS=1 python bench/lifting.py --data ../shared/data --save lifting
+
+Needs the packages of the extra `train`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import arguments, report
+from numpy.typing import NDArray
+
+from rtskel.data import MM_PER_UNIT, bandai_bodies, held_out
+from rtskel.formats import Recording, read
+from rtskel.lift import LiftConfig, Lifted, Lifter, lift
+from rtskel.score import errors
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+
+Array = NDArray[Any]
+
+LOOKAHEADS = (4, 0)
+FPS_HOW2SIGN = 24.0
+BODY = UPPER_BODY_50.groups["body"]
+SCORED = [joint for joint in BODY if joint != NECK]
+CLIPS = 16
+DISTANCE_MM, FOCAL_PX = 3000.0, 900.0
+CONDITIONS = {"clean": (0.0, 0.0), "noise 2%": (0.02, 0.0), "noise 2%, 10% missing": (0.02, 0.1)}
+TURNS = (0.0, 35.0)
+
+
+def live(xy: Array, confidence: Array, fps: float, lookahead: int) -> Lifted:
+    """As a stream is lifted, frame by frame."""
+    lifter = Lifter(lookahead=lookahead, fps=fps)
+    parts = [lifter.push(xy[k], confidence[k]) for k in range(len(xy))]
+    return Lifted.concatenate([*parts, lifter.flush()])
+
+
+def acceleration(poses: Array) -> float:
+    """Mean norm of second differences."""
+    return float(np.linalg.norm(np.diff(poses.astype(np.float64), 2, axis=0), axis=-1).mean())
+
+
+def centred(poses: Array) -> Array:
+    """From the neck, float32."""
+    return np.asarray(poses - poses[:, [NECK]], np.float32)
+
+
+def of_clip(recording: Recording) -> dict[str, dict[str, float]]:
+    """The figures of one How2Sign clip, by how it was lifted."""
+    xy, confidence = recording.canonical()[..., :2].astype(np.float64), recording.confidence
+    width = float(np.median(np.linalg.norm(xy[:, LEFT_SHOULDER] - xy[:, RIGHT_SHOULDER], axis=-1)))
+    sure = confidence > 0.5
+    ways: dict[str, Callable[[], Lifted]] = {"offline": lambda: lift(xy, confidence, fps=recording.fps)}
+    for lookahead in LOOKAHEADS:
+        ways[f"live {lookahead}"] = lambda n=lookahead: live(xy, confidence, recording.fps, n)  # type: ignore[misc]
+    out = {}
+    whole: Array | None = None
+    parents = np.array([max(parent, 0) for parent in UPPER_BODY_50.parents])
+    for way, run in ways.items():
+        start = time.process_time()
+        poses = run().xyz.astype(np.float64)
+        spent = time.process_time() - start
+        whole = poses if whole is None else whole
+        off = ((poses[..., :2] - xy) ** 2).sum(axis=-1)[sure]
+        size = np.linalg.norm(poses - poses[:, parents], axis=-1)[:, [j for j in range(len(parents)) if j != NECK]]
+        out[way] = {
+            "reprojection_percent": 100 * float(np.sqrt(off.mean())) / width,
+            "acceleration_of_input_percent": 100 * acceleration(xy) / width,
+            "acceleration_of_image_percent": 100 * acceleration(poses[..., :2]) / width,
+            "acceleration_3d_percent": 100 * acceleration(poses) / width,
+            "bones_largest_deviation_percent": 100 * float((size.std(axis=0) / size.mean(axis=0)).max()),
+            "bones_change_a_frame_percent": 100 * float((np.abs(np.diff(size, axis=0)) / size[1:]).mean()),
+            "from_offline_percent": 100 * errors([centred(poses)], [centred(whole)], range(50)).mpjpe / width,
+            "cpu_ms_a_frame": 1000 * spent / len(xy),
+            "frames": len(xy),
+        }
+    return out
+
+
+def seen(
+    body: Array, turn: float, noise: float, missing: float, random: np.random.Generator
+) -> tuple[Array, Array, Array, float]:
+    """Truth [N, 8, 3] in mm as the camera turns it, its image [N, 50, 2] in px, confidence [N, 50], px in a mm."""
+    stretch = np.exp(0.1 * random.normal(size=50))
+    stretch = np.sqrt(stretch * stretch[list(UPPER_BODY_50.mirror)])
+    xyz = np.zeros_like(body)  # the camera follows the neck
+    for joint in UPPER_BODY_50.order[1:]:
+        parent = UPPER_BODY_50.parents[joint]
+        if joint in BODY:
+            xyz[:, joint] = xyz[:, parent] + (body[:, joint] - body[:, parent]) * stretch[joint]
+    angle = np.radians(turn) * random.choice([-1, 1])
+    c, s = np.cos(angle), np.sin(angle)
+    xyz = xyz @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+    image = FOCAL_PX * xyz[..., :2] / (DISTANCE_MM - xyz[..., 2:])
+    width = float(np.median(np.linalg.norm(image[:, LEFT_SHOULDER] - image[:, RIGHT_SHOULDER], axis=-1)))
+    xy, confidence = np.zeros((len(xyz), 50, 2)), np.zeros((len(xyz), 50))
+    xy[:, : len(BODY)] = image + noise * width * random.normal(size=image.shape)
+    gone = np.zeros(image.shape[:2], np.bool_)
+    for joint in BODY:
+        at = 0
+        while missing and at < len(gone):
+            at += int(random.geometric(missing / 5 / (1 - missing)))
+            length = int(random.geometric(1 / 5))
+            gone[at : at + length, joint] = True
+            at += length
+    confidence[:, : len(BODY)] = ~gone
+    return xyz, xy, confidence, FOCAL_PX / DISTANCE_MM
+
+
+def bandai(data: Path) -> dict[str, dict[str, float]]:
+    """Mean errors in mm by turn and condition, for each stage."""
+    bodies = [(name, body) for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz") if held_out(name)]
+    bodies = bodies[:: max(1, len(bodies) // CLIPS)][:CLIPS]
+    table = {}
+    for turn in TURNS:
+        for condition, (noise, missing) in CONDITIONS.items():
+            random = np.random.default_rng(0)
+            found: dict[str, list[Array]] = {}
+            truth = []
+            for _, body in bodies:
+                xyz, xy, sure, scale = seen(body.astype(np.float64) * MM_PER_UNIT, turn, noise, missing, random)
+                truth.append(centred(xyz))
+                placed = lift(xy, sure, fps=30, config=LiftConfig(iterations=0))
+                # What a user without lifting has: missing joints filled in as by the initialisation.
+                filled = np.where(sure[..., None] > 0, xy, placed.xyz[..., :2])
+                stages = {
+                    "flat": np.concatenate([filled, 0 * filled[..., :1]], axis=-1),
+                    "placed": placed.xyz,
+                    "lifted without typical depths": lift(
+                        xy, sure, fps=30, config=replace(LiftConfig(), depth=0.0)
+                    ).xyz,
+                    "lifted": lift(xy, sure, fps=30).xyz,
+                    **{f"live {n}": live(xy, sure, 30, n).xyz for n in LOOKAHEADS},
+                }
+                for stage, poses in stages.items():
+                    found.setdefault(stage, []).append(centred(poses[:, : len(BODY)] / scale))
+            table[f"turned by {turn:g}, {condition}"] = {
+                stage: errors(poses, truth, SCORED).mpjpe for stage, poses in found.items()
+            }
+    return table
+
+
+def main() -> None:
+    """Command line."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the shared data")
+    options = parser.parse_args()
+    clips = {}
+    of_clip(read(sorted((options.data / "how2sign_openpose").iterdir())[0], fps=FPS_HOW2SIGN)[0])  # warms up
+    for folder in sorted((options.data / "how2sign_openpose").iterdir()):
+        if folder.is_dir():
+            clips[folder.name] = of_clip(read(folder, fps=FPS_HOW2SIGN)[0])
+    ways = list(next(iter(clips.values())))
+    names = list(clips[next(iter(clips))][ways[0]])
+    frames = np.array([clip[ways[0]]["frames"] for clip in clips.values()])
+    pooled = {}
+    for way in ways:
+        of_way = {name: np.array([clip[way][name] for clip in clips.values()]) for name in names}
+        pooled[way] = {name: float(frames @ values / frames.sum()) for name, values in of_way.items()}
+        pooled[way]["reprojection_percent"] = float(
+            np.sqrt(frames @ of_way["reprojection_percent"] ** 2 / frames.sum())
+        )
+        pooled[way]["worst_reprojection_percent"] = float(of_way["reprojection_percent"].max())
+        pooled[way]["frames_a_second_of_cpu"] = 1000 / pooled[way]["cpu_ms_a_frame"]
+        del pooled[way]["frames"]
+    lines = [f"How2Sign, {len(clips)} clips, {frames.sum()} frames" + "".join(f"{way:>12}" for way in ways)]
+    lines += [f"  {name:34}" + "".join(f"{pooled[way][name]:12.3f}" for way in ways) for name in pooled[ways[0]]]
+    table = bandai(options.data)
+    stages = list(next(iter(table.values())))
+    lines.append(f"Bandai-Namco, {CLIPS} clips, mm: " + ", ".join(stages))
+    for condition, row in table.items():
+        lines.append(f"  {condition:40}" + "".join(f"{row[stage]:8.1f}" for stage in stages))
+    result = {"bench": "lifting", "how2sign": pooled, "how2sign_clips": clips, "bandai_namco_mm": table}
+    report(result, lines, options)
+
+
+if __name__ == "__main__":
+    main()
