@@ -88,7 +88,7 @@ class TrainConfig:
     balance: bool = True
     shares: tuple[float, float, float] = (0.25, 0.35, 0.4)
     triples: int = 2
-    smoothness: float = 0.4
+    smoothness: float = 1.0
     floors: tuple[float, float] = (3e-4, 5e-7)
     proposal: float = 0.5
     gate: float = 0.1
