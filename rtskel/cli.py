@@ -481,6 +481,9 @@ def _serve_options(parser: _Parser) -> None:
         "--idle", type=float, default=30.0, metavar="S", help="forget streams silent for S s (default 30)"
     )
     parser.add_argument(
+        "--hop", type=_positive, default=1, metavar="H", help="refine H frames at once, up to H - 1 later (default 1)"
+    )
+    parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
     )
     parser.add_argument("--lift", action="store_true", help="give 2D poses a depth before they are refined")
@@ -538,6 +541,7 @@ def _serve(args: argparse.Namespace) -> int:
                 ahead=max(64, args.max_gap + 1),
                 lift=args.lift,
             ),
+            hop=args.hop,
             batch_wait_s=args.batch_wait_ms / 1000,
             keys=None if args.keys is None else ServerKeys.load(args.keys),
             insecure=args.insecure,

@@ -1,6 +1,7 @@
 """Export of weights to ONNX, for OpenVINO, ONNX Runtime and TensorRT alike.
 
-Inputs `x` float32 [B, W, J, 3] and `missing` bool [B, W, J], output `y` float32 [B, W, J, 3], B dynamic.
+Inputs `x` float32 [B, W, J, 3], `missing` bool [B, W, J] and `positions` int64 [P] in 0..W-1, output `y` float32
+[B, P, J, 3]: the refined frames at these positions of each window. B and P are dynamic.
 Weights that half precision holds exactly are stored in it and cast to float32 in the graph, which runtimes
 fold when they load it: half the file for the same numbers. Precision fp16 or bf16 means that the trunk
 (embedding, encoder, output) computes in it; geometry stays in float32.
@@ -50,15 +51,16 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
     config = model.config
     x = torch.zeros(2, config.window, config.joints, 3)
     missing = torch.zeros(2, config.window, config.joints, dtype=torch.bool)
-    batch = torch.export.Dim("B", min=1, max=4096)
+    positions = torch.arange(2)
+    batch, wanted = torch.export.Dim("B", min=1, max=4096), torch.export.Dim("P", min=1, max=config.window)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # about the exporter's own insides
         program = torch.onnx.export(
             model,
-            (x, missing),
-            input_names=["x", "missing"],
+            (x, missing, positions),
+            input_names=["x", "missing", "positions"],
             output_names=["y"],
-            dynamic_shapes={"x": {0: batch}, "missing": {0: batch}},
+            dynamic_shapes={"x": {0: batch}, "missing": {0: batch}, "positions": {0: wanted}},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

@@ -143,15 +143,21 @@ class EncoderLayer(nn.Module):
         self.down = nn.Linear(config.d_ff, d)
         self.norm2 = nn.LayerNorm(d)
 
-    def attend(self, h: Tensor) -> Tensor:
-        """MultiHead(h, h, h): [B, W, d] -> [B, W, d]."""
-        _, window, d = h.shape
-        qkv = self.qkv(h).view(-1, window, 3, self.heads, d // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, W, d / heads]
+    def attend(self, h: Tensor, positions: Tensor | None = None) -> Tensor:
+        """MultiHead(h, h, h), of the queries at `positions` [P] (None: all): [B, W, d] -> [B, P, d]."""
+        d = h.shape[-1]
+
+        def heads(h: Tensor, third: int) -> Tensor:
+            """Queries, keys or values of these tokens: [B, heads, their number, d / heads]."""
+            rows = slice(third * d, (third + 1) * d)
+            y = F.linear(h, self.qkv.weight[rows], self.qkv.bias[rows])
+            return y.view(y.shape[0], -1, self.heads, d // self.heads).transpose(1, 2)
+
+        q, k, v = heads(at(h, positions), 0), heads(h, 1), heads(h, 2)
         # Written out: for windows this short it trains five times as fast as the fused kernel of PyTorch on a CPU.
-        score = (q @ k.transpose(-1, -2)).float() / math.sqrt(d // self.heads)
+        score = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [B, heads, P, W]
         a = score.softmax(-1).to(v.dtype) @ v
-        y: Tensor = self.project(a.transpose(1, 2).reshape(-1, window, d))
+        y: Tensor = self.project(a.transpose(1, 2).flatten(2))
         return y
 
     def feed_forward(self, h: Tensor) -> Tensor:
@@ -159,27 +165,27 @@ class EncoderLayer(nn.Module):
         y: Tensor = self.down(F.relu(self.up(h)))
         return y
 
-    def forward(self, h: Tensor) -> Tensor:
-        """[B, W, d] -> [B, W, d]."""
+    def forward(self, h: Tensor, positions: Tensor | None = None) -> Tensor:
+        """[B, W, d] -> [B, P, d]: the tokens at `positions` [P], or all."""
+        here = at(h, positions)
         if self.pre_norm:
-            h = h + self.attend(self.norm1(h))
-            h = h + self.feed_forward(self.norm2(h))
-            return h
-        h = self.norm1(h + self.attend(h))
-        h = self.norm2(h + self.feed_forward(h))
-        return h
+            here = here + self.attend(self.norm1(h), positions)
+            return here + self.feed_forward(self.norm2(here))
+        here = self.norm1(here + self.attend(h, positions))
+        y: Tensor = self.norm2(here + self.feed_forward(here))
+        return y
 
 
 class Trunk(nn.Module):
-    """Equations 1 to 5 and the linear output: [B, W, inputs] -> [B, W, outputs], in the dtype of its weights.
+    """Equations 1 to 5 and the linear output: [B, W, inputs] -> [B, P, outputs], in the dtype of its weights.
 
-    `early` outputs are taken before the last layer, so that where only some frames' outputs are wanted, the last layer
-    need not be computed for the others although these are wanted of every frame.
+    Where only the frames at `positions` are wanted, only keys and values of the last layer are computed for the others.
+    `early` outputs are taken before it, for these are wanted of every frame.
 
     With `autocast` set to a dtype, that is what it computes in while its weights stay as they are (for training).
     """
 
-    positions: Tensor
+    sinusoids: Tensor
     autocast: torch.dtype | None = None
 
     def __init__(self, config: SkeletorConfig, inputs: int, outputs: int, early: int = 0) -> None:
@@ -190,7 +196,7 @@ class Trunk(nn.Module):
         self.final = nn.LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
         self.out = nn.Linear(config.d_model, outputs)
         self.early = nn.Linear(config.d_model, early) if early else None
-        self.register_buffer("positions", sinusoids(config.window, config.d_model), persistent=False)
+        self.register_buffer("sinusoids", sinusoids(config.window, config.d_model), persistent=False)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -198,22 +204,22 @@ class Trunk(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """[B, W, inputs] -> [B, W, outputs], and [B, W, early] or None: float32, whatever dtype the weights have."""
+    def forward(self, features: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """[B, W, inputs] -> [B, P, outputs], and [B, W, early] or None: float32, whatever dtype the weights have."""
         if self.autocast is None:
-            return self.encode(features)
+            return self.encode(features, positions)
         with torch.autocast(features.device.type, self.autocast):
-            return self.encode(features)
+            return self.encode(features, positions)
 
-    def encode(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode(self, features: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`forward` without `autocast`."""
         h = features.to(self.embed.weight.dtype)
-        h = self.norm(F.relu(self.embed(h))) + self.positions
+        h = self.norm(F.relu(self.embed(h))) + self.sinusoids
         for layer in self.layers[:-1]:
             h = layer(h)
         last = cast(EncoderLayer, self.layers[-1])
         early = None if self.early is None else self.early(last.norm1(h) if last.pre_norm else h).float()
-        y: Tensor = self.out(self.final(last(h)))
+        y: Tensor = self.out(self.final(last(h, positions)))
         return y.float(), early
 
 
@@ -239,13 +245,16 @@ class LocalRegression(nn.Module):
         moments = torch.stack([near, near * tau, near * tau.square()], 1)  # [n, 3, W, W]
         self.register_buffer("kernels", moments, persistent=False)
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Path x [B, W, J, 3] and weights [B, W, J] > 0 -> fits [B, W, J, 3, fits], constant ones first."""
-        (n, _, window, _), joints = self.kernels.shape, x.shape[2]
+    def forward(self, x: Tensor, weight: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Path x [B, W, J, 3] and weights [B, W, J] > 0 -> fits [B, P, J, 3, fits] around the frames at `positions`
+        [P] (None: all), constant ones first.
+        """
+        kernels = at(self.kernels, positions, 2)  # [n, 3, P, W]
+        n, _, wanted, window = kernels.shape
         centre = x.mean(1, keepdim=True)
         weighted = (weight[..., None] * (x - centre)).flatten(2)
-        s = (self.kernels.view(-1, window) @ weight).view(-1, n, 3, window, joints, 1)
-        f = (self.kernels[:, :2].reshape(-1, window) @ weighted).view(-1, n, 2, window, joints, 3)
+        s = (kernels.view(-1, window) @ weight).view(-1, n, 3, wanted, x.shape[2], 1)
+        f = (kernels[:, :2].reshape(-1, window) @ weighted).view(-1, n, 2, wanted, x.shape[2], 3)
         s0, s1, s2, f0, f1 = s[:, :, 0], s[:, :, 1], s[:, :, 2], f[:, :, 0], f[:, :, 1]
         widths = torch.tensor(self.BANDWIDTHS, device=x.device).view(-1, 1, 1, 1)
         s2 = s2 + self.RIDGE * widths.square() * s0
@@ -260,7 +269,8 @@ class LocalRegression(nn.Module):
 
 
 class Skeletor(nn.Module):
-    """The network: `forward(x [B, W, J, 3] canonical float32, missing [B, W, J] bool) -> [B, W, J, 3]`.
+    """The network: `forward(x [B, W, J, 3] canonical float32, missing [B, W, J] bool) -> [B, W, J, 3]`, or of the
+    frames at some `positions` of the window only, for the cost of these.
 
     What x holds at a missing joint does not matter, NaN excepted. `bone_mean` [J, 3] and `bone_scale` [J]
     (canonical units) describe bone vectors of the training corpus; `set_bone_statistics` fills them in before training.
@@ -380,17 +390,20 @@ class Skeletor(nn.Module):
             parts.append(missing.float())
         return torch.cat(parts, -1)
 
-    def propose(self, x: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def propose(
+        self, x: Tensor, missing: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The filled window, the correction [B, W, J, 3] before its gate, and the gate's logits [B, W, J] if
-        there is one.
+        there is one; with `positions` [P], of the frames there.
         """
         joints = self.config.joints
         x = torch.where(missing[..., None], torch.zeros_like(x), x)
         if self.config.fill:
             x = self.fill_missing(x, missing)
-        out, reliability = self.trunk(self.features(x, missing))
+        out, reliability = self.trunk(self.features(x, missing), positions)
+        base = at(x, positions)
         if not self.config.fill:
-            return x, out.unflatten(-1, (joints, 3)) - x, None
+            return base, out.unflatten(-1, (joints, 3)) - base, None
         sizes = [joints * size for size in self.parts.values()]
         part = dict(zip(self.parts, out.split(sizes, -1), strict=True))
         # A joint's noise is its own, a limb's motion is shared by all that hangs on it: one output for each.
@@ -400,21 +413,29 @@ class Skeletor(nn.Module):
         if reliability is not None:
             weight = torch.where(missing, FAINT, FAINT + torch.sigmoid(reliability))
             pull = part["pull"].unflatten(-1, (joints, 1, self.regression.fits))
-            correction = correction + ((self.regression(x, weight) - x[..., None]) * pull).sum(-1)
-        return x, correction, part.get("gate")
+            fits = self.regression(x, weight, positions)
+            correction = correction + ((fits - base[..., None]) * pull).sum(-1)
+        return base, correction, part.get("gate")
 
-    def forward(self, x: Tensor, missing: Tensor) -> Tensor:
-        """x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32."""
+    def forward(self, x: Tensor, missing: Tensor, positions: Tensor | None = None) -> Tensor:
+        """x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32, or [B, P, J, 3]:
+        the frames at `positions` [P] int64, which run from 0 to W - 1.
+        """
         if not self.config.fill:
             x = torch.where(missing[..., None], torch.zeros_like(x), x)
-            y: Tensor = self.trunk(self.features(x, missing))[0]
-            return y.view(-1, self.config.window, self.config.joints, 3)
+            y: Tensor = self.trunk(self.features(x, missing), positions)[0]
+            return y.view(y.shape[0], -1, self.config.joints, 3)
         side = facing(x, missing) if self.config.unmirror else None
-        base, correction, logits = self.propose(x if side is None else x * side, missing)
+        base, correction, logits = self.propose(x if side is None else x * side, missing, positions)
         if logits is not None:
-            correction = correction * open_gate(logits, missing)[..., None]
+            correction = correction * open_gate(logits, at(missing, positions))[..., None]
         y = base + correction
         return y if side is None else y * side
+
+
+def at(x: Tensor, positions: Tensor | None, dim: int = 1) -> Tensor:
+    """x at some positions along `dim`; None: all of it."""
+    return x if positions is None else x.index_select(dim, positions)
 
 
 def sinusoids(window: int, d_model: int) -> Tensor:

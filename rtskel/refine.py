@@ -54,15 +54,19 @@ class WindowEngine(Protocol):
     def info(self) -> _Info:
         """Says which skeleton the engine is for."""
 
-    def run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Canonical windows [B, W, J, 3] and which joints are missing [B, W, J] to predictions [B, W, J, 3]."""
+    def run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64], /
+    ) -> NDArray[np.float32]:
+        """Canonical windows [B, W, J, 3] and which joints are missing [B, W, J] to predictions [B, P, J, 3] of the
+        frames at `positions` [P] of each window.
+        """
 
 
 class RefinerBank:
     """Refines many streams at once; every step runs one engine batch that the streams share.
 
     Streams are indices 0..S-1, and frames carry slots: this is what a server builds on. `Refiner` is the simple face
-    for one stream.
+    for one stream. Of each window's predictions the engine is asked only for those that some average takes.
 
     Args:
         engine: an open engine for a known skeleton; borrowed, not closed.
@@ -71,6 +75,8 @@ class RefinerBank:
         streams: S, how many streams are held.
         min_confidence: joints below it count as missing, as do those with confidence 0 or a NaN or infinite coordinate.
         ahead: how many slots ahead of the next window a frame may come.
+        hop: windows of a stream run that many together, every `hop` frames, in one batch: the same output, up to
+            hop - 1 frames later, for less time of the engine where few streams would not fill its batches.
         native: True for the C++ ring, False for its numpy twin.
 
     Raises:
@@ -87,6 +93,7 @@ class RefinerBank:
         streams: int = 1,
         min_confidence: float = 0.0,
         ahead: int = 64,
+        hop: int = 1,
         native: bool = True,
     ) -> None:
         self.engine = engine
@@ -102,6 +109,7 @@ class RefinerBank:
             ahead=ahead,
             min_confidence=min_confidence,
             skeleton=skeleton(engine.info.skeleton_id),
+            hop=hop,
         )
         if self.config.skeleton.joints != self.joints:
             raise ValueError(
@@ -111,6 +119,7 @@ class RefinerBank:
         self._ring: NativeRing | NumpyRing = (NativeRing if native else NumpyRing)(self.config)
         self._x = np.zeros((engine.max_batch, self.window, self.joints, 3), np.float32)
         self._missing = np.zeros((engine.max_batch, self.window, self.joints), np.bool_)
+        self._positions = self.config.positions
         self._furthest = max(map(self.config.reach, self.config.lookaheads))
 
     @property
@@ -216,7 +225,10 @@ class RefinerBank:
         n = self._ring.gather(self._x[:room], self._missing[:room])
         out = Refined.empty(self._ring.outputs, self.joints)
         if n:
-            self._ring.average(self.engine.run(self._x[:n], self._missing[:n]), out)
+            y = self.engine.run(self._x[:n], self._missing[:n], self._positions)
+            if y.shape != (n, len(self._positions), self.joints, 3):
+                raise ValueError(f"the engine's answer is {list(y.shape)}, not [{n}, {len(self._positions)}, ...]")
+            self._ring.average(y, out)
         return out
 
     def _rows(self, stream: ArrayLike) -> NDArray[np.int32]:
@@ -241,7 +253,7 @@ class Refiner:
     refiner is then fresh again), `reset` to forget.
 
     Args:
-        engine, lookahead, radius, min_confidence, native: as in `RefinerBank`.
+        engine, lookahead, radius, min_confidence, hop, native: as in `RefinerBank`.
 
     Example:
         >>> refiner = Refiner(rtskel.open_engine(), lookahead=4)
@@ -258,13 +270,23 @@ class Refiner:
         lookahead: int | Sequence[int] | None = 4,
         radius: int = 2,
         min_confidence: float = 0.0,
+        hop: int = 1,
         native: bool = True,
     ) -> None:
-        self._ahead = max(64, engine.max_batch)
+        self._most = max(64, engine.max_batch)  # frames put at once; as many again as a hop may be waiting already
         self._bank = RefinerBank(
-            engine, lookahead=lookahead, radius=radius, min_confidence=min_confidence, ahead=self._ahead, native=native
+            engine,
+            lookahead=lookahead,
+            radius=radius,
+            min_confidence=min_confidence,
+            ahead=self._most + hop,
+            hop=hop,
+            native=native,
         )
         self._pushed = 0
+        # Engines get ready with the first run for these positions: not on a user's first frame.
+        nothing = np.zeros((1, engine.window, engine.joints, 3), np.float32)
+        engine.run(nothing, np.ones(nothing.shape[:3], np.bool_), self._bank.config.positions)
 
     @property
     def lookaheads(self) -> tuple[int, ...]:
@@ -273,13 +295,13 @@ class Refiner:
 
     @property
     def latency(self) -> int:
-        """Frames between a pose's own frame and the push that completes it, at the longest lookahead.
+        """Frames between a pose's own frame and the push that completes it, at the longest lookahead and at the most.
 
         A lookahead of L frames costs L / fps seconds: 4 frames at 25 fps are 160 ms. What is computed on top is the
         engine's time for one window. Lookaheads above W // 2 + r wait no longer than that, for more would change
-        nothing.
+        nothing. A hop of h adds h - 1 frames for the first of the h slots that come out together, none for the last.
         """
-        return max(map(self._bank.config.reach, self.lookaheads))
+        return self._bank.config.latency
 
     def push(self, xyz: ArrayLike, confidence: ArrayLike | None = None) -> Refined:
         """Take the next frame [J, 3] or frames [n, J, 3] (confidence [J] or [n, J]) and return the poses that are
@@ -303,8 +325,8 @@ class Refiner:
         if sure is not None and sure.shape != frames.shape[:2]:
             raise ValueError(f"confidence has shape {sure.shape}, expected {frames.shape[:2]}")
         done = [Refined.empty(0, self._bank.joints)]
-        for first in range(0, len(frames), self._ahead):
-            chunk = slice(first, first + self._ahead)
+        for first in range(0, len(frames), self._most):
+            chunk = slice(first, first + self._most)
             slots = np.arange(self._pushed, self._pushed + len(frames[chunk]))
             self._bank.put(np.zeros(len(slots), np.int32), slots, frames[chunk], None if sure is None else sure[chunk])
             self._pushed += len(slots)

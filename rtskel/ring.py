@@ -67,6 +67,7 @@ class RingConfig:
         ahead: how many slots beyond the next window to run a frame may lie.
         min_confidence: joints below it count as missing.
         skeleton: joints, tree and typical bone lengths.
+        hop: windows of a stream run that many together: those that end at slots hop-1, 2 hop-1, ..., and the tail.
     """
 
     streams: int
@@ -76,6 +77,7 @@ class RingConfig:
     ahead: int
     min_confidence: float
     skeleton: Skeleton
+    hop: int = 1
 
     def __post_init__(self) -> None:
         if self.streams < 1:
@@ -88,8 +90,10 @@ class RingConfig:
             )
         if not self.lookaheads or min(self.lookaheads) < 0 or len(set(self.lookaheads)) != len(self.lookaheads):
             raise ValueError(f"lookaheads must be different numbers of frames from 0 up, got {self.lookaheads}")
-        if self.ahead < 1:
-            raise ValueError(f"ahead must be at least 1, got {self.ahead}")
+        if self.hop < 1:
+            raise ValueError(f"hop must be at least 1, got {self.hop}")
+        if self.ahead < self.hop:
+            raise ValueError(f"ahead must be at least 1 and the hop ({self.hop}), got {self.ahead}")
         if not 0.0 <= self.min_confidence <= 1.0:
             raise ValueError(f"min_confidence must be within 0..1, got {self.min_confidence}")
 
@@ -112,6 +116,18 @@ class RingConfig:
         central = min(lookahead, self.window // 2)
         unsettled = min(lookahead, UNSETTLED, self.window // 2 - self.radius)
         return self.reach(lookahead) - max(central - self.radius, unsettled) + 1
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """[P] where in a window lie the predictions that some average takes, ascending."""
+        last = self.window - 1
+        found = {last - self.reach(look) + k for look in self.lookaheads for k in range(self.windows(look))}
+        return np.array(sorted(found))
+
+    @property
+    def latency(self) -> int:
+        """Frames that come after a slot, at the most, before the longest lookahead has its output."""
+        return max(map(self.reach, self.lookaheads)) + self.hop - 1
 
     @property
     def capacity(self) -> int:
@@ -186,7 +202,7 @@ class _Stream:
     slot: NDArray[np.int64]  # [C] the slot whose frame lies at slot % C, -1 for none
     xyz: NDArray[np.float32]  # [C, J, 3]
     confidence: NDArray[np.float32]  # [C, J], 0 for a missing joint
-    predicted: NDArray[np.float32]  # [2r+1, W, J, 3] of window e at e % (2r+1)
+    predicted: NDArray[np.float32]  # [2r+1, P, J, 3] of window e at e % (2r+1)
     usable: NDArray[np.bool_]  # [2r+1] whether that window's prediction counts
     frontier: int = -1  # every slot up to here has come or was settled
     newest: int = -1  # the last slot put or settled
@@ -202,6 +218,7 @@ class NumpyRing:
     def __init__(self, config: RingConfig) -> None:
         self.config = config
         self._reach = [config.reach(lookahead) for lookahead in config.lookaheads]
+        self._positions = config.positions
         self._streams = [self._fresh() for _ in range(config.streams)]
         self._plan: list[tuple[int, int]] = []  # (stream, window) in the order of the gathered batch
         self._origin = np.zeros((0, 3), np.float32)
@@ -215,7 +232,7 @@ class NumpyRing:
             slot=np.full(c, -1, np.int64),
             xyz=np.zeros((c, joints, 3), np.float32),
             confidence=np.zeros((c, joints), np.float32),
-            predicted=np.zeros((self.config.most_windows, self.config.window, joints, 3), np.float32),
+            predicted=np.zeros((self.config.most_windows, len(self._positions), joints, 3), np.float32),
             usable=np.zeros(self.config.most_windows, np.bool_),
         )
 
@@ -280,10 +297,10 @@ class NumpyRing:
     # -- windows out -------------------------------------------------------------------------------------------------
 
     def _ready(self, st: _Stream) -> range:
-        """The windows that can run now, in order: those to repeat, then new ones up to the frontier and the padded
-        tail.
+        """The windows that can run now, in order: those to repeat, then new ones up to the last whole hop within the
+        frontier, or up to the end of the padded tail.
         """
-        limit = st.frontier
+        limit = st.frontier - (st.frontier + 1) % self.config.hop
         if st.ended and st.last >= 0:
             limit = st.last + max(self._reach)
         first = st.next
@@ -353,7 +370,9 @@ class NumpyRing:
         return e >= st.next and e - reach >= 0 and not (st.ended and e - reach > st.last)
 
     def average(self, y: NDArray[np.float32], out: Refined) -> None:
-        """Take the predictions y [B, W, J, 3] of the gathered windows and write the `outputs` rows they complete."""
+        """Take the predictions y [B, P, J, 3] of the gathered windows at `RingConfig.positions` and write the `outputs`
+        rows they complete.
+        """
         cfg = self.config
         row = 0
         for b, (s, e) in enumerate(self._plan):
@@ -378,7 +397,8 @@ class NumpyRing:
         i = e - reach
         ends = np.arange(e - count + 1, e + 1)
         ends = ends[st.usable[ends % cfg.most_windows]]
-        predictions = st.predicted[ends % cfg.most_windows, cfg.window - 1 - (ends - i)].astype(np.float64)  # [n, J, 3]
+        column = np.searchsorted(self._positions, cfg.window - 1 - (ends - i))
+        predictions = st.predicted[ends % cfg.most_windows, column].astype(np.float64)  # [n, J, 3]
         if len(ends):
             mean = predictions.mean(axis=0)
             out.xyz[row] = mean
@@ -394,7 +414,7 @@ class NumpyRing:
             flags |= Flag.WARM_UP
         if not out.confidence[row].any():
             flags |= Flag.INTERPOLATED
-        if len(ends) < cfg.most_windows:
+        if len(ends) < count:
             flags |= Flag.PARTIAL_AVERAGE
         if st.ended and e > st.last:
             flags |= Flag.FLUSHED
@@ -443,6 +463,7 @@ class NativeRing:
             joints=skeleton.joints,
             radius=config.radius,
             ahead=config.ahead,
+            hop=config.hop,
             min_confidence=config.min_confidence,
             shoulder_width=SHOULDER_WIDTH,
             far=FAR,
@@ -450,6 +471,7 @@ class NativeRing:
             lookaheads=list(config.lookaheads),
             reach=[config.reach(lookahead) for lookahead in config.lookaheads],
             count=[config.windows(lookahead) for lookahead in config.lookaheads],
+            positions=config.positions.tolist(),
             parents=list(skeleton.parents),
             bone_length=list(skeleton.bone_length),
             steady=[j in steady_bones(skeleton) for j in range(skeleton.joints)],

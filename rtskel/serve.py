@@ -75,6 +75,8 @@ class ServeConfig:
         lookaheads: output delays in frames, each published on topics of its own.
         radius: 2 radius + 1 predictions are averaged where the lookahead allows.
         min_confidence: joints below it count as missing.
+        hop: the engine runs every that many frames of a stream, for the windows of all of them in one batch: the same
+            poses, up to hop - 1 frames later.
         streams: how streams are treated.
         batch_wait_s: how long a first frame waits for others to fill the engine's batch.
         heartbeat_s: interval of the heartbeats.
@@ -91,6 +93,7 @@ class ServeConfig:
     lookaheads: tuple[int, ...] = (4,)
     radius: int = 2
     min_confidence: float = 0.0
+    hop: int = 1
     streams: StreamConfig = field(default_factory=StreamConfig)
     batch_wait_s: float = 0.0
     heartbeat_s: float = 1.0
@@ -141,6 +144,7 @@ class Server:
                 streams=config.streams.max_streams,
                 min_confidence=config.min_confidence,
                 ahead=config.streams.ahead,
+                hop=config.hop,
             )
         except ValueError as error:
             raise ServeError(str(error)) from None
@@ -180,7 +184,7 @@ class Server:
             self._refined.sndhwm = config.send_queue
             self._refined.maxmsgsize = wire.MAX_BODY
             self._refined.xpub_verboser = True  # every subscription is told, so that counting is exact
-            self._engine.try_out()
+            self._engine.try_out(bank.config.positions)
             self.raw_endpoint = _bind(self._raw, config.raw)
             self.refined_endpoint = _bind(self._refined, config.refined)
             self._poller, self._deaf = zmq.Poller(), zmq.Poller()  # the second one does not hear publishers
@@ -641,25 +645,27 @@ class _WatchedEngine:
         self.started = self.ended = 0
         self.error = ""
 
-    def try_out(self) -> None:
+    def try_out(self, positions: NDArray[np.int64]) -> None:
         """One window: an engine that cannot run is found before the first frame. EngineError says why."""
         shape = (1, self.window, self.joints)
         try:
-            self._inner.run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_))
+            self._inner.run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_), positions)
         except RtskelError:
             raise
         except Exception as error:
             raise EngineError(f"{self.info.path or self.info.kind}: the engine does not run: {error}") from error
 
-    def run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         """See `Engine.run`; never raises."""
         self.started = self._clock()
         self.error = ""
         try:
-            return self._inner.run(x, missing)
+            return self._inner.run(x, missing, positions)
         except Exception as error:  # whatever a runtime throws: the streams go on
             self.error = " ".join(str(error).split())[:200] or type(error).__name__
-            return x
+            return np.take(x, positions, axis=1)
         finally:
             self.ended = self._clock()
 

@@ -207,6 +207,7 @@ class FakeRuntime:
 class DataType(enum.Enum):
     FLOAT = 0
     BOOL = 4
+    INT64 = 8
 
 
 class TensorIOMode(enum.Enum):
@@ -269,7 +270,8 @@ class IExecutionContext:
     def set_input_shape(self, name, shape):
         self._change()
         self._shapes[name] = shape
-        return 1 <= shape[0] <= self._engine._plan["max_batch"] and shape[1:] == self._engine._shapes[name][1:]
+        most = self._engine._plan["window" if name == "positions" else "max_batch"]
+        return 1 <= shape[0] <= most and shape[1:] == self._engine._shapes[name][1:]
 
     def set_tensor_address(self, name, memory):
         self._change()
@@ -285,15 +287,21 @@ class IExecutionContext:
                 return False
             assert self._warm, "must have run once before it is captured"
             self._captured = True
-        assert (self._memory > 0, len(self._shapes), len(self._addresses)) == (True, 2, 3)
-        x_shape, missing_shape = self._shapes["x"], self._shapes["missing"]
-        sizes = {"x": 4 * int(np.prod(x_shape)), "missing": int(np.prod(missing_shape)), "y": 4 * int(np.prod(x_shape))}
+        tensors = self._engine.num_io_tensors
+        assert (self._memory > 0, len(self._shapes), len(self._addresses)) == (True, tensors - 1, tensors)
+        shapes = dict(self._shapes)
+        batch, window, joints, _ = shapes["x"]
+        shapes["y"] = (batch, shapes["positions"][0] if "positions" in shapes else window, joints, 3)
+        types = {"x": np.float32, "missing": np.bool_, "positions": np.int64, "y": np.float32}
 
         def run():
-            memory = {name: cuda._range(self._addresses[name], size, "device") for name, size in sizes.items()}
-            x = np.frombuffer(memory["x"], np.float32).reshape(x_shape)
-            missing = np.frombuffer(memory["missing"], np.bool_).reshape(missing_shape)
-            np.frombuffer(memory["y"], np.float32).reshape(x_shape)[:] = network(x, missing)
+            tensors = {}
+            for name, shape in shapes.items():
+                size = int(np.prod(shape)) * np.dtype(types[name]).itemsize
+                memory = cuda._range(self._addresses[name], size, "device")
+                tensors[name] = np.frombuffer(memory, types[name]).reshape(shape)
+            y = network(tensors["x"], tensors["missing"])
+            tensors["y"][:] = y[:, tensors["positions"]] if "positions" in tensors else y
 
         self._warm = True
         cuda._do(stream, run)
@@ -307,12 +315,17 @@ class RtxExecutionContext(IExecutionContext):
 
 class ICudaEngine:
     device_memory_size_v2 = 4096
-    num_io_tensors = 3
 
     def __init__(self, trt, plan):
         self._trt, self._plan = trt, plan
         frame = (-1, plan["window"], plan["joints"])
         self._shapes = {"missing": frame, "x": (*frame, 3), "y": (*frame, 3)}
+        if plan["selects"]:
+            self._shapes |= {"positions": (-1,), "y": (-1, -1, plan["joints"], 3)}
+
+    @property
+    def num_io_tensors(self):
+        return len(self._shapes)
 
     def get_tensor_name(self, index):
         return list(self._shapes)[index]
@@ -321,7 +334,7 @@ class ICudaEngine:
         return TensorIOMode.OUTPUT if name == "y" else TensorIOMode.INPUT
 
     def get_tensor_dtype(self, name):
-        return DataType.BOOL if name == "missing" else DataType.FLOAT
+        return {"missing": DataType.BOOL, "positions": DataType.INT64}.get(name, DataType.FLOAT)
 
     def get_tensor_shape(self, name):
         return self._shapes[name]
@@ -378,6 +391,6 @@ def fake_tensorrt(cuda, *, rtx, runs=True, capturable=True):
     return trt
 
 
-def fake_plan(window, joints, max_batch):
-    """Plan bytes that the fake modules run."""
-    return json.dumps({"window": window, "joints": joints, "max_batch": max_batch}).encode()
+def fake_plan(window, joints, max_batch, selects=True):
+    """Plan bytes that the fake modules run; without `selects`, one as it was built before plans knew positions."""
+    return json.dumps({"window": window, "joints": joints, "max_batch": max_batch, "selects": selects}).encode()

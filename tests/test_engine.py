@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
+from rtskel.engine.base import fitting, sizes
 from rtskel.engine.files import PlanHeader, metadata_of, write_plan
-from rtskel.engine.plan import batch_sizes
 from rtskel.errors import EngineError
 from tests import contract, fake_gpu
 
@@ -32,7 +32,8 @@ CONFIG = SkeletorConfig(
     fill=True, gate=True, unmirror=True,
 )  # fmt: skip
 
-KINDS = ["null", "onnx", "onnx-bf16", "safetensors", "plan", "plan-rtx", "plan-no-graphs"]
+KINDS = ["null", "onnx", "onnx-bf16", "onnx-older", "safetensors", "plan", "plan-rtx", "plan-no-graphs", "plan-older"]
+"""`older`: files made before engines could be asked for some positions only."""
 TOLERANCE = {"onnx-bf16": 3e-2}
 """Canonical units (the shoulders are 1/3 apart); 1e-5 where nothing is said. bf16 rounds to 8 bits."""
 
@@ -53,8 +54,20 @@ def folder(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's exporter warns about PyTorch
         export_onnx(folder / "tiny.safetensors", folder / "tiny.onnx", precision="fp32")
+    without_positions(folder / "tiny.onnx", folder / "older.onnx")
     write_fake_plan(folder / "tiny.plan", metadata_of(folder / "tiny.onnx"))
     return folder
+
+
+def without_positions(path, older):
+    """The same network as it was exported before: no input `positions`, an answer for every frame."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(path)
+    del model.graph.input[2]
+    every = onnx.numpy_helper.from_array(np.arange(WINDOW), "positions")
+    model.graph.initializer.append(every)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = WINDOW
+    onnx.save(model, older)
 
 
 def write_fake_plan(path, metadata, module="tensorrt", plan=None, **changes):
@@ -92,7 +105,8 @@ def open_kind(folder, gpu, tmp_path):
     opened = []
 
     def open_it(kind, max_batch=MAX_BATCH, **options):
-        path = {"null": "null", "safetensors": folder / "tiny.safetensors"}.get(kind, folder / "tiny.onnx")
+        paths = {"null": "null", "safetensors": folder / "tiny.safetensors", "onnx-older": folder / "older.onnx"}
+        path = paths.get(kind, folder / "tiny.onnx")
         if kind == "null":
             options |= {"window": WINDOW, "joints": JOINTS}
         if kind == "onnx-bf16":
@@ -101,7 +115,8 @@ def open_kind(folder, gpu, tmp_path):
             gpu(rtx=kind == "plan-rtx")
             path = tmp_path / "tiny.plan"
             module = "tensorrt_rtx" if kind == "plan-rtx" else "tensorrt"
-            write_fake_plan(path, metadata_of(folder / "tiny.onnx"), module)
+            plan = fake_gpu.fake_plan(WINDOW, JOINTS, 16, selects=kind != "plan-older")
+            write_fake_plan(path, metadata_of(folder / "tiny.onnx"), module, plan)
             options["graphs"] = kind != "plan-no-graphs"
         try:
             engine = open_engine(path, max_batch=max_batch, **options)
@@ -162,6 +177,19 @@ def test_every_batch_size(engine, kind):
         assert y.shape == (batch, WINDOW, JOINTS, 3)
         assert y.flags.c_contiguous
         np.testing.assert_allclose(y, alone[-batch:], rtol=0, atol=tolerance(kind))
+
+
+def test_positions(engine, kind):
+    """Any positions in any order, even twice, are those of all; and each run answers for its own."""
+    x, missing = windows(3)
+    every = engine.run(x, missing).copy()
+    for chosen in ([WINDOW - 1], [8, 9, 10, 11], [5, 2, 2], [*range(WINDOW)], [3, 7, 0, 1, 4], [11]):
+        positions = np.array(chosen)
+        y = engine.run(x, missing, positions)
+        assert y.shape == (3, len(chosen), JOINTS, 3)
+        assert y.flags.c_contiguous
+        np.testing.assert_allclose(y, every[:, chosen], rtol=0, atol=tolerance(kind))
+    assert np.array_equal(engine.run(x, missing), every)
 
 
 def test_windows_are_independent(engine, kind):
@@ -236,9 +264,15 @@ def test_bad_arguments(engine):
         (x[:0], missing[:0], "batch of 0 windows"),
         (*windows(MAX_BATCH + 1), f"batch of {MAX_BATCH + 1} windows: this engine takes 1 to {MAX_BATCH}"),
     ]
-    for bad_x, bad_missing, message in bad:
+    bad = [(*arguments[:-1], None, arguments[-1]) for arguments in bad]
+    kinds = "positions must be a numpy array of int64"
+    bad += [(x, missing, odd, kinds) for odd in ([1, 2], np.arange(3, dtype=np.int32), np.array([[1]]), np.array(1))]
+    values = f"positions must be 1 to {WINDOW} of 0..{WINDOW - 1}"
+    odd_ones = ([-1], [WINDOW], [], [0] * (WINDOW + 1))
+    bad += [(x, missing, np.array(odd, np.int64), values) for odd in odd_ones]
+    for bad_x, bad_missing, positions, message in bad:
         with pytest.raises(ValueError, match="^" + message.replace("[", r"\[")):
-            engine.run(bad_x, bad_missing)
+            engine.run(bad_x, bad_missing, positions)
     assert np.array_equal(engine.run(x, missing), expected)
 
 
@@ -434,26 +468,40 @@ def test_the_bundled_weights():
 @pytest.mark.parametrize("rtx", [False, True], ids=["tensorrt", "tensorrt_rtx"])
 @pytest.mark.parametrize("warm_up", [False, True])
 def test_one_graph_per_batch_size(rtx, warm_up, folder, tmp_path, gpu):
-    """Sizes are rounded up to powers of two; every one is captured once, on demand or up front; all is given back."""
+    """Sizes are rounded up to powers of two; every one is captured once, on demand or with the first run; all is given
+    back.
+    """
     cuda = gpu(rtx=rtx)
     path = tmp_path / "tiny.plan"
     write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
     engine = open_engine(path, max_batch=6, warm_up=warm_up)
-    assert engine.captured == ((1, 2, 4, 6) if warm_up else ())
+    assert engine.captured == ((1, 4),)
     results = []
     for batch in (3, 1, 6, 3, 5):
         x, missing = windows(batch, seed=batch)
-        y = engine.run(x, missing)
-        np.testing.assert_allclose(y, fake_gpu.network(x, missing), atol=1e-6)
+        positions = np.arange(batch, batch + 3)
+        y = engine.run(x, missing, positions)
+        np.testing.assert_allclose(y, fake_gpu.network(x, missing)[:, positions], atol=1e-6)
         results.append(y)
-    assert engine.captured == ((1, 2, 4, 6) if warm_up else (1, 4, 6))
+    assert engine.captured == tuple((size, 4) for size in ((1, 2, 4, 6) if warm_up else (1, 4, 6)))
     assert [name for name, _ in cuda._calls].count("cudaGraphLaunch") == 5
     # One copy up, one down, for the run that warms up and for the one that is captured; launches copy by themselves.
     assert [name for name, _ in cuda._calls].count("cudaMemcpyAsync") == 4 * len(engine.captured)
     engine.close()
-    assert cuda._live() == (3, 0)  # the pinned outputs of three sizes are still held; nothing else is
-    assert np.isfinite(results[0]).all()
+    assert np.isfinite(results[1]).all()
     results.clear()
+    del y
+    assert cuda._live() == (0, 0)
+
+
+def test_results_outlive_a_plan(folder, gpu):
+    """What shows pinned memory keeps it, and nothing else does."""
+    cuda = gpu()
+    engine = open_engine(folder / "tiny.plan")
+    y = engine.run(*windows(2))
+    engine.close()
+    assert cuda._live() == (1, 0)
+    assert np.isfinite(y).all()
     del y
     assert cuda._live() == (0, 0)
 
@@ -515,8 +563,8 @@ def test_what_a_machine_lacks(behaviour, options, message, folder, gpu):
     """One line, and nothing is left behind."""
     cuda = gpu(**behaviour)
     path = folder / "tiny.plan"
-    with pytest.raises(EngineError, match=message) as error:
-        open_engine(path, **options)
+    with pytest.raises(EngineError, match=message) as error, open_engine(path, **options) as engine:
+        engine.run(*windows(1))
     one_line(error, path)
     del error
     assert cuda._live() == (0, 0)
@@ -562,8 +610,12 @@ def test_a_runtime_that_fails_later(folder, gpu):
     engine.close()
 
 
-def test_batch_sizes():
-    assert [batch_sizes(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
+def test_sizes_to_prepare_for():
+    assert [sizes(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
+    for most in range(1, 20):
+        assert [fitting(n, most) for n in range(1, most + 1)] == [
+            min(size for size in sizes(most) if size >= n) for n in range(1, most + 1)
+        ]
 
 
 def public(thing):

@@ -30,14 +30,20 @@ def sample(batch):
     return x.masked_fill(missing[..., None], 0.0), missing
 
 
+EVERY = np.arange(8)
+POSITIONS = [EVERY, np.array([7]), np.array([4, 5, 6, 7]), np.array([3, 3, 0])]
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_equals_torch(exported, batch):
     ort = pytest.importorskip("onnxruntime")
     model, folder = exported
     session = ort.InferenceSession(str(folder / "w.onnx"), providers=["CPUExecutionProvider"])
     x, missing = sample(batch)
-    got = session.run(None, {"x": x.numpy(), "missing": missing.numpy()})[0]
-    assert np.abs(got - model(x, missing).detach().numpy()).max() < 1e-5
+    expected = model(x, missing).detach().numpy()
+    for positions in POSITIONS:
+        got = session.run(None, {"x": x.numpy(), "missing": missing.numpy(), "positions": positions})[0]
+        assert np.abs(got - expected[:, positions]).max() < 1e-5
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -47,8 +53,10 @@ def test_openvino_equals_torch(exported, batch):
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = openvino.Core().compile_model(str(folder / "w.onnx"), "CPU", options)
     x, missing = sample(batch)
-    got = compiled([x.numpy(), missing.numpy()])[0]
-    assert np.abs(got - model(x, missing).detach().numpy()).max() < 1e-5
+    expected = model(x, missing).detach().numpy()
+    for positions in POSITIONS:
+        got = compiled([x.numpy(), missing.numpy(), positions])[0]
+        assert np.abs(got - expected[:, positions]).max() < 1e-5
 
 
 def test_metadata_inputs_and_stored_halves(exported):
@@ -59,7 +67,7 @@ def test_metadata_inputs_and_stored_halves(exported):
         weights = file.metadata()
     shared = ("name", "window", "joints", "skeleton", "preset", "config", "weights_hash", "format", "precision")
     assert all(metadata[f"rtskel.{key}"] == weights[f"rtskel.{key}"] for key in shared)
-    assert [value.name for value in proto.graph.input] == ["x", "missing"]
+    assert [value.name for value in proto.graph.input] == ["x", "missing", "positions"]
     assert [value.name for value in proto.graph.output] == ["y"]
     shape = proto.graph.input[0].type.tensor_type.shape.dim
     assert shape[0].dim_param
@@ -83,7 +91,7 @@ def test_lower_precision_is_in_the_trunk_only_and_close(exported, precision):
     )
     compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": 1})
     x, missing = sample(2)
-    assert np.abs(compiled([x.numpy(), missing.numpy()])[0] - model(x, missing).detach().numpy()).max() < 0.05
+    assert np.abs(compiled([x.numpy(), missing.numpy(), EVERY])[0] - model(x, missing).detach().numpy()).max() < 0.05
 
 
 def test_unknown_precision_and_foreign_files_are_named(exported, tmp_path):

@@ -200,6 +200,15 @@ def test_mirrored_input_gives_mirrored_output():
     assert torch.allclose(model(x * flip, missing), model(x, missing) * flip, atol=1e-6)
 
 
+@pytest.mark.parametrize("config", [TINY, SkeletorConfig(window=8, d_model=16, heads=2, d_ff=16, layers=2)])
+def test_positions_are_those_of_all(config):
+    model, x = trained(config), windows()
+    missing = torch.rand(2, 8, 50, generator=torch.Generator().manual_seed(6)) < 0.2
+    every = model(x, missing)
+    for positions in ([7], [3, 5, 6, 7], [2, 0, 2], [*range(8)]):
+        torch.testing.assert_close(model(x, missing, torch.tensor(positions)), every[:, positions], rtol=0, atol=1e-5)
+
+
 def test_windows_of_a_batch_do_not_touch_each_other():
     model, x = trained(), windows(3)
     missing = torch.rand(3, 8, 50, generator=torch.Generator().manual_seed(5)) < 0.2

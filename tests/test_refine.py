@@ -94,8 +94,8 @@ def test_nothing_known(native):
     assert (out.flags & Flag.PARTIAL_AVERAGE > 0).all()
 
     class Broken(MixingEngine):
-        def run(self, x, missing):
-            y = super().run(x, missing)
+        def run(self, x, missing, positions):
+            y = super().run(x, missing, positions)
             y[0] = np.nan
             return y
 
@@ -110,10 +110,10 @@ def test_an_engine_that_fails_changes_nothing(native):
     class Failing(MixingEngine):
         fail = False
 
-        def run(self, x, missing):
+        def run(self, x, missing, positions):
             if self.fail:
                 raise RuntimeError("device lost")
-            return super().run(x, missing)
+            return super().run(x, missing, positions)
 
     engine = Failing()
     xyz, confidence = sequence(30)

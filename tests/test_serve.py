@@ -283,7 +283,7 @@ def test_batch_wait_refines_streams_together():
     sizes = []
     blend = BlendEngine(max_batch=8)
     run = blend.run
-    blend.run = lambda x, missing: sizes.append(len(x)) or run(x, missing)
+    blend.run = lambda x, missing, positions: sizes.append(len(x)) or run(x, missing, positions)
     with serving(blend, config={"batch_wait_s": 60.0}) as server, Reader(server) as reader:
         first = publisher(server, "s0")
         senders = [first] + [first.sibling(f"s{k}") for k in range(1, 8)]
@@ -428,10 +428,10 @@ def test_a_failing_engine_lets_poses_through_and_says_so():
     blend = BlendEngine()
     run, fail = blend.run, threading.Event()
 
-    def sometimes(x, missing):
+    def sometimes(*arguments):
         if fail.is_set():
             raise RuntimeError("out of\nmemory")
-        return run(x, missing)
+        return run(*arguments)
 
     blend.run = sometimes
     with serving(blend) as server, Reader(server) as reader, publisher(server) as sender:
@@ -456,7 +456,7 @@ def test_a_failing_engine_lets_poses_through_and_says_so():
 
 def test_an_engine_that_never_runs_is_one_clear_error():
     broken = BlendEngine()
-    broken.run = lambda x, missing: 1 / 0
+    broken.run = lambda x, missing, positions: 1 / 0
     with pytest.raises(EngineError, match="blend: the engine does not run: division by zero"):
         Server(ServeConfig(raw=ANY, refined=ANY), broken)
 
@@ -630,12 +630,12 @@ from rtskel.streams import StreamConfig
 engine = open_engine("null", window=8)
 if "hang" in sys.argv:
     run, calls = engine._run, []
-    def hang(x, missing):
+    def hang(*arguments):
         calls.append(0)
         if len(calls) > 1:
             print("hangs", flush=True)
             threading.Event().wait()
-        return run(x, missing)
+        return run(*arguments)
     engine._run = hang
 streams = StreamConfig(slack_s=30)
 config = ServeConfig(raw="tcp://127.0.0.1:*", refined="tcp://127.0.0.1:*", lookaheads=(0, 4), streams=streams)

@@ -39,9 +39,10 @@ template <typename T>
 using View = nb::ndarray<nb::numpy, const T, nb::ndim<1>>;
 
 struct Config {
-    int streams, window, joints, radius, ahead;
+    int streams, window, joints, radius, ahead, hop;
     float min_confidence, shoulder_width, far, disagree;
     std::vector<int> lookaheads, reach, count;  // a lookahead: its frames, its reach, how many windows it averages
+    std::vector<int> positions;                 // [P] ascending: where in a window lie the predictions that some average takes
     std::vector<int> parents;
     std::vector<float> bone_length;
     std::vector<std::uint8_t> steady;  // [J] whether the bone that ends in the joint checks the shoulder width
@@ -55,7 +56,7 @@ struct Storage {
     std::vector<float> confidence;     // [C, J], 0 where missing
     std::vector<std::uint8_t> whole;   // [C] whether no joint is missing
     std::vector<float> summary;        // [C, SUMMARY + steady bones] what canonical frames read, see `summarise`
-    std::vector<float> predicted;      // [2r+1, P, J, 3] the positions that some average reads, of window e at e % (2r+1)
+    std::vector<float> predicted;      // [2r+1, P, J, 3] of window e at e % (2r+1)
     std::vector<std::uint8_t> usable;  // [2r+1]
 };
 
@@ -140,10 +141,6 @@ class Ring {
           scratch(static_cast<std::size_t>(cfg.window) * cfg.joints),
           origin(3 * cfg.joints),
           mean(3 * cfg.joints) {
-        for (std::size_t l = 0; l < cfg.reach.size(); ++l)
-            for (int k = 0; k < cfg.count[l]; ++k) positions.push_back(cfg.window - 1 - cfg.reach[l] + k);
-        std::sort(positions.begin(), positions.end());
-        positions.erase(std::unique(positions.begin(), positions.end()), positions.end());
         for (int j = 0; j < cfg.joints; ++j) {
             if (cfg.parents[j] >= 0) bones.push_back(j);
             if (cfg.steady[j]) steady_bones.push_back(j);
@@ -220,7 +217,7 @@ class Ring {
             const int s = p.stream;
             const std::int64_t e = p.window;
             if (b + 1 < plan.size()) prefetch_predictions(plan[b + 1]);
-            keep(p, y.data() + b * cfg.window * pose);
+            keep(p, y.data() + b * cfg.positions.size() * pose);
             stale_[s] = e + 1;
             if (e < next_[s]) continue;
             for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
@@ -253,7 +250,6 @@ class Ring {
     std::vector<std::uint8_t> ended_;
 
   private:
-    std::vector<int> positions;  // window positions that some average reads, ascending
     std::vector<int> bones, steady_bones;  // joints that have a parent; those whose bones check the shoulder width
     std::vector<Planned> plan;   // the gathered batch, in order
     std::vector<std::int64_t> here;
@@ -316,7 +312,7 @@ class Ring {
         st.confidence.assign(capacity * cfg.joints, 0.0f);
         st.whole.assign(capacity, false);
         st.summary.assign(capacity * (SUMMARY + steady_bones.size()), ABSENT);
-        st.predicted.assign(most_windows * positions.size() * pose, 0.0f);
+        st.predicted.assign(most_windows * cfg.positions.size() * pose, 0.0f);
         st.usable.assign(most_windows, false);
     }
 
@@ -327,7 +323,10 @@ class Ring {
     }
 
     // The windows that can run now are first(s)..limit(s).
-    std::int64_t limit(int s) const { return ended_[s] && last_[s] >= 0 ? last_[s] + furthest : frontier_[s]; }
+    std::int64_t limit(int s) const {
+        if (ended_[s] && last_[s] >= 0) return last_[s] + furthest;
+        return frontier_[s] - (frontier_[s] + 1) % cfg.hop;
+    }
 
     std::int64_t first(int s) const {
         if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - most_windows + 1);
@@ -479,19 +478,17 @@ class Ring {
         return e >= next_[s] && e - reach >= 0 && !(ended_[s] && e - reach > last_[s]);
     }
 
-    // Keep what averages read of one window's prediction y [W, J, 3], moved back to the stream's own place and size.
+    // Keep one window's predictions y [P, J, 3], moved back to the stream's own place and size.
     void keep(const Planned& p, const float* y) {
         Storage& st = storage[p.stream];
         if (st.slot.empty()) allocate(st);
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
         const std::size_t at = p.window % most_windows;
-        float* to = st.predicted.data() + at * positions.size() * pose;
+        float* to = st.predicted.data() + at * cfg.positions.size() * pose;
         for (std::size_t k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
         bool finite = true;
-        for (int position : positions) {
-            finite = move_back(y + position * pose, origin.data(), p.scale, pose, to) && finite;
-            to += pose;
-        }
+        for (std::size_t k = 0; k < cfg.positions.size(); ++k)
+            finite = move_back(y + k * pose, origin.data(), p.scale, pose, to + k * pose) && finite;
         st.usable[at] = p.known && finite;
     }
 
@@ -506,8 +503,8 @@ class Ring {
             const std::size_t at = end % most_windows;
             if (!st.usable[at]) continue;
             const int position = cfg.window - 1 - static_cast<int>(end - i);
-            const std::size_t column = std::lower_bound(positions.begin(), positions.end(), position) - positions.begin();
-            averaged.push_back(st.predicted.data() + (at * positions.size() + column) * pose);
+            const std::size_t column = std::lower_bound(cfg.positions.begin(), cfg.positions.end(), position) - cfg.positions.begin();
+            averaged.push_back(st.predicted.data() + (at * cfg.positions.size() + column) * pose);
         }
         windows = static_cast<std::int32_t>(averaged.size());
         const double n = std::max<double>(1.0, static_cast<double>(windows));
@@ -532,7 +529,7 @@ class Ring {
             any = any || confidence[k] > 0.0f;
         }
         flags = (e - count + 1 < cfg.window - 1 ? WARM_UP : 0) | (any ? 0 : INTERPOLATED) |
-                (windows < most_windows ? PARTIAL_AVERAGE : 0) | (ended_[s] && e > last_[s] ? FLUSHED : 0);
+                (windows < count ? PARTIAL_AVERAGE : 0) | (ended_[s] && e > last_[s] ? FLUSHED : 0);
     }
 };
 
@@ -549,18 +546,19 @@ NB_MODULE(_native, m) {
     nb::class_<Ring>(m, "Ring")
         .def(
             "__init__",
-            [](Ring* self, int streams, int window, int joints, int radius, int ahead, float min_confidence, float shoulder_width,
-               float far, float disagree, std::vector<int> lookaheads, std::vector<int> reach, std::vector<int> count,
-               std::vector<int> parents, std::vector<float> bone_length, std::vector<std::uint8_t> steady, int neck,
-               int right_shoulder, int left_shoulder) {
-                new (self) Ring(Config{streams, window, joints, radius, ahead, min_confidence, shoulder_width, far, disagree,
-                                       std::move(lookaheads), std::move(reach), std::move(count), std::move(parents),
-                                       std::move(bone_length), std::move(steady), neck, right_shoulder, left_shoulder});
+            [](Ring* self, int streams, int window, int joints, int radius, int ahead, int hop, float min_confidence,
+               float shoulder_width, float far, float disagree, std::vector<int> lookaheads, std::vector<int> reach,
+               std::vector<int> count, std::vector<int> positions, std::vector<int> parents, std::vector<float> bone_length,
+               std::vector<std::uint8_t> steady, int neck, int right_shoulder, int left_shoulder) {
+                new (self) Ring(Config{streams, window, joints, radius, ahead, hop, min_confidence, shoulder_width, far, disagree,
+                                       std::move(lookaheads), std::move(reach), std::move(count), std::move(positions),
+                                       std::move(parents), std::move(bone_length), std::move(steady), neck, right_shoulder,
+                                       left_shoulder});
             },
             nb::kw_only(), nb::arg("streams"), nb::arg("window"), nb::arg("joints"), nb::arg("radius"), nb::arg("ahead"),
-            nb::arg("min_confidence"), nb::arg("shoulder_width"), nb::arg("far"), nb::arg("disagree"), nb::arg("lookaheads"),
-            nb::arg("reach"), nb::arg("count"), nb::arg("parents"), nb::arg("bone_length"), nb::arg("steady"), nb::arg("neck"),
-            nb::arg("right_shoulder"), nb::arg("left_shoulder"))
+            nb::arg("hop"), nb::arg("min_confidence"), nb::arg("shoulder_width"), nb::arg("far"), nb::arg("disagree"),
+            nb::arg("lookaheads"), nb::arg("reach"), nb::arg("count"), nb::arg("positions"), nb::arg("parents"),
+            nb::arg("bone_length"), nb::arg("steady"), nb::arg("neck"), nb::arg("right_shoulder"), nb::arg("left_shoulder"))
         .def("put", &Ring::put, nb::call_guard<nb::gil_scoped_release>())
         .def("settle", &Ring::settle, nb::call_guard<nb::gil_scoped_release>())
         .def("end", &Ring::end, nb::call_guard<nb::gil_scoped_release>())

@@ -7,6 +7,7 @@ that opened them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from rtskel.skeleton import SKELETONS, UPPER_BODY_50
 
 FORMAT = "1"
 """Value of `rtskel.format` in the files that this version writes and reads."""
+
+USUAL_POSITIONS = 4
+"""How many positions of a window engines get ready for before they are told: lookaheads 0 and 4 read so many."""
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -123,17 +127,23 @@ class Engine(ABC):
         self.joints = info.joints
         self.max_batch = max_batch
         self._closed = False
+        self._every = np.arange(self.window)  # what `_run` gets where all positions are wanted
+        self._checked: bytes | None = None  # positions that are known to be right
 
-    def run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
         """Refines B windows, 1 <= B <= max_batch; no window's result depends on the others in its batch.
 
         Args:
             x: [B, W, J, 3] float32, windows in their canonical frames (`rtskel.refine`); missing joints are 0. Any
                 strides; C-contiguous arrays are read where they are.
             missing: [B, W, J] bool, which joints are missing.
+            positions: [P] int64 in 0..W-1, 1 <= P <= W: the frames of each window whose predictions are wanted. Others
+                are not computed, as far as the engine can do without. None: all of them.
 
         Returns:
-            [B, W, J, 3] float32, C-contiguous. The engine owns this buffer: it is valid until the next `run` or
+            [B, P, J, 3] float32, C-contiguous. The engine owns this buffer: it is valid until the next `run` or
             `close`; copy what must live longer.
 
         Raises:
@@ -148,7 +158,11 @@ class Engine(ABC):
             raise ValueError(f"x holds {len(x)} windows but missing holds {len(missing)}")
         if not 1 <= len(x) <= self.max_batch:
             raise ValueError(f"batch of {len(x)} windows: this engine takes 1 to {self.max_batch}")
-        return self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing))
+        if positions is None:
+            positions = self._every
+        else:
+            self._check_positions(positions)
+        return self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing), np.ascontiguousarray(positions))
 
     def close(self) -> None:
         """Releases what the engine holds; `run` raises from now on. Closing twice is allowed."""
@@ -173,12 +187,36 @@ class Engine(ABC):
         if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
             raise ValueError(f"{name} must be [B, {', '.join(map(str, shape))}], not {list(array.shape)}")
 
+    def _check_positions(self, positions: object) -> None:
+        if not isinstance(positions, np.ndarray) or positions.dtype != np.int64 or positions.ndim != 1:
+            raise ValueError("positions must be a numpy array of int64, [P]")
+        if (key := positions.tobytes()) != self._checked:  # nearly always the ones of the last run
+            if not (1 <= len(positions) <= self.window and positions.min() >= 0 and positions.max() < self.window):
+                raise ValueError(f"positions must be 1 to {self.window} of 0..{self.window - 1}, not {positions}")
+            self._checked = key
+
+    def _chosen(self, y: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[B, P, J, 3] of all predictions y [B, W, J, 3], for engines that cannot but compute all."""
+        return y if positions is self._every else np.take(y, positions, axis=1)
+
     @abstractmethod
-    def _run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Computes. Shapes and dtypes are right and both arrays C-contiguous, though not necessarily writable."""
+    def _run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Computes. Shapes and dtypes are right and all arrays C-contiguous, though not necessarily writable."""
 
     def _close(self) -> None:  # noqa: B027 - most engines hold nothing but memory
         """Releases what the engine holds. Called once."""
+
+
+def sizes(most: int) -> list[int]:
+    """Sizes that an engine prepares for: the powers of two below `most`, and `most`."""
+    return [1 << k for k in range((most - 1).bit_length())] + [most]
+
+
+def fitting(size: int, most: int) -> int:
+    """The least of `sizes(most)` that holds `size`."""
+    return min(1 << (size - 1).bit_length(), most)
 
 
 class NullEngine(Engine):
@@ -189,9 +227,11 @@ class NullEngine(Engine):
             raise ValueError(f"window and joints must be at least 1, not {window} and {joints}")
         skeleton_id = UPPER_BODY_50.id if joints == UPPER_BODY_50.joints else f"any-{joints}"
         super().__init__(EngineInfo("null", "null", window, joints, skeleton_id, "", "fp32", "", "rtskel"), max_batch)
-        self._y = np.empty((max_batch, window, joints, 3), np.float32)
+        self._y = np.empty(max_batch * window * joints * 3, np.float32)
 
-    def _run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-        y = self._y[: len(x)]
-        np.copyto(y, x)
-        return y
+    def _run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        shape = (len(x), len(positions), self.joints, 3)
+        y = self._y[: math.prod(shape)].reshape(shape)
+        return np.take(x, positions, axis=1, out=y, mode="clip")  # "raise" would go through a copy

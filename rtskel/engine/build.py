@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rtskel.engine.base import EngineInfo
+from rtskel.engine.base import USUAL_POSITIONS, EngineInfo
 from rtskel.engine.files import PlanHeader, describe, metadata_of, write_plan
 from rtskel.engine.plan import EXTRAS, Cuda, error_logger, load_tensorrt
 from rtskel.errors import EngineError
@@ -68,7 +68,8 @@ def build_plan(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_path)):
         raise EngineError(f"{onnx_path}: {module} cannot parse it ({_parser_errors(parser, logger)})")
-    config = _config(trt, builder, info, capabilities if module == "tensorrt_rtx" else (), max_batch, opt_batch)
+    names = {network.get_input(index).name for index in range(network.num_inputs)}
+    config = _config(trt, builder, info, names, capabilities if module == "tensorrt_rtx" else (), max_batch, opt_batch)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         reason = logger.errors[0] if logger.errors else "it does not say why"
@@ -115,7 +116,13 @@ def _choose(backend: str, capabilities: Sequence[str] | None, path: str) -> tupl
 
 
 def _config(
-    trt: Any, builder: Any, info: EngineInfo, capabilities: Sequence[str], max_batch: int, opt_batch: int
+    trt: Any,
+    builder: Any,
+    info: EngineInfo,
+    names: set[str],
+    capabilities: Sequence[str],
+    max_batch: int,
+    opt_batch: int,
 ) -> Any:
     config = builder.create_builder_config()
     # fp32 means fp32: TF32 rounds products to 10 bits. Who wants speed exports fp16 or bf16.
@@ -134,6 +141,8 @@ def _config(
     profile = builder.create_optimization_profile()
     for name, shape in (("x", (info.window, info.joints, 3)), ("missing", (info.window, info.joints))):
         profile.set_shape(name, (1, *shape), (opt_batch, *shape), (max_batch, *shape))
+    if "positions" in names:  # files exported before engines were asked for some positions only have none
+        profile.set_shape("positions", (1,), (min(USUAL_POSITIONS, info.window),), (info.window,))
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"{info.path}: the optimisation profile for batches of 1 to {max_batch} was refused")
     return config

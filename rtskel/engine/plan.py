@@ -6,16 +6,17 @@ cuda-python, so that serving needs no torch. One `run` is, for a batch that fits
     copy the windows into pinned memory -> one CUDA graph (upload, network, download) -> wait -> a view of pinned
     memory
 
-Every prepared batch size has an execution context of its own, because changing a context after a graph was captured
-from it is undefined. The contexts share one block of activation memory: they never run at the same time.
+Every prepared size, so many windows and so many positions of them, has an execution context of its own, because
+changing a context after a graph was captured from it is undefined. The contexts share one block of activation memory:
+they never run at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import weakref
-from bisect import bisect_left
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.engine.base import Engine, EngineInfo
+from rtskel.engine.base import USUAL_POSITIONS, Engine, EngineInfo, fitting, sizes
 from rtskel.engine.files import PlanHeader, read_plan
 from rtskel.errors import EngineError
 
@@ -44,9 +45,9 @@ class PlanEngine(Engine):
         device: index of the GPU.
         graphs: True: every run is a CUDA graph, and an engine that cannot be captured is an error; False: never; None
             (default): where it can be captured.
-        warm_up: prepare every batch size (1, 2, 4, ... max_batch) while opening, so that no `run` ever has to.
-            Without it, a size is prepared when it is first used, which may take seconds with TensorRT-RTX: it
-            compiles for the GPU.
+        warm_up: prepare every batch size (1, 2, 4, ... max_batch) with the first run that asks for so many positions
+            (1, 2, 4, ...), so that no later one has to. Without it, a size is prepared when it is first used, which
+            may take seconds with TensorRT-RTX: it compiles for the GPU.
 
     Raises:
         EngineError: damaged file, no driver, no GPU, a module that is not installed, a plan for other GPUs or another
@@ -66,8 +67,8 @@ class PlanEngine(Engine):
         header, plan = read_plan(path)
         info = EngineInfo.from_metadata("plan", str(path), header.metadata, **header.details())
         super().__init__(info, min(max_batch, header.max_batch))
-        self._lanes: dict[int, _Lane] = {}
-        self._sizes = batch_sizes(self.max_batch)
+        self._lanes: dict[tuple[int, int], _Lane] = {}
+        self._warm_up = warm_up
         self._graphs, self._required = graphs is not False, graphs is True
         self._cuda = Cuda(str(path), device)
         self._engine: Any = None
@@ -76,16 +77,15 @@ class PlanEngine(Engine):
         self._runtime_config: Any = None
         try:
             self._open(header, plan)
-            for size in self._sizes if warm_up else ():
-                self._lane(size)
+            self._lane(1, fitting(USUAL_POSITIONS, self.window) if self._selects else 0)  # what cannot run is found now
         except BaseException:
             self.close()
             raise
         self.info = replace(info, builder=f"{header.module} {self._trt.__version__}")
 
     @property
-    def captured(self) -> tuple[int, ...]:
-        """Batch sizes that run as a CUDA graph so far."""
+    def captured(self) -> tuple[tuple[int, int], ...]:
+        """Sizes, windows and positions of each, that run as a CUDA graph so far."""
         return tuple(size for size, lane in sorted(self._lanes.items()) if lane.graph is not None)
 
     def _open(self, header: PlanHeader, plan: bytes) -> None:
@@ -97,7 +97,7 @@ class PlanEngine(Engine):
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"{path}: {self._why_not(header, plan)}")
-        _check_tensors(path, trt, self._engine, self.info)
+        self._selects = _check_tensors(path, trt, self._engine, self.info)
 
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
@@ -128,10 +128,11 @@ class PlanEngine(Engine):
             reasons += [name for name, flag in members.items() if int(diagnostics) & int(flag)]
         return "; ".join(["this plan does not run here", *reasons, *list(self._logger.errors)[:1]])
 
-    def _lane(self, size: int) -> _Lane:
-        """What runs batches of up to `size` windows; made on first use."""
+    def _lane(self, batch: int, wanted: int) -> _Lane:
+        """What runs batches of up to `batch` windows for up to `wanted` positions; made on first use."""
+        size = batch, wanted
         if size not in self._lanes:
-            lane = _Lane(self._cuda, self._context(), size, self.window, self.joints)
+            lane = _Lane(self._cuda, self._context(), batch, self.window, self.joints, wanted if self._selects else 0)
             try:
                 for name, shape, address in lane.tensors():
                     if shape is not None and not lane.context.set_input_shape(name, shape):
@@ -200,19 +201,28 @@ class PlanEngine(Engine):
             raise EngineError(f"{self.info.path}: no CUDA graph ({reason})")
         self._graphs = False
 
-    def _run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-        batch = len(x)
+    def _run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        batch, wanted = len(x), len(positions)
         self._cuda.use()
-        lane = self._lane(self._sizes[bisect_left(self._sizes, batch)])
+        size, count = fitting(batch, self.max_batch), fitting(wanted, self.window) if self._selects else 0
+        if self._warm_up and (self.max_batch, count) not in self._lanes:
+            for each in sizes(self.max_batch):
+                self._lane(each, count)
+        lane = self._lane(size, count)
         # Rows beyond the batch keep what an earlier run left there; no row depends on another.
         np.copyto(lane.x[:batch], x)
         np.copyto(lane.missing[:batch], missing)
+        if self._selects:
+            lane.positions[:wanted] = positions
         if lane.graph is None:
             self._enqueue(lane)
         else:
             self._cuda.call("cudaGraphLaunch", lane.graph, self._stream)
         self._wait()
-        return lane.y[:batch]
+        y = lane.y[:batch]
+        return np.ascontiguousarray(y[:, :wanted]) if self._selects else self._chosen(y, positions)
 
     def _wait(self) -> None:
         self._cuda.call("cudaStreamSynchronize", self._stream)
@@ -244,23 +254,37 @@ class PlanEngine(Engine):
 class _Lane:
     """What batches of one size run on: a context, its memory on both sides, and its graph.
 
-    The inputs lie in one block, x first, so that one copy uploads both. Host memory is freed when the last array
-    that shows it is gone, not when the engine closes: a result kept too long is stale, but never a dangling pointer.
+    The inputs lie in one block, so that one copy uploads them all. Host memory is freed when the last array that shows
+    it is gone, not when the engine closes: a result kept too long is stale, but never a dangling pointer.
+
+    Args:
+        wanted: for how many positions of each window; 0 where the network knows no positions and answers for all.
     """
 
-    def __init__(self, cuda: Cuda, context: Any, size: int, window: int, joints: int) -> None:
+    def __init__(self, cuda: Cuda, context: Any, size: int, window: int, joints: int, wanted: int) -> None:
         self.context = context
         self.graph: Any = None
-        self.shape = (size, window, joints)
-        values = size * window * joints
-        self.offset = -(-12 * values // ALIGNMENT) * ALIGNMENT  # of `missing`, behind x
-        self.bytes_in, self.bytes_out = self.offset + values, 12 * values
+        parts = {"x": ((size, window, joints, 3), np.float32), "missing": ((size, window, joints), np.bool_)}
+        if wanted:
+            parts["positions"] = ((wanted,), np.int64)
+        places: dict[str, tuple[int, int]] = {}  # where each begins and ends in the block
+        self.bytes_in = 0
+        for name, (shape, dtype) in parts.items():
+            begin = -(-self.bytes_in // ALIGNMENT) * ALIGNMENT
+            self.bytes_in = begin + math.prod(shape) * np.dtype(dtype).itemsize
+            places[name] = begin, self.bytes_in
+        answer = (size, wanted or window, joints, 3)
+        self.bytes_out = 4 * math.prod(answer)
         self.device_in = self.device_out = 0
         inputs, outputs = pinned(cuda, self.bytes_in), pinned(cuda, self.bytes_out)
         self.host_in, self.host_out = inputs.ctypes.data, outputs.ctypes.data
-        self.x = inputs[: 12 * values].view(np.float32).reshape(*self.shape, 3)
-        self.missing = inputs[self.offset :].view(np.bool_).reshape(self.shape)
-        self.y = outputs.view(np.float32).reshape(*self.shape, 3)
+        shown: dict[str, NDArray[Any]] = {
+            name: inputs[slice(*places[name])].view(dtype).reshape(shape) for name, (shape, dtype) in parts.items()
+        }
+        self.x, self.missing = shown["x"], shown["missing"]
+        self.positions = shown.get("positions", np.zeros(0, np.int64))
+        self.y = outputs.view(np.float32).reshape(answer)
+        self._inputs = [(name, shape, places[name][0]) for name, (shape, _) in parts.items()]
         try:
             self.device_in = cuda.call("cudaMalloc", self.bytes_in)
             self.device_out = cuda.call("cudaMalloc", self.bytes_out)
@@ -270,11 +294,8 @@ class _Lane:
 
     def tensors(self) -> list[tuple[str, tuple[int, ...] | None, int]]:
         """Name, shape (None for the output) and device address of every tensor."""
-        return [
-            ("x", (*self.shape, 3), self.device_in),
-            ("missing", self.shape, self.device_in + self.offset),
-            ("y", None, self.device_out),
-        ]
+        inputs = [(name, shape, self.device_in + offset) for name, shape, offset in self._inputs]
+        return [*inputs, ("y", None, self.device_out)]
 
     def release(self, cuda: Cuda) -> None:
         """Gives back graph, context and device memory."""
@@ -359,11 +380,6 @@ def pinned(cuda: Cuda, size: int) -> NDArray[np.uint8]:
     return array
 
 
-def batch_sizes(max_batch: int) -> list[int]:
-    """Sizes that batches are rounded up to: the powers of two below `max_batch`, and `max_batch`."""
-    return [1 << k for k in range((max_batch - 1).bit_length())] + [max_batch]
-
-
 def load_tensorrt(module: str, path: str) -> Any:
     """The TensorRT module of that name; EngineError says what to install."""
     if module not in EXTRAS:
@@ -390,18 +406,26 @@ def error_logger(trt: Any) -> Any:
     return Logger()
 
 
-def _check_tensors(path: str, trt: Any, engine: Any, info: EngineInfo) -> None:
-    """The plan's inputs and outputs are what its header says."""
+def _check_tensors(path: str, trt: Any, engine: Any, info: EngineInfo) -> bool:
+    """The plan's inputs and outputs are what its header says; whether it takes positions, as older ones do not."""
     window, joints = info.window, info.joints
-    expected = {
+    inputs = {
         "x": (trt.TensorIOMode.INPUT, trt.DataType.FLOAT, (-1, window, joints, 3)),
         "missing": (trt.TensorIOMode.INPUT, trt.DataType.BOOL, (-1, window, joints)),
-        "y": (trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (-1, window, joints, 3)),
+    }
+    older = {**inputs, "y": (trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (-1, window, joints, 3))}
+    expected = {
+        **inputs,
+        "positions": (trt.TensorIOMode.INPUT, trt.DataType.INT64, (-1,)),
+        "y": (trt.TensorIOMode.OUTPUT, trt.DataType.FLOAT, (-1, -1, joints, 3)),
     }
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = {
         name: (engine.get_tensor_mode(name), engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)))
         for name in names
     }
-    if found != expected:
-        raise EngineError(f"{path}: its tensors are not x, missing and y of [B, {window}, {joints}, 3] as it says")
+    if found not in (expected, older):
+        raise EngineError(
+            f"{path}: its tensors are not those of windows of {window} frames and {joints} joints as it says"
+        )
+    return found == expected

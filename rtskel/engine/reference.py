@@ -44,13 +44,15 @@ class SafetensorsEngine(Engine):
         if model.weights_hash(self._model.state_dict()) != info.weights_hash:
             raise EngineError(f"{path}: damaged (its weights are not the ones of rtskel.weights_hash)")
         super().__init__(replace(info, precision="fp32", builder=f"torch {self._torch.__version__}"), max_batch)
-        self._y = np.empty((max_batch, self.window, self.joints, 3), np.float32)
 
-    def _run(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-        torch, y = self._torch, self._y[: len(x)]
+    def _run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        torch = self._torch
         with torch.inference_mode():
             # Copies: torch warns about read-only arrays, and the reference need not be fast.
-            y[:] = self._model(torch.tensor(x), torch.tensor(missing)).numpy()
+            wanted = None if positions is self._every else torch.tensor(positions)
+            y: NDArray[np.float32] = self._model(torch.tensor(x), torch.tensor(missing), wanted).contiguous().numpy()
         return y
 
     def _close(self) -> None:
