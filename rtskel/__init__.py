@@ -10,6 +10,7 @@ from rtskel.client import GroupPublisher, Publisher, Subscriber
 from rtskel.engine import Engine, EngineInfo, open_engine
 from rtskel.errors import EngineError, FormatError, RtskelError, ServeError, WireError
 from rtskel.formats import Recording, read, write
+from rtskel.lift import Lifted, Lifter, lift
 from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
 from rtskel.skeleton import SKELETONS, UPPER_BODY_50, Skeleton, from_canonical, to_canonical
 from rtskel.wire import Flag
@@ -25,6 +26,8 @@ __all__ = [
     "Flag",
     "FormatError",
     "GroupPublisher",
+    "Lifted",
+    "Lifter",
     "Publisher",
     "Put",
     "Recording",
@@ -38,6 +41,7 @@ __all__ = [
     "WireError",
     "__version__",
     "from_canonical",
+    "lift",
     "open_engine",
     "read",
     "refine",
