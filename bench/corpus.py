@@ -11,18 +11,15 @@ FOLDER takes 600 bytes a frame and is removed afterwards unless it held a corpus
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from harness import arguments, report
 from numpy.typing import NDArray
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from bench.harness import arguments, report
 from rtskel.data import Corpus, Sequence, Windows, write_corpus
 from rtskel.synthesize import synthesize
 

@@ -89,8 +89,8 @@ def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -
     """A network trained on the windows that `config` (default: `CONFIG`) trains on."""
     config = config or CONFIG
     opened = Corpus(corpus)
-    changed = {"model": replace(config.model, window=WINDOW), "sources": sources(config, opened)}
-    trainer = Trainer(replace(config, **changed, batch=BATCH, triples=0), opened, "cpu")
+    config = replace(config, model=replace(config.model, window=WINDOW), sources=sources(config, opened))
+    trainer = Trainer(replace(config, batch=BATCH, triples=0), opened, "cpu")
     torch.manual_seed(config.seed)
     network = SmoothNet()
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)

@@ -328,7 +328,7 @@ class Skeletor(nn.Module):
         joints, state = self.config.joints, other.state_dict()
 
         def spread(weight: Tensor, names: Mapping[str, int], own: Mapping[str, int], dim: int) -> Tensor:
-            pieces = dict(zip(names, weight.split([joints * size for size in names.values()], dim), strict=True))
+            pieces = dict(zip(names, torch.split(weight, [joints * size for size in names.values()], dim), strict=True))
             shape = list(weight.shape)
             grown = []
             for name, size in own.items():
