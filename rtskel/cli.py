@@ -486,7 +486,7 @@ def _serve_options(parser: _Parser) -> None:
     parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
     )
-    parser.add_argument("--lift", action="store_true", help="give 2D poses a depth before they are refined")
+    parser.add_argument("--lift", action="store_true", help="give 2D poses a depth, each as it comes")
     parser.add_argument("--keys", metavar="DIR", help="the server's keys, made by rtskel keygen")
     parser.add_argument("--insecure", action="store_true", help="let anybody connect, from other machines too")
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
