@@ -484,6 +484,13 @@ def _serve_options(parser: _Parser) -> None:
         "--hop", type=_positive, default=1, metavar="H", help="refine H frames at once, up to H - 1 later (default 1)"
     )
     parser.add_argument(
+        "--behind-ms",
+        type=float,
+        default=1000.0,
+        metavar="MS",
+        help="overloaded, the newest frames of live streams come first once they wait this long; inf: never (default 1000)",
+    )
+    parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
     )
     parser.add_argument("--lift", action="store_true", help="give 2D poses a depth, each as it comes")
@@ -538,6 +545,7 @@ def _serve(args: argparse.Namespace) -> int:
                 max_gap=args.max_gap,
                 slack_s=args.slack_ms / 1000,
                 idle_s=args.idle,
+                behind_s=args.behind_ms / 1000,
                 ahead=max(64, args.max_gap + 1),
                 lift=args.lift,
             ),

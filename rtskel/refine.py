@@ -231,6 +231,21 @@ class RefinerBank:
             self._ring.average(y, out)
         return out
 
+    def skip(self, stream: ArrayLike) -> Refined:
+        """Of [M] `stream` (each once), let the newest windows that can run be the next: those before them never run,
+        and what they complete comes out now, averaged over fewer windows, or over none and flagged PASSTHROUGH.
+
+        For who cannot keep up, so that the newest frames come first. Not for streams that have ended.
+        """
+        streams = self._rows(stream)
+        hop = self.config.hop
+        frontier, first = self._ring.frontier[streams], self._ring.next[streams]
+        window = np.maximum(first, frontier - (frontier + 1) % hop - hop + 1)
+        reach = np.array([self.config.reach(lookahead) for lookahead in self.config.lookaheads])[:, None]
+        out = Refined.empty(int(np.maximum(window - np.maximum(first, reach), 0).sum()), self.joints)
+        self._ring.skip(streams, window, out)
+        return out
+
     def _rows(self, stream: ArrayLike) -> NDArray[np.int32]:
         streams = np.atleast_1d(np.asarray(stream, np.int32))
         if streams.ndim != 1:

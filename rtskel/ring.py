@@ -145,9 +145,10 @@ class Refined:
         sigma: [M, J] float32, root mean square distance of the predictions from their mean (0 where only one was
             averaged).
         confidence: [M, J] float32, as it came; 0 where the joint was missing and is filled in.
-        windows: [M] int32, predictions averaged; 0 where nothing was known (xyz is 0 then).
+        windows: [M] int32, predictions averaged; 0 where nothing was known (xyz is 0 then) or, flagged PASSTHROUGH,
+            every window was skipped.
         flags: [M] uint32, those bits of `rtskel.wire.Flag` that concern one stream's books: WARM_UP, INTERPOLATED,
-            PARTIAL_AVERAGE, FLUSHED.
+            PARTIAL_AVERAGE, FLUSHED, PASSTHROUGH.
     """
 
     stream: NDArray[np.int32]
@@ -420,6 +421,34 @@ class NumpyRing:
             flags |= Flag.FLUSHED
         out.flags[row] = flags
 
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
+        """Of these streams, windows before `window` that have not run will not: write what they complete.
+
+        Averages take the windows that did run. Where there is none, the frame passes through as it came, its missing
+        joints at the neck; where nothing came either, the last one in which somebody was seen.
+        """
+        row = 0
+        for s, end in zip(stream.tolist(), window.tolist(), strict=True):
+            st = self._streams[s]
+            for e in range(st.next, end):
+                st.usable[e % self.config.most_windows] = False
+                for lookahead, reach in zip(self.config.lookaheads, self._reach, strict=True):
+                    if self._completes(s, e, reach):
+                        self._write(st, s, e, lookahead, out, row)
+                        if not out.windows[row]:
+                            self._pass_through(st, e - reach, out, row)
+                        row += 1
+                st.next = st.stale = e + 1
+
+    def _pass_through(self, st: _Stream, i: int, out: Refined, row: int) -> None:
+        for j in range(i, max(-1, i - self.config.window), -1):
+            at = j % self.config.capacity
+            if st.slot[at] == j and st.confidence[at].any():
+                there = st.confidence[at] > 0
+                out.xyz[row] = np.where(there[:, None], st.xyz[at], st.xyz[at, NECK])
+                break
+        out.flags[row] |= Flag.PASSTHROUGH
+
     # -- state -------------------------------------------------------------------------------------------------------
 
     @property
@@ -489,6 +518,14 @@ class NativeRing:
         """See `NumpyRing.average`."""
         self._ring.average(
             y, out.stream, out.slot, out.lookahead, out.xyz, out.sigma, out.confidence, out.windows, out.flags
+        )
+
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
+        """See `NumpyRing.skip`."""
+        self._ring.skip(
+            stream,
+            window,
+            *(out.stream, out.slot, out.lookahead, out.xyz, out.sigma, out.confidence, out.windows, out.flags),
         )
 
     @property

@@ -6,9 +6,11 @@ streams share fairly. What this bounds, beyond the rules in `rtskel.streams`:
 
 - *Queueing.* No wait is added to fill a batch unless `batch_wait_s` asks for it. A frame waits for the engine
   call that is running, and then for its turn: with P windows pending, at most ceil(P / max_batch) calls.
-- *Overload.* Where frames come faster than the engine refines them, `most_waiting` wait in the server. Then it
-  stops reading; ZeroMQ's queues fill up, and publishers see theirs full, wait or count what they drop. The
-  server itself drops nothing.
+- *Overload.* Where frames come faster than the engine refines them, the newest of each live stream come first: the
+  engine leaves out windows that have waited for long, and what it left out is flagged and counted (`overload`), see
+  `rtskel.streams`. Streams of publishers that wait for room (`lossless`) lose nothing: `most_waiting` frames wait in
+  the server, then it stops reading; ZeroMQ's queues fill up, and publishers see theirs full, wait or count what
+  they drop. The server itself drops no frame.
 - *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
   again. The holes in `seq` tell it.
 - *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
@@ -313,7 +315,7 @@ class Server:
                 return
 
     def _step(self) -> None:
-        self._table.run(self._deliver, self._clock, self._engine_times)
+        self._table.run(self._deliver, self._clock, self._engine_times, crowded=self._room() <= 0)
         self._tell()
 
     def _deliver(self, emission: Emission) -> None:

@@ -32,9 +32,13 @@ What a user can rely on, for a stream of `fps` frames a second:
   was captured after the end; else it is late.
 - *Idle.* A stream that sends nothing for `idle_s` is ended if it was not (event `end`, detail "idle") and forgotten
   (event `evicted`): its place is free for another, and its number in the output begins at 0 again.
-- *Overload.* Frames further ahead of the engine than its ring holds wait in the order they came; none is
-  dropped here. The server stops reading when too many wait, so that the queues of the publishers fill and count
-  what they lose.
+- *Overload.* No frame is dropped here, and every slot is published. But where a live stream's frames have waited
+  for the engine for longer than `behind_s`, or no more can wait, its newest window is refined next and the older
+  ones are left out, and so it goes on until the engine has caught up. Slots that wanted those windows are averaged
+  over the ones that did run (PARTIAL_AVERAGE), or pass through as they came (PASSTHROUGH). The windows left out are
+  counted as `overload`. Streams that are `lossless` have every window refined: the server stops reading when too
+  many of their frames wait, so that the queues of the publishers fill, and these wait, or count what they lose.
+  Frames further ahead of the engine than its ring holds wait in the order they came.
 - *Offenders* are counted by kind in `counts` and named in `error` events: the first of a kind and stream at
   once, then the running count at most once a second.
 """
@@ -53,9 +57,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.arrival import ArrivalClock
 from rtskel.bulk import RawFrames, RawReader
 from rtskel.errors import WireError
+from rtskel.ledger import Ledger
 from rtskel.lift import Lifter
 from rtskel.refine import Put, Refined, RefinerBank
 from rtskel.skeleton import CANONICAL_AXES, from_canonical, to_canonical
@@ -74,6 +78,9 @@ MOST_NOTED = 4096
 
 MOST_NUMBER = 2**62
 """Largest frame number and source time taken: what is derived from them stays within 64 bits."""
+
+_LOOK_EVERY = SECOND // 100
+"""How often at the most it is asked which streams are behind."""
 
 _NEVER = math.inf
 
@@ -97,6 +104,7 @@ class StreamConfig:
         max_gap: most slots in a row that are filled in; a longer gap starts the stream afresh.
         slack_s: seconds that a frame may come after it was due.
         idle_s: seconds of silence after which a stream is forgotten.
+        behind_s: seconds that frames of a live stream may wait for the engine before the newest come first.
         ahead: how many slots ahead of the engine a stream's frames are kept in the ring; more wait in a queue.
         lift: give 2D poses a depth (`rtskel.lift`), each as it comes, before all else; else they are refused.
     """
@@ -105,6 +113,7 @@ class StreamConfig:
     max_gap: int = 25
     slack_s: float = 0.05
     idle_s: float = 30.0
+    behind_s: float = 1.0
     ahead: int = 64
     lift: bool = False
 
@@ -117,6 +126,8 @@ class StreamConfig:
             raise ValueError(f"slack_s must be at least 0, got {self.slack_s}")
         if not 0 < self.idle_s < math.inf:
             raise ValueError(f"idle_s must be above 0, got {self.idle_s}")
+        if not self.behind_s >= 0:
+            raise ValueError(f"behind_s must be at least 0, got {self.behind_s}")
         if self.ahead <= self.max_gap:
             raise ValueError(f"ahead must exceed max_gap ({self.max_gap}), got {self.ahead}")
 
@@ -138,7 +149,7 @@ class _Stream:
         *("time_zero", "timed", "waiting"),
     )
 
-    def __init__(self, name: str, books: _Books) -> None:
+    def __init__(self, name: str, books: Ledger) -> None:
         self.name = name
         self.books = books
         self.state = _State.CLOSED
@@ -209,37 +220,6 @@ class _Stream:
 
 _Row = tuple[_Stream, RawPose, int]
 """A frame for the bank, and when it was read."""
-
-
-class _Books:
-    """What is kept of streams by place, so that whole batches are dealt with at once."""
-
-    def __init__(self, places: int, ring: int) -> None:
-        assert ring & (ring - 1) == 0, "a power of two"
-        self.live = np.zeros(places, np.bool_)  # whether deadlines apply
-        self.until = np.full(places, _NEVER)  # when an end or a held frame is decided
-        self.newest = np.full(places, -1, np.int64)  # last slot for which a frame came
-        self.heard = np.zeros(places, np.int64)  # when the last accepted message was read
-        self.origin = np.zeros(places, np.int64)  # frame number of slot 0
-        self.timed = np.zeros(places, np.bool_)  # slots come from timestamps
-        self.base = np.zeros(places, np.int64)  # number in the output of slot 0
-        self.flags = np.zeros(places, np.uint32)  # of slot 0
-        self.faulty = np.full(places, -1, np.int64)  # outputs completed by windows up to this one are not refined
-        self.view = np.zeros(places, np.int64)  # index of the axes
-        # By place and slot % ring, for slots not yet emitted:
-        self.ring = ring
-        self.slot = np.full((places, ring), -1, np.int64)  # the slot whose frame came
-        self.received = np.zeros((places, ring), np.int64)
-        self.captured = np.zeros((places, ring), np.int64)
-
-    def remember(
-        self, place: NDArray[np.int32], slot: NDArray[np.int64], read: NDArray[np.int64], captured: NDArray[np.int64]
-    ) -> None:
-        """These frames [M] have come."""
-        at = slot % self.ring
-        self.slot[place, at] = slot
-        self.received[place, at] = read
-        self.captured[place, at] = captured
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +313,9 @@ class StreamTable(Generic[Out]):
         self._jump = config.max_gap + 1  # a frame may be this many slots behind the newest one
         self._slack = config.slack_s * SECOND
         self._idle = round(config.idle_s * SECOND)
+        self._behind = config.behind_s * SECOND
+        self._look_at = 0.0  # when to see again who is behind
+        self._hurried = False  # windows were left out, and the engine has not been done with all since
         self._reach = {lookahead: bank.config.reach(lookahead) for lookahead in bank.lookaheads}
         self._furthest = max(self._reach.values())
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
@@ -350,11 +333,11 @@ class StreamTable(Generic[Out]):
         self._place: list[_Stream | None] = [None] * places
         self._free = list(range(places))  # a heap: low places first, so that loops over the used ones stay short
         self._used = 0  # places from here up are free
-        self._arrival = ArrivalClock(places)
-        self._books = _Books(places, 1 << (bank.config.ahead + self._furthest + 2).bit_length())
+        self._books = Ledger(places, 1 << (bank.config.ahead + self._furthest + 2).bit_length(), native=native)
+        self._arrival = self._books.arrival
         self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
         self._reader = RawReader(bank.joints, native=native)
-        self._any_timed = self._failed = False  # whether there ever was a stream without numbers, a failing engine
+        self._failed = False  # whether the engine ever did
         self._changed: list[int] = []  # places whose poses are of another kind than before
         # Frames accepted but not yet given to the bank: parallel lists.
         self._rows: list[_Row] = []
@@ -429,11 +412,9 @@ class StreamTable(Generic[Out]):
         A closer look is needed where `others`, the messages that came with them, has one of the same stream, for their
         order matters, and where a number is not one that just follows.
         """
-        books, place, number, time = self._books, frames.place, frames.seq, frames.time_ns
-        slot = number - books.origin[place]
-        usual = (slot >= 0) & (slot <= books.newest[place] + self._jump)
-        usual &= np.maximum(number, time) <= MOST_NUMBER
-        unusual = place[~usual].tolist() if not usual.all() else []
+        place, number, time = frames.place, frames.seq, frames.time_ns
+        slot, usual = self._books.slots(place, number, time, self._jump, MOST_NUMBER)
+        unusual = [] if usual else self._unusual(place, slot, number, time)
         for _, message in others:
             names = message.streams if isinstance(message, RawBatch) else (message.stream,)
             unusual += [stream.index for stream in map(self._streams.get, names) if stream is not None]
@@ -448,10 +429,16 @@ class StreamTable(Generic[Out]):
                 place, time = frames.place, frames.time_ns
         if len(frames):
             came = read[frames.message]
-            books.heard[place] = came
-            np.maximum.at(books.newest, place, slot)
+            self._books.accept(place, slot, came)
             self._store(place, slot, came, time, frames.xyz, frames.confidence, lambda row: self._message(frames, row))
         return aside
+
+    def _unusual(
+        self, place: NDArray[np.int32], slot: NDArray[np.int64], number: NDArray[np.int64], time: NDArray[np.int64]
+    ) -> list[int]:
+        """Places of frames that do not just follow, see `Ledger.slots`."""
+        usual = (slot >= 0) & (slot <= self._books.newest[place] + self._jump)
+        return [int(at) for at in place[~usual | (np.maximum(number, time) > MOST_NUMBER)]]
 
     def _message(self, frames: RawFrames, row: int) -> RawPose:
         """A frame as the message it came as."""
@@ -601,6 +588,7 @@ class StreamTable(Generic[Out]):
             self._retime(stream, msg)
         if msg.clock != stream.clock or msg.lossless is not stream.lossless:
             stream.clock, stream.lossless = msg.clock, msg.lossless
+            self._books.lossless[stream.index] = msg.lossless
             self._changes(stream, msg)
         slot = stream.number(msg) - stream.origin
         if slot < 0:
@@ -775,7 +763,7 @@ class StreamTable(Generic[Out]):
         books.until[place] = _NEVER
         books.origin[place] = stream.origin
         books.timed[place] = stream.timed
-        self._any_timed |= stream.timed
+        books.lossless[place] = stream.lossless
         books.base[place] = stream.base
         books.flags[place] = flags | Flag.RESET
         books.faulty[place] = -1
@@ -901,7 +889,7 @@ class StreamTable(Generic[Out]):
         message: Callable[[int], RawPose],
     ) -> None:
         """Give the bank accepted frames [M], and let their arrival set the clocks. `message` gives that of a row."""
-        if not (np.isfinite(xyz).all() and np.isfinite(confidence).all()):
+        if not self._books.finite(xyz, confidence):
             self._count_nonfinite(place, read, xyz, confidence, message)
         if len(self._views) > 1:
             view = self._books.view[place]
@@ -912,34 +900,7 @@ class StreamTable(Generic[Out]):
         status = self.bank.put(place, slot, xyz, confidence)
         if status.any():
             self._sort_out(place, read, status, message)
-            taken = status == Put.TAKEN
-            self._books.remember(place[taken], slot[taken], read[taken], captured[taken])
-        else:
-            self._books.remember(place, slot, read, captured)
-        self._set_clocks(place, slot, read, before, status)
-
-    def _set_clocks(
-        self,
-        place: NDArray[np.int32],
-        slot: NDArray[np.int64],
-        read: NDArray[np.int64],
-        before: NDArray[np.int64],
-        status: NDArray[np.uint8],
-    ) -> None:
-        # One sample a stream: of several rows, the last.
-        _, last = np.unique(place[::-1], return_index=True)
-        last = len(place) - 1 - last
-        who = place[last]
-        time = read[last].astype(np.float64)
-        reached = self.bank.frontier[who]
-        self._arrival.arrived(who, self._books.newest[who], time, reached)
-        moved = reached > before[last]
-        if moved.all():
-            self._arrival.follow(who, reached, time)
-            return
-        self._arrival.follow(who[moved], reached[moved], time[moved])
-        late = (slot <= before) & (status != Put.DUPLICATE) & ~np.isin(place, who[moved])
-        self._arrival.follow(place[late], slot[late], read[late])
+        self._books.came(place, slot, read, captured, before, status, self.bank.frontier)
 
     def _count_nonfinite(
         self,
@@ -983,11 +944,7 @@ class StreamTable(Generic[Out]):
 
     def _deadlines(self) -> NDArray[np.float64]:
         """[used places] when the first slot that is not there has to be given up, or something else be decided."""
-        used = slice(self._used)
-        deadline = self._arrival.due(used, self.bank.frontier[used] + 1) + self._slack
-        np.minimum(deadline, self._books.until[used], out=deadline)
-        deadline[~self._books.live[used]] = _NEVER
-        return deadline
+        return self._books.deadlines(self._used, self.bank.frontier, self._slack)
 
     def advance(self, now: int) -> None:
         """Act on the deadlines up to `now`, a time up to which every message was read and fed."""
@@ -1135,42 +1092,83 @@ class StreamTable(Generic[Out]):
     # --- poses out ----------------------------------------------------------------------------------------------------
 
     def step(
-        self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None = None
+        self,
+        clock: Callable[[], int],
+        engine_times: Callable[[], tuple[int, int]] | None = None,
+        *,
+        crowded: bool = False,
     ) -> Iterator[Out]:
         """As `run`, but gives the poses one by one, as `output` makes them, each stamped with `clock()`. They are to be
         taken to the last.
         """
-        emission = self._refine(clock, engine_times)
-        start, end = emission.infer_start_ns, emission.infer_end_ns
-        rows = (emission.xyz, emission.confidence, emission.missing, emission.sigma)
-        for place, lookahead, numbers, *arrays in zip(
-            emission.place.tolist(), emission.lookahead.tolist(), emission.numbers.tolist(), *rows, strict=True
-        ):
-            seq, source_seq, captured, received, windows, flags = numbers
-            stream = self._at(place)
-            out = stream.out.get(lookahead)
-            if out is None:
-                out = stream.out[lookahead] = self._output(self.sample(place, lookahead))
-            source = None if source_seq < 0 else source_seq
-            times = received, start, end, clock()
-            yield out(seq, source, captured, *times, windows, _FLAGS[flags], *arrays)
-        self._progress(end)
+        for emission in self._emissions(clock, engine_times, crowded):
+            start, end = emission.infer_start_ns, emission.infer_end_ns
+            rows = (emission.xyz, emission.confidence, emission.missing, emission.sigma)
+            for place, lookahead, numbers, *arrays in zip(
+                emission.place.tolist(), emission.lookahead.tolist(), emission.numbers.tolist(), *rows, strict=True
+            ):
+                seq, source_seq, captured, received, windows, flags = numbers
+                stream = self._at(place)
+                out = stream.out.get(lookahead)
+                if out is None:
+                    out = stream.out[lookahead] = self._output(self.sample(place, lookahead))
+                source = None if source_seq < 0 else source_seq
+                times = received, start, end, clock()
+                yield out(seq, source, captured, *times, windows, _FLAGS[flags], *arrays)
 
     def run(
         self,
         deliver: Callable[[Emission], None],
         clock: Callable[[], int],
         engine_times: Callable[[], tuple[int, int]] | None = None,
+        *,
+        crowded: bool = False,
     ) -> None:
         """Run one engine batch and `deliver` the poses it completes; `take_events` may have more afterwards.
 
         `engine_times` is called right behind the engine and gives when that call began and ended, which is known less
-        well from around the whole step; here the caller may say `engine_failed`.
+        well from around the whole step; here the caller may say `engine_failed`. `crowded` says that no more frames can
+        wait, so that newer ones are not even read.
         """
-        emission = self._refine(clock, engine_times)
-        if len(emission):
+        for emission in self._emissions(clock, engine_times, crowded):
             deliver(emission)
-        self._progress(emission.infer_end_ns)
+
+    def _emissions(
+        self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None, crowded: bool
+    ) -> Iterator[Emission]:
+        start = clock()
+        if start >= self._look_at:
+            skipped = self._leave_out(start, 0.0 if crowded or self._hurried else self._behind)
+            if len(skipped):
+                yield self._emission(skipped, start, start)
+        refined = self.bank.step()
+        end = clock()
+        if engine_times is not None:
+            start, end = engine_times()
+        if len(refined):
+            yield self._emission(refined, start, end)
+        self._progress(end)
+        self._hurried = self._hurried and self.bank.pending > 0
+
+    def _leave_out(self, now: int, behind: float) -> Refined:
+        """Of live streams whose next window has waited for that long, the newest first: what older ones complete."""
+        self._look_at = now + _LOOK_EVERY if self._behind < _NEVER else _NEVER
+        books, used = self._books, slice(self._used)
+        following, frontier = self.bank.next_window[used], self.bank.frontier[used]
+        late = (frontier > following) & books.live[used] & ~books.lossless[used]
+        if late.any():
+            at = following & (books.ring - 1)
+            place = np.arange(self._used)
+            read = np.where(books.slot[place, at] == following, books.received[place, at], now)
+            late &= read < now - behind
+        places = np.flatnonzero(late)
+        before = following[places]
+        skipped = self.bank.skip(places)
+        if windows := int((self.bank.next_window[places] - before).sum()):
+            self._hurried = True
+            detail = f"the engine is behind: {windows} windows of {len(places)} streams left out for newer ones"
+            self.offend("", "overload", detail, now, windows)
+        return skipped
 
     def take_changed(self) -> list[int]:
         """Places of which `sample` may give something else than before the last call."""
@@ -1185,14 +1183,6 @@ class StreamTable(Generic[Out]):
         tail = np.where(self._books.live[used], 0, self._furthest)
         self._books.faulty[used] = self.bank.frontier[used] + tail + 2 * self.bank.radius
         self.offend("", "engine", f"engine failed, poses pass through unrefined: {error}", now)
-
-    def _refine(self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None) -> Emission:
-        start = clock()
-        refined = self.bank.step()
-        end = clock()
-        if engine_times is not None:
-            start, end = engine_times()
-        return self._emission(refined, start, end)
 
     def _emission(self, refined: Refined, start: int, end: int) -> Emission:
         # What is rare is asked for once a batch: for hundreds of streams this is most of what Python does.
@@ -1209,16 +1199,7 @@ class StreamTable(Generic[Out]):
         if self._failed:
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
             flags = flags | np.where(slot + reach <= books.faulty[place], np.uint32(Flag.PASSTHROUGH), np.uint32(0))
-        at = slot & (books.ring - 1)
-        numbers = np.empty((len(place), 6), np.int64)
-        numbers[:, 0] = books.base[place] + slot
-        numbers[:, 1] = books.origin[place] + slot
-        if self._any_timed:
-            numbers[books.timed[place], 1] = -1
-        numbers[:, 2] = books.captured[place, at]
-        numbers[:, 3] = books.received[place, at]
-        numbers[:, 4] = refined.windows
-        numbers[:, 5] = flags
+        numbers = books.numbers(place, slot, refined.windows, flags)
         self.frames_out += len(refined)
         return Emission(place, refined.lookahead, numbers, xyz, confidence, confidence == 0, sigma, start, end)
 
@@ -1286,9 +1267,9 @@ class StreamTable(Generic[Out]):
     def _event(self, stream: _Stream, kind: str, detail: str, now: int) -> None:
         self._events.append(Event(stream.name, kind, self.epoch, stream.base, now, detail))
 
-    def offend(self, stream: str, kind: str, detail: str, now: int) -> None:
+    def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1) -> None:
         """Count an offence of that kind by that stream ("": the server's own, or nobody known), and say so at times."""
-        self.counts[kind] += 1
+        self.counts[kind] += count
         key = (stream, kind)
         note = self._notes.get(key)
         if note is None:
@@ -1298,7 +1279,8 @@ class StreamTable(Generic[Out]):
                 self._untold.pop(forgotten, None)
         else:
             self._notes.move_to_end(key)
-        note.count += 1
+        note.count += count
+        note.last = count
         note.detail = detail
         if now >= note.next_ns:
             self._tell(stream, kind, note, now)
@@ -1306,7 +1288,7 @@ class StreamTable(Generic[Out]):
             self._untold[key] = note
 
     def _tell(self, name: str, kind: str, note: _Note, now: int) -> None:
-        more = note.count - note.told - 1
+        more = note.count - note.told - note.last
         note.told = note.count
         note.next_ns = now + REPORT_EVERY
         self._untold.pop((name, kind), None)
@@ -1319,6 +1301,7 @@ class _Note:
     """Offences of one kind by one stream."""
 
     count: int = 0
+    last: int = 0  # how many of these at last
     told: int = 0  # how many the last event counted
     next_ns: int = 0  # when the next event may go out
     detail: str = ""

@@ -28,6 +28,7 @@ ORDER = [
     "refine",
     "engine",
     "arrival",
+    "ledger",
     "streams",
     "serve",
     "client",

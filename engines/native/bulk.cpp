@@ -2,7 +2,7 @@
 //
 // These classes handle Python's bytes, so they keep the GIL, and are used by one thread at a time.
 
-#include "bulk.h"
+#include "module.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>

@@ -3,7 +3,7 @@
 //
 // One object is used by one thread at a time; every call releases the GIL.
 
-#include "bulk.h"
+#include "module.h"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -22,7 +22,7 @@ namespace nb = nanobind;
 namespace {
 
 constexpr std::uint8_t TAKEN = 0, DUPLICATE = 1, LATE = 2, AHEAD = 3;  // rtskel.ring.Put
-constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, FLUSHED = 64;  // bits of rtskel.wire.Flag
+constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, PASSTHROUGH = 8, FLUSHED = 64;  // bits of rtskel.wire.Flag
 
 constexpr std::int64_t NONE = -1;
 constexpr float ABSENT = -1.0f;
@@ -195,8 +195,7 @@ class Ring {
         const std::size_t cells = static_cast<std::size_t>(cfg.window) * cfg.joints;
         if (!plan.empty()) prefetch_window(plan[0]);
         for (std::size_t b = 0; b < plan.size(); ++b) {
-            if (b + 1 < plan.size()) prefetch_window(plan[b + 1]);
-            gather_one(plan[b], x.data() + b * cells * 3, missing.data() + b * cells);
+            gather_one(plan[b], b + 1 < plan.size() ? &plan[b + 1] : nullptr, x.data() + b * cells * 3, missing.data() + b * cells);
         }
         return plan.size();
     }
@@ -206,6 +205,37 @@ class Ring {
         for (const Planned& p : plan)
             for (int reach : cfg.reach) total += completes(p.stream, p.window, reach);
         return total;
+    }
+
+    void skip(In<std::int32_t> stream, In<std::int64_t> window, Out<std::int32_t> out_stream, Out<std::int64_t> slot,
+              Out<std::int32_t> lookahead, Out<float> xyz, Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows,
+              Out<std::uint32_t> flags) {
+        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+        std::size_t row = 0;
+        for (std::size_t m = 0; m < stream.size(); ++m) {
+            const int s = checked(stream.data()[m]);
+            Storage& st = storage[s];
+            if (next_[s] < window.data()[m] && st.slot.empty()) allocate(st);
+            for (std::int64_t e = next_[s]; e < window.data()[m]; ++e) {
+                st.usable[e % most_windows] = false;
+                for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
+                    if (!completes(s, e, cfg.reach[l])) continue;
+                    if (row == slot.size()) throw std::invalid_argument("fewer rows than poses");
+                    const std::int64_t i = e - cfg.reach[l];
+                    out_stream.data()[row] = s;
+                    slot.data()[row] = i;
+                    lookahead.data()[row] = cfg.lookaheads[l];
+                    write(s, e, l, xyz.data() + row * pose, sigma.data() + row * cfg.joints, confidence.data() + row * cfg.joints,
+                          windows.data()[row], flags.data()[row]);
+                    if (!windows.data()[row]) {
+                        pass_through(st, i, xyz.data() + row * pose);
+                        flags.data()[row] |= PASSTHROUGH;
+                    }
+                    ++row;
+                }
+                next_[s] = stale_[s] = e + 1;
+            }
+        }
     }
 
     void average(In<float> y, Out<std::int32_t> stream, Out<std::int64_t> slot, Out<std::int32_t> lookahead, Out<float> xyz,
@@ -380,7 +410,19 @@ class Ring {
         if (!st.slot.empty()) prefetch(st.predicted.data(), st.predicted.size() * sizeof(float));
     }
 
-    void gather_one(Planned& p, float* x, bool* missing) {
+    // Slot t of a window that is next.
+    void prefetch_slot(const Storage* st, const Planned& p, int t) const {
+        const std::int64_t at = std::max<std::int64_t>(0, p.window - cfg.window + 1 + t) % capacity;
+        prefetch(frame(*st, at), cfg.joints * 3 * sizeof(float));
+        prefetch(summary(*st, at), SUMMARY * sizeof(float));
+    }
+
+    void gather_one(Planned& p, const Planned* following, float* x, bool* missing) {
+        const Storage* later = following && !storage[following->stream].slot.empty() ? &storage[following->stream] : nullptr;
+        if (later) {
+            prefetch(later->slot.data(), later->slot.size() * sizeof(std::int64_t));
+            prefetch(later->whole.data(), later->whole.size());
+        }
         static const Storage nothing{};
         const Storage& st = storage[p.stream].slot.empty() ? nothing : storage[p.stream];
         for (int t = 0; t < cfg.window; ++t) {
@@ -394,6 +436,7 @@ class Ring {
         for (int k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
         bool any = false;
         for (int t = 0; t < cfg.window; ++t, x += pose, missing += cfg.joints) {
+            if (later) prefetch_slot(later, *following, t);
             if (here[t] == NONE) {
                 std::fill_n(x, pose, 0.0f);
                 std::fill_n(missing, cfg.joints, true);
@@ -492,6 +535,17 @@ class Ring {
         st.usable[at] = p.known && finite;
     }
 
+    // The frame of slot i, or the last one before it in which a joint was seen; missing joints at the neck.
+    void pass_through(const Storage& st, std::int64_t i, float* xyz) const {
+        for (std::int64_t j = i; j >= 0 && j > i - cfg.window; --j) {
+            const std::int64_t at = j % capacity;
+            const float *from = frame(st, at), *sure = confidences(st, at);
+            if (st.slot[at] != j || std::none_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; })) continue;
+            for (int k = 0; k < cfg.joints; ++k) std::copy_n(from + 3 * (sure[k] > 0.0f ? k : cfg.neck), 3, xyz + 3 * k);
+            return;
+        }
+    }
+
     void write(int s, std::int64_t e, std::size_t l, float* xyz, float* sigma, float* confidence, std::int32_t& windows,
                std::uint32_t& flags) {
         const Storage& st = storage[s];
@@ -541,8 +595,9 @@ View<T> view(nb::handle self, const std::vector<T>& values) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Native twins of rtskel.ring.NumpyRing and of the classes of rtskel.bulk.";
+    m.doc() = "Native twins of rtskel.ring.NumpyRing and of the classes of rtskel.bulk and rtskel.ledger.";
     bind_bulk(m);
+    bind_ledger(m);
     nb::class_<Ring>(m, "Ring")
         .def(
             "__init__",
@@ -565,6 +620,7 @@ NB_MODULE(_native, m) {
         .def("reset", &Ring::reset, nb::call_guard<nb::gil_scoped_release>())
         .def("gather", &Ring::gather, nb::call_guard<nb::gil_scoped_release>())
         .def("average", &Ring::average, nb::call_guard<nb::gil_scoped_release>())
+        .def("skip", &Ring::skip, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("pending", &Ring::pending)
         .def_prop_ro("outputs", &Ring::outputs)
         .def_prop_ro("frontier", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).frontier_); })

@@ -1,0 +1,209 @@
+// What the server keeps of its streams by place, for a whole batch of frames in one call. The specification is the numpy twin in
+// rtskel/ledger.py and rtskel/arrival.py, method for method; the same tests run both. The arrays are those of the Python object, which
+// also reads and writes them; they are used by one thread.
+
+#include "module.h"
+
+#include <nanobind/ndarray.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+namespace nb = nanobind;
+
+namespace {
+
+template <typename T>
+using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+constexpr std::uint8_t TAKEN = 0, DUPLICATE = 1;  // rtskel.ring.Put
+
+class Ledger {
+  public:
+    Ledger(nb::handle books, nb::handle clock, double follow_share, double memory, double tolerance)
+        : live(books, "live"),
+          timed(books, "timed"),
+          until(books, "until"),
+          newest(books, "newest"),
+          heard(books, "heard"),
+          origin(books, "origin"),
+          base(books, "base"),
+          slot(books, "slot"),
+          received(books, "received"),
+          captured(books, "captured"),
+          due_slot(clock, "_slot"),
+          due_time(clock, "_time"),
+          period(clock, "_period"),
+          claimed(clock, "_claimed"),
+          pace(clock, "_pace"),
+          measured(clock, "_measured"),
+          clock_newest(clock, "_newest"),
+          newest_time(clock, "_newest_time"),
+          follow_share(follow_share),
+          memory(memory),
+          tolerance(tolerance),
+          places(live.size),
+          ring(slot.size / places) {
+        seen.assign(places, 0);
+        waits.assign(places, 0);
+    }
+
+    bool slots(In<std::int32_t> place, In<std::int64_t> number, In<std::int64_t> time, std::int64_t jump, std::int64_t most,
+               Out<std::int64_t> out) const {
+        bool usual = true;
+        for (std::size_t m = 0; m < place.size(); ++m) {
+            const std::size_t p = checked(place.data()[m]);
+            const std::int64_t n = number.data()[m], s = n - origin[p];
+            out.data()[m] = s;
+            usual = usual && s >= 0 && s <= newest[p] + jump && std::max(n, time.data()[m]) <= most;
+        }
+        return usual;
+    }
+
+    bool finite(In<float> values) const {
+        const float* v = values.data();
+        int all = 1;
+        for (std::size_t k = 0; k < values.size(); ++k) all &= std::abs(v[k]) <= std::numeric_limits<float>::max();
+        return all;
+    }
+
+    void accept(In<std::int32_t> place, In<std::int64_t> slots, In<std::int64_t> read) {
+        for (std::size_t m = 0; m < place.size(); ++m) {
+            const std::size_t p = checked(place.data()[m]);
+            heard[p] = read.data()[m];
+            newest[p] = std::max(newest[p], slots.data()[m]);
+        }
+    }
+
+    void came(In<std::int32_t> place, In<std::int64_t> slots, In<std::int64_t> read, In<std::int64_t> taken_at, In<std::int64_t> before,
+              In<std::uint8_t> status, In<std::int64_t> frontier) {
+        const std::size_t rows = place.size();
+        for (std::size_t m = 0; m < rows; ++m) {
+            if (status.data()[m] != TAKEN) continue;
+            const std::size_t at = checked(place.data()[m]) * ring + slots.data()[m] % static_cast<std::int64_t>(ring);
+            slot[at] = slots.data()[m];
+            received[at] = read.data()[m];
+            captured[at] = taken_at.data()[m];
+        }
+        // One sample a stream: of several rows, the last.
+        ++generation;
+        bool any_waits = false;
+        for (std::size_t m = rows; m-- > 0;) {
+            const std::size_t p = place.data()[m];
+            if (seen[p] == generation) continue;
+            seen[p] = generation;
+            const double time = static_cast<double>(read.data()[m]);
+            const std::int64_t reached = frontier.data()[p];
+            arrived(p, newest[p], time, reached);
+            if (reached > before.data()[m]) {
+                follow(p, reached, time);
+            } else {
+                waits[p] = generation;
+                any_waits = true;
+            }
+        }
+        // Where nothing new is complete, what was late says how late the stream's frames can be. Again, the last counts.
+        for (std::size_t m = any_waits ? rows : 0; m-- > 0;) {
+            const std::size_t p = place.data()[m];
+            if (waits[p] != generation || slots.data()[m] > before.data()[m] || status.data()[m] == DUPLICATE) continue;
+            waits[p] = 0;
+            follow(p, slots.data()[m], static_cast<double>(read.data()[m]));
+        }
+    }
+
+    void deadlines(std::size_t used, In<std::int64_t> frontier, double slack, Out<double> out) const {
+        if (used > places) throw std::out_of_range("more places than there are");
+        for (std::size_t p = 0; p < used; ++p)
+            out.data()[p] = live[p] ? std::min(due(p, frontier.data()[p] + 1) + slack, until[p]) : std::numeric_limits<double>::infinity();
+    }
+
+    void numbers(In<std::int32_t> place, In<std::int64_t> slots, In<std::int32_t> windows, In<std::uint32_t> flags,
+                 Out<std::int64_t> out) const {
+        for (std::size_t m = 0; m < place.size(); ++m) {
+            const std::size_t p = checked(place.data()[m]);
+            const std::int64_t s = slots.data()[m];
+            const std::size_t at = p * ring + s % static_cast<std::int64_t>(ring);
+            std::int64_t* row = out.data() + 6 * m;
+            row[0] = base[p] + s;
+            row[1] = timed[p] ? -1 : origin[p] + s;
+            row[2] = captured[at];
+            row[3] = received[at];
+            row[4] = windows.data()[m];
+            row[5] = flags.data()[m];
+        }
+    }
+
+  private:
+    // An array of the Python object, which is kept alive.
+    template <typename T>
+    struct Column {
+        Column(nb::handle owner, const char* name) : array(nb::cast<Out<T>>(owner.attr(name), false)), data(array.data()), size(array.size()) {}
+        T& operator[](std::size_t k) { return data[k]; }
+        const T& operator[](std::size_t k) const { return data[k]; }
+        Out<T> array;
+        T* data;
+        std::size_t size;
+    };
+
+    Column<bool> live, timed;
+    Column<double> until;
+    Column<std::int64_t> newest, heard, origin, base, slot, received, captured;
+    Column<double> due_slot, due_time, period, claimed, pace, measured;
+    Column<std::int64_t> clock_newest;
+    Column<double> newest_time;
+    const double follow_share, memory, tolerance;
+    const std::size_t places, ring;
+    std::vector<std::uint64_t> seen, waits;  // by place: the last call of `came` that dealt with it, that found nothing complete
+    std::uint64_t generation = 0;
+
+    std::size_t checked(std::int32_t place) const {
+        if (place < 0 || static_cast<std::size_t>(place) >= places) throw std::out_of_range("place out of range");
+        return place;
+    }
+
+    double due(std::size_t p, std::int64_t s) const { return due_time[p] + (static_cast<double>(s) - due_slot[p]) * period[p]; }
+
+    // As ArrivalClock.arrived.
+    void arrived(std::size_t p, std::int64_t last, double time, std::int64_t complete) {
+        const double slots = static_cast<double>(last - clock_newest[p]);
+        if (slots <= 0) return;
+        const double sample = std::min((time - newest_time[p]) / slots, 2 * pace[p]);
+        pace[p] += std::max(std::min(slots / memory, 1.0), 1 / (2 + measured[p])) * (sample - pace[p]);
+        measured[p] += 1;
+        clock_newest[p] = last;
+        newest_time[p] = time;
+        const double now = pace[p] > tolerance * claimed[p] ? pace[p] : claimed[p];
+        if (now != period[p]) {
+            due_time[p] = due(p, complete);
+            due_slot[p] = static_cast<double>(complete);
+            period[p] = now;
+        }
+    }
+
+    // As ArrivalClock.follow.
+    void follow(std::size_t p, std::int64_t s, double time) {
+        const double expected = due(p, s), error = time - expected;
+        due_time[p] = expected + (error > 0 ? follow_share : 1.0) * error;
+        due_slot[p] = static_cast<double>(s);
+    }
+};
+
+}  // namespace
+
+void bind_ledger(nb::module_& m) {
+    nb::class_<Ledger>(m, "Ledger")
+        .def(nb::init<nb::handle, nb::handle, double, double, double>(), nb::arg("books"), nb::arg("clock"), nb::arg("follow"),
+             nb::arg("memory"), nb::arg("tolerance"))
+        .def("slots", &Ledger::slots)
+        .def("finite", &Ledger::finite)
+        .def("accept", &Ledger::accept)
+        .def("came", &Ledger::came)
+        .def("deadlines", &Ledger::deadlines)
+        .def("numbers", &Ledger::numbers);
+}
