@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +35,7 @@ class RawFrames:
         time_ns: [M] int64.
         xyz: [M, J, 3] float32, as it came: NaN and infinity included.
         confidence: [M, J] float32.
+        finite: there is no NaN and no infinity in them.
     """
 
     place: NDArray[np.int32]
@@ -43,6 +44,7 @@ class RawFrames:
     time_ns: NDArray[np.int64]
     xyz: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    finite: bool = True
 
     @classmethod
     def empty(cls, rows: int, joints: int) -> RawFrames:
@@ -61,7 +63,8 @@ class RawFrames:
 
     def select(self, rows: NDArray[np.bool_]) -> RawFrames:
         """Some of the rows."""
-        return RawFrames(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        numbers = self.place[rows], self.message[rows], self.seq[rows], self.time_ns[rows]
+        return RawFrames(*numbers, self.xyz[rows], self.confidence[rows], self.finite)
 
 
 class _Reader(Protocol):
@@ -70,7 +73,7 @@ class _Reader(Protocol):
     def add(self, template: RawTemplate, places: list[int]) -> None: ...
     def remove(self, template: RawTemplate) -> None: ...
     def match(self, topics: list[bytes], bodies: list[bytes]) -> tuple[int, list[int]]: ...
-    def take(self, frames: RawFrames) -> None: ...
+    def take(self, frames: RawFrames) -> bool: ...
 
 
 class RawReader:
@@ -128,8 +131,8 @@ class RawReader:
         """
         rows, others = self._reader.match(topics, bodies)
         frames = RawFrames.empty(rows, self._joints)
-        if rows:
-            self._reader.take(frames)
+        if rows and not self._reader.take(frames):
+            frames = replace(frames, finite=False)
         return frames, others
 
 
@@ -173,8 +176,8 @@ class _PythonReader:
                 others.append(message)
         return sum(len(places) for _, places, *_ in self._matched), others
 
-    def take(self, frames: RawFrames) -> None:
-        """The frames that `match` found."""
+    def take(self, frames: RawFrames) -> bool:
+        """The frames that `match` found; whether all are finite."""
         row = 0
         for message, places, seq, time_ns, xyz, confidence in self._matched:
             rows = slice(row, row := row + len(places))
@@ -183,6 +186,7 @@ class _PythonReader:
             frames.xyz[rows] = np.frombuffer(xyz, "<f4").reshape(-1, self._joints, 3)
             frames.confidence[rows] = np.frombuffer(confidence, "<f4").reshape(-1, self._joints)
         self._matched.clear()
+        return bool(np.isfinite(frames.xyz).all() and np.isfinite(frames.confidence).all())
 
 
 def _split(template: RawTemplate, body: bytes) -> tuple[int, int, bytes, bytes] | None:

@@ -488,7 +488,7 @@ def _serve_options(parser: _Parser) -> None:
         type=float,
         default=1000.0,
         metavar="MS",
-        help="overloaded, the newest frames of live streams come first once they wait this long; inf: never (default 1000)",
+        help="live frames that wait this long for the engine make way for newer ones; inf: never (default 1000)",
     )
     parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"

@@ -76,10 +76,6 @@ class Ledger:
         slots = np.empty(len(place), np.int64)
         return slots, bool(self._each.slots(place, number, time, jump, most, slots))
 
-    def finite(self, xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> bool:
-        """Whether all these numbers are."""
-        return bool(self._each.finite(xyz) and self._each.finite(confidence))
-
     def accept(self, place: Rows, slot: Slots, read: Slots) -> None:
         """Frames [M] were read at these times."""
         self._each.accept(place, slot, read)
@@ -123,9 +119,6 @@ class _NumpyLedger:
         np.subtract(number, self._books.origin[place], out=out)
         usual = (out >= 0) & (out <= self._books.newest[place] + jump) & (np.maximum(number, time) <= most)
         return bool(usual.all())
-
-    def finite(self, values: NDArray[np.float32]) -> bool:
-        return bool(np.isfinite(values).all())
 
     def accept(self, place: Rows, slot: Slots, read: Slots) -> None:
         self._books.heard[place] = read

@@ -430,7 +430,8 @@ class StreamTable(Generic[Out]):
         if len(frames):
             came = read[frames.message]
             self._books.accept(place, slot, came)
-            self._store(place, slot, came, time, frames.xyz, frames.confidence, lambda row: self._message(frames, row))
+            arrays = frames.xyz, frames.confidence, frames.finite
+            self._store(place, slot, came, time, *arrays, lambda row: self._message(frames, row))
         return aside
 
     def _unusual(
@@ -868,15 +869,12 @@ class StreamTable(Generic[Out]):
         for taken in (self._rows, self._row_place, self._row_slot):
             taken.clear()
         shape = (len(rows), self._joints)
-        self._store(
-            place,
-            slot,
-            np.array([now for _, _, now in rows], np.int64),
-            np.array([msg.time_ns for _, msg, _ in rows], np.int64),
-            np.concatenate([msg.xyz for _, msg, _ in rows]).reshape(*shape, 3),
-            np.concatenate([msg.confidence for _, msg, _ in rows]).reshape(shape),
-            lambda row: rows[row][1],
-        )
+        read = np.array([now for _, _, now in rows], np.int64)
+        captured = np.array([msg.time_ns for _, msg, _ in rows], np.int64)
+        xyz = np.concatenate([msg.xyz for _, msg, _ in rows]).reshape(*shape, 3)
+        confidence = np.concatenate([msg.confidence for _, msg, _ in rows]).reshape(shape)
+        finite = bool(np.isfinite(xyz).all() and np.isfinite(confidence).all())
+        self._store(place, slot, read, captured, xyz, confidence, finite, lambda row: rows[row][1])
 
     def _store(
         self,
@@ -886,10 +884,11 @@ class StreamTable(Generic[Out]):
         captured: NDArray[np.int64],
         xyz: NDArray[np.float32],
         confidence: NDArray[np.float32],
+        finite: bool,
         message: Callable[[int], RawPose],
     ) -> None:
         """Give the bank accepted frames [M], and let their arrival set the clocks. `message` gives that of a row."""
-        if not self._books.finite(xyz, confidence):
+        if not finite:
             self._count_nonfinite(place, read, xyz, confidence, message)
         if len(self._views) > 1:
             view = self._books.view[place]

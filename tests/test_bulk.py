@@ -207,10 +207,18 @@ def test_what_is_not_finite_comes_through(native):
     fields = msgpack.unpackb(body)
     fields["xyz"] = np.full(3 * J, np.nan, np.float32).tobytes()
     fields["confidence"] = np.full(J, np.inf, np.float32).tobytes()
-    frames, others = reader.read([topic], [msgpack.packb(fields)])
+    frames, others = reader.read([topic] * 3, [body, msgpack.packb(fields), body])
     assert others == []
-    assert np.isnan(frames.xyz).all()
-    assert np.isposinf(frames.confidence).all()
+    assert not frames.finite
+    assert np.isnan(frames.xyz[1]).all()
+    assert np.isposinf(frames.confidence[1]).all()
+    assert np.isfinite(frames.xyz[[0, 2]]).all()
+    for name in "xyz", "confidence":
+        one = np.frombuffer(fields[name], np.float32).copy()
+        one[:-1] = 0
+        lone = msgpack.packb(msgpack.unpackb(body) | {name: one.tobytes()})
+        assert not reader.read([topic], [lone])[0].finite
+    assert reader.read([topic], [body])[0].finite
 
 
 # --- poses out --------------------------------------------------------------------------------------------------------

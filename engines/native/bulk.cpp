@@ -9,8 +9,10 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -40,6 +42,12 @@ void copy_values(void* to, const void* from, std::size_t count, std::size_t size
     std::memcpy(to, from, count * size);
     if (!little_endian())
         for (std::size_t k = 0; k < count; ++k) std::reverse(static_cast<char*>(to) + k * size, static_cast<char*>(to) + (k + 1) * size);
+}
+
+bool all_finite(const float* values, std::size_t count) {
+    int finite = 1;
+    for (std::size_t k = 0; k < count; ++k) finite &= std::abs(values[k]) <= std::numeric_limits<float>::max();
+    return finite;
 }
 
 std::string_view bytes_of(nb::handle object) {
@@ -106,11 +114,12 @@ class RawReader {
         return nb::make_tuple(rows, others);
     }
 
-    void take(nb::handle frames) {
+    bool take(nb::handle frames) {
         auto place = array<std::int32_t>(frames, "place"), message = array<std::int32_t>(frames, "message");
         auto seq = array<std::int64_t>(frames, "seq"), time_ns = array<std::int64_t>(frames, "time_ns");
         auto xyz = array<float>(frames, "xyz"), confidence = array<float>(frames, "confidence");
         std::size_t row = 0;
+        bool finite = true;
         for (const Matched& m : matched) {
             const std::size_t poses = m.of->places.size(), cells = poses * joints;
             if (row + poses > place.size()) throw std::invalid_argument("fewer rows than frames");
@@ -122,9 +131,11 @@ class RawReader {
             }
             copy_values(xyz.data() + row * joints * 3, m.xyz, 3 * cells, sizeof(float));
             copy_values(confidence.data() + row * joints, m.confidence, cells, sizeof(float));
+            finite &= all_finite(xyz.data() + row * joints * 3, 3 * cells) & all_finite(confidence.data() + row * joints, cells);
             row += poses;
         }
         matched.clear();
+        return finite;
     }
 
   private:

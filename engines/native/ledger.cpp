@@ -66,13 +66,6 @@ class Ledger {
         return usual;
     }
 
-    bool finite(In<float> values) const {
-        const float* v = values.data();
-        int all = 1;
-        for (std::size_t k = 0; k < values.size(); ++k) all &= std::abs(v[k]) <= std::numeric_limits<float>::max();
-        return all;
-    }
-
     void accept(In<std::int32_t> place, In<std::int64_t> slots, In<std::int64_t> read) {
         for (std::size_t m = 0; m < place.size(); ++m) {
             const std::size_t p = checked(place.data()[m]);
@@ -201,7 +194,6 @@ void bind_ledger(nb::module_& m) {
         .def(nb::init<nb::handle, nb::handle, double, double, double>(), nb::arg("books"), nb::arg("clock"), nb::arg("follow"),
              nb::arg("memory"), nb::arg("tolerance"))
         .def("slots", &Ledger::slots)
-        .def("finite", &Ledger::finite)
         .def("accept", &Ledger::accept)
         .def("came", &Ledger::came)
         .def("deadlines", &Ledger::deadlines)
