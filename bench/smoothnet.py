@@ -97,9 +97,10 @@ def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -
     for step in range(updates):
         if step % (PARTS // 2) == 0:
             clean, x, missing = trainer.draw()[:3]
-            filled = interpolate(x, ~missing, x.new_zeros(x.shape[2:]))
-            seen = (~missing).any(1)  # [B, J]: where the others are cannot be known
-            inputs, wanted = (v.permute(0, 2, 3, 1)[seen].flatten(0, 1) for v in (filled, clean))  # [rows, W]
+            x, clean, there = x.permute(0, 2, 3, 1), clean.permute(0, 2, 3, 1), ~missing.transpose(1, 2)
+            filled = interpolate(x, there, x.new_zeros(x.shape[1:3]))
+            seen = there.any(-1)  # [B, J]: where the others are cannot be known
+            inputs, wanted = (v[seen].flatten(0, 1) for v in (filled, clean))  # [rows, W]
             parts = torch.randperm(len(inputs)).chunk(PARTS)
         rows = parts[step % (PARTS // 2)]
         with torch.autocast("cpu", torch.bfloat16):

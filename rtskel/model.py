@@ -148,16 +148,16 @@ class EncoderLayer(nn.Module):
         d = h.shape[-1]
 
         def heads(h: Tensor, third: int) -> Tensor:
-            """Queries, keys or values of these tokens: [B, heads, their number, d / heads]."""
+            """Queries, keys or values of these tokens: [B * heads, their number, d / heads]."""
             rows = slice(third * d, (third + 1) * d)
             y = F.linear(h, self.qkv.weight[rows], self.qkv.bias[rows])
-            return y.view(y.shape[0], -1, self.heads, d // self.heads).transpose(1, 2)
+            return y.view(y.shape[0], -1, self.heads, d // self.heads).transpose(1, 2).flatten(0, 1)
 
         q, k, v = heads(at(h, positions), 0), heads(h, 1), heads(h, 2)
         # Written out: for windows this short it trains five times as fast as the fused kernel of PyTorch on a CPU.
-        score = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])  # [B, heads, P, W]
+        score = (q @ k.transpose(1, 2)).float() / math.sqrt(d // self.heads)  # [B * heads, P, W]
         a = score.softmax(-1).to(v.dtype) @ v
-        y: Tensor = self.project(a.transpose(1, 2).flatten(2))
+        y: Tensor = self.project(a.view(-1, self.heads, *a.shape[1:]).transpose(1, 2).flatten(2))
         return y
 
     def feed_forward(self, h: Tensor) -> Tensor:
@@ -246,31 +246,32 @@ class LocalRegression(nn.Module):
         self.register_buffer("kernels", moments, persistent=False)
 
     def forward(self, x: Tensor, weight: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Path x [B, W, J, 3] and weights [B, W, J] > 0 -> fits [B, P, J, 3, fits] around the frames at `positions`
+        """Paths x [B, J, 3, W] and weights [B, J, W] > 0 -> fits [B, J, 3, fits, P] around the frames at `positions`
         [P] (None: all), constant ones first.
         """
-        kernels = at(self.kernels, positions, 2)  # [n, 3, P, W]
-        n, _, wanted, window = kernels.shape
-        centre = x.mean(1, keepdim=True)
-        weighted = (weight[..., None] * (x - centre)).flatten(2)
-        s = (kernels.view(-1, window) @ weight).view(-1, n, 3, wanted, x.shape[2], 1)
-        f = (kernels[:, :2].reshape(-1, window) @ weighted).view(-1, n, 2, wanted, x.shape[2], 3)
-        s0, s1, s2, f0, f1 = s[:, :, 0], s[:, :, 1], s[:, :, 2], f[:, :, 0], f[:, :, 1]
-        widths = torch.tensor(self.BANDWIDTHS, device=x.device).view(-1, 1, 1, 1)
+        kernels = at(self.kernels, positions, 2).transpose(0, 1)  # [3, n, P, W]
+        n, wanted = kernels.shape[1:3]
+        centre = x.mean(-1, keepdim=True)
+        weighted = weight[:, :, None] * (x - centre)
+        s = (weight @ kernels.flatten(0, 2).T).view(*weight.shape[:2], 1, 3, n, wanted)
+        f = (weighted @ kernels[:2].flatten(0, 2).T).view(*x.shape[:3], 2, n, wanted)
+        s0, s1, s2, f0, f1 = (*s.unbind(3), *f.unbind(3))
+        widths = torch.tensor(self.BANDWIDTHS, device=x.device)[:, None]
         s2 = s2 + self.RIDGE * widths.square() * s0
-        fits = torch.cat([f0 / s0, (f0 * s2 - f1 * s1) / (s0 * s2 - s1.square())], 1)  # [B, fits, W, J, 3]
-        return fits.permute(0, 2, 3, 4, 1) + centre[..., None]
+        fits = torch.cat([f0 / s0, (f0 * s2 - f1 * s1) / (s0 * s2 - s1.square())], 3)
+        return fits + centre[..., None]
 
     def deviation(self, x: Tensor, weight: Tensor) -> Tensor:
-        """How far each joint is from the narrowest constant fit of the other frames: [B, W, J, 3]."""
-        near = self.kernels[0, 0] - torch.eye(self.kernels.shape[-1], device=x.device)
-        others = near @ (weight[..., None] * x).flatten(2)
-        return x - others.view_as(x) / (near @ weight)[..., None]
+        """How far each joint is from the narrowest constant fit of the other frames: [B, J, 3, W]."""
+        near = self.kernels[0, 0] - torch.eye(self.kernels.shape[-1], device=x.device)  # symmetric
+        return x - (weight[:, :, None] * x) @ near / (weight @ near)[:, :, None]
 
 
 class Skeletor(nn.Module):
     """The network: `forward(x [B, W, J, 3] canonical float32, missing [B, W, J] bool) -> [B, W, J, 3]`, or of the
     frames at some `positions` of the window only, for the cost of these.
+
+    Inside, paths are [B, J, 3, W], time last: what is done to them is done along time, or to whole joints.
 
     What x holds at a missing joint does not matter, NaN excepted. `bone_mean` [J, 3] and `bone_scale` [J]
     (canonical units) describe bone vectors of the training corpus; `set_bone_statistics` fills them in before training.
@@ -310,7 +311,7 @@ class Skeletor(nn.Module):
                 chain[j] += chain[tree.parents[j]]
         self.depth = int(chain.sum(1).max())
         self.register_buffer("parents", parents, persistent=False)
-        self.register_buffer("has_parent", has_parent[:, None], persistent=False)  # [J, 1]
+        self.register_buffer("has_parent", has_parent[:, None, None], persistent=False)  # [J, 1, 1]
         self.register_buffer("chain", chain, persistent=False)
         if config.fill or config.bones or config.bone_deviation:
             length = torch.tensor(tree.bone_length).clamp(min=0.05)
@@ -354,41 +355,42 @@ class Skeletor(nn.Module):
         self.bone_scale.copy_(scale.clamp(min=1e-3))
 
     def bone_vectors(self, x: Tensor) -> Tensor:
-        """Each joint's position relative to its parent, and the root's own position: [B, W, J, 3] -> [B, W, J, 3]."""
-        return x - x.index_select(2, self.parents) * self.has_parent
+        """Each joint's position relative to its parent, and the root's own position: [B, J, 3, W] -> [B, J, 3, W]."""
+        return x - x.index_select(1, self.parents) * self.has_parent
 
     def fill_missing(self, x: Tensor, missing: Tensor) -> Tensor:
-        """x [B, W, J, 3] with every missing joint put where its bone would be, from its parent outward.
+        """x [B, J, 3, W] with every missing joint [B, J, W] put where its bone would be, from its parent outward.
 
         The bone is interpolated in time between the nearest frames of the window that have it (`interpolate`), and
         the mean bone where there is none. Joints that are not missing are returned bit for bit.
         """
         valid = ~missing
-        has_bone = valid & valid.index_select(2, self.parents)  # [B, W, J]
+        has_bone = valid & valid.index_select(1, self.parents)
         bone = interpolate(self.bone_vectors(x), has_bone, self.bone_mean, self.config.momentum)
         filled = x
         for _ in range(self.depth):  # one level of the tree more is right after each round
-            filled = torch.where(missing[..., None], filled.index_select(2, self.parents) * self.has_parent + bone, x)
+            filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)
         return filled
 
     def features(self, x: Tensor, missing: Tensor) -> Tensor:
-        """What the embedding sees of the (filled) window: [B, W, J, 3], [B, W, J] -> [B, W, inputs]."""
-        config, parts = self.config, [x.flatten(2)]
+        """What the embedding sees of the (filled) window: [B, J, 3, W], [B, J, W] -> [B, W, inputs]."""
+        config, parts = self.config, [x.flatten(1, 2)]
         if config.bones or config.bone_deviation:
             bone = self.bone_vectors(x)
             if config.bones:
-                parts.append(((bone - self.bone_mean) / self.bone_scale[:, None]).flatten(2))
+                standard = (bone - self.bone_mean[..., None]) / self.bone_scale[:, None, None]
+                parts.append(standard.flatten(1, 2))
             if config.bone_deviation:
-                present = (~missing & ~missing.index_select(2, self.parents)).float()  # [B, W, J]
-                length = (bone.square().sum(-1) + 1e-12).sqrt()
-                deviation = (length - usual(length, present)) * present * self.has_parent[:, 0]
-                parts.append((deviation / (0.2 * self.bone_scale)).clamp(-5.0, 5.0))
+                present = (~missing & ~missing.index_select(1, self.parents)).float()  # [B, J, W]
+                length = (bone.square().sum(2) + 1e-12).sqrt()
+                deviation = (length - usual(length, present)) * present * self.has_parent[..., 0]
+                parts.append((deviation / (0.2 * self.bone_scale[:, None])).clamp(-5.0, 5.0))
         if config.local_regression:
-            weight = torch.where(missing, FAINT, 1.0)
-            parts.append((self.regression.deviation(x, weight) / self.bone_scale[:, None]).clamp(-5.0, 5.0).flatten(2))
+            deviation = self.regression.deviation(x, torch.where(missing, FAINT, 1.0))
+            parts.append((deviation / self.bone_scale[:, None, None]).clamp(-5.0, 5.0).flatten(1, 2))
         if config.missing_channel:
             parts.append(missing.float())
-        return torch.cat(parts, -1)
+        return torch.cat(parts, 1).transpose(1, 2)
 
     def propose(
         self, x: Tensor, missing: Tensor, positions: Tensor | None = None
@@ -396,12 +398,12 @@ class Skeletor(nn.Module):
         """The filled window, the correction [B, W, J, 3] before its gate, and the gate's logits [B, W, J] if
         there is one; with `positions` [P], of the frames there.
         """
-        joints = self.config.joints
-        x = torch.where(missing[..., None], torch.zeros_like(x), x)
+        joints, missing = self.config.joints, missing.transpose(1, 2)
+        path = torch.where(missing[:, :, None], 0.0, x.permute(0, 2, 3, 1))
         if self.config.fill:
-            x = self.fill_missing(x, missing)
-        out, reliability = self.trunk(self.features(x, missing), positions)
-        base = at(x, positions)
+            path = self.fill_missing(path, missing)
+        out, reliability = self.trunk(self.features(path, missing), positions)
+        base = at(path, positions, 3).permute(0, 3, 1, 2)
         if not self.config.fill:
             return base, out.unflatten(-1, (joints, 3)) - base, None
         sizes = [joints * size for size in self.parts.values()]
@@ -411,10 +413,10 @@ class Skeletor(nn.Module):
         correction = part["own"].unflatten(-1, (joints, 3)) * scale
         correction = correction + self.chain @ (part["limb"].unflatten(-1, (joints, 3)) * scale)
         if reliability is not None:
-            weight = torch.where(missing, FAINT, FAINT + torch.sigmoid(reliability))
-            pull = part["pull"].unflatten(-1, (joints, 1, self.regression.fits))
-            fits = self.regression(x, weight, positions)
-            correction = correction + ((fits - base[..., None]) * pull).sum(-1)
+            weight = torch.where(missing, FAINT, FAINT + torch.sigmoid(reliability.transpose(1, 2)))
+            pull = part["pull"].unflatten(-1, (joints, 1, self.regression.fits)).permute(0, 2, 3, 4, 1)
+            off = self.regression(path, weight, positions) - at(path, positions, 3)[:, :, :, None]
+            correction = correction + (off * pull).sum(3).permute(0, 3, 1, 2)
         return base, correction, part.get("gate")
 
     def forward(self, x: Tensor, missing: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -422,8 +424,9 @@ class Skeletor(nn.Module):
         the frames at `positions` [P] int64, which run from 0 to W - 1.
         """
         if not self.config.fill:
-            x = torch.where(missing[..., None], torch.zeros_like(x), x)
-            y: Tensor = self.trunk(self.features(x, missing), positions)[0]
+            missing = missing.transpose(1, 2)
+            path = torch.where(missing[:, :, None], 0.0, x.permute(0, 2, 3, 1))
+            y: Tensor = self.trunk(self.features(path, missing), positions)[0]
             return y.view(y.shape[0], -1, self.config.joints, 3)
         side = facing(x, missing) if self.config.unmirror else None
         base, correction, logits = self.propose(x if side is None else x * side, missing, positions)
@@ -446,38 +449,36 @@ def sinusoids(window: int, d_model: int) -> Tensor:
 
 
 def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
-    """Values [B, W, J, 3] where valid [B, W, J], else in time between the nearest valid frames of the window.
+    """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
 
     Before the first and after the last valid frame that one is held; `default` [J, 3] where there is none at all.
     With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
     the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
-    on average. Linear motion between valid frames comes back exactly up to rounding. Made of shifts and selections
-    only, which every runtime has.
+    on average. Linear motion between valid frames comes back exactly up to rounding.
     """
-    time = torch.arange(values.shape[1], dtype=torch.float32, device=values.device)[:, None, None]
-    stamp = time.expand_as(values[..., :1])
-    known = (valid[:, 1:] & valid[:, :-1])[..., None]
-    step = values[:, 1:] - values[:, :-1]
-    step = torch.cat([torch.where(known, step, torch.zeros_like(step)), known.float()], -1)
-    nothing = torch.zeros_like(torch.cat([values[:, :1], stamp[:, :1]], -1))
-    # [B, W, J, 8]: place, time, the velocity that leads there (or away from there), and whether that is known.
-    before = torch.cat([values, stamp, torch.cat([nothing, step], 1)], -1)
-    after = torch.cat([values, stamp, torch.cat([step, nothing], 1)], -1)
-    before, any_before = _carry(before, valid[..., None], forward=True)
-    after, any_after = _carry(after, valid[..., None], forward=False)
-    x0, t0, v0, known0 = before[..., :3], before[..., 3:4], before[..., 4:7], before[..., 7:]
-    x1, t1, v1, known1 = after[..., :3], after[..., 3:4], after[..., 4:7], after[..., 7:]
+    window = values.shape[-1]
+    time = torch.arange(window, dtype=torch.float32, device=values.device)
+    before = _running(torch.where(valid, time, -1.0), forward=True)[:, :, None]  # [B, J, 1, W]; -1: none
+    after = _running(torch.where(valid, time, float(window)), forward=False)[:, :, None]  # W: none
+    both = (valid[..., 1:] & valid[..., :-1])[:, :, None].float()  # [B, J, 1, W - 1]
+    step = torch.cat([(values[..., 1:] - values[..., :-1]) * both, both], 2)  # and whether it is known
+    nothing = values.new_zeros((*values.shape[:2], 4, 1))
+    # [B, J, 7, W]: place, the velocity that leads there (or away from there), and whether that is known.
+    behind = _pick(torch.cat([values, torch.cat([nothing, step], -1)], 2), before.clamp(min=0.0))
+    ahead = _pick(torch.cat([values, torch.cat([step, nothing], -1)], 2), after.clamp(max=window - 1.0))
+    (x0, v0, known0), (x1, v1, known1) = (torch.split(part, [3, 3, 1], 2) for part in (behind, ahead))
+    any_before, any_after = before >= 0, after < window
     inside = any_before & any_after
-    span = (t1 - t0).clamp(min=1.0)
-    chord = torch.where(inside, (x1 - x0) / span, torch.zeros_like(x0))
-    weight = torch.where(inside, (time - t0) / span, any_after.float())  # of what comes after
-    between = torch.where(any_before, x0 + (time - t0) * chord, x1)
+    span = (after - before).clamp(min=1.0)
+    chord = torch.where(inside, (x1 - x0) / span, 0.0)
+    weight = torch.where(inside, (time - before) / span, any_after.float())  # of what comes after
+    between = torch.where(any_before, x0 + (time - before) * chord, x1)
     if momentum:
-        onward = _coasted(time - t0, momentum) * (v0 - known0 * chord)
-        back = _coasted(t1 - time, momentum) * (v1 - known1 * chord)
+        onward = _coasted(time - before, momentum) * (v0 - known0 * chord)
+        back = _coasted(after - time, momentum) * (v1 - known1 * chord)
         between = between + (1 - weight) * onward - weight * back
-    between = torch.where(any_before | any_after, between, default)
-    return torch.where(valid[..., None], values, between)
+    between = torch.where(any_before | any_after, between, default[..., None])
+    return torch.where(valid[:, :, None], values, between)
 
 
 def _coasted(frames: Tensor, momentum: float) -> Tensor:
@@ -485,34 +486,41 @@ def _coasted(frames: Tensor, momentum: float) -> Tensor:
     return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
 
 
-def _carry(values: Tensor, valid: Tensor, forward: bool) -> tuple[Tensor, Tensor]:
-    """Each frame's nearest valid values at or before it (or at or after it), by doubling strides; and whether
-    any exist.
-    """
-    stride, window = 1, values.shape[1]
-    while stride < window:
-        values = torch.where(valid, values, _shift(values, stride, forward))
-        valid = valid | _shift(valid, stride, forward)
+def _running(values: Tensor, forward: bool) -> Tensor:
+    """The largest value so far (forward), or the smallest to come, in time [..., W]: by doubling strides."""
+    stride = 1
+    while stride < values.shape[-1]:
+        # Frames without a neighbour at that stride keep their own value, which changes nothing.
+        if forward:
+            values = torch.maximum(values, torch.cat([values[..., :stride], values[..., :-stride]], -1))
+        else:
+            values = torch.minimum(values, torch.cat([values[..., stride:], values[..., -stride:]], -1))
         stride *= 2
-    return values, valid
+    return values
 
 
-def _shift(x: Tensor, stride: int, forward: bool) -> Tensor:
-    # Frames without a neighbour at that stride keep their own value, which changes nothing above.
-    parts = [x[:, :stride], x[:, :-stride]] if forward else [x[:, stride:], x[:, -stride:]]
-    return torch.cat(parts, 1)
+def _pick(values: Tensor, frames: Tensor) -> Tensor:
+    """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
+
+    As torch.gather, written as the selection from one long row, which runtimes do several times as fast.
+    """
+    window = values.shape[-1]
+    first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
+    index = first.view(*values.shape[:3], 1) + frames.int()
+    return values.flatten().index_select(0, index.flatten()).view(values.shape)
 
 
 def usual(length: Tensor, present: Tensor) -> Tensor:
-    """A robust mean of each bone's length over the frames that have it: [B, W, J], [B, W, J] in {0, 1} -> [B, 1, J].
+    """A robust mean of each bone's length over the frames that have it: [B, J, W], [B, J, W] in {0, 1} -> [B, J, 1].
 
     Stands in for the median: three reweighted means (Cauchy weights), made of elementwise operations and sums only.
     """
     weight = present
     for _ in range(3):
-        centre = (weight * length).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        total = weight.sum(-1, keepdim=True).clamp(min=1e-6)
+        centre = (weight * length).sum(-1, keepdim=True) / total
         off = length - centre
-        spread = (weight * off.abs()).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1e-6)
+        spread = (weight * off.abs()).sum(-1, keepdim=True) / total
         weight = present / (1.0 + (off / (spread + 1e-4)).square())
     return centre
 

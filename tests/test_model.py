@@ -102,87 +102,89 @@ def test_untrained_realtime_model_leaves_clean_input_alone_exactly():
 
 def test_fill_is_exact_for_linear_motion_and_keeps_what_is_there():
     g = torch.Generator().manual_seed(1)
-    t = torch.arange(8.0)[None, :, None, None]
-    x = windows(1)[:, :1] + 0.01 * t * torch.randn(1, 1, 50, 3, generator=g)
-    missing = torch.rand(1, 8, 50, generator=g) < 0.4
-    missing[:, [0, -1]] = False
-    filled = Skeletor(TINY).fill_missing(x.masked_fill(missing[..., None], 0.0), missing)
+    x = windows(1).permute(0, 2, 3, 1)[..., :1] + 0.01 * torch.arange(8.0) * torch.randn(1, 50, 3, 1, generator=g)
+    missing = torch.rand(1, 50, 8, generator=g) < 0.4
+    missing[..., [0, -1]] = False
+    gone = missing[:, :, None].expand_as(x)
+    filled = Skeletor(TINY).fill_missing(x.masked_fill(gone, 0.0), missing)
     assert (filled - x).abs().max() < 1e-5
-    assert torch.equal(filled[~missing], x[~missing])
+    assert torch.equal(filled[~gone], x[~gone])
 
 
 def test_fill_of_a_joint_never_seen_is_the_mean_bone_on_its_parent():
     model = Skeletor(TINY)
     mean = 0.1 * torch.randn(50, 3, generator=torch.Generator().manual_seed(2))
     model.set_bone_statistics(mean, torch.full((50,), 0.1))
-    x, missing = windows(1), torch.zeros(1, 8, 50, dtype=torch.bool)
-    missing[:, :, 6] = True  # an elbow: the wrist below it is there and stays
+    x, missing = windows(1).permute(0, 2, 3, 1), torch.zeros(1, 50, 8, dtype=torch.bool)
+    missing[:, 6] = True  # an elbow: the wrist below it is there and stays
     filled = model.fill_missing(x, missing)
-    assert torch.allclose(filled[:, :, 6], x[:, :, LEFT_SHOULDER] + mean[6])
-    missing[:] = True
-    assert torch.isfinite(model(torch.zeros_like(x), missing)).all()
+    assert torch.allclose(filled[:, 6], x[:, LEFT_SHOULDER] + mean[6, :, None])
+    nothing = torch.zeros_like(windows(1))
+    assert torch.isfinite(model(nothing, torch.ones(nothing.shape[:3], dtype=torch.bool))).all()
 
 
 @pytest.mark.parametrize("window", [1, 2, 7, 32])
 def test_interpolation_holds_at_the_ends_and_defaults(window):
     g = torch.Generator().manual_seed(window)
-    values = torch.randn(3, window, 50, 3, generator=g)
-    valid = torch.rand(3, window, 50, generator=g) < 0.3
+    values = torch.randn(3, 50, 3, window, generator=g)
+    valid = torch.rand(3, 50, window, generator=g) < 0.3
     default = torch.full((50, 3), 7.0)
     got = interpolate(values, valid, default)
     for b in range(3):
         for j in range(0, 50, 7):
-            times = [t for t in range(window) if valid[b, t, j]]
+            times = [t for t in range(window) if valid[b, j, t]]
             for t in range(window):
                 if not times:
                     expected = default[j]
                 elif t <= times[0] or t >= times[-1]:
-                    expected = values[b, times[0] if t <= times[0] else times[-1], j]
+                    expected = values[b, j, :, times[0] if t <= times[0] else times[-1]]
                 else:
                     a, c = max(s for s in times if s <= t), min(s for s in times if s >= t)
                     w = (t - a) / max(c - a, 1)
-                    expected = (1 - w) * values[b, a, j] + w * values[b, c, j]
-                assert torch.allclose(got[b, t, j], expected, atol=1e-5)
+                    expected = (1 - w) * values[b, j, :, a] + w * values[b, j, :, c]
+                assert torch.allclose(got[b, j, :, t], expected, atol=1e-5)
 
 
 def test_momentum_carries_into_a_gap_and_fades():
-    path = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])[None, :, None, None].expand(1, 8, 1, 3)
-    valid = torch.tensor([True, True, True, False, False, False, False, False])[None, :, None]
-    ahead = interpolate(path, valid, torch.zeros(1, 3), 0.5)[0, 3:, 0, 0]
+    path = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]).expand(1, 1, 3, 8)
+    valid = torch.tensor([True, True, True, False, False, False, False, False])[None, None]
+    ahead = interpolate(path, valid, torch.zeros(1, 3), 0.5)[0, 0, 0, 3:]
     torch.testing.assert_close(ahead, 1 + torch.tensor([0.5, 0.75, 0.875, 0.9375, 0.96875]))
-    behind = interpolate(path.flip(1), valid.flip(1), torch.zeros(1, 3), 0.5)[0, :5, 0, 0].flip(0)
+    behind = interpolate(path.flip(3), valid.flip(2), torch.zeros(1, 3), 0.5)[0, 0, 0, :5].flip(0)
     torch.testing.assert_close(ahead, behind)
 
-    both = torch.tensor([True, True, False, True, False, False, True, True])[None, :, None]
-    straight = torch.arange(8.0)[None, :, None, None].expand(1, 8, 1, 3)
+    both = torch.tensor([True, True, False, True, False, False, True, True])[None, None]
+    straight = torch.arange(8.0).expand(1, 1, 3, 8)
     torch.testing.assert_close(interpolate(straight, both, torch.zeros(1, 3), 0.5), straight)
-    bend = interpolate(straight.square(), both, torch.zeros(1, 3), 0.5)[0, 2, 0, 0]
+    bend = interpolate(straight.square(), both, torch.zeros(1, 3), 0.5)[0, 0, 0, 2]
     assert bend == 5.0 + 0.5 * 0.5 * (1 - 4)  # the middle of 1 and 9; half of what momentum leaves of 1 instead of 4
 
 
 def test_local_fits_of_a_straight_path_are_the_path_but_for_what_ridge_and_holding_do_at_the_ends():
     regression, time = LocalRegression(33), torch.arange(33.0)
-    path = (time[:, None, None] * torch.tensor([0.01, 0.0, -0.02]) + 0.3)[None]  # [1, 33, 1, 3]
-    fits = regression(path, torch.full((1, 33, 1), 0.5))
-    assert fits.shape == (1, 33, 1, 3, regression.fits)
-    torch.testing.assert_close(fits[0, 16], path[0, 16, :, :, None].expand(1, 3, regression.fits))
-    off = (fits - path[..., None])[0, -1, 0, 0].abs()
+    path = (time * torch.tensor([0.01, 0.0, -0.02])[:, None] + 0.3)[None, None]  # [1, 1, 3, 33]
+    fits = regression(path, torch.full((1, 1, 33), 0.5))
+    assert fits.shape == (1, 1, 3, regression.fits, 33)
+    torch.testing.assert_close(fits[..., 16], path[..., 16, None].expand(1, 1, 3, regression.fits))
+    off = (fits - path[:, :, :, None])[0, 0, 0, :, -1].abs()
     assert (off[3:] < 0.35 * off[:3]).all()  # at an end a linear fit follows, a constant one lags
-    torch.testing.assert_close(regression.deviation(path, torch.ones(1, 33, 1))[0, 16], torch.zeros(1, 3))
+    torch.testing.assert_close(regression.deviation(path, torch.ones(1, 1, 33))[..., 16], torch.zeros(1, 1, 3))
+    some = torch.tensor([32, 16])
+    torch.testing.assert_close(regression(path, torch.full((1, 1, 33), 0.5), some), fits[..., some])
 
 
 def test_unreliable_frames_do_not_pull_local_fits():
     regression = LocalRegression(16)
-    path, weight = torch.zeros(1, 16, 1, 3), torch.ones(1, 16, 1)
-    path[:, 7], weight[:, 7] = 1.0, 1e-3
-    assert regression(path, weight)[0, :, 0].abs().max() < 0.01
-    assert regression(path, torch.ones_like(weight))[0, 7, 0].abs().max() > 0.1
-    assert regression.deviation(path, weight)[0, 7, 0].min() > 0.9
+    path, weight = torch.zeros(1, 1, 3, 16), torch.ones(1, 1, 16)
+    path[..., 7], weight[..., 7] = 1.0, 1e-3
+    assert regression(path, weight).abs().max() < 0.01
+    assert regression(path, torch.ones_like(weight))[..., 7].abs().max() > 0.1
+    assert regression.deviation(path, weight)[..., 7].min() > 0.9
 
 
 def test_usual_length_is_not_moved_by_a_few_bad_frames():
-    length = torch.full((1, 32, 1), 0.3)
-    length[:, ::8] = 0.9
+    length = torch.full((1, 1, 32), 0.3)
+    length[..., ::8] = 0.9
     assert usual(length, torch.ones_like(length)).item() == pytest.approx(0.3, abs=0.01)
 
 
