@@ -344,16 +344,43 @@ def lookaheads_share_a_pass(engine: Any, native: bool, tolerance: float) -> None
         CHECKS["shared pass"] += 1
 
 
+def hops(engine: Any, native: bool, tolerance: float) -> None:
+    """With a hop the same poses come out, less than a hop later: as soon as the last frame of each hop has come."""
+    lookaheads, radius = (0, 4), min(2, (engine.window - 1) // 2)
+    n = engine.window + 9
+    xyz, confidence = sequence(n, seed=12)
+    alone = Refiner(engine, lookahead=lookaheads, radius=radius, native=native)
+    want = Refined.concatenate([alone.push(xyz, confidence), alone.flush()])
+    reach = {lookahead: min(lookahead, engine.window // 2 + radius) for lookahead in lookaheads}
+    for hop in (2, 3, 7, n + 1):
+        refiner = Refiner(engine, lookahead=lookaheads, radius=radius, hop=hop, native=native)
+        assert refiner.latency == alone.latency + hop - 1
+        parts = [Refined.empty(0, JOINTS)]
+        for k in range(n):
+            parts.append(refiner.push(xyz[k], confidence[k]))
+            ran = (k + 1) // hop * hop
+            assert sum(map(len, parts)) == sum(max(0, ran - reach[lookahead]) for lookahead in lookaheads)
+        out = Refined.concatenate([*parts, refiner.flush()])
+        for lookahead in lookaheads:
+            got, expected = out.select(lookahead=lookahead), want.select(lookahead=lookahead)
+            for name in ("slot", "windows", "flags", "confidence"):
+                assert (getattr(got, name) == getattr(expected, name)).all(), name
+            close(got.xyz, expected.xyz, tolerance=tolerance)
+            close(got.sigma, expected.sigma, tolerance=tolerance)
+        CHECKS["hop"] += 1
+
+
 def any_order(engine: Any, native: bool, tolerance: float) -> None:
     """Frames of several streams in shuffled order, each twice: every slot once, in order, equal to refining the
-    sequence.
+    sequence; with a hop too.
     """
     lookahead, radius, streams = 4, min(2, (engine.window - 1) // 2), 3
     n = 2 * engine.window + 11
-    for seed in range(2):
+    for seed, hop in enumerate((1, 3)):
         rng = np.random.default_rng(seed)
         clips = [sequence(n, seed=20 + s) for s in range(streams)]
-        bank = RefinerBank(engine, lookahead=(0, lookahead), radius=radius, streams=streams, native=native, ahead=n)
+        options = {"radius": radius, "streams": streams, "native": native, "ahead": n, "hop": hop}
+        bank = RefinerBank(engine, lookahead=(0, lookahead), **options)
         parts = []
         order = [(slot + rng.uniform(0, lookahead), s, slot) for s in range(streams) for slot in range(n)]
         for _, s, slot in sorted(order):
@@ -378,11 +405,16 @@ def late_frames(engine: Any, native: bool, tolerance: float) -> None:
     """A frame that comes after its slot was settled is used from then on: each output knows all that had come when it
     went out.
     """
+    for hop in (1, 3):
+        _late_frames(engine, native, tolerance, hop)
+
+
+def _late_frames(engine: Any, native: bool, tolerance: float, hop: int) -> None:
     lookaheads, radius = (0, 4), min(2, (engine.window - 1) // 2)
     n = engine.window + 20
     xyz, confidence = sequence(n, seed=30, missing=0)
     rng = np.random.default_rng(0)
-    bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, native=native)
+    bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, native=native, hop=hop)
     come = np.zeros((n, JOINTS), np.float32)
     newest, late, dropped = -1, 0, 0
     reach = {lookahead: min(lookahead, engine.window // 2 + radius) for lookahead in lookaheads}
@@ -397,15 +429,17 @@ def late_frames(engine: Any, native: bool, tolerance: float) -> None:
         out = drain(bank)
         if not len(out):
             continue
-        snapshot = Refiner(engine, lookahead=lookaheads, radius=radius, native=native).push(
+        snapshot = Refiner(engine, lookahead=lookaheads, radius=radius, native=native, hop=hop).push(
             xyz[: newest + 1], come[: newest + 1]
         )
+        after = int(bank.next_window[0])
+        assert after == (newest + 1) // hop * hop
         for lookahead in lookaheads:
             got, want = out.select(lookahead=lookahead), snapshot.select(lookahead=lookahead)
-            first, end = max(0, before - reach[lookahead]), max(0, newest + 1 - reach[lookahead])
+            first, end = max(0, before - reach[lookahead]), max(0, after - reach[lookahead])
             assert got.slot.tolist() == list(range(first, end))
             close(got.xyz, want.xyz[len(want) - len(got) :], tolerance=tolerance)
-    assert dropped > 0, "the shuffle must make frames that come too late"
+    assert dropped > 0 or hop > 1, "the shuffle must make frames that come too late"
     assert late > dropped or max(reach.values()) < 2, "and late ones that still count"
     CHECKS["late frames"] += 1
 
@@ -418,6 +452,7 @@ ALL = (
     bad_frames_stay_put,
     moves_and_scales_along,
     lookaheads_share_a_pass,
+    hops,
     any_order,
     late_frames,
 )
