@@ -35,7 +35,7 @@ CONFIG = SkeletorConfig(
 KINDS = ["null", "onnx", "onnx-bf16", "onnx-older", "safetensors", "plan", "plan-rtx", "plan-no-graphs", "plan-older"]
 """`older`: files made before engines could be asked for some positions only."""
 TOLERANCE = {"onnx-bf16": 5e-2}
-"""Canonical units (the shoulders are 1/3 apart); 1e-5 where nothing is said. bf16 rounds to 8 bits; weights are random."""
+"""Canonical units (shoulders are 1/3 apart), 1e-5 where nothing is said. bf16 rounds to 8 bits; weights are random."""
 
 
 def tolerance(kind):
