@@ -160,7 +160,8 @@ class ServerProcess:
             reader.join()
             process.wait()
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.txt").write_text(_profile(lines))
+            said = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n"
+            (RESULTS / f"{name}.txt").write_text(said + _profile(lines))
 
 
 def _cpu(path: str) -> float:

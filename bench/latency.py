@@ -194,7 +194,7 @@ def subscribe_to_relay(endpoint: str, streams: int, lookaheads: list[int], contr
         while ends < streams and socket.poll(60_000):
             _, body = socket.recv_multipart()
             got.append((time.monotonic_ns(), body))
-            ends += b"\\xa3end" in body[:40]
+            ends += b"\xa3end" in body[:40]
     context.term()
     rows = []
     for now, body in got:

@@ -102,6 +102,13 @@ class Ledger:
         self._each.deadlines(used, frontier, slack, deadlines)
         return deadlines
 
+    def behind(self, used: int, following: Slots, frontier: Slots, limit: float) -> Slots:
+        """The places, below `used`, of live streams that have several windows waiting, `following` to `frontier`
+        [places], and read the newest frame of the first of them before the time `limit`.
+        """
+        places = np.empty(used, np.int64)
+        return places[: self._each.behind(used, following, frontier, limit, places)]
+
     def numbers(self, place: Rows, slot: Slots, windows: NDArray[np.int32], flags: NDArray[np.uint32]) -> Slots:
         """[M, 6] the columns of `rtskel.wire.RefinedBatch.numbers` for slots that come out."""
         numbers = np.empty((len(place), 6), np.int64)
@@ -157,6 +164,14 @@ class _NumpyLedger:
         books = self._books
         due = books.arrival.due(slice(used), frontier[:used] + 1) + slack
         out[:] = np.where(books.live[:used], np.minimum(due, books.until[:used]), math.inf)
+
+    def behind(self, used: int, following: Slots, frontier: Slots, limit: float, out: Slots) -> int:
+        books, first = self._books, following[:used]
+        place, at = np.arange(used), first % books.ring
+        waits = (frontier[:used] > first) & books.live[:used] & ~books.lossless[:used]
+        found = np.flatnonzero(waits & (books.slot[place, at] == first) & (books.received[place, at] < limit))
+        out[: len(found)] = found
+        return len(found)
 
     def numbers(
         self, place: Rows, slot: Slots, windows: NDArray[np.int32], flags: NDArray[np.uint32], out: Slots

@@ -1,8 +1,8 @@
 """The server: raw poses in, refined poses, events and heartbeats out. Sockets and one loop around `rtskel.streams`.
 
 One thread does everything, so that a heartbeat means that poses are being refined. Each turn of its loop reads
-what has come, gives it to the streams, acts on deadlines that have passed, and runs engine batches, which the
-streams share fairly. What this bounds, beyond the rules in `rtskel.streams`:
+what has come, gives it to the streams, runs engine batches, which the streams share fairly, and acts on deadlines
+that have passed. What this bounds, beyond the rules in `rtskel.streams`:
 
 - *Queueing.* No wait is added to fill a batch unless `batch_wait_s` asks for it. A frame waits for the engine
   call that is running, and then for its turn: with P windows pending, at most ceil(P / max_batch) calls.
@@ -219,11 +219,12 @@ class Server:
         while not self._stopping:
             self._wait()
             now = self._clock()
-            self._take_subscriptions()
             self._read()
+            self._tell()
+            self._refine()  # at once: what else there is to do can wait for it
+            self._take_subscriptions()
             self._advance(now)
             self._tell()
-            self._refine()
             if now >= self._heartbeat_at:
                 self._heartbeat(now)
         self._drain()
@@ -257,7 +258,7 @@ class Server:
         self._take_in(inbox)
 
     def _receive(self, inbox: _Inbox, room: int) -> None:
-        recv, raw, clock, least = _recv, self._raw, self._clock, self._least_pose
+        recv, get, raw, clock, least = _recv, _get, self._raw, self._clock, self._least_pose
         self._unread = True
         while inbox.poses < room:
             try:
@@ -275,6 +276,10 @@ class Server:
             inbox.bodies.append(data)
             inbox.read.append(clock())
             inbox.poses += len(data) // least or 1
+            # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
+            if len(inbox.topics) == 1 and not get(raw, _EVENTS) & _READABLE:
+                self._unread = False
+                return
 
     def _take_in(self, inbox: _Inbox) -> None:
         def refuse(which: int, why: str) -> None:
@@ -678,6 +683,9 @@ _ANOTHER_VERSION = re.compile(r"version v is \d")
 # The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
 _recv: Any = zmq.backend.Socket.recv
 _send: Any = zmq.backend.Socket.send
+_get: Any = zmq.backend.Socket.get
 # Plain integers: pyzmq's flags cost as much as the call itself.
+_EVENTS = int(zmq.EVENTS)
+_READABLE = int(zmq.POLLIN)
 _NOBLOCK = int(zmq.NOBLOCK)
 _FIRST_PART = int(zmq.NOBLOCK | zmq.SNDMORE)

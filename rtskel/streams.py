@@ -1138,7 +1138,7 @@ class StreamTable(Generic[Out]):
         start = clock()
         if start >= self._look_at:
             skipped = self._leave_out(start, 0.0 if crowded or self._hurried else self._behind)
-            if len(skipped):
+            if skipped is not None and len(skipped):
                 yield self._emission(skipped, start, start)
         refined = self.bank.step()
         end = clock()
@@ -1149,19 +1149,13 @@ class StreamTable(Generic[Out]):
         self._progress(end)
         self._hurried = self._hurried and self.bank.pending > 0
 
-    def _leave_out(self, now: int, behind: float) -> Refined:
+    def _leave_out(self, now: int, behind: float) -> Refined | None:
         """Of live streams whose next window has waited for that long, the newest first: what older ones complete."""
         self._look_at = now + _LOOK_EVERY if self._behind < _NEVER else _NEVER
-        books, used = self._books, slice(self._used)
-        following, frontier = self.bank.next_window[used], self.bank.frontier[used]
-        late = (frontier > following) & books.live[used] & ~books.lossless[used]
-        if late.any():
-            at = following & (books.ring - 1)
-            place = np.arange(self._used)
-            read = np.where(books.slot[place, at] == following, books.received[place, at], now)
-            late &= read < now - behind
-        places = np.flatnonzero(late)
-        before = following[places]
+        places = self._books.behind(self._used, self.bank.next_window, self.bank.frontier, now - behind)
+        if not len(places):
+            return None
+        before = self.bank.next_window[places]
         skipped = self.bank.skip(places)
         if windows := int((self.bank.next_window[places] - before).sum()):
             self._hurried = True

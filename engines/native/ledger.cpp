@@ -29,6 +29,7 @@ class Ledger {
     Ledger(nb::handle books, nb::handle clock, double follow_share, double memory, double tolerance)
         : live(books, "live"),
           timed(books, "timed"),
+          lossless(books, "lossless"),
           until(books, "until"),
           newest(books, "newest"),
           heard(books, "heard"),
@@ -116,6 +117,18 @@ class Ledger {
             out.data()[p] = live[p] ? std::min(due(p, frontier.data()[p] + 1) + slack, until[p]) : std::numeric_limits<double>::infinity();
     }
 
+    std::size_t behind(std::size_t used, In<std::int64_t> following, In<std::int64_t> frontier, double limit, Out<std::int64_t> out) const {
+        if (used > places) throw std::out_of_range("more places than there are");
+        std::size_t found = 0;
+        for (std::size_t p = 0; p < used; ++p) {
+            const std::int64_t first = following.data()[p];
+            if (frontier.data()[p] <= first || !live[p] || lossless[p]) continue;
+            const std::size_t at = p * ring + first % static_cast<std::int64_t>(ring);
+            if (slot[at] == first && static_cast<double>(received[at]) < limit) out.data()[found++] = p;
+        }
+        return found;
+    }
+
     void numbers(In<std::int32_t> place, In<std::int64_t> slots, In<std::int32_t> windows, In<std::uint32_t> flags,
                  Out<std::int64_t> out) const {
         for (std::size_t m = 0; m < place.size(); ++m) {
@@ -144,7 +157,7 @@ class Ledger {
         std::size_t size;
     };
 
-    Column<bool> live, timed;
+    Column<bool> live, timed, lossless;
     Column<double> until;
     Column<std::int64_t> newest, heard, origin, base, slot, received, captured;
     Column<double> due_slot, due_time, period, claimed, pace, measured;
@@ -197,5 +210,6 @@ void bind_ledger(nb::module_& m) {
         .def("accept", &Ledger::accept)
         .def("came", &Ledger::came)
         .def("deadlines", &Ledger::deadlines)
+        .def("behind", &Ledger::behind)
         .def("numbers", &Ledger::numbers);
 }
