@@ -26,11 +26,15 @@ Amount = float | Tensor
 
 @dataclass(frozen=True)
 class Poses:
-    """A batch of pose windows: xyz [B, W, J, 3], missing [B, W, J] bool (xyz is 0 there), confidence [B, W, J]."""
+    """A batch of pose windows: xyz [B, W, J, 3], missing [B, W, J] bool (xyz is 0 there), confidence [B, W, J].
+
+    truth [B, W, J, 3] is what is to be recovered from them.
+    """
 
     xyz: Tensor
     missing: Tensor
     confidence: Tensor
+    truth: Tensor
     skeleton: Skeleton = UPPER_BODY_50
 
     @classmethod
@@ -41,6 +45,7 @@ class Poses:
             xyz,
             torch.zeros(xyz.shape[:3], dtype=torch.bool, device=xyz.device),
             ones if confidence is None else confidence,
+            xyz,
             skeleton,
         )
 
@@ -223,6 +228,7 @@ def estimator_error(
     generator: torch.Generator,
     millimetre: float = 1 / 3 / 370,
     even: bool = False,
+    kept: bool = False,
 ) -> Poses:
     """The error measured between a monocular estimator and optical capture, at wrists and elbows, for the whole body.
 
@@ -234,11 +240,17 @@ def estimator_error(
         drift, depth_drift, jitter: how much of each, 1 being as measured.
         millimetre: length of a millimetre in the units of `poses` (default: canonical, shoulders 370 mm apart).
         even: every joint of the body errs as much as the wrists.
+        kept: only the jitter is to be undone: drift is smooth, and the truth is smoothed and drifts with it. So does a
+            filter see it; in a video of one person nobody can tell slow error from motion.
     """
     shape = poses.xyz.shape
-    across = 17.0 * autoregressive((*shape[:3], 2), 0.96, generator, poses.xyz)
-    depth = 100.0 * autoregressive((*shape[:3], 1), 0.99, generator, poses.xyz)
+    longer = (shape[0], shape[1] + 2 * _AROUND * kept, shape[2])
+    across = 17.0 * autoregressive((*longer, 2), 0.96, generator, poses.xyz)
+    depth = 100.0 * autoregressive((*longer, 1), 0.99, generator, poses.xyz)
     slow = torch.cat([across * _column(drift, 4, poses.xyz), depth * _column(depth_drift, 4, poses.xyz)], -1)
+    if kept:
+        for _ in range(_AROUND):
+            slow = _three(slow)
     white = torch.randn(shape, generator=generator, device=poses.xyz.device)
     white = white * torch.tensor([5.0, 5.0, 13.0], device=poses.xyz.device)
     wild = torch.where(_rand(generator, *shape[:2], 1, 1, like=poses.xyz) < 0.08, 3.0, 1.0)
@@ -246,10 +258,34 @@ def estimator_error(
     above = torch.tensor(
         [len(_above(poses.skeleton, j)) for j in range(poses.skeleton.joints)], device=poses.xyz.device
     )
-    error = (slow + white) * (1.0 if even else (0.4 + 0.2 * above).clamp(max=1.0)[:, None])
-    for wrist, hand in _hands(poses.skeleton):
-        error[:, :, hand] = error[:, :, [wrist]] + 0.07 * slow[:, :, hand] + 0.35 * white[:, :, hand]
-    return poses.move(error * millimetre)
+    nearness = 1.0 if even else (0.4 + 0.2 * above).clamp(max=1.0)[:, None]
+
+    def spread(error: Tensor, of_hand: float) -> Tensor:
+        whole = error * nearness
+        for wrist, hand in _hands(poses.skeleton):
+            whole[:, :, hand] = whole[:, :, [wrist]] + of_hand * error[:, :, hand]
+        return whole * millimetre
+
+    slow, white = spread(slow, 0.07), spread(white, 0.35)
+    if kept:
+        poses = replace(poses, truth=smoothed(poses.truth) + slow)
+    return poses.move(slow + white)
+
+
+_AROUND = 12
+"""How often drift that is kept is smoothed, which takes as many frames on either side: a deviation of 2.4 frames."""
+
+
+def smoothed(xyz: Tensor) -> Tensor:
+    """Binomially weighted means [1, 4, 6, 4, 1] / 16 of five frames [B, W, J, 3], which halve what moves at a fifth of
+    the frame rate; of three next to the ends, and the ends themselves stay.
+    """
+    once = torch.cat([xyz[:, :1], _three(xyz), xyz[:, -1:]], 1)
+    return torch.cat([once[:, :2], _three(once)[:, 1:-1], once[:, -2:]], 1)
+
+
+def _three(xyz: Tensor) -> Tensor:
+    return 0.25 * xyz[:, :-2] + 0.5 * xyz[:, 1:-1] + 0.25 * xyz[:, 2:]
 
 
 def _above(skeleton: Skeleton, joint: int) -> list[int]:
@@ -340,6 +376,14 @@ def _estimator_body(poses: Poses, g: torch.Generator) -> Poses:
     return poses.hide(where)
 
 
+def _jitter(poses: Poses, g: torch.Generator) -> Poses:
+    """What is left of an estimator's error when drift is let be; half of the windows with losses."""
+    drift = _uniform(0.0, 1.0)
+    poses = estimator_error(poses, drift(poses, g), drift(poses, g), _uniform(0.2, 1.2)(poses, g), g, kept=True)
+    share = 0.1 * _rand(g, poses.xyz.shape[0], like=poses.xyz) * (_rand(g, poses.xyz.shape[0], like=poses.xyz) < 0.5)
+    return drop_frames(joint_mask(hand_gone(poses, 4 * share, g), 0.5 * share, g), share, g)
+
+
 def _live(poses: Poses, g: torch.Generator) -> Poses:
     """Several failures at once, each in some of the windows only."""
 
@@ -348,7 +392,7 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
         return _uniform(low, high)(poses, g) * chosen
 
     drift = some(0.05, 0.5, 0.5)
-    poses = estimator_error(poses, drift, 0.6 * drift, some(0.1, 1.5, 0.6), g)
+    poses = estimator_error(poses, drift, 0.6 * drift, some(0.1, 1.5, 0.6), g, kept=True)
     poses = dense_noise(poses, some(0.02, 0.2, 0.3), g)
     poses = depth_noise(poses, some(0.005, 0.03, 0.3), g)
     poses = joint_noise(poses, some(0.02, 0.2, 0.4), _uniform(0.2, 1.0)(poses, g), g)
@@ -379,6 +423,7 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "estimator_low": (2.0, _estimator(0.1, 0.45)),
     "estimator_high": (1.2, _estimator(0.45, 1.2)),
     "estimator_body": (1.6, _estimator_body),
+    "jitter": (2.0, _jitter),
     "live": (2.0, _live),
 }
 

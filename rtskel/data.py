@@ -27,7 +27,8 @@ from torch import Tensor
 
 from rtskel.corrupt import autoregressive
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats import SHOULDER_WIDTH_MM, read
+from rtskel.formats import SHOULDER_WIDTH_MM, Recording, read
+from rtskel.lift import lift_recording
 from rtskel.ring import canonical_frames
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
 from rtskel.synthesize import synthesize
@@ -362,6 +363,7 @@ class BuildConfig:
 
     phoenix: bool = True
     bandai: bool = True
+    how2sign: bool = True
     synthetic: int = 2000
     synthetic_seconds: float = 16.0
     holdout: int = 10
@@ -379,7 +381,8 @@ def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | Non
 
     PHOENIX14T train is for training and dev for validation, as they are. Bandai-Namco bodies keep their
     motion, facing the camera on average, with the typical bone lengths of the skeleton; hands from PHOENIX
-    train and from MediaPipe fingerspelling are attached along the forearm.
+    train and from MediaPipe fingerspelling are attached along the forearm. How2Sign, all of it for training, is lifted
+    from 2D.
     """
     config = config or BuildConfig()
     chosen = ((s, x) for s, x in shared_sequences(Path(data), config) if s.name not in config.skip)
@@ -403,6 +406,11 @@ def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence
         for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz"):
             split = "dev" if held_out(name, config.holdout) else "train"
             yield Sequence(name, "bandai", split, 30.0, 0, 0), attach_hands(body, hands_by_source, random)
+    if config.how2sign:
+        for folder in sorted((data / "how2sign_openpose").iterdir()):
+            for recording in map(lift_recording, read(folder, fps=24.0)):
+                whole = np.asarray((recording.confidence[:, list(UPPER_BODY_50.groups["body"])] > 0).all(1))
+                yield from _stretches(recording, whole, f"how2sign/{recording.name}", "how2sign", "train")
     for k in range(config.synthetic):
         r = synthesize(config.synthetic_seconds, 25.0, FIRST_SEED + k)
         xyz = r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
@@ -423,22 +431,27 @@ def recorded_sequences(
         for recording in read(path):
             if recording.dims != 3:
                 raise FormatError(f"{path}: 2D poses; lift them to 3D first")
-            xyz = recording.canonical()
             split = "dev" if number % holdout == 0 else "train"
             number += 1
-            width = np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1)
-            whole = np.asarray(np.isfinite(xyz).all((1, 2)) & (recording.confidence > 0).all(1))
-            slot = np.arange(len(xyz)) if recording.slot is None else recording.slot
-            cuts = np.flatnonzero(~whole[1:] | ~whole[:-1] | (np.diff(slot) > 1)) + 1
-            for first, end in pairwise([0, *cuts.tolist(), len(xyz)]):
-                if (
-                    whole[first:end].all()
-                    and end - first >= recording.fps
-                    and (scale := float(np.median(width[first:end]))) > 0
-                ):
-                    name = f"{Path(path).name}/{recording.name}/{first}"
-                    stretch = xyz[first:end] * np.float32(SHOULDER_WIDTH / scale)
-                    yield Sequence(name, "recordings", split, recording.fps, 0, 0), stretch
+            whole = np.asarray(~recording.missing.any(1))
+            yield from _stretches(recording, whole, f"{Path(path).name}/{recording.name}", "recordings", split)
+
+
+def _stretches(
+    recording: Recording, whole: NDArray[np.bool_], name: str, source: str, split: str
+) -> Iterator[tuple[Sequence, Array]]:
+    """The runs of `whole` frames [N] of a recording, of a second and more, in training units."""
+    xyz = recording.canonical()
+    width = np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1)
+    cuts = np.flatnonzero(~whole[1:] | ~whole[:-1] | (np.diff(recording.slots) > 1)) + 1
+    for first, end in pairwise([0, *cuts.tolist(), len(xyz)]):
+        if (
+            whole[first:end].all()
+            and end - first >= recording.fps
+            and (scale := float(np.median(width[first:end]))) > 0
+        ):
+            stretch = xyz[first:end] * np.float32(SHOULDER_WIDTH / scale)
+            yield Sequence(f"{name}/{first}", source, split, recording.fps, 0, 0), stretch
 
 
 _LEFT = list(UPPER_BODY_50.groups["left_hand"])

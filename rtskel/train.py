@@ -46,8 +46,11 @@ BAD = 1e-7
 TAIL = 30.0
 """Errors this many times the usual count half of what they are: a few windows would drown out all others."""
 
-SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "live")
+SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter", "live")
 """Kinds of corruption that shake every frame: what refined poses do from one frame to the next is trained on these."""
+
+SOURCES = {"phoenix": 0.42, "synthetic": 0.33, "bandai": 0.18, "how2sign": 0.07}
+"""How often windows are drawn from each part of the shared data."""
 
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
@@ -63,7 +66,8 @@ class TrainConfig:
         before it (lookaheads to 4), and of those from there to the middle (longer lookaheads), each with running
         errors of its own. No output is taken from positions further in front.
     triples: of the batch, 3 `triples` windows are three consecutive ones each, of the `SHAKY` kinds: what is published
-        from them is to accelerate as the truth does. `smoothness` is the weight of that loss; it needs `balance`.
+        from them is to accelerate as the truth does. `smoothness` is the weight of that loss, by positions as in
+        `shares` (what is too smooth without lookahead lags). It needs `balance`.
     floors: running errors below the first (at the start) to the second (at the end of the run) count as that.
     proposal, gate: weights of the loss of ungated corrections and of the gate as a classifier of bad joints.
     ema: decay of the moving average of the weights, which is what is validated and kept.
@@ -74,7 +78,7 @@ class TrainConfig:
 
     model: SkeletorConfig = PRESETS["realtime"]
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sources: Mapping[str, float] = field(default_factory=lambda: {"phoenix": 0.45, "synthetic": 0.35, "bandai": 0.2})
+    sources: Mapping[str, float] = field(default_factory=lambda: dict(SOURCES))
     kinds: tuple[str, ...] = ()
     batch: int = 32
     steps: int = 300_000
@@ -88,7 +92,7 @@ class TrainConfig:
     balance: bool = True
     shares: tuple[float, float, float] = (0.25, 0.35, 0.4)
     triples: int = 2
-    smoothness: float = 1.0
+    smoothness: tuple[float, float, float] = (0.5, 1.0, 1.0)
     floors: tuple[float, float] = (3e-4, 5e-7)
     proposal: float = 0.5
     gate: float = 0.1
@@ -130,7 +134,7 @@ class TrainConfig:
             made["augment"] = AugmentConfig(
                 **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
             )
-        made |= {key: tuple(made[key]) for key in ("kinds", "floors", "shares") if key in made}
+        made |= {key: tuple(made[key]) for key in ("kinds", "floors", "shares", "smoothness") if key in made}
         made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
         return cls(**made)
 
@@ -204,7 +208,10 @@ class Trainer:
         edges = sorted({max(0, window // 2 - 3), max(0, window - 5), window - 1, window})
         for row, (first, end) in enumerate(reversed(list(pairwise(edges)))):
             self.positions[row, first:end] = 1.0 / (end - first)
-        self.shares = torch.tensor(config.shares, device=self.device)[:, None]
+        shares = torch.tensor(config.shares, device=self.device)[:, None]
+        self.shares = torch.stack(
+            [shares, shares, shares * torch.tensor(config.smoothness, device=self.device)[:, None]]
+        )
         # Running errors by kind, source, positions and group: of the output, of the ungated proposal, and of the
         # acceleration; 0 = not seen yet.
         cells = (len(self.kinds), len(config.sources), len(self.positions), len(groups))
@@ -233,11 +240,11 @@ class Trainer:
         """
         g, count, window = self.generator, self.triples, self.config.model.window
         clean, source = self.windows.draw(self.config.batch - 3 * count)
-        x, missing, kind = self._corrupt(clean, self.chance)
+        clean, x, missing, kind = self._corrupt(clean, self.chance)
         clean, x, missing = pad_windows(clean, x, missing, self.config.augment, g)
         if count:
             longer, longer_source = self.longer.draw(count)
-            shaken, hidden, longer_kind = self._corrupt(longer, self.shaky)
+            longer, shaken, hidden, longer_kind = self._corrupt(longer, self.shaky)
 
             def three(sequence: Tensor) -> Tensor:
                 return torch.stack([sequence[:, k : k + window] for k in range(3)], 1).flatten(0, 1)
@@ -249,18 +256,19 @@ class Trainer:
         clean, x, scale = to_canonical_windows(clean, x, missing, self.tree)
         return clean, x, missing, scale, kind, source
 
-    def _corrupt(self, clean: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Corrupted sequences, their missing joints and their kinds (ascending), drawn by chance [kinds]."""
+    def _corrupt(self, clean: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Truth, corrupted sequences, their missing joints and their kinds (ascending), drawn by chance [kinds]."""
         kind = torch.multinomial(chance, len(clean), replacement=True, generator=self.generator).sort().values
-        x, missing = clean.clone(), torch.zeros(clean.shape[:3], dtype=torch.bool, device=self.device)
+        truth, x = clean.clone(), clean.clone()
+        missing = torch.zeros(clean.shape[:3], dtype=torch.bool, device=self.device)
         first = 0
         for k, count in enumerate(torch.bincount(kind, minlength=len(self.kinds)).tolist()):
             if count:
                 rows = slice(first, first + count)
                 poses = recipe(self.kinds[k])[1](Poses.clean(clean[rows], skeleton=self.tree), self.generator)
-                x[rows], missing[rows] = poses.xyz, poses.missing
+                truth[rows], x[rows], missing[rows] = poses.truth, poses.xyz, poses.missing
                 first += count
-        return x, missing, kind
+        return truth, x, missing, kind
 
     def loss(self, clean: Tensor, x: Tensor, missing: Tensor, scale: Tensor, kind: Tensor, source: Tensor) -> Tensor:
         """The training loss of a batch from `draw`; also updates the running errors."""
@@ -297,9 +305,7 @@ class Trainer:
             apart = ((y - clean) * side / scale[:, None, None, None])[first:].view(-1, 3, *y.shape[1:])
             acceleration = apart[:, 0] - 2 * apart[:, 1] + apart[:, 2]
             acceleration = (acceleration.square().sum(-1) + 1e-12).sqrt()
-            total = total + config.smoothness * self._balanced(
-                grouped(acceleration), kind[first::3], source[first::3], 2, self.floor**0.5
-            )
+            total = total + self._balanced(grouped(acceleration), kind[first::3], source[first::3], 2, self.floor**0.5)
         return total
 
     def _balanced(self, error: Tensor, kind: Tensor, source: Tensor, which: int, floor: float) -> Tensor:
@@ -316,7 +322,7 @@ class Trainer:
         pace = 1 - 0.99**count
         flat.copy_(torch.where(flat == 0, fresh, flat + pace * (fresh - flat)))
         relative = error / flat[cell].clamp(min=floor)
-        held: Tensor = self.shares * TAIL * (relative / TAIL).log1p()
+        held: Tensor = self.shares[which] * TAIL * (relative / TAIL).log1p()
         return held.sum(1).mean()
 
     def step(self) -> float:

@@ -1,5 +1,7 @@
 """Corruptions: how many frames and joints, how strong, reproducible, and the root left alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_static_joint_mask_takes_the_same_joints_throughout():
 def test_most_confident_go_first():
     poses = clean()
     confidence = torch.rand(poses.missing.shape, generator=rng(1))
-    poses = Poses(poses.xyz, poses.missing, confidence)
+    poses = replace(poses, confidence=confidence)
     masked = corrupt.frame_mask(poses, 0.2, rng()).missing[..., 0]
     frame = confidence.mean(-1)
     for b in range(3):
@@ -151,3 +153,27 @@ def test_a_kind_at_a_fixed_level():
 def test_unknown_kinds_raise(kind):
     with pytest.raises(ValueError, match="unknown kind"):
         recipe(kind)
+
+
+def test_drift_that_is_kept_moves_the_truth_and_jitter_does_not():
+    poses = clean(batch=4, window=60)
+    got = corrupt.estimator_error(poses, 1.0, 1.0, 0.0, rng(), kept=True)
+    torch.testing.assert_close(got.xyz - poses.xyz, got.truth - corrupt.smoothed(poses.xyz))
+    moved = got.xyz - poses.xyz
+    assert moved[..., 2].std() > 0.03
+    rough = corrupt.estimator_error(poses, 1.0, 1.0, 0.0, rng())
+    assert rough.truth is poses.truth
+    jumps = [(x - poses.xyz).diff(n=2, dim=1).std() for x in (got.xyz, rough.xyz)]
+    assert jumps[0] < 0.2 * jumps[1]
+    shaken = corrupt.estimator_error(poses, 0.0, 0.0, 1.0, rng(), kept=True)
+    torch.testing.assert_close(shaken.truth, corrupt.smoothed(poses.xyz))
+
+
+def test_smoothing_is_symmetric_and_leaves_lines_and_ends():
+    line = torch.arange(12.0).view(1, 12, 1, 1).expand(1, 12, 2, 3)
+    torch.testing.assert_close(corrupt.smoothed(line), line)
+    pulse = torch.zeros(1, 11, 1, 3)
+    pulse[:, 5] = 16.0
+    assert corrupt.smoothed(pulse)[0, :, 0, 0].tolist() == [0, 0, 0, 1, 4, 6, 4, 1, 0, 0, 0]
+    shaken = torch.rand(2, 9, 3, 3, generator=rng())
+    assert torch.equal(corrupt.smoothed(shaken)[:, [0, -1]], shaken[:, [0, -1]])

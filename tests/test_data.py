@@ -200,7 +200,7 @@ def test_bone_statistics_are_of_unmirrored_poses(tmp_path):
 def test_shared_data_builds_a_corpus_without_touching_dev(tmp_path):
     root = shared_data("phoenix14t/dev.skels").parents[1]
     summary = build_corpus(root, tmp_path, BuildConfig(bandai=False, synthetic=0))
-    assert summary == {"phoenix/train": (5, 636), "phoenix/dev": (5, 536)}
+    assert summary == {"phoenix/train": (5, 636), "phoenix/dev": (5, 536), "how2sign/train": (5, 684)}
     names = {s.split: {t.name for t in Corpus(tmp_path).select(s.split)} for s in Corpus(tmp_path).sequences}
     assert not names["train"] & names["dev"]
 

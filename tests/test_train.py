@@ -112,7 +112,7 @@ def test_a_jump_between_consecutive_windows_costs_only_with_smoothness(corpus, m
     """The same errors, once alternating between the windows of a triple and once constant."""
     losses = {}
     for smoothness in (0.0, 1.0):
-        trainer = Trainer(replace(CONFIG, smoothness=smoothness, kinds=("dense_noise",)), Corpus(corpus))
+        trainer = Trainer(replace(CONFIG, smoothness=(smoothness,) * 3, kinds=("dense_noise",)), Corpus(corpus))
         clean, x, missing, scale, kind, source = trainer.draw()
         for name, sign in (("steady", torch.ones(8)), ("jumping", torch.tensor([1.0, 1, 1, 1, 1, 1, -1, 1]))):
             y = clean + 0.01 * (sign * scale)[:, None, None, None]
