@@ -198,13 +198,9 @@ class Refined:
 
 @dataclass
 class _Stream:
-    """State of one stream in `NumpyRing`."""
+    """Books of one stream."""
 
     slot: NDArray[np.int64]  # [C] the slot whose frame lies at slot % C, -1 for none
-    xyz: NDArray[np.float32]  # [C, J, 3]
-    confidence: NDArray[np.float32]  # [C, J], 0 for a missing joint
-    predicted: NDArray[np.float32]  # [2r+1, P, J, 3] of window e at e % (2r+1)
-    usable: NDArray[np.bool_]  # [2r+1] whether that window's prediction counts
     frontier: int = -1  # every slot up to here has come or was settled
     newest: int = -1  # the last slot put or settled
     next: int = 0  # the first window that has not run
@@ -213,45 +209,23 @@ class _Stream:
     ended: bool = False
 
 
-class NumpyRing:
-    """The ring in numpy: the specification, and the fallback where the extension is not built."""
+class Books:
+    """Which frames have come, which windows can run, and what they complete: all of a ring but its numbers."""
 
     def __init__(self, config: RingConfig) -> None:
         self.config = config
         self._reach = [config.reach(lookahead) for lookahead in config.lookaheads]
-        self._positions = config.positions
-        self._streams = [self._fresh() for _ in range(config.streams)]
-        self._plan: list[tuple[int, int]] = []  # (stream, window) in the order of the gathered batch
-        self._origin = np.zeros((0, 3), np.float32)
-        self._scale = np.zeros(0, np.float32)
-        self._known = np.zeros(0, np.bool_)
+        self._streams = [self._opened() for _ in range(config.streams)]
         self._turn = 0
 
-    def _fresh(self) -> _Stream:
-        c, joints = self.config.capacity, self.config.skeleton.joints
-        return _Stream(
-            slot=np.full(c, -1, np.int64),
-            xyz=np.zeros((c, joints, 3), np.float32),
-            confidence=np.zeros((c, joints), np.float32),
-            predicted=np.zeros((self.config.most_windows, len(self._positions), joints, 3), np.float32),
-            usable=np.zeros(self.config.most_windows, np.bool_),
-        )
+    def _opened(self) -> _Stream:
+        return _Stream(np.full(self.config.capacity, -1, np.int64))
 
     # -- frames in ---------------------------------------------------------------------------------------------------
 
-    def put(
-        self,
-        stream: NDArray[np.int32],
-        slot: NDArray[np.int64],
-        xyz: NDArray[np.float32],
-        confidence: NDArray[np.float32],
-        status: NDArray[np.uint8],
-    ) -> None:
-        """Store M frames; writes what became of each into `status`."""
-        for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
-            status[row] = self._put(self._streams[s], j, xyz[row], confidence[row])
-
-    def _put(self, st: _Stream, j: int, xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> Put:
+    def _take(self, s: int, j: int) -> Put:
+        """Whether a frame for slot j of stream s is to be stored; if so, it counts as come."""
+        st = self._streams[s]
         at = j % self.config.capacity
         if st.slot[at] == j:
             return Put.DUPLICATE
@@ -259,10 +233,7 @@ class NumpyRing:
             return Put.LATE
         if j >= st.next + self.config.ahead:
             return Put.AHEAD
-        valid = np.isfinite(xyz).all(axis=-1) & (confidence > 0) & (confidence >= self.config.min_confidence)
         st.slot[at] = j
-        st.xyz[at] = np.where(valid[:, None], xyz, 0)
-        st.confidence[at] = np.where(valid, np.minimum(confidence, 1), 0)
         st.stale = min(st.stale, j)
         st.newest = max(st.newest, j)
         self._advance(st)
@@ -293,7 +264,7 @@ class NumpyRing:
     def reset(self, stream: NDArray[np.int32]) -> None:
         """Forget everything about these streams."""
         for s in stream.tolist():
-            self._streams[s] = self._fresh()
+            self._streams[s] = self._opened()
 
     # -- windows out -------------------------------------------------------------------------------------------------
 
@@ -314,34 +285,6 @@ class NumpyRing:
         """How many windows can run now."""
         return sum(len(self._ready(st)) for st in self._streams)
 
-    def gather(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> int:
-        """Fill up to B canonical windows, x [B, W, J, 3] and missing [B, W, J], streams sharing the batch fairly.
-
-        Returns how many were filled. Nothing is decided until `average`: without it, the same windows come again.
-        """
-        self._plan = self._share(len(x))
-        if not self._plan:
-            return 0
-        w = self.config.window
-        frames = np.empty((len(self._plan), w, *x.shape[2:]), np.float32)
-        valid = np.empty((len(self._plan), w, x.shape[2]), np.bool_)
-        for row, (s, e) in enumerate(self._plan):
-            st = self._streams[s]
-            slots = np.arange(e - w + 1, e + 1).clip(0, st.last if st.ended else None)
-            at = slots % self.config.capacity
-            here = st.slot[at] == slots
-            valid[row] = here[:, None] & (st.confidence[at] > 0)
-            frames[row] = np.where(valid[row][..., None], st.xyz[at], 0)
-        self._origin, self._scale, self._known = canonical_frames(frames, valid, self.config.skeleton)
-        n = len(self._plan)
-        with np.errstate(over="ignore", invalid="ignore"):
-            moved = (frames - self._origin[:, None, None]) * self._scale[:, None, None, None]
-            valid &= (np.abs(moved) <= FAR).all(axis=-1)
-        self._known &= valid.any(axis=(1, 2))
-        x[:n] = np.where(valid[..., None], moved, 0)
-        missing[:n] = ~valid
-        return n
-
     def _share(self, room: int) -> list[tuple[int, int]]:
         ready = [(s, self._ready(st)) for s, st in enumerate(self._streams)]
         ready = [(s, windows) for s, windows in ready if windows]
@@ -359,95 +302,31 @@ class NumpyRing:
             ready = [(s, windows[share:]) for s, windows in ready if len(windows) > share]
         return plan
 
-    # -- predictions back --------------------------------------------------------------------------------------------
-
-    @property
-    def outputs(self) -> int:
-        """How many outputs the gathered windows complete."""
-        return sum(self._completes(s, e, reach) for s, e in self._plan for reach in self._reach)
-
-    def _completes(self, s: int, e: int, reach: int) -> bool:
+    def _completed(self, s: int, e: int) -> list[int]:
+        """The lookaheads whose output window e of stream s completes, none if it has run before."""
         st = self._streams[s]
-        return e >= st.next and e - reach >= 0 and not (st.ended and e - reach > st.last)
+        if e < st.next:
+            return []
+        return [
+            lookahead
+            for lookahead, reach in zip(self.config.lookaheads, self._reach, strict=True)
+            if e - reach >= 0 and not (st.ended and e - reach > st.last)
+        ]
 
-    def average(self, y: NDArray[np.float32], out: Refined) -> None:
-        """Take the predictions y [B, P, J, 3] of the gathered windows at `RingConfig.positions` and write the `outputs`
-        rows they complete.
-        """
-        cfg = self.config
-        row = 0
-        for b, (s, e) in enumerate(self._plan):
-            st = self._streams[s]
-            at = e % cfg.most_windows
-            with np.errstate(over="ignore", invalid="ignore"):
-                st.predicted[at] = y[b] / self._scale[b] + self._origin[b]
-            st.usable[at] = self._known[b] and bool(np.isfinite(st.predicted[at]).all())
-            st.stale = e + 1
-            if e < st.next:
-                continue
-            for lookahead, reach in zip(cfg.lookaheads, self._reach, strict=True):
-                if self._completes(s, e, reach):
-                    self._write(st, s, e, lookahead, out, row)
-                    row += 1
-            st.next = e + 1
-        self._plan = []
+    def _pass(self, s: int, e: int) -> None:
+        """Window e of stream s has run, or never will."""
+        st = self._streams[s]
+        st.stale = e + 1
+        st.next = max(st.next, e + 1)
 
-    def _write(self, st: _Stream, s: int, e: int, lookahead: int, out: Refined, row: int) -> None:
-        cfg = self.config
-        reach, count = cfg.reach(lookahead), cfg.windows(lookahead)
-        i = e - reach
-        ends = np.arange(e - count + 1, e + 1)
-        ends = ends[st.usable[ends % cfg.most_windows]]
-        column = np.searchsorted(self._positions, cfg.window - 1 - (ends - i))
-        predictions = st.predicted[ends % cfg.most_windows, column].astype(np.float64)  # [n, J, 3]
-        if len(ends):
-            mean = predictions.mean(axis=0)
-            out.xyz[row] = mean
-            out.sigma[row] = np.sqrt(np.square(predictions - mean).sum(axis=-1).mean(axis=0))
-        else:
-            out.xyz[row] = 0
-            out.sigma[row] = 0
-        at = i % cfg.capacity
-        out.confidence[row] = st.confidence[at] if st.slot[at] == i else 0
-        out.stream[row], out.slot[row], out.lookahead[row], out.windows[row] = s, i, lookahead, len(ends)
-        flags = Flag(0)
-        if e - count + 1 < cfg.window - 1:
+    def _flags(self, s: int, e: int, lookahead: int) -> Flag:
+        """What is known, without the numbers, of the output that window e completes."""
+        st, flags = self._streams[s], Flag(0)
+        if e - self.config.windows(lookahead) + 1 < self.config.window - 1:
             flags |= Flag.WARM_UP
-        if not out.confidence[row].any():
-            flags |= Flag.INTERPOLATED
-        if len(ends) < count:
-            flags |= Flag.PARTIAL_AVERAGE
         if st.ended and e > st.last:
             flags |= Flag.FLUSHED
-        out.flags[row] = flags
-
-    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
-        """Of these streams, windows before `window` that have not run will not: write what they complete.
-
-        Averages take the windows that did run. Where there is none, the frame passes through as it came, its missing
-        joints at the neck; where nothing came either, the last one in which somebody was seen.
-        """
-        row = 0
-        for s, end in zip(stream.tolist(), window.tolist(), strict=True):
-            st = self._streams[s]
-            for e in range(st.next, end):
-                st.usable[e % self.config.most_windows] = False
-                for lookahead, reach in zip(self.config.lookaheads, self._reach, strict=True):
-                    if self._completes(s, e, reach):
-                        self._write(st, s, e, lookahead, out, row)
-                        if not out.windows[row]:
-                            self._pass_through(st, e - reach, out, row)
-                        row += 1
-                st.next = st.stale = e + 1
-
-    def _pass_through(self, st: _Stream, i: int, out: Refined, row: int) -> None:
-        for j in range(i, max(-1, i - self.config.window), -1):
-            at = j % self.config.capacity
-            if st.slot[at] == j and st.confidence[at].any():
-                there = st.confidence[at] > 0
-                out.xyz[row] = np.where(there[:, None], st.xyz[at], st.xyz[at, NECK])
-                break
-        out.flags[row] |= Flag.PASSTHROUGH
+        return flags
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -470,6 +349,162 @@ class NumpyRing:
     def ended(self) -> NDArray[np.bool_]:
         """[S] whether the stream has ended."""
         return np.array([st.ended for st in self._streams], np.bool_)
+
+
+@dataclass
+class _Frames:
+    """Frames and predictions of one stream in `NumpyRing`."""
+
+    xyz: NDArray[np.float32]  # [C, J, 3]
+    confidence: NDArray[np.float32]  # [C, J], 0 for a missing joint
+    predicted: NDArray[np.float32]  # [2r+1, P, J, 3] of window e at e % (2r+1)
+    usable: NDArray[np.bool_]  # [2r+1] whether that window's prediction counts
+
+
+class NumpyRing(Books):
+    """The ring in numpy: the specification, and the fallback where the extension is not built."""
+
+    def __init__(self, config: RingConfig) -> None:
+        super().__init__(config)
+        self._positions = config.positions
+        self._frames = [self._empty() for _ in range(config.streams)]
+        self._plan: list[tuple[int, int]] = []  # (stream, window) in the order of the gathered batch
+        self._origin = np.zeros((0, 3), np.float32)
+        self._scale = np.zeros(0, np.float32)
+        self._known = np.zeros(0, np.bool_)
+
+    def _empty(self) -> _Frames:
+        c, joints = self.config.capacity, self.config.skeleton.joints
+        return _Frames(
+            xyz=np.zeros((c, joints, 3), np.float32),
+            confidence=np.zeros((c, joints), np.float32),
+            predicted=np.zeros((self.config.most_windows, len(self._positions), joints, 3), np.float32),
+            usable=np.zeros(self.config.most_windows, np.bool_),
+        )
+
+    def put(
+        self,
+        stream: NDArray[np.int32],
+        slot: NDArray[np.int64],
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        status: NDArray[np.uint8],
+    ) -> None:
+        """Store M frames; writes what became of each into `status`."""
+        for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
+            status[row] = self._take(s, j)
+            if status[row] == Put.TAKEN:
+                frames, at, sure = self._frames[s], j % self.config.capacity, confidence[row]
+                valid = np.isfinite(xyz[row]).all(axis=-1) & (sure > 0) & (sure >= self.config.min_confidence)
+                frames.xyz[at] = np.where(valid[:, None], xyz[row], 0)
+                frames.confidence[at] = np.where(valid, np.minimum(sure, 1), 0)
+
+    def reset(self, stream: NDArray[np.int32]) -> None:
+        """Forget everything about these streams."""
+        super().reset(stream)
+        for s in stream.tolist():
+            self._frames[s] = self._empty()
+
+    def gather(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> int:
+        """Fill up to B canonical windows, x [B, W, J, 3] and missing [B, W, J], streams sharing the batch fairly.
+
+        Returns how many were filled. Nothing is decided until `average`: without it, the same windows come again.
+        """
+        self._plan = self._share(len(x))
+        if not self._plan:
+            return 0
+        w = self.config.window
+        frames = np.empty((len(self._plan), w, *x.shape[2:]), np.float32)
+        valid = np.empty((len(self._plan), w, x.shape[2]), np.bool_)
+        for row, (s, e) in enumerate(self._plan):
+            st, kept = self._streams[s], self._frames[s]
+            slots = np.arange(e - w + 1, e + 1).clip(0, st.last if st.ended else None)
+            at = slots % self.config.capacity
+            here = st.slot[at] == slots
+            valid[row] = here[:, None] & (kept.confidence[at] > 0)
+            frames[row] = np.where(valid[row][..., None], kept.xyz[at], 0)
+        self._origin, self._scale, self._known = canonical_frames(frames, valid, self.config.skeleton)
+        n = len(self._plan)
+        with np.errstate(over="ignore", invalid="ignore"):
+            moved = (frames - self._origin[:, None, None]) * self._scale[:, None, None, None]
+            valid &= (np.abs(moved) <= FAR).all(axis=-1)
+        self._known &= valid.any(axis=(1, 2))
+        x[:n] = np.where(valid[..., None], moved, 0)
+        missing[:n] = ~valid
+        return n
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the gathered windows complete."""
+        return sum(len(self._completed(s, e)) for s, e in self._plan)
+
+    def average(self, y: NDArray[np.float32], out: Refined) -> None:
+        """Take the predictions y [B, P, J, 3] of the gathered windows at `RingConfig.positions` and write the `outputs`
+        rows they complete.
+        """
+        row = 0
+        for b, (s, e) in enumerate(self._plan):
+            kept, at = self._frames[s], e % self.config.most_windows
+            with np.errstate(over="ignore", invalid="ignore"):
+                kept.predicted[at] = y[b] / self._scale[b] + self._origin[b]
+            kept.usable[at] = self._known[b] and bool(np.isfinite(kept.predicted[at]).all())
+            for lookahead in self._completed(s, e):
+                self._write(s, e, lookahead, out, row)
+                row += 1
+            self._pass(s, e)
+        self._plan = []
+
+    def _write(self, s: int, e: int, lookahead: int, out: Refined, row: int) -> None:
+        cfg, st, kept = self.config, self._streams[s], self._frames[s]
+        reach, count = cfg.reach(lookahead), cfg.windows(lookahead)
+        i = e - reach
+        ends = np.arange(e - count + 1, e + 1)
+        ends = ends[kept.usable[ends % cfg.most_windows]]
+        column = np.searchsorted(self._positions, cfg.window - 1 - (ends - i))
+        predictions = kept.predicted[ends % cfg.most_windows, column].astype(np.float64)  # [n, J, 3]
+        if len(ends):
+            mean = predictions.mean(axis=0)
+            out.xyz[row] = mean
+            out.sigma[row] = np.sqrt(np.square(predictions - mean).sum(axis=-1).mean(axis=0))
+        else:
+            out.xyz[row] = 0
+            out.sigma[row] = 0
+        at = i % cfg.capacity
+        out.confidence[row] = kept.confidence[at] if st.slot[at] == i else 0
+        out.stream[row], out.slot[row], out.lookahead[row], out.windows[row] = s, i, lookahead, len(ends)
+        flags = self._flags(s, e, lookahead)
+        if not out.confidence[row].any():
+            flags |= Flag.INTERPOLATED
+        if len(ends) < count:
+            flags |= Flag.PARTIAL_AVERAGE
+        out.flags[row] = flags
+
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
+        """Of these streams, windows before `window` that have not run will not: write what they complete.
+
+        Averages take the windows that did run. Where there is none, the frame passes through as it came, its missing
+        joints at the neck; where nothing came either, the last one in which somebody was seen.
+        """
+        row = 0
+        for s, end in zip(stream.tolist(), window.tolist(), strict=True):
+            for e in range(self._streams[s].next, end):
+                self._frames[s].usable[e % self.config.most_windows] = False
+                for lookahead in self._completed(s, e):
+                    self._write(s, e, lookahead, out, row)
+                    if not out.windows[row]:
+                        self._pass_through(s, e - self.config.reach(lookahead), out, row)
+                    row += 1
+                self._pass(s, e)
+
+    def _pass_through(self, s: int, i: int, out: Refined, row: int) -> None:
+        st, kept = self._streams[s], self._frames[s]
+        for j in range(i, max(-1, i - self.config.window), -1):
+            at = j % self.config.capacity
+            if st.slot[at] == j and kept.confidence[at].any():
+                there = kept.confidence[at] > 0
+                out.xyz[row] = np.where(there[:, None], kept.xyz[at], kept.xyz[at, NECK])
+                break
+        out.flags[row] |= Flag.PASSTHROUGH
 
 
 class NativeRing:
