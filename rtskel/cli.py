@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 RAW = "tcp://127.0.0.1:5555"
 REFINED = "tcp://127.0.0.1:5556"
 
+LIFT_LOOKAHEAD = 0
+
 OK, FAILED, USAGE, INTERRUPTED, TERMINATED, NO_READER = 0, 1, 2, 130, 143, 141
 
 EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "tensorboard": "train"}
@@ -493,7 +495,14 @@ def _serve_options(parser: _Parser) -> None:
     parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
     )
-    parser.add_argument("--lift", action="store_true", help="give 2D poses a depth, each as it comes")
+    parser.add_argument("--lift", action="store_true", help="take 2D poses, too, and give them a depth")
+    parser.add_argument(
+        "--lift-lookahead",
+        type=int,
+        default=LIFT_LOOKAHEAD,
+        metavar="N",
+        help=f"frames that lifting waits for, on top of --lookahead (default {LIFT_LOOKAHEAD})",
+    )
     parser.add_argument("--keys", metavar="DIR", help="the server's keys, made by rtskel keygen")
     parser.add_argument("--insecure", action="store_true", help="let anybody connect, from other machines too")
     parser.add_argument("--json", action="store_true", help="say where it serves as one JSON object")
@@ -546,9 +555,9 @@ def _serve(args: argparse.Namespace) -> int:
                 slack_s=args.slack_ms / 1000,
                 idle_s=args.idle,
                 behind_s=args.behind_ms / 1000,
-                ahead=max(64, args.max_gap + 1),
-                lift=args.lift,
+                ahead=max(64, args.max_gap + 1, args.lift_lookahead + args.hop),
             ),
+            lift=args.lift_lookahead if args.lift else None,
             hop=args.hop,
             batch_wait_s=args.batch_wait_ms / 1000,
             keys=None if args.keys is None else ServerKeys.load(args.keys),

@@ -177,6 +177,9 @@ class Lifter:
             lifted at once.
         fps, skeleton, min_confidence, config: as in `lift`.
 
+    Attributes:
+        fps: may be set between frames.
+
     Raises:
         ValueError: an argument out of range.
 
@@ -207,7 +210,8 @@ class Lifter:
         self.lookahead = lookahead
         self.config = config or LiftConfig()
         self._tree = _tree(skeleton)
-        self._fps = fps
+        self.skeleton = skeleton
+        self.fps = fps
         self._min_confidence = min_confidence
         self.reset()
 
@@ -215,6 +219,11 @@ class Lifter:
     def latency(self) -> int:
         """Frames between a pose's own frame and the push that completes it: the lookahead."""
         return self.lookahead
+
+    @property
+    def due(self) -> int:
+        """How many poses `flush` would give."""
+        return len(self._w)
 
     def push(self, xy: ArrayLike, confidence: ArrayLike | None = None) -> Lifted:
         """Take the next frame [J, 2] or frames [n, J, 2] (confidence [J] or [n, J]) and return the poses that are
@@ -267,7 +276,7 @@ class Lifter:
         if self._unit and frames:
             self._before = self._targets[:, frames - 1], self._pose[:, frames - 1]
             seen = int(out.confidence.any(axis=1).sum())
-            self._seen = min(self._seen + seen, self.config.memory_s * self._fps)
+            self._seen = min(self._seen + seen, self.config.memory_s * self.fps)
         self._x, self._w, self._pose = self._x[:, frames:], self._w[frames:], self._pose[:, frames:]
         return out
 
@@ -297,7 +306,7 @@ class Lifter:
             w,
             typical,
             self.config,
-            self._fps,
+            self.fps,
             (w > 0).mean(axis=0),
             # Each frame is in as many windows as a window has frames.
             (lengths, len(w) * max(self._seen, FIRST)),

@@ -138,6 +138,11 @@ class RefinerBank:
         return self._ring.frontier
 
     @property
+    def refinable(self) -> NDArray[np.int64]:
+        """[S] the last window that can run, once its hop is whole: the `frontier`, where nothing holds frames back."""
+        return self._ring.frontier
+
+    @property
     def newest(self) -> NDArray[np.int64]:
         """[S] the last slot put or settled, -1 at first."""
         return self._ring.newest

@@ -35,6 +35,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -48,6 +49,7 @@ from rtskel.bulk import PoseWriter
 from rtskel.curve import ServerKeys, check_bind
 from rtskel.engine import Engine
 from rtskel.errors import EngineError, RtskelError, ServeError
+from rtskel.lifting import LiftingBank
 from rtskel.refine import RefinerBank
 from rtskel.streams import CLOCK, SECOND, Emission, StreamConfig, StreamTable, whole_pose
 
@@ -80,6 +82,8 @@ class ServeConfig:
         hop: the engine runs every that many frames of a stream, for the windows of all of them in one batch: the same
             poses, up to hop - 1 frames later.
         streams: how streams are treated.
+        lift: give streams of 2D poses a depth, with this lookahead in frames, which comes on top of the others
+            (`rtskel.lifting`); None: they are refused.
         batch_wait_s: how long a first frame waits for others to fill the engine's batch.
         heartbeat_s: interval of the heartbeats.
         receive_queue: messages that may wait unread for each publisher.
@@ -97,6 +101,7 @@ class ServeConfig:
     min_confidence: float = 0.0
     hop: int = 1
     streams: StreamConfig = field(default_factory=StreamConfig)
+    lift: int | None = None
     batch_wait_s: float = 0.0
     heartbeat_s: float = 1.0
     receive_queue: int = 1000
@@ -139,7 +144,7 @@ class Server:
         self._clock = clock
         self._engine = _WatchedEngine(engine, clock)
         try:
-            bank = RefinerBank(
+            bank = (RefinerBank if config.lift is None else partial(LiftingBank, lift_lookahead=config.lift))(
                 self._engine,
                 lookahead=config.lookaheads,
                 radius=config.radius,

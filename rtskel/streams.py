@@ -15,10 +15,10 @@ What a user can rely on, for a stream of `fps` frames a second:
   `rtskel.arrival`. A wrong fps, a drifting clock or a replay at another speed shifts what is due instead of
   making every frame late.
 - *Deadline.* A slot that has not come at `due + slack` counts as missing, so slot i at lookahead L is computed
-  no later than `due(i) + L / fps + slack`. While nothing is missing, nothing waits for a deadline. The default
-  slack of 50 ms is more than one frame at 25 fps and three at 60: an estimator's usual jitter stays below it,
-  and a dropped frame delays nothing by more than that. Frames that are shuffled by less than the slack come out
-  as if they had not been.
+  no later than `due(i) + L / fps + slack`, and 2D streams by the lookahead of their lifting later. While nothing is
+  missing, nothing waits for a deadline. The default slack of 50 ms is more than one frame at 25 fps and three at 60:
+  an estimator's usual jitter stays below it, and a dropped frame delays nothing by more than that. Frames that are
+  shuffled by less than the slack come out as if they had not been.
 - *Stall.* When frames stop coming, missing slots are published at their deadlines up to `max_gap` behind the
   last frame. Then the rest that is due comes out, flagged FLUSHED, and the event `stale` says that nothing
   follows until a frame does.
@@ -60,7 +60,7 @@ from numpy.typing import NDArray
 from rtskel.bulk import RawFrames, RawReader
 from rtskel.errors import WireError
 from rtskel.ledger import Ledger
-from rtskel.lift import Lifter
+from rtskel.lifting import LiftingBank
 from rtskel.refine import Put, Refined, RefinerBank
 from rtskel.skeleton import CANONICAL_AXES, from_canonical, to_canonical
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
@@ -106,7 +106,6 @@ class StreamConfig:
         idle_s: seconds of silence after which a stream is forgotten.
         behind_s: seconds that frames of a live stream may wait for the engine before the newest come first.
         ahead: how many slots ahead of the engine a stream's frames are kept in the ring; more wait in a queue.
-        lift: give 2D poses a depth (`rtskel.lift`), each as it comes, before all else; else they are refused.
     """
 
     max_streams: int = 256
@@ -115,7 +114,6 @@ class StreamConfig:
     idle_s: float = 30.0
     behind_s: float = 1.0
     ahead: int = 64
-    lift: bool = False
 
     def __post_init__(self) -> None:
         if self.max_streams < 1:
@@ -279,7 +277,8 @@ class StreamTable(Generic[Out]):
     `next_deadline` says how long it may sleep. `shutdown` ends all.
 
     Args:
-        bank: a fresh bank of at least `config.max_streams` streams and of `config.ahead`.
+        bank: a fresh bank of at least `config.max_streams` streams and of `config.ahead`. A `LiftingBank` takes 2D
+            streams, too, which are refused else.
         config: how streams are treated.
         epoch: of this server, for poses and events.
         model: id of the engine's weights, for poses.
@@ -329,7 +328,6 @@ class StreamTable(Generic[Out]):
         self._sweep_at = _NEVER
 
         places = config.max_streams
-        self._lifters: OrderedDict[str, _LiftedStream] = OrderedDict()
         self._place: list[_Stream | None] = [None] * places
         self._free = list(range(places))  # a heap: low places first, so that loops over the used ones stay short
         self._used = 0  # places from here up are free
@@ -452,44 +450,16 @@ class StreamTable(Generic[Out]):
         """Take messages, each with the time at which it was read. Nothing runs yet."""
         for msg, now in messages:
             if isinstance(msg, RawBatch):
-                places = [self._feed(self._lifted(pose), now) for pose in msg.poses()]
-                if min(places) >= 0 and msg.dims == 3:
+                places = [self._feed(pose, now) for pose in msg.poses()]
+                if min(places) >= 0:
                     self._reader.expect(msg, places)
             else:
-                place = self._feed(self._lifted(msg) if isinstance(msg, RawPose) else msg, now)
+                place = self._feed(msg, now)
                 if place >= 0:
                     assert isinstance(msg, RawPose)
-                    if msg.dims == 3:
-                        self._reader.expect(msg, [place])
+                    self._reader.expect(msg, [place])
         self._put()
         self._progress(None)
-
-    def _lifted(self, msg: RawPose) -> RawPose:
-        """A 2D pose with a depth, which it has everywhere behind this; every other pose as it is."""
-        if msg.dims == 3 or not self.config.lift or msg.skeleton != self._skeleton or len(msg.xyz) != self._joints:
-            return msg
-        view = msg.epoch, msg.fps, msg.axes, msg.mirrored, msg.seq is None
-        number = round(msg.time_ns * msg.fps / SECOND) if msg.seq is None else msg.seq
-        stream = self._lifters.get(msg.stream)
-        if stream is None or stream.view != view or abs(number - stream.number) > self._jump:
-            lifter = Lifter(
-                lookahead=0,
-                fps=msg.fps,
-                skeleton=self.bank.config.skeleton,
-                min_confidence=self.bank.config.min_confidence,
-            )
-            stream = self._lifters[msg.stream] = _LiftedStream(view, number, lifter)
-            while len(self._lifters) > 2 * self.config.max_streams:
-                self._lifters.popitem(last=False)
-        stream.number = max(stream.number, number)
-        xyz = to_canonical(msg.xyz, msg.axes, msg.mirrored)
-        pose = stream.lifter.push(xyz[:, :2], msg.confidence)
-        whole = np.isfinite(msg.xyz).all(axis=-1) & np.isfinite(msg.confidence)  # others are counted further on
-        return replace(
-            msg,
-            xyz=np.where(whole[:, None], from_canonical(pose.xyz[0], msg.axes, msg.mirrored), msg.xyz),
-            confidence=np.where(whole, pose.confidence[0], msg.confidence),
-        )
 
     def _feed(self, msg: Message, now: int) -> int:
         """Take one message; the place of its stream if others like it can be taken together, else -1."""
@@ -553,7 +523,7 @@ class StreamTable(Generic[Out]):
             kind, what = "joints", f"{len(msg.xyz)} joints, the engine refines {self._joints}"
         elif max(msg.seq or 0, msg.time_ns) > MOST_NUMBER:
             kind, what = "number", f"seq {msg.seq} or time {msg.time_ns} beyond 2**62"
-        elif msg.dims == 2 and not self.config.lift:
+        elif msg.dims == 2 and not isinstance(self.bank, LiftingBank):
             kind, what = "flat", "2D poses, which are served with --lift only"
         else:
             return True
@@ -770,11 +740,17 @@ class StreamTable(Generic[Out]):
         books.faulty[place] = -1
         books.view[place] = self._view_index(msg.axes, msg.mirrored)
         books.slot[place] = -1
+        self._lift(stream)
         self._changes(stream, msg)
         # Frames before the first one may be on their way, shuffled within the lookahead: they are not overdue yet.
         self._arrival.start(place, max(0, slot - self._furthest), now, newest=slot, period=stream.period)
         self._event(stream, kind, detail, now)
         self._accept(stream, msg, slot, now)
+
+    def _lift(self, stream: _Stream) -> None:
+        if stream.dims == 2:
+            assert isinstance(self.bank, LiftingBank)
+            self.bank.lift(stream.index, stream.fps)
 
     def _view_index(self, axes: str, mirrored: bool) -> int:
         if (axes, mirrored) not in self._views:  # 48 axes, mirrored or not: it stays small
@@ -786,6 +762,7 @@ class StreamTable(Generic[Out]):
         self._put()
         self._changes(stream, msg)
         stream.fps, stream.period = msg.fps, SECOND / msg.fps
+        self._lift(stream)
         self._arrival.retime(stream.index, stream.newest, stream.period)
         if stream.timed:
             captured = float(self._books.captured[stream.index, stream.newest % self._books.ring])
@@ -840,7 +817,6 @@ class StreamTable(Generic[Out]):
         if not self._stopping:
             self._event(stream, "evicted", why, now)
         del self._streams[stream.name]
-        self._lifters.pop(stream.name, None)
 
     def _give_up(self, stream: _Stream, first: int, last: int) -> None:
         """Slots first..last count as missing where no frame came: note the time that their frames would have had."""
@@ -1076,7 +1052,7 @@ class StreamTable(Generic[Out]):
 
     def _take_in_reach(self, stream: _Stream, room: int) -> bool:
         """Take waiting frames below slot `room`, though others wait before them: the engine may be waiting for one."""
-        if self.bank.next_window[stream.index] <= self.bank.frontier[stream.index]:
+        if self.bank.next_window[stream.index] <= self.bank.refinable[stream.index]:
             return False  # it has other work, and order is kept
         within = [slot < room for slot in self._waiting_slots(stream)]
         rest = deque(stream.waiting)
@@ -1152,7 +1128,7 @@ class StreamTable(Generic[Out]):
     def _leave_out(self, now: int, behind: float) -> Refined | None:
         """Of live streams whose next window has waited for that long, the newest first: what older ones complete."""
         self._look_at = now + _LOOK_EVERY if self._behind < _NEVER else _NEVER
-        places = self._books.behind(self._used, self.bank.next_window, self.bank.frontier, now - behind)
+        places = self._books.behind(self._used, self.bank.next_window, self.bank.refinable, now - behind)
         if not len(places):
             return None
         before = self.bank.next_window[places]
@@ -1174,7 +1150,7 @@ class StreamTable(Generic[Out]):
         used = slice(self._used)
         # Any window that could run may have been in that batch; the outputs of the 2r windows behind average it in.
         tail = np.where(self._books.live[used], 0, self._furthest)
-        self._books.faulty[used] = self.bank.frontier[used] + tail + 2 * self.bank.radius
+        self._books.faulty[used] = self.bank.refinable[used] + tail + 2 * self.bank.radius
         self.offend("", "engine", f"engine failed, poses pass through unrefined: {error}", now)
 
     def _emission(self, refined: Refined, start: int, end: int) -> Emission:
@@ -1302,15 +1278,6 @@ class _Note:
 
 _EARLY_IF_UNSURE = 1 / 16
 """Share by which frames behind a slot that was given up move what is due, if they came early."""
-
-
-@dataclass
-class _LiftedStream:
-    """A stream of 2D poses: what may not change, the newest frame's number, and what is known of the person."""
-
-    view: tuple[object, ...]
-    number: int
-    lifter: Lifter
 
 
 def _view(source: RawPose | _Stream) -> tuple[str, bool, bool, int]:

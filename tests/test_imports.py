@@ -26,6 +26,7 @@ ORDER = [
     "curve",
     "ring",
     "refine",
+    "lifting",
     "engine",
     "arrival",
     "ledger",

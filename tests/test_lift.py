@@ -2,22 +2,17 @@
 
 import importlib
 from dataclasses import replace
-from types import SimpleNamespace
 
-import msgpack
 import numpy as np
 import pytest
 
 from rtskel.cli import main
-from rtskel.errors import RtskelError, WireError
+from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read, write
 from rtskel.lift import LiftConfig, Lifted, Lifter, lift, lift_recording
-from rtskel.refine import RefinerBank
 from rtskel.score import errors
-from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical, to_canonical
-from rtskel.streams import StreamConfig, StreamTable, whole_pose
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, to_canonical
 from rtskel.synthesize import synthesize
-from rtskel.wire import Flag, RawBatch, RawPose, decode, encode
 from tests.shared_data import shared_data
 
 module = importlib.import_module("rtskel.lift")
@@ -337,100 +332,6 @@ def test_command(tmp_path, capsys):
     assert np.array_equal(read(out)[1].xyz, streamed(Lifter(lookahead=2), flat[..., :2], confidence, [12]).xyz)
     assert main(["lift", str(out), str(out)]) == 2
     assert "has depth already" in capsys.readouterr().err
-
-
-# --- on the wire and in the server ---
-
-
-class Identity:
-    """An engine whose windows come back as they are."""
-
-    window, joints, max_batch = 3, J, 8
-    info = SimpleNamespace(skeleton_id=UPPER_BODY_50.id, model_id="identity")
-
-    def run(self, x: np.ndarray, missing: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
-        return x if positions is None else x[:, positions]
-
-
-def flat_poses(frames: int = 8, axes: str = "RDT") -> list[RawPose]:
-    xy, confidence = seen(frames)
-    flat = np.concatenate([xy, xy[..., :1] * 0], -1).astype(np.float32)
-    space = {"skeleton": UPPER_BODY_50.id, "axes": axes, "dims": 2}
-    xyz = from_canonical(flat, axes)
-    return [RawPose("a", 1, k, 40_000_000 * k, "m", 25.0, xyz[k], confidence[k], **space) for k in range(frames)]
-
-
-def served(messages: list, *, lift: bool = True) -> tuple[StreamTable, list]:
-    config = StreamConfig(max_streams=2, lift=lift)
-    bank = RefinerBank(Identity(), lookahead=0, radius=0, streams=2, ahead=config.ahead)
-    table = StreamTable(bank, config, epoch=1, model="identity", output=whole_pose)
-    poses = []
-    for now, message in enumerate(messages):
-        table.feed([(message, now * 40_000_000)])
-        while table.pending:
-            poses += table.step(lambda now=now: now)
-    return table, poses
-
-
-def test_the_wire_says_that_there_is_no_depth():
-    (pose,) = flat_poses(1)
-    assert decode(*encode(pose)).dims == 2
-    assert decode(*encode(replace(pose, dims=3))).dims == 3
-    assert b"dims" not in encode(replace(pose, dims=3))[1]
-    two = np.stack([pose.xyz, pose.xyz]), np.stack([pose.confidence, pose.confidence])
-    batch = RawBatch("g", ["a", "b"], 1, 0, 0, "m", 25.0, *two, UPPER_BODY_50.id, dims=2)
-    assert [p.dims for p in decode(*encode(batch)).poses()] == [2, 2]
-    for change in ({"dims": 4}, {"dims": True}, {"axes": "TRD"}):
-        with pytest.raises(WireError, match="dims"):
-            encode(replace(pose, **change))
-    body = msgpack.unpackb(encode(pose)[1]) | {"dims": 1}
-    with pytest.raises(WireError, match="dims is 1"):
-        decode(encode(pose)[0], msgpack.packb(body))
-
-
-@pytest.mark.parametrize("axes", ["RDT", "LUA"])
-def test_streams_without_depth_are_lifted_as_they_come(axes):
-    messages = flat_poses(axes=axes)
-    table, poses = served(messages)
-    assert [pose.source_seq for pose in poses] == list(range(8))
-    xy = np.stack([to_canonical(m.xyz, axes)[:, :2] for m in messages])
-    live = streamed(Lifter(lookahead=0), xy, np.stack([m.confidence for m in messages]), [8])
-    for k, pose in enumerate(poses):
-        there = live.confidence[k] > 0
-        assert np.array_equal(pose.confidence, live.confidence[k])
-        assert np.abs(to_canonical(pose.xyz, axes) - live.xyz[k])[there].max(initial=0) < 0.01
-    assert not any(table.counts.values())
-    batches = [
-        RawBatch("g", ["a"], 1, m.seq, m.time_ns, "m", 25.0, m.xyz[None], m.confidence[None], m.skeleton, axes, dims=2)
-        for m in messages
-    ]
-    assert all(np.array_equal(p.xyz, q.xyz) for p, q in zip(poses, served(batches)[1], strict=True))
-
-
-def test_streams_without_depth_are_refused_without_lifting():
-    table, poses = served(flat_poses(), lift=False)
-    assert not poses
-    assert table.counts["flat"] == 8
-    (event,) = [e for e in table.take_events() if e.kind == "error"]
-    assert "2D" in event.detail
-
-
-def test_an_estimator_that_learns_depth_starts_afresh():
-    messages = flat_poses()
-    deep = [replace(m, xyz=truth(8)[m.seq].astype(np.float32), dims=3) for m in messages[4:]]
-    table, poses = served([*messages[:4], *deep])
-    assert [bool(pose.flags & Flag.RESET) for pose in poses] == [True, False, False, False, True, False, False, False]
-    resets = [event.detail for event in table.take_events() if event.kind == "reset"]
-    assert resets == ["axes RDT, numbered after axes RDT, numbered, 2D"]
-
-
-def test_a_joint_that_is_no_number_is_counted():
-    messages = flat_poses(3)
-    messages[1].xyz[5] = np.nan
-    table, poses = served(messages)
-    assert table.counts["nonfinite"] == 1
-    assert np.isfinite(poses[1].xyz).all()
-    assert poses[1].missing[5]
 
 
 def test_arguments():
