@@ -195,7 +195,8 @@ examples:
         "watch, print or save refined poses",
         """\
 Shows a live table; with --json, prints one JSON object a line for every pose, event and heartbeat. Whatever is
-published after the first heartbeat came is received.
+published after the first heartbeat came is received. --save writes .npz, .csv or .jsonl, which hold everything, or
+.skels or .bvh, of which several files are written where one cannot hold all.
 
 examples:
   rtskel subscribe
@@ -208,7 +209,7 @@ examples:
         "--lookahead", metavar="N,...", type=_frames_list, help="only these lookaheads (default: all)"
     )
     subscribe.add_argument("--json", action="store_true", help="print one JSON object a line")
-    subscribe.add_argument("--save", metavar="FILE", help="write all poses to this .npz file at the end")
+    subscribe.add_argument("--save", metavar="FILE", help="write all poses to this recording at the end")
     subscribe.add_argument("--frames", type=_positive, metavar="N", help="end after N poses")
     subscribe.add_argument(
         "--until-end", action="store_true", help="end once every stream seen has ended and 2 s brought no other"
@@ -609,7 +610,6 @@ def _publish(args: argparse.Namespace) -> int:
 def _estimate(args: argparse.Namespace) -> int:
     from rtskel import estimate
     from rtskel.client import Publisher
-    from rtskel.formats import write
     from rtskel.formats.mediapipe import AXES
     from rtskel.replay import stream_id
     from rtskel.video import Video
@@ -621,12 +621,12 @@ def _estimate(args: argparse.Namespace) -> int:
     name = args.stream or (stream_id(Path(args.video).stem) if args.video else f"camera{args.camera}")
     file = args.out or args.save
     if file:
-        _check_savable(Path(file))
+        _check_savable(file)
     found: list[estimate.Pose] = []
 
     def save() -> None:
         if found:
-            write(file, estimate.recording(found, video, name, pixels=args.pixels))
+            _save([estimate.recording(found, video, name, pixels=args.pixels)], file)
 
     with (
         contextlib.ExitStack() as stack,
@@ -662,7 +662,7 @@ def _subscribe(args: argparse.Namespace) -> int:
     from rtskel.wire import RefinedPose
 
     if args.save:
-        _check_savable(Path(args.save))
+        _check_savable(args.save)
     collector = Collector()
     table = LiveTable(args.refined)
     ends = _Ends()
@@ -710,14 +710,23 @@ def _subscribe(args: argparse.Namespace) -> int:
 
 
 def _save(recordings: list[Recording], path: str) -> None:
-    from rtskel.formats import write
+    from rtskel.errors import FormatError
+    from rtskel.formats import write, write_apart
 
     if not recordings:
         print(f"rtskel: no poses came: {path} is not written", file=sys.stderr)
         return
-    write(path, recordings)
+    try:
+        files = write_apart(path, recordings)
+    except FormatError as error:
+        if path.endswith(".npz"):
+            raise
+        rescue = f"{path}.npz"
+        write(rescue, recordings)
+        raise RtskelError(f"{error}; all is in {rescue} instead") from None
     poses = sum(recording.frames for recording in recordings)
-    print(f"rtskel: {poses} poses of {len({r.name for r in recordings})} streams saved to {path}", file=sys.stderr)
+    where = ", ".join(map(str, files))
+    print(f"rtskel: {poses} poses of {len({r.name for r in recordings})} streams saved to {where}", file=sys.stderr)
 
 
 class _Ends:
@@ -743,12 +752,13 @@ class _Ends:
         return bool(self._open) and not any(self._open.values()) and now - self._changed >= self.QUIET
 
 
-def _check_savable(path: Path) -> None:
-    """Before hours of poses are collected: whether they can be saved."""
-    if path.suffix.lower() != ".npz":
-        raise RtskelError(f"{path}: refined poses are saved as .npz")
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
-        raise RtskelError(f"{path}: cannot be written")
+def _check_savable(path: str) -> None:
+    """Before hours of poses are collected: whether they can be saved, and what of them."""
+    from rtskel.formats import check_writable
+
+    lacks = check_writable(path)
+    if lacks:
+        print(f"rtskel: {path} will not hold {lacks} (.npz, .csv and .jsonl do)", file=sys.stderr)
 
 
 def _refine(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ import rtskel
 from rtskel.cli import main
 from rtskel.client import Subscriber
 from rtskel.engine import NullEngine
+from rtskel.errors import RtskelError
 from rtskel.formats import read, write
 from rtskel.replay import ReplayConfig, schedule
 from rtskel.synthesize import estimator_errors, synthesize
@@ -92,7 +93,7 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["publish", "none.skels", "--speed", "fast"], ["--speed", "fast"]),
         (["subscribe", "--lookahead", "0,x"], ["'0,x'"]),
         (["subscribe", "--frames", "0"], ["--frames"]),
-        (["subscribe", "--save", "out.skels"], ["out.skels", ".npz"]),
+        (["subscribe", "--save", "out.txt"], ["out.txt", ".npz, .csv, .jsonl, .bvh"]),
         (["subscribe", "--save", "no/such/out.npz"], ["no/such/out.npz"]),
         (["subscribe", "--stream", "a b"], ["'a b'"]),
         (["subscribe", "--keys", "nowhere"], ["nowhere"]),
@@ -381,6 +382,23 @@ def test_json_lines_and_a_limit(take: Path) -> None:
     assert {entry["stream"] for entry in poses} <= {"cam-1", "cam-2"}
     assert all(len(entry["xyz"]) == 50 for entry in poses)
     assert {"start"} <= {entry["event"] for entry in watch.entries if entry["kind"] == "event"}
+
+
+def test_what_a_format_cannot_hold_is_said_before_and_nothing_is_lost(take: Path, tmp_path: Path, capsys) -> None:
+    from rtskel.cli import _save
+
+    options = ["--save", str(tmp_path / "out.skels"), "--until-end"]
+    with serving("--lookahead", "0,4") as server, subscribing(server, *options) as watch:
+        assert main(["publish", str(take), "--raw", server.raw, "--speed", "inf"]) == 0
+    assert "out.skels will not hold frame rate" in watch.errors
+    for name in ("out.L0.skels", "out.L4.skels"):
+        assert str(tmp_path / name) in watch.errors
+        assert sum(recording.frames for recording in read(tmp_path / name)) == 100
+    # What the format refuses at the end is not lost either.
+    unseen = replace(read(tmp_path / "out.L0.skels")[0], confidence=np.zeros((50, 50), np.float32))
+    with pytest.raises(RtskelError, match=r"no shoulders.*all is in .*out\.bvh\.npz instead"):
+        _save([unseen], str(tmp_path / "out.bvh"))
+    assert read(tmp_path / "out.bvh.npz")[0].frames == 50
 
 
 def test_ctrl_c_saves_what_came(take: Path, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from rtskel.formats import (
     FORMATS,
     SKELS_UNIT,
     Recording,
+    check_writable,
     exchange_sides,
     read,
     recognise,
     sides_look_swapped,
     write,
+    write_apart,
 )
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 from tests.shared_data import shared_data
@@ -376,6 +378,49 @@ def test_npz_names_must_differ(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="two recordings are called 'a'"):
         write(tmp_path / "x.npz", [recording, recording])
     write(tmp_path / "x.npz", [recording, replace(recording, lookahead=0)])
+
+
+def collected() -> list[Recording]:
+    """Refined poses of two streams at two lookaheads, as a subscriber saves them who came late."""
+    one = Recording(poses(), 30, "one", unit="unknown", slot=np.arange(1000, 1000 + len(poses())), lookahead=0)
+    return [replace(one, name=name, lookahead=k, xyz=one.xyz + k) for name in ("one", "two") for k in (0, 4)]
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".jsonl"])
+def test_one_file_holds_all(tmp_path: Path, suffix: str) -> None:
+    assert check_writable(tmp_path / f"out{suffix}") == ""
+    assert write_apart(tmp_path / f"out{suffix}", collected()) == [tmp_path / f"out{suffix}"]
+    back = {(recording.name, recording.lookahead): recording for recording in read(tmp_path / f"out{suffix}")}
+    for recording in collected():
+        got = back.pop((recording.name, recording.lookahead))
+        assert np.array_equal(got.xyz, recording.xyz)
+        assert np.array_equal(got.slots, recording.slots)
+    assert not back
+
+
+def test_as_many_files_as_it_takes(tmp_path: Path) -> None:
+    assert "confidence" in check_writable(tmp_path / "out.skels")
+    files = write_apart(tmp_path / "out.skels", collected())
+    assert [file.name for file in files] == ["out.L0.skels", "out.L4.skels"]
+    for file, lookahead in zip(files, (0, 4), strict=True):
+        one, two = read(file)
+        assert (one.name, two.name) == ("one", "two")
+        assert one.frames == len(poses()), "nothing in front of the first frame"
+        assert np.array_equal(one.xyz, collected()[0].xyz + lookahead)
+    assert "length" in check_writable(tmp_path / "out.bvh")
+    files = write_apart(tmp_path / "out.bvh", collected())
+    assert [file.name for file in files] == ["out.one.L0.bvh", "out.one.L4.bvh", "out.two.L0.bvh", "out.two.L4.bvh"]
+    assert all(f"Frames: {len(poses())}\n" in file.read_text() for file in files)
+    assert write_apart(tmp_path / "alone.bvh", collected()[:1]) == [tmp_path / "alone.bvh"]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").mkdir()
+    for name in ("a.npz", "no/such/a.csv"):
+        with pytest.raises(FormatError, match=f"{name}: cannot be written"):
+            check_writable(tmp_path / name)
+    with pytest.raises(FormatError, match=r"unknown recording format '\.json' to write \(known: .*\.bvh"):
+        check_writable(tmp_path / "a.json")
 
 
 # Any file

@@ -23,6 +23,7 @@ is one `FormatError` that names the file, the place and the value.
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -56,6 +57,7 @@ __all__ = [
     "SKELS_UNIT",
     "SUFFIXES",
     "Recording",
+    "check_writable",
     "exchange_sides",
     "from_holistic",
     "from_wholebody",
@@ -63,6 +65,7 @@ __all__ = [
     "recognise",
     "sides_look_swapped",
     "write",
+    "write_apart",
 ]
 
 
@@ -74,12 +77,16 @@ class _Format:
         suffixes: of its files; the first one that `write` knows it by.
         read, write: None where rtskel does not.
         takes: the options that mean something to it only.
+        lacks: what of a recording is not in a file of it.
+        together: which recordings one file holds: "all", those of one "lookahead", or only "one".
     """
 
     suffixes: tuple[str, ...]
     read: Callable[[Path, Options], list[Recording]] | None = None
     write: Callable[[Path, list[Recording]], None] | None = None
     takes: frozenset[str] = frozenset()
+    lacks: str = ""
+    together: str = "all"
 
 
 def _read_wholebody(path: Path, options: Options) -> list[Recording]:
@@ -95,7 +102,13 @@ def _read_holistic(path: Path, options: Options) -> list[Recording]:
 _DEPTH = frozenset({"depth_scale", "world"})
 _FORMATS: Mapping[str, _Format] = MappingProxyType(
     {
-        "skels": _Format((".skels",), read_skels, write_skels),
+        "skels": _Format(
+            (".skels",),
+            read_skels,
+            write_skels,
+            lacks="frame rate, unit, axes, times, confidence, and of refined poses lookahead, sigma and flags",
+            together="lookahead",
+        ),
         "npz": _Format((".npz",), read_npz, write_npz),
         "csv": _Format((".csv",), read_csv, write_csv),
         "jsonl": _Format((".jsonl",), read_jsonl, write_jsonl),
@@ -103,7 +116,12 @@ _FORMATS: Mapping[str, _Format] = MappingProxyType(
         "wholebody": _Format((".json", ".npz"), _read_wholebody),
         "holistic": _Format((".npz",), _read_holistic, takes=_DEPTH),
         "pose": _Format((".pose",), read_pose, takes=_DEPTH),
-        "bvh": _Format((".bvh",), write=write_bvh),
+        "bvh": _Format(
+            (".bvh",),
+            write=write_bvh,
+            lacks="how bones' lengths change, times, confidence, and of refined poses lookahead, sigma and flags",
+            together="one",
+        ),
     }
 )
 
@@ -113,7 +131,7 @@ FORMATS = tuple(name for name, form in _FORMATS.items() if form.read)
 SUFFIXES = tuple(dict.fromkeys(suffix for form in _FORMATS.values() if form.read for suffix in form.suffixes))
 """The suffixes of files that `read` knows."""
 
-_WRITTEN = {form.suffixes[0]: form.write for form in _FORMATS.values() if form.write}
+_WRITTEN = {form.suffixes[0]: form for form in _FORMATS.values() if form.write}
 
 
 def recognise(path: str | Path) -> str:
@@ -234,9 +252,10 @@ def read(
 def write(path: str | Path, recordings: Recording | Iterable[Recording]) -> None:
     """Write recordings into one file; it is complete under its name, or not there.
 
-    `.npz`, `.csv` and `.jsonl` hold all that a recording is. A `.skels` file holds positions only, as they are: origin,
-    unit, axes, fps and confidences above 0 are the caller's affair. Dropped frames and missing joints become zeros,
-    which is what its readers take for missing. What a `.bvh` file holds says `rtskel.formats.bvh`.
+    `.npz`, `.csv` and `.jsonl` hold all that a recording is, and any number of them. A `.skels` file holds positions
+    only, as they are: origin, unit, axes, fps and confidences above 0 are the caller's affair. Dropped frames and
+    missing joints become zeros, which is what its readers take for missing. What a `.bvh` file holds says
+    `rtskel.formats.bvh`.
 
     Raises:
         FormatError: unknown suffix, no recordings, a recording the format cannot hold, a file that cannot be written.
@@ -245,9 +264,59 @@ def write(path: str | Path, recordings: Recording | Iterable[Recording]) -> None
     recordings = [recordings] if isinstance(recordings, Recording) else list(recordings)
     if not recordings:
         raise FormatError(f"{path}: no recordings to write")
+    writer = _written(path).write
+    assert writer is not None
+    writer(path, recordings)
+
+
+def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]:
+    """As `write`, but into as many files as the format needs, called `out.L4.skels` or `out.cam1.L4.bvh` then.
+
+    Formats that have no frame numbers begin with the first frame: one who joined a running stream has no use for the
+    frames before.
+
+    Returns:
+        The files.
+
+    Raises:
+        FormatError: as `write`.
+    """
+    path, recordings = Path(path), list(recordings)
+    together = _written(path).together
+    files: dict[Path, list[Recording]] = {}
+    for recording in recordings:
+        words = [path.stem]
+        if together == "one" and len({each.name for each in recordings}) > 1:
+            words.append(recording.name)
+        if together != "all" and len({each.lookahead for each in recordings}) > 1:
+            words.append("offline" if recording.lookahead is None else f"L{recording.lookahead}")
+        if together != "all":
+            recording = replace(recording, slot=recording.slots - recording.slots[0])
+        files.setdefault(path.with_name(".".join(words) + path.suffix), []).append(recording)
+    for file, of_file in files.items():
+        write(file, of_file)
+    return list(files) or [path]
+
+
+def check_writable(path: str | Path) -> str:
+    """Before there is something to write: whether recordings can be written there.
+
+    Returns:
+        What of a recording the format does not hold; nothing if it holds all.
+
+    Raises:
+        FormatError: unknown suffix, or a place where no file can be written.
+    """
+    path = Path(path)
+    form = _written(path)
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise FormatError(f"{path}: cannot be written")
+    return form.lacks
+
+
+def _written(path: Path) -> _Format:
     try:
-        writer = _WRITTEN[path.suffix.lower()]
+        return _WRITTEN[path.suffix.lower()]
     except KeyError:
         known = ", ".join(_WRITTEN)
         raise FormatError(f"{path}: unknown recording format {path.suffix!r} to write (known: {known})") from None
-    writer(path, recordings)
