@@ -26,13 +26,13 @@ A window in which no joint is known predicts nothing and takes no part; where th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtskel.ring import NativeRing, NumpyRing, Put, Refined, RingConfig
+from rtskel.ring import EngineRing, NativeRing, NumpyRing, Put, Refined, RingConfig
 from rtskel.skeleton import skeleton
 
 __all__ = ["Put", "Refined", "Refiner", "RefinerBank", "WindowEngine", "refine"]
@@ -77,7 +77,7 @@ class RefinerBank:
         ahead: how many slots ahead of the next window a frame may come.
         hop: windows of a stream run that many together, every `hop` frames, in one batch: the same output, up to
             hop - 1 frames later, for less time of the engine where few streams would not fill its batches.
-        native: True for the C++ ring, False for its numpy twin.
+        native: True for the C++ ring, False for its numpy twin; an engine that keeps rings itself has its own.
 
     Raises:
         ValueError: an argument out of range.
@@ -116,9 +116,13 @@ class RefinerBank:
                 f"engine has {self.joints} joints, its skeleton {engine.info.skeleton_id!r} has "
                 f"{self.config.skeleton.joints}"
             )
-        self._ring: NativeRing | NumpyRing = (NativeRing if native else NumpyRing)(self.config)
-        self._x = np.zeros((engine.max_batch, self.window, self.joints, 3), np.float32)
-        self._missing = np.zeros((engine.max_batch, self.window, self.joints), np.bool_)
+        ring: Callable[[RingConfig], EngineRing | None] = getattr(engine, "ring", lambda config: None)
+        self._ring: EngineRing | NativeRing | NumpyRing = ring(self.config) or (NativeRing if native else NumpyRing)(
+            self.config
+        )
+        room = 0 if isinstance(self._ring, EngineRing) else engine.max_batch  # whose windows never come here
+        self._x = np.zeros((room, self.window, self.joints, 3), np.float32)
+        self._missing = np.zeros((room, self.window, self.joints), np.bool_)
         self._positions = self.config.positions
         self._furthest = max(map(self.config.reach, self.config.lookaheads))
 
@@ -226,7 +230,10 @@ class RefinerBank:
 
         If the engine raises, nothing has changed: the same windows are still pending.
         """
-        room = len(self._x) if max_windows is None else min(max_windows, len(self._x))
+        most = self.engine.max_batch
+        room = most if max_windows is None else min(max_windows, most)
+        if isinstance(self._ring, EngineRing):
+            return self._ring.step(room)
         n = self._ring.gather(self._x[:room], self._missing[:room])
         out = Refined.empty(self._ring.outputs, self.joints)
         if n:

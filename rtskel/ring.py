@@ -12,11 +12,13 @@ A frame that comes after the frontier passed its slot is still taken while some 
 windows it touches, as far as outputs to come need them, run again.
 
 There are two implementations of one interface, `NativeRing` in C++ (engines/native/ring.cpp) and `NumpyRing` here,
-which is the specification in short; the same tests run both.
+which is the specification in short; the same tests run both. A third, `rtskel.engine.device.DeviceRing`, has the books
+of `NumpyRing` and its numbers on a GPU.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -349,6 +351,29 @@ class Books:
     def ended(self) -> NDArray[np.bool_]:
         """[S] whether the stream has ended."""
         return np.array([st.ended for st in self._streams], np.bool_)
+
+
+class EngineRing(Books, ABC):
+    """A ring whose numbers an engine keeps beside its own: windows never leave the device that they run on."""
+
+    @abstractmethod
+    def put(
+        self,
+        stream: NDArray[np.int32],
+        slot: NDArray[np.int64],
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        status: NDArray[np.uint8],
+    ) -> None:
+        """See `NumpyRing.put`."""
+
+    @abstractmethod
+    def step(self, room: int) -> Refined:
+        """Run up to `room` windows, streams sharing the batch fairly: what they complete."""
+
+    @abstractmethod
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
+        """See `NumpyRing.skip`."""
 
 
 @dataclass

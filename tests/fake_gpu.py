@@ -10,10 +10,16 @@ Every public name in here is a name of the real modules (`test_engine.py` compar
 import ctypes
 import enum
 import json
+import shutil
+import subprocess
+import sysconfig
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+
+KERNELS = Path(__file__).resolve().parents[1] / "engines" / "native" / "device.cu"
 
 
 class cudaError_t(enum.IntEnum):
@@ -44,13 +50,16 @@ INVALID = cudaError_t.cudaErrorInvalidValue
 
 
 class Handle:
-    """A stream, a graph or an executable graph."""
+    """A stream, an event, a graph or an executable graph; a library of kernels or one of them."""
 
-    def __init__(self, kind):
-        self.kind, self.work, self.capturing = kind, [], None
+    def __init__(self, kind, name=""):
+        self.kind, self.name, self.work, self.capturing = kind, name, [], None
 
     def __int__(self):
         return id(self)
+
+    def __call__(self):
+        """What an event does when the stream comes to it."""
 
 
 class FakeRuntime:
@@ -59,6 +68,7 @@ class FakeRuntime:
     cudaError_t, cudaMemcpyKind, cudaDeviceAttr = cudaError_t, cudaMemcpyKind, cudaDeviceAttr
     cudaStreamCaptureMode = cudaStreamCaptureMode
     cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
 
     def __init__(self, devices=1, memory=1 << 30, status=cudaError_t.cudaSuccess):
         self._devices, self._free, self._status = devices, memory, status
@@ -152,10 +162,31 @@ class FakeRuntime:
         self._do(stream, copy)
         return OK
 
-    # streams and graphs
+    def cudaMemsetAsync(self, address, value, count, stream):
+        self._range(address, count, "device")
+        self._do(stream, lambda: ctypes.memset(address, value, count))
+        return OK
 
-    def _handle(self, kind):
-        handle = Handle(kind)
+    # streams, events and graphs
+
+    def cudaEventCreateWithFlags(self, flags):
+        return cudaError_t.cudaSuccess, self._handle("event")
+
+    def cudaEventRecord(self, event, stream):
+        event.capturing = stream
+        self._do(stream, event)
+        return OK
+
+    def cudaEventSynchronize(self, event):
+        while event in event.capturing.work:
+            event.capturing.work.pop(0)()
+        return OK
+
+    def cudaEventDestroy(self, event):
+        return self._destroy(event, "event")
+
+    def _handle(self, kind, name=""):
+        handle = Handle(kind, name)
         self._handles.append(handle)
         return handle
 
@@ -202,6 +233,71 @@ class FakeRuntime:
         for work in executable.work:
             self._do(stream, work)
         return OK
+
+
+class CUresult(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_NOT_FOUND = 500
+
+
+def host_kernels(folder):
+    """rtskel's kernels compiled for the host: functions of the same names over (blocks, ring, step)."""
+    compiler = shutil.which((sysconfig.get_config_var("CXX") or "").split(" ")[0] or "c++") or shutil.which("c++")
+    if compiler is None or not KERNELS.exists():
+        return None
+    path = Path(folder) / "kernels.so"
+    options = ["-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([compiler, *options, str(KERNELS), "-o", str(path)], check=True, timeout=250)
+    return ctypes.CDLL(str(path))
+
+
+class FakeDriver:
+    """`cuda.bindings.driver` beside a FakeRuntime, as far as kernels go: they run on the host.
+
+    As on a GPU, a kernel's arguments are copied when it is launched, and it runs when its stream gets to it.
+    """
+
+    def __init__(self, runtime, kernels, sizes):
+        self._runtime, self._kernels, self._sizes = runtime, kernels, sizes
+        self.CUfunction = self.CUstream = self._known
+
+    def _known(self, address):
+        return next(handle for handle in self._runtime._handles if int(handle) == address)
+
+    def cuLibraryLoadData(self, code, jitOptions, jitOptionsValues, numJitOptions, options, values, numLibraryOptions):
+        assert isinstance(code, bytes)
+        return CUresult.CUDA_SUCCESS, self._runtime._handle("library")
+
+    def cuLibraryGetKernel(self, library, name):
+        assert library.kind == "library"
+        if not hasattr(self._kernels, name.decode()):
+            return CUresult.CUDA_ERROR_NOT_FOUND, None
+        found = self._runtime._handle("kernel", name.decode())
+        library.work.append(found)
+        return CUresult.CUDA_SUCCESS, found
+
+    def cuLibraryUnload(self, library):
+        for kernel in library.work:
+            self._runtime._destroy(kernel, "kernel")
+        self._runtime._destroy(library, "library")
+        return (CUresult.CUDA_SUCCESS,)
+
+    def cuLaunchKernel(self, f, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
+        assert f.kind == "kernel"
+        assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, 0)
+        assert gx > 0
+        assert 0 < bx <= 1024
+        assert shared < 48 << 10
+        pointers = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
+        copies = [
+            ctypes.create_string_buffer(ctypes.string_at(pointers[k], size), size) for k, size in enumerate(self._sizes)
+        ]
+
+        def run():
+            getattr(self._kernels, f.name)(ctypes.c_int64(gx), *copies)
+
+        self._runtime._do(stream, run)
+        return (CUresult.CUDA_SUCCESS,)
 
 
 class DataType(enum.Enum):

@@ -25,7 +25,7 @@ _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     "null": ("rtskel.engine.base", "NullEngine", frozenset({"window", "joints"})),
     "onnx": ("rtskel.engine.cpu", "OnnxEngine", frozenset({"precision", "threads"})),
     "safetensors": ("rtskel.engine.reference", "SafetensorsEngine", frozenset({"threads"})),
-    "plan": ("rtskel.engine.plan", "PlanEngine", frozenset({"device", "graphs", "warm_up"})),
+    "plan": ("rtskel.engine.plan", "PlanEngine", frozenset({"device", "graphs", "warm_up", "rings"})),
 }
 
 
@@ -49,6 +49,7 @@ def open_engine(
     joints: int | None = None,
     graphs: bool | None = None,
     warm_up: bool | None = None,
+    rings: bool | None = None,
 ) -> Engine:
     """Opens an engine. Close it when done, or use it as a context manager.
 
@@ -62,6 +63,7 @@ def open_engine(
         joints: joints in a frame; likewise (default 50).
         graphs: CUDA graphs, for `.plan`; see `rtskel.engine.plan.PlanEngine`.
         warm_up: prepare every batch size now, for `.plan`.
+        rings: keep the rings of refinement on the GPU, for `.plan`.
 
     Raises:
         EngineError: one line that names the file and what is wrong with it, with what this machine lacks to run it,
@@ -79,6 +81,7 @@ def open_engine(
         "joints": joints,
         "graphs": graphs,
         "warm_up": warm_up,
+        "rings": rings,
     }
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in {"max_batch": max_batch, **given}.items():

@@ -14,10 +14,12 @@ they never run at the same time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import math
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from rtskel.engine.base import USUAL_POSITIONS, Engine, EngineInfo, fitting, sizes
 from rtskel.engine.files import PlanHeader, read_plan
 from rtskel.errors import EngineError
+from rtskel.ring import EngineRing, RingConfig
 
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Which extra of rtskel installs each module."""
@@ -48,6 +51,7 @@ class PlanEngine(Engine):
         warm_up: prepare every batch size (1, 2, 4, ... max_batch) with the first run that asks for so many positions
             (1, 2, 4, ...), so that no later one has to. Without it, a size is prepared when it is first used, which
             may take seconds with TensorRT-RTX: it compiles for the GPU.
+        rings: keep the rings of `rtskel.refine` on the GPU too (`rtskel.engine.device`), so that windows never travel.
 
     Raises:
         EngineError: damaged file, no driver, no GPU, a module that is not installed, a plan for other GPUs or another
@@ -62,22 +66,25 @@ class PlanEngine(Engine):
         device: int = 0,
         graphs: bool | None = None,
         warm_up: bool = True,
+        rings: bool = False,
     ) -> None:
         path = Path(path)
         header, plan = read_plan(path)
         info = EngineInfo.from_metadata("plan", str(path), header.metadata, **header.details())
         super().__init__(info, min(max_batch, header.max_batch))
         self._lanes: dict[tuple[int, int], _Lane] = {}
-        self._warm_up = warm_up
+        self.warms_up = warm_up
+        self.kernels: dict[str, Any] = {}  # of rings
+        self._rings, self._ring_memory = rings, list[RingMemory]()
         self._graphs, self._required = graphs is not False, graphs is True
-        self._cuda = Cuda(str(path), device)
+        self.cuda = Cuda(str(path), device)
         self._engine: Any = None
-        self._stream: Any = None
+        self.stream: Any = None
         self._activations = 0
         self._runtime_config: Any = None
         try:
             self._open(header, plan)
-            self._lane(1, fitting(USUAL_POSITIONS, self.window) if self._selects else 0)  # what cannot run is found now
+            self.lane(1, fitting(USUAL_POSITIONS, self.window) if self.selects else 0)  # what cannot run is found now
         except BaseException:
             self.close()
             raise
@@ -88,16 +95,43 @@ class PlanEngine(Engine):
         """Sizes, windows and positions of each, that run as a CUDA graph so far."""
         return tuple(size for size, lane in sorted(self._lanes.items()) if lane.graph is not None)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can run any more."""
+        return self._closed
+
+    def ring(self, config: RingConfig) -> EngineRing | None:
+        """A ring on the GPU, for who refines with this engine; None where rings are to stay on the host."""
+        if not self._rings:
+            return None
+        self.cuda.use()
+        for memory in [memory for memory in self._ring_memory if memory.abandoned]:
+            self._ring_memory.remove(memory)
+            memory.release()
+        from rtskel.engine.device import DeviceRing, load_kernels  # which need this module
+
+        self._ring_memory.append(memory := RingMemory(self.cuda))
+        if not self.kernels:
+            self.kernels = load_kernels(self.cuda, memory)
+            self._ring_memory.append(memory := RingMemory(self.cuda))
+        try:
+            ring = DeviceRing(self, config, memory)
+        except BaseException:
+            memory.abandon()
+            raise
+        weakref.finalize(ring, memory.abandon).atexit = False
+        return ring
+
     def _open(self, header: PlanHeader, plan: bytes) -> None:
-        path, cuda = self.info.path, self._cuda
+        path, cuda = self.info.path, self.cuda
         self._trt = trt = load_tensorrt(header.module, path)
         self._logger = error_logger(trt)
-        self._stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
+        self.stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"{path}: {self._why_not(header, plan)}")
-        self._selects = _check_tensors(path, trt, self._engine, self.info)
+        self.selects = _check_tensors(path, trt, self._engine, self.info)
 
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
@@ -116,7 +150,7 @@ class PlanEngine(Engine):
     def _why_not(self, header: PlanHeader, plan: bytes) -> str:
         """Why TensorRT gave back no engine: what it logged, beside what the plan was built for."""
         reasons = []
-        here = self._cuda.capability
+        here = self.cuda.capability
         if here not in header.compute_capabilities:
             wanted = ", ".join(header.compute_capabilities)
             reasons.append(f"built for GPUs of compute capability {wanted}, this is {here}")
@@ -128,11 +162,11 @@ class PlanEngine(Engine):
             reasons += [name for name, flag in members.items() if int(diagnostics) & int(flag)]
         return "; ".join(["this plan does not run here", *reasons, *list(self._logger.errors)[:1]])
 
-    def _lane(self, batch: int, wanted: int) -> _Lane:
+    def lane(self, batch: int, wanted: int) -> _Lane:
         """What runs batches of up to `batch` windows for up to `wanted` positions; made on first use."""
         size = batch, wanted
         if size not in self._lanes:
-            lane = _Lane(self._cuda, self._context(), batch, self.window, self.joints, wanted if self._selects else 0)
+            lane = _Lane(self.cuda, self._context(), batch, self.window, self.joints, wanted if self.selects else 0)
             try:
                 for name, shape, address in lane.tensors():
                     if shape is not None and not lane.context.set_input_shape(name, shape):
@@ -140,11 +174,10 @@ class PlanEngine(Engine):
                     if not lane.context.set_tensor_address(name, address):
                         raise self._failed(f"set_tensor_address {name}")
                 self._enqueue(lane)  # whatever TensorRT puts off until a first run, it must not do under capture
-                self._wait()
-                if self._graphs:
-                    self._capture(lane)
+                self.wait()
+                lane.graph = self.capture(lane.context, lambda: self._enqueue(lane))
             except BaseException:
-                lane.release(self._cuda)
+                lane.release(self.cuda)
                 raise
             self._lanes[size] = lane
         return self._lanes[size]
@@ -162,36 +195,44 @@ class PlanEngine(Engine):
 
     def _enqueue(self, lane: _Lane) -> None:
         """Puts one batch on the stream: upload, network, download."""
-        call, stream, kinds = self._cuda.call, self._stream, self._cuda.api.cudaMemcpyKind
-        call("cudaMemcpyAsync", lane.device_in, lane.host_in, lane.bytes_in, kinds.cudaMemcpyHostToDevice, stream)
-        if not lane.context.execute_async_v3(int(stream)):
-            raise self._failed("execute_async_v3")
-        call("cudaMemcpyAsync", lane.host_out, lane.device_out, lane.bytes_out, kinds.cudaMemcpyDeviceToHost, stream)
+        self.cuda.upload(lane.device_in, lane.host_in, lane.bytes_in, self.stream)
+        self.enqueue_network(lane.context)
+        self.cuda.download(lane.host_out, lane.device_out, lane.bytes_out, self.stream)
 
-    def _capture(self, lane: _Lane) -> None:
-        """Makes a graph of what `_enqueue` does. Where that cannot be, graphs are given up, or missed if required."""
-        cuda, context = self._cuda, lane.context
-        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self._stream)):
+    def enqueue_network(self, context: Any) -> None:
+        """Puts the network alone on the stream."""
+        if not context.execute_async_v3(int(self.stream)):
+            raise self._failed("execute_async_v3")
+
+    def capture(self, context: Any, enqueue: Callable[[], None]) -> Any:
+        """A graph of what `enqueue` puts on the stream, which has run before; None where there are to be no graphs.
+
+        Where there can be none, graphs are given up, or missed if required.
+        """
+        cuda = self.cuda
+        if not self._graphs:
+            return None
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(int(self.stream)):
             self._no_graphs("TensorRT says that it cannot be captured")
-            return
+            return None
         # Other threads may go on using CUDA meanwhile (thread-local mode).
         mode = cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        cuda.call("cudaStreamBeginCapture", self._stream, mode)
+        cuda.call("cudaStreamBeginCapture", self.stream, mode)
         graph, failure = None, ""
         try:
-            self._enqueue(lane)
+            enqueue()
         except EngineError as error:
             failure = str(error)
         finally:  # the stream must leave capture mode, whatever happened
             try:
-                graph = cuda.call("cudaStreamEndCapture", self._stream)
+                graph = cuda.call("cudaStreamEndCapture", self.stream)
             except EngineError as error:
                 failure = failure or str(error)
         try:
             if failure:
                 self._no_graphs(failure)
-            else:
-                lane.graph = cuda.call("cudaGraphInstantiate", graph, 0)
+                return None
+            return cuda.call("cudaGraphInstantiate", graph, 0)
         finally:
             if graph is not None and int(graph):
                 cuda.call("cudaGraphDestroy", graph)
@@ -205,27 +246,28 @@ class PlanEngine(Engine):
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         batch, wanted = len(x), len(positions)
-        self._cuda.use()
-        size, count = fitting(batch, self.max_batch), fitting(wanted, self.window) if self._selects else 0
-        if self._warm_up and (self.max_batch, count) not in self._lanes:
+        self.cuda.use()
+        size, count = fitting(batch, self.max_batch), fitting(wanted, self.window) if self.selects else 0
+        if self.warms_up and (self.max_batch, count) not in self._lanes:
             for each in sizes(self.max_batch):
-                self._lane(each, count)
-        lane = self._lane(size, count)
+                self.lane(each, count)
+        lane = self.lane(size, count)
         # Rows beyond the batch keep what an earlier run left there; no row depends on another.
         np.copyto(lane.x[:batch], x)
         np.copyto(lane.missing[:batch], missing)
-        if self._selects:
+        if self.selects:
             lane.positions[:wanted] = positions
         if lane.graph is None:
             self._enqueue(lane)
         else:
-            self._cuda.call("cudaGraphLaunch", lane.graph, self._stream)
-        self._wait()
+            self.cuda.call("cudaGraphLaunch", lane.graph, self.stream)
+        self.wait()
         y = lane.y[:batch]
-        return np.ascontiguousarray(y[:, :wanted]) if self._selects else self._chosen(y, positions)
+        return np.ascontiguousarray(y[:, :wanted]) if self.selects else self._chosen(y, positions)
 
-    def _wait(self) -> None:
-        self._cuda.call("cudaStreamSynchronize", self._stream)
+    def wait(self) -> None:
+        """Until all that is on the stream is done."""
+        self.cuda.call("cudaStreamSynchronize", self.stream)
 
     def _failed(self, what: str) -> EngineError:
         logged = f" ({self._logger.errors[-1]})" if self._logger.errors else ""
@@ -233,11 +275,15 @@ class PlanEngine(Engine):
 
     def _close(self) -> None:
         # A device in a failed state refuses these calls too; there is nothing left to be done about it then.
-        cuda, ignore = self._cuda, contextlib.suppress(EngineError)
+        cuda, ignore = self.cuda, contextlib.suppress(EngineError)
         with ignore:
             cuda.use()
-            if self._stream is not None:
-                self._wait()
+            if self.stream is not None:
+                self.wait()
+        for memory in self._ring_memory:
+            memory.release()
+        self._ring_memory.clear()
+        self.kernels = {}
         for lane in self._lanes.values():
             lane.release(cuda)
         self._lanes.clear()
@@ -245,10 +291,32 @@ class PlanEngine(Engine):
         if self._activations:
             with ignore:
                 cuda.call("cudaFree", self._activations)
-        if self._stream is not None:
+        if self.stream is not None:
             with ignore:
-                cuda.call("cudaStreamDestroy", self._stream)
-        self._activations, self._stream = 0, None
+                cuda.call("cudaStreamDestroy", self.stream)
+        self._activations, self.stream = 0, None
+
+
+Parts = dict[str, tuple[tuple[int, ...], type[np.generic]]]
+"""Shapes and types of arrays that share one block of memory."""
+
+
+def layout(parts: Parts) -> tuple[dict[str, int], int]:
+    """Where each array begins in their block, in bytes, and the block's size."""
+    places, end = {}, 0
+    for name, (shape, dtype) in parts.items():
+        places[name] = -(-end // ALIGNMENT) * ALIGNMENT
+        end = places[name] + math.prod(shape) * np.dtype(dtype).itemsize
+    return places, end
+
+
+def views(block: NDArray[np.uint8], parts: Parts) -> dict[str, NDArray[Any]]:
+    """The arrays in a block of host memory."""
+    places, _ = layout(parts)
+    return {
+        name: block[places[name] :][: math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+        for name, (shape, dtype) in parts.items()
+    }
 
 
 class _Lane:
@@ -264,27 +332,20 @@ class _Lane:
     def __init__(self, cuda: Cuda, context: Any, size: int, window: int, joints: int, wanted: int) -> None:
         self.context = context
         self.graph: Any = None
-        parts = {"x": ((size, window, joints, 3), np.float32), "missing": ((size, window, joints), np.bool_)}
+        parts: Parts = {"x": ((size, window, joints, 3), np.float32), "missing": ((size, window, joints), np.bool_)}
         if wanted:
             parts["positions"] = ((wanted,), np.int64)
-        places: dict[str, tuple[int, int]] = {}  # where each begins and ends in the block
-        self.bytes_in = 0
-        for name, (shape, dtype) in parts.items():
-            begin = -(-self.bytes_in // ALIGNMENT) * ALIGNMENT
-            self.bytes_in = begin + math.prod(shape) * np.dtype(dtype).itemsize
-            places[name] = begin, self.bytes_in
+        places, self.bytes_in = layout(parts)
         answer = (size, wanted or window, joints, 3)
         self.bytes_out = 4 * math.prod(answer)
         self.device_in = self.device_out = 0
         inputs, outputs = pinned(cuda, self.bytes_in), pinned(cuda, self.bytes_out)
         self.host_in, self.host_out = inputs.ctypes.data, outputs.ctypes.data
-        shown: dict[str, NDArray[Any]] = {
-            name: inputs[slice(*places[name])].view(dtype).reshape(shape) for name, (shape, dtype) in parts.items()
-        }
+        shown = views(inputs, parts)
         self.x, self.missing = shown["x"], shown["missing"]
         self.positions = shown.get("positions", np.zeros(0, np.int64))
         self.y = outputs.view(np.float32).reshape(answer)
-        self._inputs = [(name, shape, places[name][0]) for name, (shape, _) in parts.items()]
+        self._inputs = [(name, shape, places[name]) for name, (shape, _) in parts.items()]
         try:
             self.device_in = cuda.call("cudaMalloc", self.bytes_in)
             self.device_out = cuda.call("cudaMalloc", self.bytes_out)
@@ -308,6 +369,32 @@ class _Lane:
                 if address:
                     cuda.call("cudaFree", address)
         self.device_in = self.device_out = 0
+
+
+class RingMemory:
+    """What a ring on the GPU holds there. Given back by the engine: a ring may be forgotten in the midst of anything,
+    of the capture of a graph for one, where nothing may be freed.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.abandoned = False
+        self._cuda = cuda
+        self._held: list[tuple[str, Any]] = []
+
+    def hold(self, release: str, what: Any) -> Any:
+        """Returns `what`, which the CUDA function `release` gives back."""
+        self._held.append((release, what))
+        return what
+
+    def abandon(self) -> None:
+        """The ring is gone: what it holds may be given back."""
+        self.abandoned = True
+
+    def release(self) -> None:
+        """Gives everything back, the last first."""
+        while self._held:
+            with contextlib.suppress(EngineError):
+                self._cuda.call(*self._held.pop())
 
 
 class Cuda:
@@ -344,11 +431,27 @@ class Cuda:
         self.call("cudaSetDevice", self.device)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Calls a function of the CUDA runtime: its one result, or None if it has none. EngineError if it fails."""
-        status, *results = getattr(self.api, name)(*arguments)
+        """Calls a function of the CUDA runtime, or of the driver if it is named cu...: its one result, or None if it
+        has none. EngineError if it fails.
+        """
+        runtime = name.startswith("cuda")
+        status, *results = getattr(self.api if runtime else self.driver, name)(*arguments)
         if int(status):
-            raise EngineError(f"{self.path}: {name} failed ({self._say(status)})")
+            raise EngineError(f"{self.path}: {name} failed ({self._say(status) if runtime else status.name})")
         return results[0] if results else None
+
+    def upload(self, device: int, host: int, count: int, stream: Any) -> None:
+        """Puts a copy of `count` bytes from page-locked host memory on a stream."""
+        self.call("cudaMemcpyAsync", device, host, count, self.api.cudaMemcpyKind.cudaMemcpyHostToDevice, stream)
+
+    def download(self, host: int, device: int, count: int, stream: Any) -> None:
+        """Puts a copy of `count` bytes to page-locked host memory on a stream."""
+        self.call("cudaMemcpyAsync", host, device, count, self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost, stream)
+
+    @functools.cached_property
+    def driver(self) -> Any:
+        """The CUDA driver's own interface, which launches kernels."""
+        return importlib.import_module("cuda.bindings.driver")
 
     @property
     def capability(self) -> str:

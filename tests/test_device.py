@@ -1,0 +1,272 @@
+"""Rings on the GPU: the law over the very kernels, compiled for the host, and the whole sequence around them on the
+stand-ins of `fake_gpu`.
+"""
+
+import gc
+import hashlib
+import sys
+
+import numpy as np
+import pytest
+
+from rtskel.engine import device, open_engine
+from rtskel.engine.files import PlanHeader, write_plan
+from rtskel.errors import EngineError
+from rtskel.refine import Refined, Refiner, RefinerBank, refine
+from rtskel.ring import EngineRing, Put
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+from tests import contract, fake_gpu
+
+WINDOW, JOINTS = 12, 50
+FIELDS = ("stream", "slot", "lookahead", "xyz", "sigma", "confidence", "windows", "flags")
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    found = fake_gpu.host_kernels(tmp_path_factory.mktemp("kernels"))
+    return found or pytest.skip("no C++ compiler: the kernels cannot be compiled for the host")
+
+
+@pytest.fixture
+def gpu(kernels, monkeypatch, tmp_path):
+    """Installs the stand-ins; returns that of the CUDA runtime."""
+
+    def install(*, rtx=False, **behaviour):
+        memory = behaviour.pop("memory", 1 << 30)
+        cuda = fake_gpu.FakeRuntime(memory=memory)
+        module = fake_gpu.fake_tensorrt(cuda, rtx=rtx, **behaviour)
+        driver = fake_gpu.FakeDriver(cuda, kernels, [kernels.rtskel_sizes(0), kernels.rtskel_sizes(1)])
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        (tmp_path / "device.fatbin").write_bytes(b"kernels")
+        monkeypatch.setattr(device, "compiled", lambda: tmp_path / "device.fatbin")
+        return cuda
+
+    return install
+
+
+@pytest.fixture
+def opened(gpu, tmp_path):
+    """Opens a plan that only the stand-ins run, with rings on the GPU or without."""
+    engines = []
+
+    def open_it(rings=True, *, window=WINDOW, max_batch=6, selects=True, install=True, **options):
+        if install:
+            open_it.cuda = gpu(rtx=options.pop("rtx", False), **options.pop("behaviour", {}))
+        plan = fake_gpu.fake_plan(window, JOINTS, 16, selects)
+        metadata = {"format": "1", "name": "tiny", "window": window, "joints": JOINTS, "skeleton": UPPER_BODY_50.id}
+        metadata |= {"preset": "custom", "precision": "fp32", "weights_hash": "0" * 64}
+        header = PlanHeader(
+            metadata={f"rtskel.{key}": str(value) for key, value in metadata.items()},
+            module="tensorrt_rtx" if hasattr(sys.modules.get("tensorrt_rtx"), "_cuda") else "tensorrt",
+            module_version="1.0.0",
+            compute_capabilities=("8.9",),
+            max_batch=16,
+            opt_batch=4,
+            plan_bytes=len(plan),
+            plan_sha256=hashlib.sha256(plan).hexdigest(),
+        )
+        write_plan(tmp_path / "tiny.plan", header, plan)
+        engine = open_engine(tmp_path / "tiny.plan", max_batch=max_batch, rings=rings, **options)
+        engines.append(engine)
+        return engine
+
+    yield open_it
+    for engine in engines:
+        engine.close()
+
+
+def same(got, want):
+    """Bit for bit, but for the last bit of numbers that other sums lead to."""
+    for name in FIELDS:
+        mine, theirs = getattr(got, name), getattr(want, name)
+        if name in ("xyz", "sigma"):
+            np.testing.assert_allclose(mine, theirs, rtol=3e-7, atol=1e-7, err_msg=name)
+        else:
+            assert (mine == theirs).all(), name
+
+
+def test_arguments_are_laid_out_as_the_kernels_read_them(kernels):
+    from ctypes import sizeof
+
+    assert sizeof(device.RingArguments) == kernels.rtskel_sizes(0)
+    assert sizeof(device.StepArguments) == kernels.rtskel_sizes(1)
+    source = fake_gpu.KERNELS.read_text()
+    for structure, arguments in (("Ring", device.RingArguments), ("Step", device.StepArguments)):
+        body = source.split(f"struct {structure} {{")[1].split("};")[0]
+        text = " ".join(line.split("//")[0] for line in body.splitlines())
+        names = [name.split()[-1].strip("* ") for part in text.split(";") for name in part.split(",") if name.strip()]
+        names = ["positions" if name == "asked" and structure == "Step" else name for name in names]
+        assert names == [name for name, *_ in arguments._fields_]
+
+
+@pytest.mark.parametrize("check", contract.ALL, ids=lambda check: check.__name__)
+def test_the_law(check, opened):
+    engine = opened()
+    assert isinstance(RefinerBank(engine)._ring, EngineRing)
+    options = {"radii": range(0, 6, 5)} if check is contract.lengths_radii_lookaheads else {}
+    check(engine, True, 1e-5, **options)
+
+
+@pytest.mark.parametrize("selects", [True, False])
+@pytest.mark.parametrize("rtx", [False, True])
+def test_the_same_as_the_numpy_twin(selects, rtx, opened):
+    """Streams with missing joints, frames and necks, bodies of odd sizes, through both, step by step."""
+    ours = opened(selects=selects, rtx=rtx)
+    theirs = opened(False, selects=selects, install=False)
+    options = {"lookahead": (0, 4, 9), "radius": 2, "streams": 5, "ahead": 40, "min_confidence": 0.3}
+    banks = [RefinerBank(ours, **options), RefinerBank(theirs, native=False, **options)]
+    clips = [contract.sequence(60, seed=s, missing=0.3, unit=10.0 ** (s - 2), place=s) for s in range(5)]
+    clips[1][1][:, [NECK]] = 0
+    clips[2][1][:, [NECK, RIGHT_SHOULDER, LEFT_SHOULDER]] = 0
+    clips[3][1][:, :8] = 0
+    clips[4][0][20:23, LEFT_SHOULDER] *= 40
+    clips[4][0][30, 7] = np.inf
+    rng = np.random.default_rng(0)
+    order = sorted((slot + rng.uniform(0, 6), s, slot) for s in range(5) for slot in range(60) if rng.uniform() > 0.1)
+    for number, (_, s, slot) in enumerate(order):
+        xyz, confidence = clips[s]
+        put = [bank.put(s, slot, xyz[slot, None], confidence[slot, None])[0] for bank in banks]
+        assert put[0] == put[1]
+        if number % 7 == 0:
+            for bank in banks:
+                bank.settle(s, max(0, slot - 3))
+        if number % 3 == 0:
+            same(*[bank.step(4) for bank in banks])
+        if number == 150:
+            for bank in banks:
+                bank.reset([1, 2])
+        if number % 41 == 40:
+            same(*[bank.skip([0, 3]) for bank in banks])
+        for name in ("frontier", "newest", "next_window", "ended", "pending"):
+            assert np.array_equal(*[getattr(bank, name) for bank in banks]), name
+    for bank in banks:
+        bank.end(range(5))
+    same(*[contract.drain(bank) for bank in banks])
+    assert banks[0].drained.all()
+
+
+def test_passing_through(opened):
+    """Where nothing ran, the frame as it came, missing joints at the neck; of nothing, the last that was seen."""
+    options = {"lookahead": 0, "radius": 0, "ahead": 40}
+    banks = [
+        RefinerBank(opened(), **options),
+        RefinerBank(opened(False, install=False), native=False, **options),
+    ]
+    xyz, confidence = contract.sequence(30, seed=3, missing=0.4)
+    for bank in banks:
+        bank.put(np.zeros(30, int), np.arange(30), xyz, confidence)
+    out = [bank.skip(0) for bank in banks]
+    assert len(out[0]) == 29
+    assert (out[0].flags & 8).all()
+    same(*out)
+    same(*[contract.drain(bank) for bank in banks])
+
+
+def test_two_steps_in_flight(opened):
+    """The second is packed and launched before the first is taken; the same comes out, and a third must wait."""
+    engine = opened()
+    want = RefinerBank(opened(False, install=False), lookahead=(0, 4), streams=3, native=False)
+    bank = RefinerBank(engine, lookahead=(0, 4), streams=3)
+    ring = bank._ring
+    clips = [contract.sequence(40, seed=s) for s in range(3)]
+    parts, expected = [], []
+    for slot in range(40):
+        for each in (bank, want):
+            each.put(range(3), [slot] * 3, np.stack([c[0][slot] for c in clips]), np.stack([c[1][slot] for c in clips]))
+        assert ring.submit(6)
+        expected.append(want.step())
+        if slot % 2:
+            with pytest.raises(ValueError, match="two steps are in flight"):
+                ring.submit(6)
+            parts += [ring.collect(), ring.collect()]
+    with pytest.raises(ValueError, match="no step is in flight"):
+        ring.collect()
+    same(Refined.concatenate(parts), Refined.concatenate(expected))
+
+
+def test_one_graph_a_step_and_only_frames_travel(opened):
+    """What a step asks of CUDA: one launch, one event; up go frames, not windows."""
+    engine = opened(max_batch=4)
+    cuda = opened.cuda
+    bank = RefinerBank(engine, lookahead=4)
+    xyz, confidence = contract.sequence(20, seed=1)
+    for slot in range(20):
+        bank.put(0, slot, xyz[slot, None], confidence[slot, None])
+        cuda._calls.clear()
+        bank.step()
+        names = [name for name, _ in cuda._calls]
+        assert names == ["cudaSetDevice", "cudaGraphLaunch", "cudaEventRecord", "cudaSetDevice", "cudaEventSynchronize"]
+    (_, count), _, (_, results) = bank._ring._sizes[1]._blocks
+    assert count < WINDOW * JOINTS * 12 / 1.5  # less than its window, though every array begins at 256 bytes
+    assert results < 2000
+
+
+def test_without_graphs(opened):
+    engine = opened(graphs=False)
+    xyz, confidence = contract.sequence(30, seed=2)
+    got = refine(xyz, engine=engine, confidence=confidence)
+    assert not [name for name, _ in opened.cuda._calls if "Graph" in name]
+    want = refine(xyz, engine=opened(False, install=False), confidence=confidence, native=False)
+    np.testing.assert_allclose(got, want, rtol=3e-7, atol=1e-7)
+
+
+def test_all_is_given_back(opened):
+    """A forgotten ring's memory with the next ring, the rest when the engine closes; a closed engine says so."""
+    engine = opened(max_batch=2)
+    cuda = opened.cuda
+    refiner = Refiner(engine, lookahead=2)
+    refiner.push(np.zeros((5, JOINTS, 3), np.float32))
+    del refiner
+    gc.collect()
+    before = cuda._live()
+    for _ in range(5):
+        Refiner(engine, lookahead=2).push(np.zeros((5, JOINTS, 3), np.float32))
+        gc.collect()
+    assert cuda._live() == before
+    bank = RefinerBank(engine)
+    bank.put(0, 0, np.zeros((1, JOINTS, 3), np.float32))
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed"):
+        bank.step()
+    del bank
+    gc.collect()
+    assert cuda._live() == (0, 0)
+
+
+def test_a_step_that_fails_changes_nothing(opened):
+    engine = opened()
+    cuda = opened.cuda
+    bank = RefinerBank(engine, lookahead=0)
+    xyz, confidence = contract.sequence(2, seed=5)
+    assert bank.put(0, 0, xyz[:1], confidence[:1])[0] == Put.TAKEN
+    cuda.cudaGraphLaunch = lambda executable, stream: (fake_gpu.INVALID,)
+    with pytest.raises(EngineError, match="cudaGraphLaunch failed"):
+        bank.step()
+    del cuda.cudaGraphLaunch
+    assert bank.pending == 1
+    assert len(bank.step()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"behaviour": {"memory": 300_000}}, "cudaErrorMemoryAllocation"), ({"window": 250}, "too long for rings")],
+)
+def test_what_does_not_fit(options, message, opened):
+    engine = opened(max_batch=2, warm_up=False, **options)
+    with pytest.raises(EngineError, match=message) as error:
+        RefinerBank(engine)
+    assert "\n" not in str(error.value)
+    engine.close()
+    del error
+    gc.collect()
+    assert opened.cuda._live() == (0, 0)
+
+
+def test_built_without_nvcc(monkeypatch, tmp_path):
+    from rtskel import _native
+
+    monkeypatch.setattr(_native, "__file__", str(tmp_path / "_native.so"))
+    with pytest.raises(EngineError, match="built where no nvcc was found"):
+        device.compiled()
