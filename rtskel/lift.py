@@ -162,8 +162,15 @@ def lift(
     return Lifted(_to_frames(pose * unit), w)
 
 
-FIRST = 25.0
-"""For how many frames the lengths stand with which a stream begins."""
+FIRST = 10.0
+"""For how many frames the lengths count with which a stream begins: averages over its first few frames."""
+
+WORTH = 0.3
+"""For how much of a frame each frame counts from which lengths were learned, when they are learned on.
+
+Most bones do not lie in the image plane, and say less of their length than those that would hold them for known. With 1
+a stream's lengths hardly leave those that it began with.
+"""
 
 
 class Lifter:
@@ -309,7 +316,7 @@ class Lifter:
             self.fps,
             (w > 0).mean(axis=0),
             # Each frame is in as many windows as a window has frames.
-            (lengths, len(w) * max(self._seen, FIRST)),
+            (lengths, len(w) * max(WORTH * self._seen, FIRST)),
             before=None if before is None else before[1],
         )
         self._pose, self._lengths = _minimise(

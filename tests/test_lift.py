@@ -351,9 +351,10 @@ def test_arguments():
         LiftConfig(memory_s=0)
 
 
-def test_how2sign():
+@pytest.mark.parametrize("clip", ["_2FBDaOPYig_3-3-rgb_front", "_2FBDaOPYig_4-3-rgb_front"])
+def test_how2sign(clip):
     """Real OpenPose output: within 3% of the shoulder width, smoother than it came, live within 1.3 of that."""
-    folder = shared_data("how2sign_openpose/_2FBDaOPYig_4-3-rgb_front")
+    folder = shared_data(f"how2sign_openpose/{clip}")
     (recording,) = read(folder, fps=24)
     xy, confidence = recording.canonical()[..., :2], recording.confidence
     width = np.median(np.linalg.norm(xy[:, RIGHT_SHOULDER] - xy[:, LEFT_SHOULDER], axis=-1))
