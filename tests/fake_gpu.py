@@ -34,6 +34,7 @@ class cudaError_t(enum.IntEnum):
 class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
 
 
 class cudaStreamCaptureMode(enum.IntEnum):
@@ -152,8 +153,8 @@ class FakeRuntime:
         return self._release(address, "host")
 
     def cudaMemcpyAsync(self, target, source, count, kind, stream):
-        up = kind == cudaMemcpyKind.cudaMemcpyHostToDevice
-        to, of = (("device", "host") if up else ("host", "device")) if stream.kind == "stream" else ("", "")
+        assert stream.kind == "stream"
+        of, to = kind.name.removeprefix("cudaMemcpy").lower().split("to")
         self._range(target, count, to), self._range(source, count, of)
 
         def copy():
@@ -260,16 +261,19 @@ class FakeDriver:
     def __init__(self, runtime, kernels, sizes):
         self._runtime, self._kernels, self._sizes = runtime, kernels, sizes
         self.CUfunction = self.CUstream = self._known
+        self._calls: list[tuple[str, tuple]] = []
 
     def _known(self, address):
         return next(handle for handle in self._runtime._handles if int(handle) == address)
 
     def cuLibraryLoadData(self, code, jitOptions, jitOptionsValues, numJitOptions, options, values, numLibraryOptions):
         assert isinstance(code, bytes)
+        self._calls.append(("cuLibraryLoadData", (code, *([], [], 0, [], [], 0))))
         return CUresult.CUDA_SUCCESS, self._runtime._handle("library")
 
     def cuLibraryGetKernel(self, library, name):
         assert library.kind == "library"
+        self._calls.append(("cuLibraryGetKernel", (library, name)))
         if not hasattr(self._kernels, name.decode()):
             return CUresult.CUDA_ERROR_NOT_FOUND, None
         found = self._runtime._handle("kernel", name.decode())
@@ -277,6 +281,7 @@ class FakeDriver:
         return CUresult.CUDA_SUCCESS, found
 
     def cuLibraryUnload(self, library):
+        self._calls.append(("cuLibraryUnload", (library,)))
         for kernel in library.work:
             self._runtime._destroy(kernel, "kernel")
         self._runtime._destroy(library, "library")
@@ -284,6 +289,7 @@ class FakeDriver:
 
     def cuLaunchKernel(self, f, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
         assert f.kind == "kernel"
+        self._calls.append(("cuLaunchKernel", (f, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra)))
         assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, 0)
         assert gx > 0
         assert 0 < bx <= 1024

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import subprocess
 import sys
 import warnings
 
@@ -10,6 +12,7 @@ import pytest
 
 from rtskel.engine import describe, open_engine
 from rtskel.engine.build import COMPUTE_CAPABILITIES, build_plan
+from rtskel.engine.device import compiled
 from rtskel.engine.files import MAGIC, metadata_of, read_plan
 from rtskel.errors import EngineError
 from tests import fake_gpu
@@ -105,6 +108,34 @@ def test_a_built_plan_on_a_gpu(tiny, tmp_path):
             for batch in (1, 2, 3, 5, 6, 1):
                 y = engine.run(x[:batch], missing[:batch])
                 np.testing.assert_allclose(y, expected[:batch], rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+# -- the kernels -------------------------------------------------------------------------------------------------------
+
+
+def test_the_kernels_compile_for_a_gpu(tmp_path):
+    """Where nvcc is: the source compiles without a warning, every kernel is there, and none spills or asks for much."""
+    if (nvcc := shutil.which("nvcc")) is None:
+        pytest.skip("no nvcc: the kernels are not compiled for a GPU here")
+    options = ["-std=c++17", "-fmad=false", "-Werror", "all-warnings", "-Xptxas", "-v", "-arch=sm_90", "-cubin"]
+    command = [nvcc, *options, str(fake_gpu.KERNELS), "-o", str(tmp_path / "device.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    cubin = (tmp_path / "device.cubin").read_bytes()
+    for name in ("store", "gather", "average"):
+        assert f"rtskel_{name}".encode() in cubin
+    assert done.stderr.count("0 bytes spill stores, 0 bytes spill loads") == 3, done.stderr
+
+
+def test_the_kernels_come_with_a_build_that_found_nvcc():
+    """What is installed says whether it has them."""
+    try:
+        path = compiled()
+    except EngineError as error:
+        pytest.skip(str(error))
+    content = path.read_bytes()
+    assert content[:4] == b"\x50\xed\x55\xba"  # what a fat binary begins with
+    assert len(content) > 100_000
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ stand-ins of `fake_gpu`.
 import gc
 import hashlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -270,3 +271,46 @@ def test_built_without_nvcc(monkeypatch, tmp_path):
     monkeypatch.setattr(_native, "__file__", str(tmp_path / "_native.so"))
     with pytest.raises(EngineError, match="built where no nvcc was found"):
         device.compiled()
+
+
+def test_the_real_modules_take_our_arguments(opened, monkeypatch):
+    """Every CUDA call of a ring's life, made on the real cuda-python where there is no driver: each must fail for that,
+    and not for its arguments' types.
+    """
+    real = SimpleNamespace(
+        runtime=pytest.importorskip("cuda.bindings.runtime"), driver=pytest.importorskip("cuda.bindings.driver")
+    )
+    if int(real.runtime.cudaGetDeviceCount()[0]) == 0:
+        pytest.skip("there is a GPU: these arguments are made up")
+    engine = opened()
+    driver = sys.modules["cuda.bindings.driver"]
+    refine(contract.sequence(20)[0], engine=engine)
+    engine.close()
+    kinds = {"stream": "cudaStream_t", "graph": "cudaGraph_t", "executable": "cudaGraphExec_t", "event": "cudaEvent_t"}
+    driver_kinds = {"library": "CUlibrary", "kernel": "CUfunction", "stream": "CUstream"}
+
+    def genuine(value, module, kinds):
+        if isinstance(value, fake_gpu.Handle):
+            return getattr(module, kinds[value.kind])(0)
+        return getattr(getattr(module, type(value).__name__), value.name) if hasattr(value, "name") else value
+
+    ours = {
+        "cudaEventCreateWithFlags",
+        "cudaEventRecord",
+        "cudaEventSynchronize",
+        "cudaEventDestroy",
+        "cudaMemsetAsync",
+    }
+    calls = {name: arguments for name, arguments in opened.cuda._calls if name in ours}
+    assert calls.keys() == ours
+    for name, arguments in calls.items():
+        status, *_ = getattr(real.runtime, name)(*[genuine(value, real.runtime, kinds) for value in arguments])
+        assert status.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInvalidValue"), name
+    calls = dict(driver._calls)
+    assert calls.keys() == {"cuLibraryLoadData", "cuLibraryGetKernel", "cuLaunchKernel", "cuLibraryUnload"}
+    for name, arguments in calls.items():
+        try:
+            status, *_ = getattr(real.driver, name)(*[genuine(each, real.driver, driver_kinds) for each in arguments])
+            assert int(status)
+        except RuntimeError as error:  # there is no driver to load
+            assert "driver" in str(error), name  # noqa: PT017

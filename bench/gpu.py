@@ -1,0 +1,386 @@
+"""What does a GPU make of it: is it right, what does a frame take, how many windows a second, how far from the limits?
+
+On a machine with an NVIDIA GPU, one command and no network; without one it says so and exits with 2. Four questions:
+
+- Do the rings on the GPU (`rtskel.engine.device`) give what the rings on the host give? With a network that copies its
+  input, which needs no TensorRT, and with every plan that runs here.
+- How long from a frame in host memory to its refined pose in host memory, one stream, rings on the GPU and on the host?
+- How many windows a second over batches, one new frame of each stream a step, two steps in flight; what share is that
+  of the GPU's largest bf16 product, and of the roofline: the time that the FLOPs or the bytes alone would take?
+- Does a plan of TensorRT-RTX run on this GPU, also where its support list leaves it out?
+
+Beside them PyTorch with CUDA graphs, windows up and predictions down as the plan's engine does without rings.
+
+    python bench/gpu.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import arguments, numbers, percentiles, report
+from numpy.typing import NDArray
+
+from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
+from rtskel.engine.build import build_plan
+from rtskel.engine.plan import Cuda, PlanEngine, _Lane
+from rtskel.errors import EngineError
+from rtskel.refine import Refined, RefinerBank
+from rtskel.ring import EngineRing
+from rtskel.skeleton import UPPER_BODY_50
+from rtskel.synthesize import synthesize
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "engines" / "skeletor-realtime.safetensors"
+JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
+TARGETS = {"batch 1, us": 150.0, "share of the bf16 peak": 0.5}
+
+
+class Copying(PlanEngine):
+    """Rings on the GPU around a network that copies its input: right and fast wherever CUDA is, TensorRT or not."""
+
+    def __init__(self, max_batch: int, window: int = WINDOW) -> None:
+        info = EngineInfo("plan", "copy", window, JOINTS, UPPER_BODY_50.id, "", "fp32", "", "rtskel", "copy")
+        Engine.__init__(self, info, max_batch)
+        self.cuda = Cuda("bench/gpu.py", 0)
+        self.stream = self.cuda.call("cudaStreamCreateWithFlags", self.cuda.api.cudaStreamNonBlocking)
+        self.selects, self.warms_up, self.kernels = False, True, {}
+        self._lanes, self._rings, self._ring_memory = {}, True, []
+        self._graphs, self._required = True, True
+        self._engine = self._runtime = self._runtime_config = None
+        self._activations = 0
+
+    def lane(self, batch: int, wanted: int) -> _Lane:
+        """Memory of that size; its "context" is the copy."""
+        if (batch, wanted) not in self._lanes:
+            lane = _Lane(self.cuda, None, batch, self.window, self.joints, 0)
+            (_, _, x), *_ = lane.tensors()
+            kind = self.cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+            lane.context = lane.device_out, x, lane.bytes_out, kind
+            self._lanes[batch, wanted] = lane
+        return self._lanes[batch, wanted]
+
+    def enqueue_network(self, context: Any) -> None:
+        """Puts the copy on the stream."""
+        self.cuda.call("cudaMemcpyAsync", *context, self.stream)
+
+
+def clips(streams: int, frames: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Poses [n, S, J, 3] of signers with missing joints and frames, and confidence [n, S, J]."""
+    rng = np.random.default_rng(0)
+    whole = np.stack([synthesize(frames / 25.0 + 1.0, seed=s % 8).xyz[:frames] for s in range(streams)], 1)
+    confidence = rng.uniform(0.2, 1.0, whole.shape[:3]).astype(np.float32)
+    confidence[rng.uniform(size=whole.shape[:3]) < 0.1] = 0
+    confidence[rng.uniform(size=whole.shape[:2]) < 0.05] = 0
+    return whole.astype(np.float32), confidence
+
+
+def bank_of(engine: Engine, streams: int) -> RefinerBank:
+    """What a server would make of the engine."""
+    return RefinerBank(engine, lookahead=LOOKAHEAD, radius=RADIUS, streams=streams)
+
+
+def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[str, Any]:
+    """How far two engines' poses are apart at the most, in units of the poses; whether all else is equal."""
+    xyz, confidence = clips(streams, frames)
+    found = []
+    for engine in (one, other):
+        bank, parts = bank_of(engine, streams), []
+        for slot in range(frames):
+            bank.put(range(streams), [slot] * streams, xyz[slot], confidence[slot])
+            while bank.pending:
+                parts.append(bank.step())
+        bank.end(range(streams))
+        while bank.pending:
+            parts.append(bank.step())
+        found.append(Refined.concatenate(parts))
+    a, b = found
+    books = ("stream", "slot", "lookahead", "windows", "flags", "confidence")
+    return {
+        "poses": len(a),
+        "xyz": float(np.abs(a.xyz - b.xyz).max()),
+        "sigma": float(np.abs(a.sigma - b.sigma).max()),
+        "books equal": all(np.array_equal(getattr(a, name), getattr(b, name)) for name in books),
+    }
+
+
+def latency(engine: Engine, frames: int) -> dict[str, float]:
+    """us from one frame in host memory to the pose that it completes in host memory."""
+    xyz, confidence = clips(1, frames)
+    bank, times = bank_of(engine, 1), []
+    for slot in range(frames):
+        start = time.perf_counter()
+        bank.put(0, slot, xyz[slot], confidence[slot])
+        out = bank.step()
+        times.append(1e6 * (time.perf_counter() - start))
+        assert len(out) == (slot >= LOOKAHEAD)
+    return percentiles(times[min(len(times) // 4, 200) :])
+
+
+def throughput(engine: Engine, batch: int, seconds: float) -> dict[str, float]:
+    """Windows a second, one new frame of each of `batch` streams a step; with rings on the GPU two steps in flight."""
+    xyz, confidence = clips(batch, 50)
+    bank, slot, taken = bank_of(engine, batch), 0, 0
+    ring: Any = bank._ring
+    ahead = isinstance(ring, EngineRing)
+    streams = np.arange(batch)
+    start = until = time.perf_counter()
+    warm = 20
+    while slot < warm + 10 or time.perf_counter() < until:
+        if slot == warm:
+            start, taken = time.perf_counter(), 0
+            until = start + seconds
+        bank.put(streams, np.full(batch, slot), xyz[slot % 50], confidence[slot % 50])
+        if not ahead:
+            taken += len(bank.step())
+        else:
+            ring.submit(batch)
+            if slot:
+                taken += len(ring.collect())
+        slot += 1
+    elapsed = time.perf_counter() - start
+    if ahead:
+        ring.collect()
+    return {"windows_per_second": taken / elapsed, "us": 1e6 * elapsed / taken}
+
+
+def bandwidth(cuda: Cuda, size: int = 1 << 30, runs: int = 20) -> float:
+    """Bytes a second that the GPU's memory reads and writes in a large copy."""
+    stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
+    blocks = [cuda.call("cudaMalloc", size) for _ in range(2)]
+    kind = cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    start = 0.0
+    for run in range(runs + 3):
+        if run == 3:
+            cuda.call("cudaStreamSynchronize", stream)
+            start = time.perf_counter()
+        cuda.call("cudaMemcpyAsync", *blocks, size, kind, stream)
+    cuda.call("cudaStreamSynchronize", stream)
+    elapsed = time.perf_counter() - start
+    for block in blocks:
+        cuda.call("cudaFree", block)
+    cuda.call("cudaStreamDestroy", stream)
+    return 2.0 * size * runs / elapsed
+
+
+def limits(cuda: Cuda, weights: str) -> dict[str, float]:
+    """What bounds a window: FLOP/s and bytes/s of this GPU, FLOPs of a window, bytes of the weights and of a window."""
+    found = {"bytes/s": bandwidth(cuda)}
+    if importlib.util.find_spec("torch") is None:
+        return found
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from rtskel.model import load_weights
+
+    model = load_weights(weights)
+    with NullEngine(window=model.config.window) as engine:
+        positions = bank_of(engine, 1).config.positions
+    x = torch.zeros(1, model.config.window, JOINTS, 3)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(x, torch.zeros(x.shape[:3], dtype=torch.bool), torch.from_numpy(positions))
+    found["FLOPs a window"] = counter.get_total_flops()
+    found["bytes of weights"] = 2.0 * sum(parameter.numel() for parameter in model.parameters())
+    found["bytes a window"] = float(x.numel() * 4 + x.numel() // 3 + len(positions) * JOINTS * 12)
+    if torch.cuda.is_available():
+        a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        for run in range(13):
+            if run == 3:
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+            a @ b
+        torch.cuda.synchronize()
+        found["FLOP/s"] = 10 * 2 * 8192**3 / (time.perf_counter() - start)
+    return found
+
+
+def shares(limit: dict[str, float], batch: int, windows_per_second: float) -> dict[str, float]:
+    """Of the bf16 peak, and of what the roofline allows at that batch."""
+    if not {"FLOP/s", "FLOPs a window"} <= limit.keys():
+        return {}
+    compute = limit["FLOPs a window"] * batch / limit["FLOP/s"]
+    memory = (limit["bytes of weights"] + limit["bytes a window"] * batch) / limit["bytes/s"]
+    return {
+        "peak": windows_per_second * limit["FLOPs a window"] / limit["FLOP/s"],
+        "roofline": windows_per_second * max(compute, memory) / batch,
+    }
+
+
+def torch_graphs(weights: str, batches: list[int], runs: int) -> dict[str, Any]:
+    """PyTorch in bf16 with CUDA graphs: us from windows in pinned host memory to predictions there, by batch."""
+    import torch
+
+    from rtskel.model import load_weights
+
+    model = load_weights(weights).cuda().eval()
+    model.trunk.to(torch.bfloat16)
+    with NullEngine(window=model.config.window) as engine:
+        positions = torch.from_numpy(bank_of(engine, 1).config.positions).cuda()
+    found = {}
+    for batch in batches:
+        host = torch.randn(batch, model.config.window, JOINTS, 3).pin_memory()
+        gone = torch.zeros(host.shape[:3], dtype=torch.bool).pin_memory()
+        x, missing, graph = host.cuda(), gone.cuda(), torch.cuda.CUDAGraph()
+        answer = torch.zeros(batch, len(positions), JOINTS, 3).pin_memory()
+
+        def step(x: Any = x, missing: Any = missing, host: Any = host, gone: Any = gone, answer: Any = answer) -> None:
+            x.copy_(host, non_blocking=True)
+            missing.copy_(gone, non_blocking=True)
+            answer.copy_(model(x, missing, positions), non_blocking=True)
+
+        with torch.inference_mode():
+            cuda: Any = torch.cuda  # whose types are incomplete
+            with cuda.stream(cuda.Stream()):
+                for _ in range(3):
+                    step()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                step()
+            times = []
+            for _ in range(runs):
+                start = time.perf_counter()
+                graph.replay()
+                torch.cuda.synchronize()
+                times.append(1e6 * (time.perf_counter() - start))
+        found[str(batch)] = percentiles(times[len(times) // 4 :])
+    return found
+
+
+def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | EngineError]:
+    """A plan for this GPU by each module that is installed, and TensorRT-RTX's for the GPUs of its list; or why not."""
+    graph = options.graph
+    if graph is None:
+        from rtskel.export import export_onnx
+
+        graph = str(folder / "bf16.onnx")
+        export_onnx(options.weights, graph, precision="bf16")
+    wanted: dict[str, dict[str, Any]] = {
+        "tensorrt": {"backend": "tensorrt"},
+        f"tensorrt_rtx for {here}": {"backend": "tensorrt_rtx", "compute_capabilities": [here]},
+        "tensorrt_rtx for its default GPUs": {"backend": "tensorrt_rtx"},
+    }
+    found: dict[str, str | EngineError] = {}
+    for number, (name, how) in enumerate(wanted.items()):
+        path = folder / f"{number}.plan"
+        try:
+            build_plan(graph, path, max_batch=max(options.batches), **how)
+            with open_engine(path, max_batch=1):
+                found[name] = str(path)
+        except EngineError as error:
+            found[name] = error
+    return found
+
+
+def attempt(measured: dict[str, Any], name: str, measure: Callable[[], Any]) -> None:
+    """Keeps what a measurement finds or, where it does not run here, why: that is a result too, not the end."""
+    try:
+        measured[name] = measure()
+    except Exception as error:
+        measured[name] = {"unavailable": " ".join(str(error).split())[:300] or type(error).__name__}
+
+
+def of_engine(open_it: Callable[[int], Engine], limit: dict[str, float], options: Namespace) -> dict[str, Any]:
+    """Latency of one stream, and throughput by batch."""
+    found: dict[str, Any] = {}
+    with open_it(1) as engine:
+        found["us a frame, one stream"] = latency(engine, options.frames)
+    for batch in options.batches:
+        with open_it(batch) as engine:
+            rates = throughput(engine, batch, options.seconds)
+        found[f"batch {batch}"] = rates | shares(limit, batch, rates["windows_per_second"])
+    return found
+
+
+def run(cuda: Cuda, options: Namespace) -> dict[str, Any]:
+    """All that can be measured here."""
+    measured: dict[str, Any] = {"GPU": cuda.capability}
+    limit: dict[str, float] = {}
+    attempt(measured, "limits", lambda: limit.update(limits(cuda, options.weights)) or limit)
+
+    def right(one: Callable[[int], Engine], other: Callable[[int], Engine]) -> dict[str, Any]:
+        with one(4) as a, other(4) as b:
+            return difference(a, b, 3, 60)
+
+    def null(batch: int) -> Engine:
+        return NullEngine(window=WINDOW, max_batch=batch)
+
+    attempt(measured, "rings on the GPU against the host's, a network that copies", lambda: right(Copying, null))
+    attempt(measured, "rings on the GPU, a network that copies", lambda: of_engine(Copying, {}, options))
+    with tempfile.TemporaryDirectory() as folder:
+        built: dict[str, Any] = {}
+        attempt(built, "plans", lambda: plans(Path(folder), options, cuda.capability))
+        if "unavailable" in built["plans"]:
+            return measured | built
+        for name, path in built["plans"].items():
+            if isinstance(path, EngineError):
+                measured[name] = {"unavailable": str(path)}
+                continue
+
+            def opened(batch: int, rings: bool, path: str = path) -> Engine:
+                return open_engine(path, max_batch=batch, rings=rings)
+
+            def on_gpu(batch: int, opened: Callable[..., Engine] = opened) -> Engine:
+                return opened(batch, True)
+
+            def on_host(batch: int, opened: Callable[..., Engine] = opened) -> Engine:
+                return opened(batch, False)
+
+            def reference(batch: int) -> Engine:
+                return open_engine(options.weights, max_batch=batch)
+
+            attempt(measured, f"{name}: rings on the GPU against the host's", lambda: right(on_gpu, on_host))
+            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", lambda: right(on_gpu, reference))
+            attempt(measured, f"{name}: rings on the GPU", lambda: of_engine(on_gpu, limit, options))
+            attempt(measured, f"{name}: rings on the host", lambda: of_engine(on_host, limit, options))
+    attempt(
+        measured,
+        "PyTorch with CUDA graphs, us a run from windows to predictions",
+        lambda: torch_graphs(options.weights, [1, *options.batches], options.frames),
+    )
+    return measured
+
+
+def lines(measured: dict[str, Any], indent: str = "") -> list[str]:
+    """The result as indented lines."""
+    found = []
+    for name, value in measured.items():
+        if isinstance(value, dict) and "p50" in value:
+            found.append(f"{indent}{name}: p50 {value['p50']:.1f}, p99 {value['p99']:.1f}")
+        elif isinstance(value, dict) and "unavailable" not in value:
+            found += [f"{indent}{name}", *lines(value, indent + "  ")]
+        else:
+            text = value["unavailable"] if isinstance(value, dict) else value
+            found.append(f"{indent}{name}: {f'{text:.4g}' if isinstance(text, float) else text}")
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--weights", default=str(WEIGHTS), help="what to export, and what PyTorch runs")
+    parser.add_argument("--graph", help="an exported .onnx, where there is no PyTorch to export with")
+    parser.add_argument("--batches", type=numbers, default=[16, 64, 256, 1024], help="streams of a step")
+    parser.add_argument("--frames", type=int, default=2000, help="for latency")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for throughput, each batch")
+    options = parser.parse_args()
+    try:
+        cuda = Cuda("bench/gpu.py", 0)
+    except EngineError as error:
+        print(f"rtskel: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    measured = run(cuda, options)
+    targets = ", ".join(f"{name}: {value:g}" for name, value in TARGETS.items())
+    report(
+        {"bench": "gpu", "measured": measured, "targets": TARGETS}, [*lines(measured), f"targets: {targets}"], options
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The GPU's bench: what it says where there is no GPU, and that it measures on the stand-ins."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from rtskel.engine.base import NullEngine
+from tests.test_device import gpu, kernels  # noqa: F401 - fixtures
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+sys.path.append(str(BENCH))  # the benches are scripts, not a package
+
+import gpu as bench  # noqa: E402
+
+
+def test_without_a_gpu():
+    """One line that says what is missing, and status 2."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    if int(runtime.cudaGetDeviceCount()[0]) == 0:
+        pytest.skip("there is a GPU")
+    command = [sys.executable, str(BENCH / "gpu.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("rtskel: error: bench/gpu.py: ")
+    assert "needs an NVIDIA GPU and its driver" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_network_that_copies(gpu, monkeypatch):  # noqa: F811
+    """All that is measured without TensorRT, on the stand-ins: right, with one graph a step."""
+    cuda = gpu()
+    with bench.Copying(2) as ours, NullEngine(window=bench.WINDOW, max_batch=2) as theirs:
+        found = bench.difference(ours, theirs, 2, 12)
+    assert found["books equal"]
+    assert found["poses"] == 24
+    assert found["xyz"] < 1e-6
+    options = Namespace(batches=[2], frames=12, seconds=0.0)
+    found = bench.of_engine(bench.Copying, {}, options)
+    assert found["us a frame, one stream"]["n"] > 0
+    assert found["batch 2"]["windows_per_second"] > 0
+    assert json.dumps(found)
+    assert any("p50" in line for line in bench.lines({"copy": found}))
+    del ours, found
+    assert cuda._handles == []
+
+
+def test_shares_of_the_limits():
+    limit = {"FLOP/s": 100.0, "bytes/s": 10.0, "FLOPs a window": 20.0, "bytes of weights": 4.0, "bytes a window": 1.0}
+    assert bench.shares(limit, 1, 1.0) == {"peak": 0.2, "roofline": 0.5}  # 0.2 s by FLOPs, 0.5 s by bytes
+    assert bench.shares(limit, 8, 4.0) == {"peak": 0.8, "roofline": 0.8}
+    assert bench.shares({"bytes/s": 10.0}, 1, 1.0) == {}
+
+
+def test_what_does_not_run_is_a_result():
+    measured = {}
+    bench.attempt(measured, "absent", lambda: Path("/nowhere").read_bytes())
+    assert bench.lines(measured) == ["absent: [Errno 2] No such file or directory: '/nowhere'"]
