@@ -35,7 +35,7 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 
 Array = NDArray[Any]
 
-LOOKAHEADS = (4, 0)
+LOOKAHEADS = (4, 2, 0)
 FPS_HOW2SIGN = 24.0
 BODY = UPPER_BODY_50.groups["body"]
 SCORED = [joint for joint in BODY if joint != NECK]

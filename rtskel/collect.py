@@ -73,7 +73,8 @@ class Latency:
 
     Attributes:
         lookahead: waiting for the frames that the refinement was asked to look at, at the camera's rate.
-        queue: everything else that is waiting: for a frame that is late or missing, for the engine, in the server.
+        queue: everything else that is waiting: for a frame that is late or missing, for the lookahead of lifting, for
+            the engine, in the server.
         engine: the engine call.
         transport: from the estimator to the server, and from the server to here.
     """

@@ -21,6 +21,7 @@ from rtskel.client import Subscriber
 from rtskel.engine import NullEngine
 from rtskel.errors import RtskelError
 from rtskel.formats import read, write
+from rtskel.lift import lift_recording
 from rtskel.replay import ReplayConfig, schedule
 from rtskel.synthesize import estimator_errors, synthesize
 from rtskel.wire import Event, RefinedPose
@@ -103,6 +104,7 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "none.onnx"], ["-o"]),
         (["serve", "--engine", "none.onnx"], ["none.onnx"]),
         (["serve", "--lookahead", "4,-1"], ["4,-1"]),
+        (["serve", "--engine", "null", "--lift", "--lift-lookahead", "-1"], ["lift_lookahead", "-1"]),
         (["demo", "--recording", "none.skels"], ["none.skels"]),
     ],
 )
@@ -382,6 +384,22 @@ def test_json_lines_and_a_limit(take: Path) -> None:
     assert {entry["stream"] for entry in poses} <= {"cam-1", "cam-2"}
     assert all(len(entry["xyz"]) == 50 for entry in poses)
     assert {"start"} <= {entry["event"] for entry in watch.entries if entry["kind"] == "event"}
+
+
+def test_2d_is_lifted_live_as_offline(take: Path, tmp_path: Path) -> None:
+    one = read(take)[0]
+    flat = replace(one, xyz=one.xyz * np.float32([300, 300, 0]), unit="px", dims=2)
+    write(tmp_path / "flat.npz", flat)
+    options = ["--lift", "--lift-lookahead", "3", "--lookahead", "0"]
+    out = tmp_path / "out.npz"
+    with serving(*options) as server, subscribing(server, "--save", str(out), "--until-end"):
+        assert main(["publish", str(tmp_path / "flat.npz"), "--raw", server.raw, "--speed", "inf"]) == 0
+    offline = lift_recording(flat, lookahead=3)
+    (live,) = read(out)
+    there = ~live.missing
+    assert live.slots.tolist() == list(range(50))
+    assert np.array_equal(live.missing[offline.slots], offline.missing)
+    assert np.abs(live.xyz[offline.slots] - offline.xyz)[there[offline.slots]].max() < 0.01
 
 
 def test_what_a_format_cannot_hold_is_said_before_and_nothing_is_lost(take: Path, tmp_path: Path, capsys) -> None:
