@@ -47,7 +47,8 @@ JOINTS = UPPER_BODY_50.joints
 def body() -> np.ndarray[Any, Any]:
     """A pose with the bones of a person."""
     rng = np.random.default_rng(0)
-    bones = np.array(UPPER_BODY_50.bone_length)[:, None] * rng.normal(size=(JOINTS, 3))
+    bones = rng.normal(size=(JOINTS, 3))
+    bones *= np.array(UPPER_BODY_50.bone_length)[:, None] / np.linalg.norm(bones, axis=1, keepdims=True)
     pose = np.zeros((JOINTS, 3), np.float32)
     for joint in UPPER_BODY_50.order[1:]:
         pose[joint] = pose[UPPER_BODY_50.parents[joint]] + bones[joint]

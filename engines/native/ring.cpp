@@ -27,9 +27,9 @@ constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, PASS
 constexpr std::int64_t NONE = -1;
 constexpr float ABSENT = -1.0f;
 
-// A frame's summary: the neck, whether it is there, the distance between the shoulders (or ABSENT), then the steady bones' lengths
-// over their typical lengths (or ABSENT).
-enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, SUMMARY };
+// A frame's summary: the neck, whether it is there, the distance between the shoulders (or ABSENT), and of the steady bones how many
+// there are, and the least and the most of their lengths over their typical lengths.
+enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, BONES, LEAST, MOST, SUMMARY };
 
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
@@ -55,7 +55,8 @@ struct Storage {
     std::vector<float> xyz;            // [C, J, 3], 0 where missing
     std::vector<float> confidence;     // [C, J], 0 where missing
     std::vector<std::uint8_t> whole;   // [C] whether no joint is missing
-    std::vector<float> summary;        // [C, SUMMARY + steady bones] what canonical frames read, see `summarise`
+    std::vector<float> summary;        // [C, SUMMARY] what canonical frames read, see `summarise`
+    std::vector<float> ratios;         // [C, steady bones] their lengths over their typical lengths, or ABSENT
     std::vector<float> predicted;      // [2r+1, P, J, 3] of window e at e % (2r+1)
     std::vector<std::uint8_t> usable;  // [2r+1]
 };
@@ -66,15 +67,6 @@ struct Planned {
     float origin[3], scale;
     bool known;
 };
-
-// Median of v[0..n), the mean of the two middle values if n is even; 0 if n is 0. Reorders v.
-float median(float* v, std::size_t n) {
-    if (n == 0) return 0.0f;
-    float* middle = v + n / 2;
-    std::nth_element(v, middle, v + n);
-    const float low = n % 2 ? *middle : *std::max_element(v, middle);
-    return 0.5f * low + 0.5f * *middle;
-}
 
 // Ask for memory that will be needed soon: with hundreds of streams, every window starts out of the cache.
 inline void prefetch(const void* from, std::size_t bytes) {
@@ -93,6 +85,41 @@ inline void prefetch(const void* from, std::size_t bytes) {
 #else
 #define RTSKEL_WIDE
 #endif
+
+constexpr std::size_t FEW = 64, BLOCK = 16;
+
+// As `median`, for 1 to FEW values. The k-th smallest value is the largest of those that have at most k below them; to count these is
+// faster than to sort, for there is nothing to mispredict.
+RTSKEL_WIDE float median_of_few(const float* v, std::size_t n) {
+    constexpr float INF = std::numeric_limits<float>::infinity();
+    float value[FEW];
+    std::int32_t below[FEW];
+    std::copy_n(v, n, value);
+    for (std::size_t i = n; i % BLOCK; ++i) value[i] = INF;
+    for (std::size_t first = 0; first < n; first += BLOCK) {
+        std::int32_t count[BLOCK] = {};  // of a size that the compiler knows, it stays in registers
+        for (std::size_t j = 0; j < n; ++j)
+            for (std::size_t i = 0; i < BLOCK; ++i) count[i] += value[j] < value[first + i];
+        std::copy_n(count, BLOCK, below + first);
+    }
+    const auto lower = static_cast<std::int32_t>((n - 1) / 2), upper = static_cast<std::int32_t>(n / 2);
+    float low = -INF, middle = -INF;
+    for (std::size_t i = 0; i < n; ++i) {
+        low = std::max(low, below[i] <= lower ? value[i] : -INF);
+        middle = std::max(middle, below[i] <= upper ? value[i] : -INF);
+    }
+    return 0.5f * low + 0.5f * middle;
+}
+
+// Median of v[0..n), the mean of the two middle values if n is even; 0 if n is 0. Reorders v.
+float median(float* v, std::size_t n) {
+    if (n == 0) return 0.0f;
+    if (n <= FEW) return median_of_few(v, n);
+    float* middle = v + n / 2;
+    std::nth_element(v, middle, v + n);
+    const float low = n % 2 ? *middle : *std::max_element(v, middle);
+    return 0.5f * low + 0.5f * *middle;
+}
 
 // to = (from - origin) * scale; whether every coordinate stays within `far`.
 RTSKEL_WIDE bool move_there(const float* from, const float* origin, float scale, float far, std::size_t n, float* to) {
@@ -118,6 +145,22 @@ RTSKEL_WIDE void add(const float* from, std::size_t n, double* to) {
     for (std::size_t k = 0; k < n; ++k) to[k] += from[k];
 }
 
+RTSKEL_WIDE void divide(double* values, std::size_t n, double by, float* to) {
+    for (std::size_t k = 0; k < n; ++k) to[k] = static_cast<float>(values[k] /= by);
+}
+
+RTSKEL_WIDE void add_squares(const float* from, const double* mean, std::size_t n, double* to) {
+    for (std::size_t k = 0; k < n; ++k) {
+        const double off = from[k] - mean[k];
+        to[k] += off * off;
+    }
+}
+
+RTSKEL_WIDE void spread(const double* squares, std::size_t joints, double by, float* sigma) {
+    for (std::size_t k = 0; k < joints; ++k)
+        sigma[k] = static_cast<float>(std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by));
+}
+
 float distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
     return std::sqrt(x * x + y * y + z * z);
@@ -140,7 +183,8 @@ class Ring {
           here(cfg.window),
           scratch(static_cast<std::size_t>(cfg.window) * cfg.joints),
           origin(3 * cfg.joints),
-          mean(3 * cfg.joints) {
+          mean(3 * cfg.joints),
+          squares(3 * cfg.joints) {
         for (int j = 0; j < cfg.joints; ++j) {
             if (cfg.parents[j] >= 0) bones.push_back(j);
             if (cfg.steady[j]) steady_bones.push_back(j);
@@ -284,7 +328,7 @@ class Ring {
     std::vector<Planned> plan;   // the gathered batch, in order
     std::vector<std::int64_t> here;
     std::vector<float> scratch, origin;
-    std::vector<double> mean;
+    std::vector<double> mean, squares;
     std::vector<const float*> averaged;
     int turn = 0;
 
@@ -323,15 +367,22 @@ class Ring {
         const float* p = frame(st, at);
         const float* sure = confidences(st, at);
         st.whole[at] = std::all_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; });
-        float* sum = st.summary.data() + at * (SUMMARY + steady_bones.size());
+        float* sum = st.summary.data() + at * SUMMARY;
+        float* ratio = st.ratios.data() + at * steady_bones.size();
         auto between = [&](int a, int b) { return sure[a] > 0.0f && sure[b] > 0.0f ? distance(p + 3 * a, p + 3 * b) : ABSENT; };
         std::copy_n(p + 3 * cfg.neck, 3, sum + NECK_X);
         sum[NECK_THERE] = sure[cfg.neck] > 0.0f;
         sum[SHOULDERS] = between(cfg.right_shoulder, cfg.left_shoulder);
+        sum[BONES] = sum[MOST] = 0.0f;
+        sum[LEAST] = std::numeric_limits<float>::infinity();
         for (std::size_t k = 0; k < steady_bones.size(); ++k) {
             const int joint = steady_bones[k];
             const float length = between(joint, cfg.parents[joint]);
-            sum[SUMMARY + k] = length == ABSENT ? ABSENT : length / cfg.bone_length[joint];
+            ratio[k] = length == ABSENT ? ABSENT : length / cfg.bone_length[joint];
+            if (ratio[k] == ABSENT) continue;
+            sum[BONES] += 1.0f;
+            sum[LEAST] = std::min(sum[LEAST], ratio[k]);
+            sum[MOST] = std::max(sum[MOST], ratio[k]);
         }
     }
 
@@ -341,7 +392,8 @@ class Ring {
         st.xyz.assign(capacity * pose, 0.0f);
         st.confidence.assign(capacity * cfg.joints, 0.0f);
         st.whole.assign(capacity, false);
-        st.summary.assign(capacity * (SUMMARY + steady_bones.size()), ABSENT);
+        st.summary.assign(capacity * SUMMARY, ABSENT);
+        st.ratios.assign(capacity * steady_bones.size(), ABSENT);
         st.predicted.assign(most_windows * cfg.positions.size() * pose, 0.0f);
         st.usable.assign(most_windows, false);
     }
@@ -389,20 +441,15 @@ class Ring {
 
     const float* frame(const Storage& st, std::int64_t at) const { return st.xyz.data() + at * cfg.joints * 3; }
     const float* confidences(const Storage& st, std::int64_t at) const { return st.confidence.data() + at * cfg.joints; }
-    const float* summary(const Storage& st, std::int64_t at) const {
-        return st.summary.data() + at * (SUMMARY + steady_bones.size());
-    }
+    const float* summary(const Storage& st, std::int64_t at) const { return st.summary.data() + at * SUMMARY; }
 
     void prefetch_window(const Planned& p) const {
         const Storage& st = storage[p.stream];
         if (st.slot.empty()) return;
         prefetch(st.slot.data(), st.slot.size() * sizeof(std::int64_t));
         prefetch(st.whole.data(), st.whole.size());
-        for (int t = 0; t < cfg.window; ++t) {
-            const std::int64_t at = std::max<std::int64_t>(0, p.window - t) % capacity;
-            prefetch(frame(st, at), cfg.joints * 3 * sizeof(float));
-            prefetch(summary(st, at), SUMMARY * sizeof(float));
-        }
+        std::int64_t at = first_place(p);
+        for (int t = 0; t < cfg.window; ++t, at = following_place(at)) prefetch_slot(&st, at);
     }
 
     void prefetch_predictions(const Planned& p) const {
@@ -410,9 +457,12 @@ class Ring {
         if (!st.slot.empty()) prefetch(st.predicted.data(), st.predicted.size() * sizeof(float));
     }
 
-    // Slot t of a window that is next.
-    void prefetch_slot(const Storage* st, const Planned& p, int t) const {
-        const std::int64_t at = std::max<std::int64_t>(0, p.window - cfg.window + 1 + t) % capacity;
+    // The place of a window's first slot; of the others it is that of the one before, but for the padding one further on.
+    std::int64_t first_place(const Planned& p) const { return std::max<std::int64_t>(0, p.window - cfg.window + 1) % capacity; }
+    std::int64_t following_place(std::int64_t at) const { return at + 1 == capacity ? 0 : at + 1; }
+
+    // A slot of a window that is next.
+    void prefetch_slot(const Storage* st, std::int64_t at) const {
         prefetch(frame(*st, at), cfg.joints * 3 * sizeof(float));
         prefetch(summary(*st, at), SUMMARY * sizeof(float));
     }
@@ -425,18 +475,25 @@ class Ring {
         }
         static const Storage nothing{};
         const Storage& st = storage[p.stream].slot.empty() ? nothing : storage[p.stream];
+        const std::int64_t newest = ended_[p.stream] ? last_[p.stream] : p.window;
+        std::int64_t slot = std::min(std::max<std::int64_t>(0, p.window - cfg.window + 1), newest), at = slot % capacity;
         for (int t = 0; t < cfg.window; ++t) {
-            std::int64_t slot = std::max<std::int64_t>(0, p.window - cfg.window + 1 + t);
-            if (ended_[p.stream]) slot = std::min(slot, last_[p.stream]);
-            const std::int64_t at = slot % capacity;
             here[t] = !st.slot.empty() && st.slot[at] == slot ? at : NONE;
+            if (slot < p.window - cfg.window + 2 + t && slot < newest) {
+                ++slot;
+                at = following_place(at);
+            }
         }
         canonical_frame(st, p);
         const int pose = 3 * cfg.joints;
-        for (int k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
+        repeat(p.origin);
+        std::int64_t ahead = later ? first_place(*following) : 0;
         bool any = false;
         for (int t = 0; t < cfg.window; ++t, x += pose, missing += cfg.joints) {
-            if (later) prefetch_slot(later, *following, t);
+            if (later) {
+                prefetch_slot(later, ahead);
+                ahead = following_place(ahead);
+            }
             if (here[t] == NONE) {
                 std::fill_n(x, pose, 0.0f);
                 std::fill_n(missing, cfg.joints, true);
@@ -460,6 +517,11 @@ class Ring {
             }
         }
         p.known = p.known && any;
+    }
+
+    // `origin` for every joint.
+    void repeat(const float* point) {
+        for (int k = 0; k < cfg.joints; ++k) std::copy_n(point, 3, origin.data() + 3 * k);
     }
 
     // Origin, scale and whether anything is known, as canonical_frames in rtskel/ring.py says.
@@ -491,18 +553,25 @@ class Ring {
         for (int t = 0; t < cfg.window; ++t)
             if (here[t] != NONE && summary(st, here[t])[SHOULDERS] != ABSENT) v[n++] = summary(st, here[t])[SHOULDERS];
         const float width = median(v, n) / cfg.shoulder_width;
-        n = 0;
+        // Where more than half of the bones agree with the shoulders, so does their median, and nobody needs to know it. Nearly always
+        // there are frames enough of which all bones agree.
+        auto differs = [&](float bones) { return width > cfg.disagree * bones || bones > cfg.disagree * width; };
+        float there = 0.0f, agree = 0.0f;
         for (int t = 0; t < cfg.window; ++t) {
             if (here[t] == NONE) continue;
-            const float* bone = summary(st, here[t]) + SUMMARY;
-            for (std::size_t k = 0; k < steady_bones.size(); ++k)
-                if (bone[k] != ABSENT) v[n++] = bone[k];
+            const float* sum = summary(st, here[t]);
+            there += sum[BONES];
+            agree += differs(sum[LEAST]) || differs(sum[MOST]) ? 0.0f : sum[BONES];
         }
-        // Where more than half of the bones agree with the shoulders, so does their median, and nobody needs to know it.
-        auto differs = [&](float bones) { return width > cfg.disagree * bones || bones > cfg.disagree * width; };
-        const std::size_t agree = std::count_if(v, v + n, [&](float bone) { return !differs(bone); });
         float size = width;
-        if (!(width > 0.0f) || (n > 0 && agree <= n / 2)) {
+        if (!(width > 0.0f) || (there > 0.0f && 2.0f * agree <= there)) {
+            n = 0;
+            for (int t = 0; t < cfg.window; ++t) {
+                if (here[t] == NONE) continue;
+                const float* ratio = st.ratios.data() + here[t] * steady_bones.size();
+                for (std::size_t k = 0; k < steady_bones.size(); ++k)
+                    if (ratio[k] != ABSENT) v[n++] = ratio[k];
+            }
             const float steady = median(v, n);
             if (!(width > 0.0f) || (steady > 0.0f && differs(steady))) size = steady;
             if (!(size > 0.0f)) {
@@ -528,7 +597,7 @@ class Ring {
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
         const std::size_t at = p.window % most_windows;
         float* to = st.predicted.data() + at * cfg.positions.size() * pose;
-        for (std::size_t k = 0; k < pose; ++k) origin[k] = p.origin[k % 3];
+        repeat(p.origin);
         bool finite = true;
         for (std::size_t k = 0; k < cfg.positions.size(); ++k)
             finite = move_back(y + k * pose, origin.data(), p.scale, pose, to + k * pose) && finite;
@@ -563,25 +632,18 @@ class Ring {
         windows = static_cast<std::int32_t>(averaged.size());
         const double n = std::max<double>(1.0, static_cast<double>(windows));
         std::fill(mean.begin(), mean.end(), 0.0);
+        std::fill(squares.begin(), squares.end(), 0.0);
         for (const float* p : averaged) add(p, pose, mean.data());
-        for (std::size_t k = 0; k < pose; ++k) {
-            mean[k] /= n;
-            xyz[k] = static_cast<float>(mean[k]);
-        }
-        for (int k = 0; k < cfg.joints; ++k) {
-            double spread = 0;
-            for (const float* p : averaged) {
-                const double dx = p[3 * k] - mean[3 * k], dy = p[3 * k + 1] - mean[3 * k + 1], dz = p[3 * k + 2] - mean[3 * k + 2];
-                spread += dx * dx + dy * dy + dz * dz;
-            }
-            sigma[k] = static_cast<float>(std::sqrt(spread / n));
-        }
-        bool any = false;
+        divide(mean.data(), pose, n, xyz);
+        for (const float* p : averaged) add_squares(p, mean.data(), pose, squares.data());
+        spread(squares.data(), cfg.joints, n, sigma);
         const std::size_t at = i % capacity;
-        for (int k = 0; k < cfg.joints; ++k) {
-            confidence[k] = st.slot[at] == i ? confidences(st, at)[k] : 0.0f;
-            any = any || confidence[k] > 0.0f;
-        }
+        if (st.slot[at] == i)
+            std::copy_n(confidences(st, at), cfg.joints, confidence);
+        else
+            std::fill_n(confidence, cfg.joints, 0.0f);
+        int any = 0;
+        for (int k = 0; k < cfg.joints; ++k) any |= confidence[k] > 0.0f;
         flags = (e - count + 1 < cfg.window - 1 ? WARM_UP : 0) | (any ? 0 : INTERPOLATED) |
                 (windows < count ? PARTIAL_AVERAGE : 0) | (ended_[s] && e > last_[s] ? FLUSHED : 0);
     }
