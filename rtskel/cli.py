@@ -569,8 +569,8 @@ def _serve(args: argparse.Namespace) -> int:
     def ready(server: Server) -> None:
         where = {"raw": server.raw_endpoint, "refined": server.refined_endpoint, "model": engine.info.model_id}
         if args.json:
-            lifting = {} if config.lift is None else {"lift_lookahead": config.lift}
-            _print_json(where | {"lookaheads": config.lookaheads, **lifting, "runs_on": engine.info.builder})
+            ahead = {"lookaheads": config.lookaheads, "lift_lookahead": config.lift}
+            _print_json(where | ahead | {"runs_on": engine.info.builder})
         else:
             lifting = "" if config.lift is None else f", of 2D poses {config.lift} frames more"
             print(

@@ -64,14 +64,16 @@ class Holistic:
             raise RtskelError(f"estimate needs mediapipe, which {what}: {INSTALL}") from None
         with _silent():
             self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
-        self._loaded = False
+            # Models load in threads of their own, and are there once an image is through. Nobody is in this one.
+            self._model.process(np.zeros((64, 64, 3), np.uint8))
+        self._used = False
 
     def find(self, image: Image) -> Found:
         """What is in the next image."""
         height, width, _ = image.shape
-        with nullcontext() if self._loaded else _silent():  # models load with the first image
+        with nullcontext() if self._used else _silent():  # there is more to warn of with the first image
             results = self._model.process(image)
-        self._loaded = True
+        self._used = True
         return landmarks(results, (width, height))
 
     def __enter__(self) -> Self:
