@@ -21,6 +21,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.signal import savgol_coeffs
 from scipy.signal.windows import gaussian
 
+from rtskel.synthesize import estimator_errors, synthesize
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Setting = tuple[float, ...] | None
@@ -33,6 +35,15 @@ class Example(NamedTuple):
     truth: Array
     xyz: Array
     missing: Mask
+
+
+def synthetic(seconds: float, seed: int) -> Example:
+    """A signer and what a live estimator makes of him, in metres, with dropped frames as missing ones."""
+    clean = synthesize(seconds, seed=seed)
+    seen = estimator_errors(clean, seed)
+    xyz, missing = np.zeros(clean.xyz.shape), np.ones(clean.xyz.shape[:2], np.bool_)
+    xyz[seen.slots], missing[seen.slots] = seen.xyz, seen.missing
+    return Example(clean.xyz.astype(np.float64), xyz, missing)
 
 
 @dataclass(frozen=True)

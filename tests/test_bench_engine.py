@@ -1,0 +1,116 @@
+"""The benches of engines and of what users would pick instead: run tiny, and what they compute by hand."""
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("scipy")
+
+from rtskel.export import export_onnx  # noqa: E402
+from rtskel.model import SkeletorConfig, save_weights  # noqa: E402
+from tests.test_model import trained  # noqa: E402
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))  # the benches are scripts, not a package
+
+import engine as bench  # noqa: E402
+import instead  # noqa: E402
+import peers  # noqa: E402
+
+CONFIG = SkeletorConfig(window=12, d_model=16, heads=2, d_ff=16, layers=1, fill=True, gate=True)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """tiny.onnx, with tiny.safetensors beside it."""
+    folder = tmp_path_factory.mktemp("bench")
+    save_weights(trained(CONFIG), folder / "tiny.safetensors", name="tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns about PyTorch
+        export_onnx(folder / "tiny.safetensors", folder / "tiny.onnx")
+    return str(folder / "tiny.onnx")
+
+
+def run(main, monkeypatch, capsys, *options):
+    monkeypatch.setattr(sys, "argv", ["bench", *options, "--json"])
+    main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_engines(graph, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    names = "rtskel onnx int8,ONNX Runtime"
+    options = ("--engine", graph, "--only", names, "--batches", "1,2", "--seconds", "0", "--runs", "2", "--clip", "1")
+    found = run(bench.main, monkeypatch, capsys, *options, "--gemm", "32")
+    assert [*found["opponents"]] == names.split(",")
+    int8, plain = found["opponents"].values()
+    assert int8["precision"] == "int8"
+    assert plain["error"]["max"] < 1e-5 < int8["error"]["max"] < 0.1
+    assert 0 < found["flops"]["asked"] < found["flops"]["all"]
+    assert {*int8["ms"]} == {"1", "2"}
+    assert all(opponent["ms"]["1"]["p99"] >= opponent["ms"]["1"]["p50"] > 0 for opponent in (int8, plain))
+    assert plain["ms"]["2"]["share"] > 0
+    assert [*found["ratios"]] == ["rtskel onnx int8 / ONNX Runtime, batch 1"]
+    table = "\n".join(bench.lines(found))
+    assert "ONNX Runtime (onnxruntime" in table
+    assert "at most 0.50" in table
+
+
+def test_what_does_not_run_is_told(monkeypatch):
+    monkeypatch.setitem(bench.OPPONENTS, "absent", lambda files: Path(files.graph).read_bytes())
+    here, there = bench.SPAWN.Pipe()
+    bench.measure("absent", bench.Files("", "/nowhere", ""), argparse.Namespace(), np.zeros(0), there)
+    assert "/nowhere" in here.recv()["unavailable"]
+
+
+def test_shares_and_ratios():
+    def opponent(precision, asked, **p50):
+        return {"precision": precision, "asked": asked, "ms": {k[1:]: {"p50": v, "cpu": 2 * v} for k, v in p50.items()}}
+
+    measured = {
+        "rtskel onnx bf16": opponent("bf16", "asked", b1=2.0, b16=16.0),
+        "ONNX Runtime": opponent("fp32", "all", b1=5.0),
+        "torch.compile": {"unavailable": "no compiler"},
+    }
+    ratios = bench.compare(measured, {"asked": 3e8, "all": 4e8}, {"fp32": 1e11, "bf16": 4e11})
+    assert ratios == {
+        "rtskel onnx bf16 / ONNX Runtime, batch 1": {"p50": 0.4, "cpu": 0.4},
+        "rtskel onnx bf16, share of the bf16 ceiling, batch 16": {"p50": pytest.approx(0.75)},
+    }
+    assert measured["ONNX Runtime"]["ms"]["1"]["share"] == pytest.approx(0.8)
+
+
+def test_instead(graph, monkeypatch, capsys):
+    names = "hold last,Savitzky-Golay (SciPy),sliding window (PyTorch),rtskel"
+    options = ("--engine", graph, "--only", names, "--lookaheads", "2", "--clip", "2")
+    found = run(instead.main, monkeypatch, capsys, *options)["lookaheads"]["2"]
+    assert [*found] == names.split(",")
+    assert all(opponent["us"]["p50"] > 0 and opponent["mse"] > 0 for opponent in found.values())
+    assert found["Savitzky-Golay (SciPy)"]["mse"] < found["hold last"]["mse"]
+
+
+@pytest.mark.parametrize("name", ["hold last", "One-Euro (OneEuroFilter)", "Savitzky-Golay (SciPy)"])
+@pytest.mark.parametrize("lookahead", [0, 3])
+def test_frame_by_frame_is_the_whole_sequence(name, lookahead):
+    """What is timed is what the settings were chosen with."""
+    if "One-Euro" in name:
+        pytest.importorskip("OneEuroFilter")
+    opponent = instead.OPPONENTS[name](lookahead, argparse.Namespace(clip=1.0))
+    example = peers.synthetic(1.0, seed=4)
+    out = np.stack([opponent.push(x, m) for x, m in zip(example.xyz, example.missing, strict=True)])[lookahead:]
+    expected = seen = instead.held(example)
+    if "One-Euro" in name:
+        least, beta, speed, back = opponent.setting
+        expected = np.roll(peers.one_euro(seen, least, beta, speed), -int(back), 0)
+    if "Savitzky" in name:
+        past, order = map(int, opponent.setting)
+        padded = np.concatenate([np.repeat(seen[:1], past, 0), seen])
+        rows = np.lib.stride_tricks.sliding_window_view(padded, past + 1 + lookahead, 0)
+        taps = instead.savgol_coeffs(past + 1 + lookahead, order, pos=past, use="dot")
+        expected = rows @ taps
+    np.testing.assert_allclose(out, expected[: len(out)], atol=1e-9)
