@@ -12,16 +12,22 @@ frame's being due to the pose's arrival. Where it goes:
 
 Beside it, on the same machine one after another, what somebody would write without rtskel: `relay`, pyzmq alone, which
 forwards every message with as many bytes as a refined pose has, and `relay+engine`, which runs the engine on one window
-in between.
+in between. The ends are the same for all of them: the publisher puts numbers into bytes prepared beforehand, and the
+subscriber keeps bytes, which are read when all is over.
 
-    python bench/latency.py --engine null --fps 25,60,120 --streams 1,16,256
+    python bench/latency.py --save latency      # about five minutes
+
+A case that asks an engine for more than half of the windows a second that it can do alone is left out: what a server
+does then is bench/throughput.py's question.
 """
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,64 +35,137 @@ from typing import Any
 import msgpack
 import numpy as np
 import zmq
-from harness import SPAWN, arguments, numbers, opened, percentiles, report, serving
+from harness import SPAWN, arguments, bare_engine, numbers, opened, percentiles, report, serving
 from numpy.typing import NDArray
 
-from rtskel import Publisher, Subscriber
 from rtskel.refine import RefinerBank
 from rtskel.serve import ServeConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.streams import StreamConfig
 from rtskel.synthesize import synthesize
-from rtskel.wire import RAW_PREFIX, Event, Flag, RefinedPose, refined_topic
+from rtskel.wire import (
+    EVENT_PREFIX,
+    HEARTBEAT_TOPIC,
+    RAW_PREFIX,
+    REFINED_PREFIX,
+    Flag,
+    RawPose,
+    StreamEnd,
+    encode,
+    event_topic,
+    raw_template,
+    refined_topic,
+)
 
 PARTS = ("transport", "queue", "ring", "engine")
 REFINED_BYTES = 1263
 """Bytes of a refined pose of 50 joints."""
 
 
+Fields = dict[str, Any]
+
+
 def publish(endpoint: str, streams: int, fps: float, seconds: float, control: Connection) -> None:
     """Send every stream's frames at the camera's rate, streams spread over the frame's time as cameras would be."""
-    motion = synthesize(min(seconds, 20.0), fps, 1)
+    motion = synthesize(min(seconds, 10.0), fps, 1)
     frames = round(seconds * fps)
-    first = Publisher(endpoint, stream="camera0", fps=fps, queue=10_000)
-    writers = [first, *(first.sibling(f"camera{s}") for s in range(1, streams))]
-    first.wait_for_subscriber(30)
-    control.send("ready")
-    control.recv()
-    period = 1e9 / fps
-    start = time.monotonic_ns() + 200_000_000
-    for k in range(frames):
-        at = k % len(motion.xyz)
-        for s, writer in enumerate(writers):
-            due = start + round((k + s / streams) * period)
-            wait = due - time.monotonic_ns()
-            if wait > 0:
-                time.sleep(wait / 1e9)
-            writer.send(motion.xyz[at], motion.confidence[at], seq=k, time_ns=due)
-    for writer in writers:
-        writer.end(frames)
-    control.send(sum(writer.dropped for writer in writers))
-    for writer in writers:
-        writer.close()
+    arrays = [(xyz.tobytes(), sure.tobytes()) for xyz, sure in zip(motion.xyz, motion.confidence, strict=True)]
+    names = [f"camera{s}" for s in range(streams)]
+    view = motion.xyz[0], motion.confidence[0], UPPER_BODY_50.id, "RDT", False
+    templates = [raw_template(RawPose(name, 1, 0, 0, "monotonic", fps, *view)) for name in names]
+    parts = [(template.topic, template.head, template.middle, template.tail) for template in templates]
+    pack = msgpack.packb
+    context = zmq.Context()
+    gc.disable()
+    with context.socket(zmq.XPUB) as socket:
+        socket.setsockopt(zmq.XPUB_NODROP, 1)  # what does not fit is counted
+        socket.setsockopt(zmq.SNDHWM, 10_000)
+        socket.connect(endpoint)
+        socket.recv()  # a subscription
+        control.send("ready")
+        control.recv()
+        period = 1e9 / fps
+        start = time.monotonic_ns() + 200_000_000
+        dropped = 0
+        for k in range(frames):
+            xyz, confidence = arrays[k % len(arrays)]
+            number = pack(k)
+            for s, (topic, head, middle, tail) in enumerate(parts):
+                due = start + round((k + s / streams) * period)
+                wait = due - time.monotonic_ns()
+                if wait > 0:
+                    time.sleep(wait / 1e9)
+                body = b"".join((head, number, pack(due), middle, xyz, tail, confidence))
+                try:
+                    socket.send_multipart((topic, body), zmq.NOBLOCK)
+                except zmq.Again:
+                    dropped += 1
+        for name in names:
+            socket.send_multipart(encode(StreamEnd(name, 1, frames, 0, "monotonic")))
+        control.send(dropped)
+    context.term()
+
+
+def collect(
+    endpoint: str,
+    topics: list[bytes],
+    ready: bytes,
+    ends: Callable[[bytes, bytes], bool],
+    count: int,
+    control: Connection,
+) -> list[tuple[int, bytes, bytes]]:
+    """Every message of these topics and the time it was here, until `count` of them were ends; no arrays."""
+    context = zmq.Context()
+    got = []
+    gc.disable()
+    with context.socket(zmq.SUB) as socket:
+        socket.rcvhwm = 0
+        for topic in (*topics, ready):
+            socket.subscribe(topic)
+        socket.connect(endpoint)
+        if ready:
+            socket.recv_multipart()  # it tells that the subscriptions are in force
+        control.send("ready")
+        ended = 0
+        while ended < count and socket.poll(60_000):
+            topic, body = socket.recv_multipart()
+            got.append((time.monotonic_ns(), topic, body[:400]))
+            ended += ends(topic, body)
+    context.term()
+    return got
+
+
+def fields(body: bytes) -> Fields:
+    """The fields of a message in front of its arrays."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(body)
+    found: Fields = {}
+    for _ in range(unpacker.read_map_header()):
+        name = unpacker.unpack()
+        if name == "xyz":
+            break
+        found[name] = unpacker.unpack()
+    return found
 
 
 def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
     """Take every pose of every stream and the time it had arrived."""
+    topics = [refined_topic(f"camera{s}", lookahead) for lookahead in lookaheads for s in range(streams)]
+    topics += [event_topic(f"camera{s}") for s in range(streams)]
+
+    def ends(topic: bytes, body: bytes) -> bool:
+        return topic.startswith(EVENT_PREFIX) and msgpack.unpackb(body)["event"] == "end"
+
+    got = collect(endpoint, topics, HEARTBEAT_TOPIC, ends, streams, control)
     rows = []
-    with Subscriber(endpoint, lookahead=lookaheads) as subscriber:
-        subscriber.wait_for_server(30)
-        control.send("ready")
-        ends = 0
-        while ends < streams:
-            message = subscriber.recv(timeout=60)
-            now = time.monotonic_ns()
-            if isinstance(message, RefinedPose):
-                stream, slot = int(message.stream.removeprefix("camera")), message.source_seq
-                server = message.receive_ns, message.infer_start_ns, message.infer_end_ns, message.publish_ns
-                rows.append((stream, message.lookahead, slot, message.flags, message.source_time_ns, *server, now))
-            elif isinstance(message, Event) and message.kind == "end":
-                ends += 1
+    for now, topic, body in got:
+        if topic.startswith(REFINED_PREFIX):
+            said = fields(body)
+            lookahead, _, _, _, flags = said["slot"]
+            _, slot, captured, _, _ = said["source"]
+            received, start, end, sent, _ = said["times"]
+            stream = int(said["stream"].removeprefix("camera"))
+            rows.append((stream, lookahead, slot, flags, captured, received, start, end, sent, now))
     control.send_bytes(np.array(rows, np.int64).tobytes())
 
 
@@ -183,26 +262,12 @@ def relay(engine: str | None, radius: int, lookaheads: list[int], control: Conne
 
 def subscribe_to_relay(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
     """When each frame was due, its slot, and when it was here."""
-    context = zmq.Context()
-    got = []
-    with context.socket(zmq.SUB) as socket:
-        socket.rcvhwm = 100_000
-        socket.subscribe(b"")
-        socket.connect(endpoint)
-        control.send("ready")
-        ends = 0
-        while ends < streams and socket.poll(60_000):
-            _, body = socket.recv_multipart()
-            got.append((time.monotonic_ns(), body))
-            ends += b"\xa3end" in body[:40]
-    context.term()
+    got = collect(endpoint, [b""], b"", lambda _, body: b"\xa3end" in body[:40], streams, control)
     rows = []
-    for now, body in got:
-        unpacker = msgpack.Unpacker()
-        unpacker.feed(body)  # and what pads it
-        fields = unpacker.unpack()
-        if fields["kind"] == "raw":
-            rows.append((fields["source"][2], fields["source"][1], now))
+    for now, _, body in got:
+        said = fields(body)
+        if said["kind"] == "raw":
+            rows.append((said["source"][2], said["source"][1], now))
     control.send_bytes(np.array(rows, np.int64).tobytes())
 
 
@@ -229,10 +294,12 @@ COLUMNS = ("p50", "p90", "p99", "p99.9", "max")
 def main() -> None:
     """Command line."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="bundled", help="bundled, null, or the path of an engine")
-    parser.add_argument("--fps", type=numbers, default=[60], help="the camera's rate, or several with commas")
-    parser.add_argument("--streams", type=numbers, default=[1], help="how many; likewise")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--engine", default="null,bundled", help="null, bundled, or paths of engines, with commas")
+    parser.add_argument("--fps", type=numbers, default=[25, 60, 120], help="the camera's rate, or several with commas")
+    parser.add_argument("--streams", type=numbers, default=[1, 16, 256], help="how many; likewise")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="for one stream; for more at least 4, or as many frames"
+    )
     parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
     options = parser.parse_args()
@@ -241,25 +308,36 @@ def main() -> None:
         return f"{name:24}" + "".join(f"{figures[column]:9.3f}" for column in COLUMNS)
 
     cases, lines = [], []
-    for fps, streams in product(options.fps, options.streams):
-        how = options.lookahead, options.radius, options.seconds
-        found = run(options.engine, fps, streams, *how)
-        peers = {
-            "relay": run_relay(None, fps, streams, *how),
-            "relay+engine": run_relay(options.engine, fps, streams, *how),
-        }
-        lines.append(f"{options.engine}, {streams} streams at {fps:g} fps; ms beyond the lookahead")
-        lines.append(" " * 24 + "".join(f"{column:>9}" for column in COLUMNS))
-        for ahead, figures in found["lookaheads"].items():
-            lines.append(row(f"lookahead {ahead} (+{figures['lookahead_ms']:.0f} ms)", figures["ms"]["total"]))
-            lines += [row(f"  {part}", figures["ms"][part]) for part in PARTS]
-        lines += [row(name, figures) for name, figures in peers.items()]
-        least = found["lookaheads"][str(min(options.lookahead))]["ms"]["total"]
-        added = {column: least[column] - peers["relay+engine"][column] for column in COLUMNS}
-        lines.append(row("added to relay+engine", added))
-        lines.append(f"{found['poses_lost']} poses lost, {found['frames_dropped']} frames dropped by the publisher\n")
-        cases.append({"fps": fps, "streams": streams, **found, "peers_ms": peers, "added_ms": added})
-    report({"bench": "latency", "engine": options.engine, "radius": options.radius, "cases": cases}, lines, options)
+    for engine in options.engine.split(","):
+        alone = max(bare_engine(engine, [1, 16], options.lookahead, options.radius).values())
+        for streams, fps in product(options.streams, options.fps):
+            if streams * fps > alone / 2:
+                why = f"left out, for the engine alone does {alone:.0f} windows a second"
+                lines.append(f"{engine}, {streams} streams at {fps:g} fps: {why}\n")
+                continue
+            seconds = max(options.seconds / streams, min(options.seconds, 4.0))
+            how = options.lookahead, options.radius, seconds
+            found = run(engine, fps, streams, *how)
+            peers = {
+                "relay": run_relay(None, fps, streams, *how),
+                "relay+engine": run_relay(engine, fps, streams, *how),
+            }
+            lines.append(f"{engine}, {streams} streams at {fps:g} fps; ms beyond the lookahead")
+            lines.append(" " * 24 + "".join(f"{column:>9}" for column in COLUMNS))
+            for ahead, figures in found["lookaheads"].items():
+                lines.append(row(f"lookahead {ahead} (+{figures['lookahead_ms']:.0f} ms)", figures["ms"]["total"]))
+                lines += [row(f"  {part}", figures["ms"][part]) for part in PARTS]
+            lines += [row(name, figures) for name, figures in peers.items()]
+            least = found["lookaheads"][str(min(options.lookahead))]["ms"]["total"]
+            added = {column: least[column] - peers["relay+engine"][column] for column in COLUMNS}
+            lines.append(row("added to relay+engine", added))
+            lines.append(
+                f"{found['poses_lost']} poses lost, {found['frames_dropped']} frames dropped by the publisher\n"
+            )
+            cases.append(
+                {"engine": engine, "fps": fps, "streams": streams, **found, "peers_ms": peers, "added_ms": added}
+            )
+    report({"bench": "latency", "radius": options.radius, "cases": cases}, lines, options)
 
 
 if __name__ == "__main__":
