@@ -642,7 +642,10 @@ def _estimate(args: argparse.Namespace) -> int:
         bar = stack.enter_context(_progress("frames"))
         task = bar.add_task("waiting for a server" if args.out is None else name, total=video.frames or None)
 
+        numbers: list[int] = []
+
         def each(pose: estimate.Pose) -> None:
+            numbers.append(pose.number)
             if file:
                 found.append(pose)
             bar.update(task, completed=pose.number + 1, description=name)
@@ -655,6 +658,12 @@ def _estimate(args: argparse.Namespace) -> int:
             Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=_client_keys(args))
         )
         estimate.publish(video, model, publisher, pixels=args.pixels, fast=args.fast, wait_s=args.wait, each=each)
+    if numbers and (lost := numbers[-1] + 1 - len(numbers)):
+        more = "" if args.video is None else "; --fast takes every frame"
+        print(
+            f"rtskel: {lost} of {numbers[-1] + 1} frames came while the estimator was busy, and were lost{more}",
+            file=sys.stderr,
+        )
     return OK
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from rtskel.cli import main
 from rtskel.errors import RtskelError
-from rtskel.estimate import INSTALL, Holistic, live, poses, publish, recording
+from rtskel.estimate import INSTALL, Holistic, Pose, live, poses, publish, recording
 from rtskel.formats import read
 from rtskel.mappings import HOLISTIC, HOLISTIC_WORLD
 from rtskel.skeleton import UPPER_BODY_50
@@ -381,6 +381,16 @@ def test_estimate_publishes(clip, mediapipe, tmp_path):
     (take,) = read(tmp_path / "raw.npz")
     np.testing.assert_array_equal(take.xyz, np.stack([m.xyz for m in came[:-1]]))
     np.testing.assert_array_equal(take.time_ns, [m.time_ns for m in came[:-1]])
+
+
+def test_frames_lost_by_a_slow_estimator_are_told(clip, mediapipe, monkeypatch, capsys):
+    def publish(video, model, sender, *, each, **options) -> None:
+        for number in (0, 3, 6):
+            each(Pose(number, 0, np.zeros((50, 3), np.float32), np.zeros(50, np.float32)))
+
+    monkeypatch.setattr("rtskel.estimate.publish", publish)
+    assert main(["estimate", str(clip), "--raw", "tcp://127.0.0.1:9"]) == 0
+    assert "4 of 7 frames came while the estimator was busy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
