@@ -122,8 +122,9 @@ def test_the_same_as_the_numpy_twin(selects, rtx, opened):
     clips[1][1][:, [NECK]] = 0
     clips[2][1][:, [NECK, RIGHT_SHOULDER, LEFT_SHOULDER]] = 0
     clips[3][1][:, :8] = 0
-    clips[4][0][20:23, LEFT_SHOULDER] *= 40
-    clips[4][0][30, 7] = np.inf
+    clips[4][0][20:40, LEFT_SHOULDER] *= 40
+    clips[0][0][25:29, 30], clips[0][1][25:29, 30] = 1e4, 1
+    clips[4][0][30:34, 7, 2], clips[4][1][30:34, 7] = np.inf, 1
     rng = np.random.default_rng(0)
     order = sorted((slot + rng.uniform(0, 6), s, slot) for s in range(5) for slot in range(60) if rng.uniform() > 0.1)
     for number, (_, s, slot) in enumerate(order):

@@ -104,6 +104,8 @@ class PlanEngine(Engine):
         """A ring on the GPU, for who refines with this engine; None where rings are to stay on the host."""
         if not self._rings:
             return None
+        if self.closed:
+            raise EngineError(f"{self.info.path}: the engine is closed")
         self.cuda.use()
         for memory in [memory for memory in self._ring_memory if memory.abandoned]:
             self._ring_memory.remove(memory)
