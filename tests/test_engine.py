@@ -17,6 +17,7 @@ import pytest
 
 from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
 from rtskel.engine.base import fitting, sizes
+from rtskel.engine.cpu import PIECES, largest_piece, pieces
 from rtskel.engine.files import PlanHeader, metadata_of, write_plan
 from rtskel.errors import EngineError
 from tests import contract, fake_gpu
@@ -32,10 +33,13 @@ CONFIG = SkeletorConfig(
     fill=True, gate=True, unmirror=True,
 )  # fmt: skip
 
-KINDS = ["null", "onnx", "onnx-bf16", "onnx-older", "safetensors", "plan", "plan-rtx", "plan-no-graphs", "plan-older"]
+ONNX_KINDS = ["onnx", "onnx-bf16", "onnx-int8", "onnx-older"]
+KINDS = ["null", *ONNX_KINDS, "safetensors", "plan", "plan-rtx", "plan-no-graphs", "plan-older"]
 """`older`: files made before engines could be asked for some positions only."""
-TOLERANCE = {"onnx-bf16": 5e-2}
-"""Canonical units (shoulders are 1/3 apart), 1e-5 where nothing is said. bf16 rounds to 8 bits; weights are random."""
+TOLERANCE = {"onnx-bf16": 5e-2, "onnx-int8": 5e-2}
+"""Canonical units (shoulders are 1/3 apart), 1e-5 where nothing is said. bf16 rounds to 8 bits, int8 to 7 and a sign;
+weights are random.
+"""
 
 
 def tolerance(kind):
@@ -109,8 +113,8 @@ def open_kind(folder, gpu, tmp_path):
         path = paths.get(kind, folder / "tiny.onnx")
         if kind == "null":
             options |= {"window": WINDOW, "joints": JOINTS}
-        if kind == "onnx-bf16":
-            options["precision"] = "bf16"
+        if kind in ("onnx-bf16", "onnx-int8"):
+            options["precision"] = kind.removeprefix("onnx-")
         if kind.startswith("plan"):
             gpu(rtx=kind == "plan-rtx")
             path = tmp_path / "tiny.plan"
@@ -160,7 +164,7 @@ def test_it_says_what_it_is(engine, kind):
     assert (info.window, info.joints, info.skeleton_id) == (WINDOW, JOINTS, "upper-body-50")
     assert (engine.window, engine.joints, engine.max_batch) == (WINDOW, JOINTS, MAX_BATCH)
     assert info.model_id == ("null" if kind == "null" else f"tiny-{info.weights_hash[:12]}")
-    assert info.precision == ("bf16" if kind == "onnx-bf16" else "fp32")
+    assert info.precision == (kind.removeprefix("onnx-") if kind in ("onnx-bf16", "onnx-int8") else "fp32")
     assert info.builder
     assert hash(info) == hash(dataclasses.replace(info))
 
@@ -299,15 +303,43 @@ def test_law(check, engine, kind):
     check(engine, True, tolerance(kind))
 
 
-@pytest.mark.parametrize("kind", ["onnx", "onnx-bf16"])
+@pytest.mark.parametrize("kind", ONNX_KINDS)
 def test_agreement_with_the_reference(kind, open_kind):
-    """fp32 to 1e-4 of canonical units, bf16 to what it states; windows with all, some and no joints missing."""
+    """fp32 to 1e-4 of canonical units, others to what they state; windows with all, some and no joints missing."""
     x, missing = windows(5, seed=3)
     missing[1], missing[2], missing[3, :, 1] = True, False, True
     x[missing] = 0
     expected = open_kind("safetensors").run(x, missing)
     got = open_kind(kind).run(x, missing)
     np.testing.assert_allclose(got, expected, rtol=0, atol=max(1e-4, tolerance(kind)) * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx-bf16", "onnx-int8"])
+def test_batches_in_pieces(kind, open_kind):
+    """Batches that are cut up, with as many threads as there are and with more, hold each window at its place."""
+    engine = open_kind(kind, max_batch=21, threads=2)
+    x, missing = windows(21)
+    positions = np.array([7, 8, 9, 11])
+    alone = np.concatenate([engine.run(x[k : k + 1], missing[k : k + 1], positions) for k in range(21)])
+    for batch in (21, 16, 9, 5):
+        y = engine.run(x[:batch], missing[:batch], positions)
+        np.testing.assert_allclose(y, alone[:batch], rtol=0, atol=tolerance(kind))
+    if kind != "onnx":  # less precision must have had an effect, and the same for a window in every piece
+        exact = open_kind("onnx", max_batch=1, threads=1).run(x[:1], missing[:1], positions)
+        assert np.abs(alone[0] - exact[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_pieces(threads):
+    """They cover the batch in order, in sizes that graphs are compiled for; no thread waits where there is work."""
+    for batch in range(1, 70):
+        cut = pieces(batch, threads)
+        sizes = [piece.stop - piece.start for piece in cut]
+        assert [row for piece in cut for row in range(batch)[piece]] == [*range(batch)]
+        assert {*sizes} <= {size for size in PIECES if size <= largest_piece(batch, threads)}
+        assert largest_piece(batch, threads) <= largest_piece(batch + 1, threads)  # which is prepared before
+        assert 2 * len(cut) >= min(threads, batch)
+        assert sizes == sorted(sizes, reverse=True)
 
 
 def test_the_identity_is_one(open_kind):
@@ -421,7 +453,8 @@ def test_description_of_files(folder):
         ("null", {"threads": 2}, "option threads does not apply"),
         ("onnx", {"device": 1}, "option device does not apply"),
         ("onnx", {"graphs": False}, "option graphs does not apply"),
-        ("onnx", {"precision": "fp16"}, "cannot be had on a CPU"),
+        ("onnx", {"precision": "fp16"}, r"precision 'fp16' cannot be had on a CPU \(fp32, bf16 or int8\)"),
+        ("onnx", {"precision": "int4"}, "cannot be had on a CPU"),
         ("onnx", {"threads": 0}, "threads must be at least 1, not 0"),
         ("onnx", {"window": 9}, "its window is 12, not 9"),
         ("onnx", {"joints": 21}, "its joints is 50, not 21"),
@@ -439,6 +472,45 @@ def test_options_that_do_not_fit(kind, options, message, open_kind):
 def test_options_that_fit(open_kind):
     assert open_kind("onnx", precision="fp32", threads=1, window=WINDOW, joints=JOINTS).info.extra["threads"] == "1"
     assert open_kind("plan", precision="fp32", warm_up=False).info.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("says", "precision"), [("fp16", "bf16"), ("fp16", "int8"), ("bf16", "fp32"), ("bf16", "int8")]
+)
+def test_precisions_that_a_file_lacks(says, precision, folder, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(folder / "tiny.onnx")
+    onnx.helper.set_model_props(model, {**metadata_of(folder / "tiny.onnx"), "rtskel.precision": says})
+    onnx.save(model, tmp_path / "less.onnx")
+    with pytest.raises(EngineError) as error:
+        open_engine(tmp_path / "less.onnx", precision=precision)
+    assert f"its precision is {says}, not {precision}" in one_line(error, tmp_path / "less.onnx")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_older_graphs_in_less_precision(precision, folder, open_kind):
+    engine = open_kind("onnx-older", max_batch=2, precision=precision)
+    x, missing = windows(2)
+    expected = open_kind("safetensors").run(x, missing)
+    np.testing.assert_allclose(engine.run(x, missing), expected, rtol=0, atol=tolerance("onnx-bf16"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_graphs_whose_trunk_cannot_be_told(precision, folder, tmp_path):
+    """A graph in which no parameter has the name that we gave it computes in fp32 and in nothing else."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(folder / "tiny.onnx")
+    for name in [initializer.name for initializer in model.graph.initializer if "trunk" in initializer.name]:
+        for node in model.graph.node:
+            node.input[:] = [text.replace(name, f"other{hash(name)}") for text in node.input]
+            node.output[:] = [text.replace(name, f"other{hash(name)}") for text in node.output]
+        next(i for i in model.graph.initializer if i.name == name).name = f"other{hash(name)}"
+    onnx.save(model, tmp_path / "foreign.onnx")
+    open_engine(tmp_path / "foreign.onnx", max_batch=1).close()
+    with pytest.raises(EngineError) as error:
+        open_engine(tmp_path / "foreign.onnx", precision=precision)
+    message = one_line(error, tmp_path / "foreign.onnx")
+    assert "only files that `rtskel export` wrote" in message or "does not compute in bf16" in message
 
 
 def test_the_null_engine_by_itself():

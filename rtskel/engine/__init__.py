@@ -56,8 +56,8 @@ def open_engine(
     Args:
         path: an engine file, "null" for the identity, None for the bundled weights.
         max_batch: the most windows of one `run`; a plan may have been built for fewer.
-        precision: "fp32" or "bf16", for `.onnx`. Every kind refuses a precision that it would not compute in.
-        threads: CPU threads, for `.onnx` and `.safetensors`; default: the runtime's choice.
+        precision: "fp32", "bf16" or "int8", for `.onnx`. Every kind refuses a precision that it would not compute in.
+        threads: CPU threads, for `.onnx` (default: one a core) and `.safetensors` (default: PyTorch's choice).
         device: index of the GPU, for `.plan`.
         window: frames in a window. Sets the one of the null engine (default 32); any other engine must have this one.
         joints: joints in a frame; likewise (default 50).

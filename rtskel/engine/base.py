@@ -40,7 +40,7 @@ class EngineInfo:
         joints: joints of a frame, J.
         skeleton_id: which skeleton those joints are.
         preset: model preset ("paper", "realtime", "custom").
-        precision: "fp32", "fp16" or "bf16": of the file, or, in an open engine, what it computes in.
+        precision: "fp32", "fp16" or "bf16": of the file, or, in an open engine, what it computes in ("int8" as well).
         weights_hash: hexadecimal SHA-256 of the weights; the same in every file made from them.
         builder: what made the file or, in an open engine, what runs it, with its version.
         path: the file, "" if there is none.

@@ -1,11 +1,15 @@
 """ONNX files on the CPU, by OpenVINO: the engine that needs nothing but a processor.
 
-Chosen by measurement. Preset `realtime` on one Zen 5 core, a window alone and a window in a batch of 64: 3.0 and 2.3 ms
-in fp32, 2.1 and 1.7 ms in bf16; ONNX Runtime 3.9 and 3.1 ms, and it has no bf16.
+What `bench/engine.py` measures decides how: graphs are compiled for fixed batches, because one for any batch size
+takes twice as long; batches are cut into pieces that one thread computes, because threads that share a piece wait for
+each other at each of its two hundred operations; and only matrix products, and what lies between them, are computed in
+less than float32: they take most of the time, and poses themselves would suffer.
 """
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,14 @@ from rtskel.engine.base import USUAL_POSITIONS, Engine, EngineInfo, fitting
 from rtskel.engine.files import describe
 from rtskel.errors import EngineError
 
-SIZES = (1, 4, 16)
-"""Batches that graphs are compiled for; others are made of these. A graph for any batch size takes twice as long."""
+PIECES = (8, 4, 2, 1)
+"""Windows that one thread computes at once. Beyond 8, more at once are hardly faster each."""
+
+GROUP = 64
+"""Neighbouring activations that share a scale in int8."""
+
+_PRECISIONS = {"fp32": ("fp32", "bf16", "int8"), "fp16": ("fp32",), "bf16": ("bf16",)}
+"""What files of each precision can be computed in, the default first."""
 
 
 class OnnxEngine(Engine):
@@ -26,10 +36,13 @@ class OnnxEngine(Engine):
 
     Args:
         path: the file.
-        max_batch: the most windows of one `run`. A batch size costs some milliseconds the first time it is seen.
-        precision: "fp32" (default for fp32 and fp16 files) or "bf16" (default for bf16 files), up to twice as fast
-            where the processor has it. Files of less precision keep the rounding of their weights.
-        threads: how many to compute with; default: as many as there are cores.
+        max_batch: the most windows of one `run`.
+        precision: what the network's trunk computes in; all around it is float32 in any case. "fp32" (default for fp32
+            and fp16 files); "bf16" (default for bf16 files), up to twice as fast where the processor multiplies in it;
+            "int8", a little faster still: weights are whole numbers, activations are rounded as they come. fp16 files
+            are for GPUs and computed in fp32, bf16 files in bf16 (in fp32 where the processor lacks it).
+        threads: how many to compute with; default: as many as there are cores. Less than float32, a window alone gets
+            one, with which it is done before several had agreed.
 
     Raises:
         EngineError: unreadable or unfitting file, or a precision that this processor lacks.
@@ -39,59 +52,61 @@ class OnnxEngine(Engine):
         self, path: str | Path, *, max_batch: int = 64, precision: str | None = None, threads: int | None = None
     ) -> None:
         info = describe(path)
-        if precision not in (None, "fp32", "bf16"):
-            raise EngineError(f"{path}: precision {precision!r} cannot be had on a CPU (fp32 or bf16)")
-        if precision == "fp32" and info.precision == "bf16":
-            raise EngineError(f"{path}: its precision is bf16, not fp32")
-        bf16 = "bf16" in (precision, info.precision)
+        if precision not in (None, "fp32", "bf16", "int8"):
+            raise EngineError(f"{path}: precision {precision!r} cannot be had on a CPU (fp32, bf16 or int8)")
+        if precision is not None and precision not in _PRECISIONS[info.precision]:
+            raise EngineError(f"{path}: its precision is {info.precision}, not {precision}")
         try:
             import openvino as ov
+            import openvino.passes  # which is not always there by itself
         except ImportError as error:
             raise EngineError(f"{path}: OpenVINO cannot be loaded ({_one_line(error)})") from None
-        properties: dict[str, Any] = {
-            # bf16 would be the default of processors that have it.
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            # One request at a time: all threads work on the one batch. The throughput hint gives a thread to each
-            # of several requests and measures slower at every batch size, 1 to 64.
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            # Pinned threads of two processes end up on the same cores; unpinned ones measure the same alone.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads is not None:
-            properties["INFERENCE_NUM_THREADS"] = threads
         super().__init__(info, max_batch)
         self._ov: Any = ov
-        self._properties = properties
-        self._lanes: dict[tuple[int, int], _Lane] = {}
+        self._requests: dict[tuple[int, int], list[Any]] = {}
+        self._threads = threads or _cores()
         try:
             self._core = ov.Core()
+            native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if precision == "bf16" and not native:
+                raise EngineError(f"{path}: this processor does not compute in bf16")
+            computes = precision or ("bf16" if info.precision == "bf16" and native else "fp32")
             self._model = self._core.read_model(str(path))
             _check_tensors(path, self._model, info)
             if len(self._model.inputs) == 2:
                 self._model = _answer_for_positions(ov, self._model)
-            compiled = self._lane(1, fitting(USUAL_POSITIONS, self.window)).compiled
+            if computes == "int8":
+                _quantise(path, ov, self._model)
+            elif computes == "bf16" and info.precision != "bf16":
+                _halve(path, ov, self._model)
+            self.info = replace(
+                info,
+                precision=computes,
+                builder=f"openvino {ov.__version__.split('-')[0]}",
+                extra={**info.extra, "file_precision": info.precision, "threads": str(self._threads)},
+            )
+            self._prepared(1, fitting(USUAL_POSITIONS, self.window))  # what cannot run is found now
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO cannot open it ({_one_line(error)})") from None
-        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if precision == "bf16" and used != "bf16":
-            raise EngineError(f"{path}: this processor does not compute in bf16")
-        details = {"file_precision": info.precision, "threads": str(compiled.get_property("INFERENCE_NUM_THREADS"))}
-        self.info = replace(
-            info,
-            precision="bf16" if used == "bf16" else "fp32",
-            builder=f"openvino {ov.__version__.split('-')[0]}",
-            extra={**info.extra, **details},
-        )
 
-    def _lane(self, batch: int, wanted: int) -> _Lane:
-        """What runs `batch` windows for `wanted` positions; compiled on first use."""
-        size = batch, wanted
-        if size not in self._lanes:
-            frames = [batch, self.window, self.joints]
+    def _prepared(self, size: int, wanted: int) -> list[Any]:
+        """Requests for `size` windows and `wanted` positions of each, which may run at the same time."""
+        if (size, wanted) not in self._requests:
+            together = size == 1 and self.info.precision == "fp32"  # all threads on one window
+            streams = 1 if together else min(self._threads, -(-self.max_batch // size))
+            properties = {
+                "INFERENCE_PRECISION_HINT": "f32",  # of what the graph does not say to be in less
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if self.info.precision == "int8" else 0,
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": self._threads if together else streams,
+                # Pinned threads of two processes end up on the same cores; unpinned ones measure the same alone.
+                "ENABLE_CPU_PINNING": False,
+            }
+            frames = [size, self.window, self.joints]
             self._model.reshape({"x": [*frames, 3], "missing": frames, "positions": [wanted]})
-            self._lanes[size] = _Lane(self._core.compile_model(self._model, "CPU", self._properties))
-        return self._lanes[size]
+            compiled = self._core.compile_model(self._model, "CPU", properties)
+            self._requests[size, wanted] = [compiled.create_infer_request() for _ in range(streams)]
+        return self._requests[size, wanted]
 
     def _run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
@@ -104,33 +119,52 @@ class OnnxEngine(Engine):
         asked = np.resize(positions, wanted)  # which repeats some where more are computed than are wanted
         y = np.empty((len(x), wanted, self.joints, 3), np.float32)
         tensor = self._ov.Tensor
-        begin = 0
         try:
-            while begin < len(x):
-                size = max(size for size in SIZES if size <= len(x) - begin)
-                part = slice(begin, begin + size)
-                request = self._lane(size, wanted).request
-                request.set_tensor("x", tensor(x[part], shared_memory=True))
-                request.set_tensor("missing", tensor(missing[part], shared_memory=True))
-                request.set_tensor("positions", tensor(asked, shared_memory=True))
-                request.set_tensor("y", tensor(y[part], shared_memory=True))
-                request.infer()
-                begin += size
+            for size in PIECES:  # also what only a later batch will need
+                if size <= largest_piece(self.max_batch, self._threads):
+                    self._prepared(size, wanted)
+            with ExitStack() as running:  # which waits for all that was started, whatever happens
+                for number, piece in enumerate(pieces(len(x), self._threads)):
+                    requests = self._prepared(piece.stop - piece.start, wanted)
+                    request = requests[number % len(requests)]
+                    request.wait()
+                    arrays = {"x": x[piece], "missing": missing[piece], "positions": asked, "y": y[piece]}
+                    for name, array in arrays.items():
+                        request.set_tensor(name, tensor(array, shared_memory=True))
+                    if len(x) == 1:
+                        request.infer()  # saves a change of threads
+                    else:
+                        request.start_async()
+                        running.callback(request.wait)
         except RuntimeError as error:
             raise EngineError(f"{self.info.path}: OpenVINO failed ({_one_line(error)})") from None
         return np.ascontiguousarray(y[:, : len(positions)])
 
     def _close(self) -> None:
-        self._lanes.clear()
+        self._requests.clear()
         del self._model, self._core
 
 
-class _Lane:
-    """The graph compiled for batches of one size."""
+def largest_piece(batch: int, threads: int) -> int:
+    """The least of `PIECES` that would leave each thread with one at most, if there is such a large one."""
+    return fitting(-(-batch // threads), PIECES[0])
 
-    def __init__(self, compiled: Any) -> None:
-        self.compiled = compiled
-        self.request = compiled.create_infer_request()
+
+def pieces(batch: int, threads: int) -> list[slice]:
+    """What a batch is computed in: large pieces as long as no thread is left without one, and smaller ones of the
+    rest.
+    """
+    largest, cut, begin = largest_piece(batch, threads), list[slice](), 0
+    while begin < batch:
+        size = next(size for size in PIECES if size <= min(largest, batch - begin))
+        cut.append(slice(begin, begin + size))
+        begin += size
+    return cut
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _answer_for_positions(ov: Any, model: Any) -> Any:
@@ -142,6 +176,69 @@ def _answer_for_positions(ov: Any, model: Any) -> Any:
     for output, name in ((positions.output(0), "positions"), (chosen.output(0), "y")):
         output.set_names({name})
     return ov.Model([chosen], [*model.get_parameters(), positions], "rtskel")
+
+
+def _trunk(path: str | Path, model: Any) -> tuple[dict[str, Any], list[Any]]:
+    """The operations from the embedding to the outputs, by name and in order, and those of them that end it.
+
+    They are found by the names of parameters of `rtskel.model.Trunk`, which exported files keep.
+    """
+
+    def takes(operation: Any, *parameters: str) -> bool:
+        names = (value.get_node().get_friendly_name().removesuffix(".cast") for value in operation.input_values())
+        return any(name in parameters for name in names)
+
+    order = model.get_ordered_ops()
+    bias = next((operation for operation in order if takes(operation, "trunk.embed.bias")), None)
+    if bias is None:
+        raise EngineError(f"{path}: only files that `rtskel export` wrote can be computed in less than fp32")
+    first = bias.input_value(0).get_node()
+    inside = {first.get_friendly_name(): first}
+    ends: dict[str, Any] = {}
+    for operation in order:
+        sources = {value.get_node().get_friendly_name() for value in operation.input_values()}
+        if sources & (inside.keys() - ends.keys()):
+            inside[operation.get_friendly_name()] = operation
+            if takes(operation, "trunk.out.bias", "trunk.early.bias"):
+                ends[operation.get_friendly_name()] = operation
+    return inside, list(ends.values())
+
+
+def _halve(path: str | Path, ov: Any, model: Any) -> None:
+    """Lets the trunk compute in bf16."""
+    inside, ends = _trunk(path, model)
+    for operation in ends:
+        takers = operation.output(0).get_target_inputs()
+        _give(takers, ov.opset13.convert(operation.output(0), "f32"))
+    for operation in inside.values():
+        for port in operation.inputs():
+            source = port.get_source_output()
+            if source.get_node().get_friendly_name() not in inside and source.get_element_type() == ov.Type.f32:
+                port.replace_source_output(ov.opset13.convert(source, "bf16").output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _quantise(path: str | Path, ov: Any, model: Any) -> None:
+    """Gives the trunk's matrix products whole-number weights, each column of them a scale of its own."""
+    passes = ov.passes.Manager()
+    passes.register_pass(ov.passes.ConstantFolding())  # weights are cast and cut in the graph
+    passes.run_passes(model)
+    for operation in _trunk(path, model)[0].values():
+        if operation.get_type_name() != "MatMul" or operation.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        weight = operation.input_value(1).get_node().data.T
+        scale = np.maximum(np.abs(weight).max(1, keepdims=True) / 127, np.finfo(np.float32).tiny)
+        whole = ov.opset13.convert(ov.opset13.constant(np.round(weight / scale).astype(np.int8)), "f32")
+        restored = ov.opset13.multiply(whole, ov.opset13.constant(scale.astype(np.float32)))
+        product = ov.opset13.matmul(operation.input_value(0), restored, False, True)
+        _give(operation.output(0).get_target_inputs(), product)
+    model.validate_nodes_and_infer_types()
+
+
+def _give(takers: Any, operation: Any) -> None:
+    """These inputs take the result of this operation from now on."""
+    for taker in takers:
+        taker.replace_source_output(operation.output(0))
 
 
 def _check_tensors(path: str | Path, model: Any, info: EngineInfo) -> None:
