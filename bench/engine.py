@@ -15,6 +15,7 @@ the clock.
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 import time
@@ -170,6 +171,7 @@ def prepare(files: Files, control: Connection) -> None:
             flops[name] = counter.get_total_flops()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         batch = {0: torch.export.Dim("B", min=1, max=4096)}
         program = torch.onnx.export(
             model, (x[:2], missing[:2]), input_names=["x", "missing"], output_names=["y"],
