@@ -487,6 +487,7 @@ def _serve_options(parser: _Parser) -> None:
     parser.add_argument(
         "--hop", type=_positive, default=1, metavar="H", help="refine H frames at once, up to H - 1 later (default 1)"
     )
+    parser.add_argument("--gpu-rings", action="store_true", help="with a .plan: keep frames on the GPU, too")
     parser.add_argument(
         "--behind-ms",
         type=float,
@@ -579,7 +580,8 @@ def _serve(args: argparse.Namespace) -> int:
                 flush=True,
             )
 
-    with open_engine(args.engine, precision=args.precision, threads=args.threads) as engine:
+    options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
+    with open_engine(args.engine, **options) as engine:
         number = run_server(config, engine, ready)
     return INTERRUPTED if number == signal.SIGINT else OK
 
