@@ -9,11 +9,16 @@ poses in batches; `--people 1` sends and takes every pose in a message of its ow
 The server's CPU time is the operating system's own figure, so that it holds although the three processes share the
 cores; the wall time includes waiting for the other two.
 
-    python bench/throughput.py --engine null --streams 1,16,256,1000 --people 1,16
+A real engine's batch is the one at which it is fastest alone; its rate is measured again before every round, so that a
+change of the machine meets both. Cases in which a stream would have fewer than 40 frames are left out.
+
+    python bench/throughput.py --save throughput            # about five minutes
+    python bench/throughput.py --engine null --streams 1000 --people 1 --rounds 1 --profile profile-server-after
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from itertools import product
@@ -42,6 +47,8 @@ from rtskel.wire import (
 
 FPS = 30.0
 JOINTS = UPPER_BODY_50.joints
+JITTER = np.random.default_rng(1).normal(0, 0.005, (61, JOINTS, 3)).astype(np.float32)
+"""What an estimator's poses jitter by, in canonical units (a shoulder width is 1/3)."""
 
 
 def body() -> np.ndarray[Any, Any]:
@@ -56,8 +63,8 @@ def body() -> np.ndarray[Any, Any]:
 
 
 def frame(streams: tuple[str, ...], number: int, pose: np.ndarray[Any, Any]) -> tuple[bytes, bytes]:
-    """One frame of these streams: a message of its own for one, a batch for several."""
-    xyz = np.repeat((pose + np.float32(0.01 * (number % 7)))[None], len(streams), 0)
+    """One frame of these streams, s0, s1 and so on: a message of its own for one, a batch for several."""
+    xyz = pose + JITTER[[(number + 7 * int(name[1:])) % len(JITTER) for name in streams]]
     confidence = np.ones(xyz.shape[:2], np.float32)
     source = 1, number, 0, "bench", FPS
     view = UPPER_BODY_50.id, "RDT", False, True  # lossless: the server is saturated on purpose
@@ -186,65 +193,69 @@ def run(
 
 
 FIGURES = ("frames_per_second", "wall_us", "cpu_us", "loop_us")
+FEWEST = 40
+"""Frames of a stream: with fewer, its beginning and end would be what is measured."""
+
+
+def measure(engine: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """All cases with one engine: the result and the table's lines."""
+    batches = options.batch or [1 << k for k in range(7)]
+    rates = bare_engine(engine, batches, options.lookahead, options.radius)
+    best = max(rates, key=rates.__getitem__)
+    total = min(options.frames, round(rates[best] * options.seconds))
+    cases = [
+        (streams, min(people, streams), batch)
+        for streams, people, batch in product(options.streams, options.people, options.batch or [best])
+        if total >= FEWEST * streams
+    ]
+    rounds, alone = [], []
+    for turn in range(options.rounds):
+        alone.append(bare_engine(engine, [best], options.lookahead, options.radius)[best])
+        for case in cases:  # interleaved, so that a change of the machine's load meets them all
+            profile = options.profile if (turn, case) == (options.rounds - 1, cases[-1]) else None
+            frames = total // case[0]
+            rounds.append(run(engine, *case, frames, options.lookahead, options.radius, profile))
+
+    bare = statistics.median(alone)
+    lines = [
+        f"engine {engine}, lookahead {','.join(map(str, options.lookahead))}; medians of {options.rounds} "
+        "rounds (least to most)",
+        f"the engine alone: {bare:.0f} windows a second at its best batch, {best}",
+        "us a frame: wall, CPU of the server's threads, CPU of its loop alone",
+        f"{'streams':>8}{'people':>8}{'batch':>7}{'frames/s':>10}{'of bare':>9}{'wall us':>22}{'cpu us':>22}"
+        f"{'loop us':>22}{'lost':>6}",
+    ]
+    for case in cases:
+        of_case = [found for found in rounds if (found["streams"], found["people"], found["batch"]) == case]
+        figures = {name: sorted(found[name] for found in of_case) for name in FIGURES}
+        middle = {name: statistics.median(values) for name, values in figures.items()}
+        line = f"{case[0]:8}{case[1]:8}{case[2]:7}{middle['frames_per_second']:10.0f}"
+        line += f"{middle['frames_per_second'] / bare:9.1%}"
+        for name in FIGURES[1:]:
+            line += f"{f'{middle[name]:.1f} ({figures[name][0]:.1f} to {figures[name][-1]:.1f})':>22}"
+        lines.append(f"{line}{sum(found['poses_lost'] for found in of_case):6}")
+    return {"engine": engine, "alone": rates, "alone_by_round": alone, "best_batch": best, "rounds": rounds}, lines
 
 
 def main() -> None:
     """Command line."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="null", help="null, bundled, or the path of an engine")
-    parser.add_argument("--streams", type=numbers, default=[256, 1000], help="how many, or several numbers with commas")
+    parser.add_argument("--engine", default="null,bundled", help="null, bundled, or paths of engines, with commas")
+    parser.add_argument("--streams", type=numbers, default=[16, 256, 1000], help="how many, or several with commas")
     parser.add_argument("--people", type=numbers, default=[1, 16], help="streams that share a message; likewise")
-    parser.add_argument("--batch", type=numbers, default=[64], help="most windows of one engine call; likewise")
+    parser.add_argument(
+        "--batch", type=numbers, help="most windows of one engine call; likewise; else the best of 1..64"
+    )
     parser.add_argument("--frames", type=int, default=120_000, help="of all streams together, about")
+    parser.add_argument("--seconds", type=float, default=15.0, help="fewer frames where the engine alone takes longer")
     parser.add_argument("--lookahead", type=numbers, default=[4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="servers measured, one after another")
     parser.add_argument("--profile", metavar="NAME", help="keep a profile of the last server as bench/results/NAME.txt")
     options = parser.parse_args()
-    powers = [1 << k for k in range(max(options.batch).bit_length())]
-    bare = bare_engine(options.engine, sorted({*powers, *options.batch}), options.lookahead, options.radius)
-    best = max(bare, key=bare.__getitem__)
-    rounds = []
-    cases = list(product(options.streams, options.people, options.batch))
-    for turn in range(options.rounds):
-        for case in cases:  # interleaved, so that a change of the machine's load meets them all
-            streams, people, batch = case
-            last = (turn, case) == (options.rounds - 1, cases[-1])
-            rounds.append(
-                run(
-                    options.engine,
-                    streams,
-                    min(people, streams),
-                    batch,
-                    max(40, options.frames // streams),
-                    options.lookahead,
-                    options.radius,
-                    options.profile if last else None,
-                )
-            )
-
-    lines = [
-        f"engine {options.engine}, lookahead {','.join(map(str, options.lookahead))}; medians of {options.rounds} "
-        "rounds (least to most)",
-        f"the engine alone: {bare[best]:.0f} windows a second at its best batch, {best}",
-        "us a frame: wall, CPU of the server's threads, CPU of its loop alone",
-        f"{'streams':>8}{'people':>8}{'batch':>7}{'frames/s':>10}{'of bare':>9}{'wall us':>22}{'cpu us':>22}"
-        f"{'loop us':>22}{'lost':>6}",
-    ]
-    for streams, people, batch in cases:
-        of_case = [
-            found
-            for found in rounds
-            if (found["streams"], found["people"], found["batch"]) == (streams, min(people, streams), batch)
-        ]
-        figures = {name: sorted(found[name] for found in of_case) for name in FIGURES}
-        middle = {name: statistics.median(values) for name, values in figures.items()}
-        line = f"{streams:8}{min(people, streams):8}{batch:7}{middle['frames_per_second']:10.0f}"
-        line += f"{middle['frames_per_second'] / bare[best]:9.1%}"
-        for name in FIGURES[1:]:
-            line += f"{f'{middle[name]:.1f} ({figures[name][0]:.1f} to {figures[name][-1]:.1f})':>22}"
-        lines.append(f"{line}{sum(found['poses_lost'] for found in of_case):6}")
-    report({"bench": "throughput", "bare_windows_per_second": bare, "rounds": rounds}, lines, options)
+    found = [measure(engine, options) for engine in options.engine.split(",")]
+    lines = [line for _, of_engine in found for line in of_engine]
+    report({"bench": "throughput", "engines": [result for result, _ in found]}, lines, options)
 
 
 if __name__ == "__main__":
