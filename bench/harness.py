@@ -160,8 +160,14 @@ class ServerProcess:
             reader.join()
             process.wait()
             RESULTS.mkdir(exist_ok=True)
-            said = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n"
+            said = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n{_commit()}"
             (RESULTS / f"{name}.txt").write_text(said + _profile(lines))
+
+
+def _commit() -> str:
+    """A line that names the commit, where there is one."""
+    where = ["git", "-C", str(RESULTS.parent), "log", "-1", "--format=at commit %h"]
+    return subprocess.run(where, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
 
 
 def _cpu(path: str) -> float:

@@ -4,7 +4,7 @@ The server's loop without its sockets, in a process of its own for each case: me
 engine `null`, poses as bytes out, one frame of every stream a turn. CPU time is that of the thread, so that it holds on
 a busy machine, as far as others leave it the caches. Memory is the growth of the process with all streams running.
 
-    python bench/scale.py
+    python bench/scale.py --save scale      # about three minutes
 """
 
 from __future__ import annotations
