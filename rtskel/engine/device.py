@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,9 @@ RING = (
 LIMITS = ("min_confidence", "shoulder_width", "far", "disagree")
 TABLES = ("parents", "bone_length", "steady_bones", "reach", "count", "asked", "column", "kept")
 STATE = ("slot_tag", "xyz", "confidence", "window_tag", "predicted")
-STEP = (
-    *("counts", "frame_stream", "frame_slot", "frame_base", "frame_xyz", "frame_confidence", "stream", "base"),
-    *("window", "last", "following", "first", "skipped", "rows", "row_lookahead"),
-)
+FRAME = ("frame_stream", "frame_slot", "frame_base")
+WINDOW = ("stream", "base", "window", "last", "following", "first", "skipped")
+STEP = ("counts", *FRAME, "frame_xyz", "frame_confidence", *WINDOW, "rows", "row_lookahead")
 LENT = ("x", "missing", "positions", "y")
 WORK = ("origin", "scale", "known")
 OUT = ("windows", "out_xyz", "out_sigma", "out_confidence")
@@ -95,15 +93,8 @@ def load_kernels(cuda: Cuda, memory: RingMemory) -> dict[str, Any]:
     return {name: cuda.driver.CUfunction(int(kernel)) for name, kernel in found.items()}
 
 
-@dataclass
-class _Rows:
-    """What a step completes, known before it runs."""
-
-    stream: list[int] = field(default_factory=list)
-    slot: list[int] = field(default_factory=list)
-    lookahead: list[int] = field(default_factory=list)
-    most: list[int] = field(default_factory=list)  # windows that a full average takes
-    flags: list[int] = field(default_factory=list)
+_Rows = list[tuple[int, int, int, int, int]]
+"""What a step completes, known before it runs: stream, slot, lookahead, windows of a full average, flags."""
 
 
 class _Turn:
@@ -131,11 +122,14 @@ class _Size:
         self.size, self._network = size, network
         cuda, joints = ring.engine.cuda, ring.config.skeleton.joints
         rows = size * len(ring.config.lookaheads)
-        shapes = {"counts": (2,), "frame_xyz": (size, joints, 3), "frame_confidence": (size, joints)}
-        shapes |= {"rows": (size + 1,), "row_lookahead": (rows,)}
         self._in: Parts = {
-            name: (shapes.get(name, (size,)), np.float32 if len(shapes.get(name, ())) > 1 else np.int64)
-            for name in STEP
+            "counts": ((2,), np.int64),
+            "frames": ((len(FRAME), size), np.int64),
+            "frame_xyz": ((size, joints, 3), np.float32),
+            "frame_confidence": ((size, joints), np.float32),
+            "windows": ((len(WINDOW), size), np.int64),
+            "rows": ((size + 1,), np.int64),
+            "row_lookahead": ((rows,), np.int64),
         }
         self._out: Parts = {
             "windows": ((rows,), np.int64),
@@ -150,8 +144,10 @@ class _Size:
             places, count = layout(parts)
             block = ring.memory.hold("cudaFree", cuda.call("cudaMalloc", count))
             self._blocks.append((block, count))
+            together = {"frames": FRAME, "windows": WINDOW} if parts is self._in else {}
             for name, place in places.items():
-                setattr(self._arguments, name, block + place)
+                for k, each in enumerate(together.get(name, (name,))):
+                    setattr(self._arguments, each, block + place + 8 * k * size)
         if network is not None:
             for name, _, address in network.tensors():
                 setattr(self._arguments, name, address)
@@ -199,6 +195,7 @@ class DeviceRing(EngineRing):
         super().__init__(config)
         self.engine, self.memory = engine, memory
         self._lives = [0] * config.streams
+        self._looks = {look: (k, config.reach(look), config.windows(look)) for k, look in enumerate(config.lookaheads)}
         self._flying: deque[tuple[_Turn, _Rows]] = deque()
         cuda, skeleton, positions = engine.cuda, config.skeleton, config.positions
         if (shared := self._shared_bytes) > SHARED_BYTES:
@@ -292,35 +289,39 @@ class DeviceRing(EngineRing):
         """See `NumpyRing.put`; frames go up with the next step, or once there are more than a step takes."""
         for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
             status[row] = self._take(s, j)
-        taken = np.flatnonzero(status == Put.TAKEN)
-        while len(taken):
+        if not (status == Put.TAKEN).all():
+            taken = status == Put.TAKEN
+            stream, slot, xyz, confidence = stream[taken], slot[taken], xyz[taken], confidence[taken]
+        begin, frames = 0, self._staging["frames"]
+        while begin < len(stream):
             if self._staged == self._aside.size:
                 self._store()
-            now = taken[: self._aside.size - self._staged]
-            taken, to = taken[len(now) :], slice(self._staged, self._staged + len(now))
-            lives = [self._lives[s] * LIFE for s in stream[now].tolist()]
-            columns = (stream[now], slot[now], lives, xyz[now], confidence[now])
-            for name, column in zip(self._staging, columns, strict=True):
-                self._staging[name][to] = column
-            self._staged += len(now)
+            end = min(len(stream), begin + self._aside.size - self._staged)
+            to = slice(self._staged, self._staged + end - begin)
+            frames[0, to], frames[1, to] = stream[begin:end], slot[begin:end]
+            frames[2, to] = [self._lives[s] * LIFE for s in stream[begin:end].tolist()]
+            self._staging["frame_xyz"][to] = xyz[begin:end]
+            self._staging["frame_confidence"][to] = confidence[begin:end]
+            self._staged, begin = to.stop, end
 
     def reset(self, stream: NDArray[np.int32]) -> None:
         """Forget everything about these streams."""
         super().reset(stream)
-        gone = np.isin(self._staging["frame_stream"][: self._staged], stream)
-        if gone.any():
-            kept = np.flatnonzero(~gone)
-            for column in self._staging.values():
-                column[: len(kept)] = column[kept]
+        kept = np.flatnonzero(~np.isin(self._staging["frames"][0, : self._staged], stream))
+        if len(kept) < self._staged:
             self._staged = len(kept)
+            self._staging["frames"][:, : self._staged] = self._staging["frames"][:, kept]
+            for name in ("frame_xyz", "frame_confidence"):
+                self._staging[name][: self._staged] = self._staging[name][kept]
         for s in stream.tolist():
             self._lives[s] += 1
 
     def _frames(self, turn: _Turn, count: int) -> None:
         """Packs `count` staged frames."""
         turn.inputs["counts"][0] = count
-        for name, column in self._staging.items():
-            turn.inputs[name][:count] = column[:count]
+        turn.inputs["frames"][:, :count] = self._staging["frames"][:, :count]
+        for name in ("frame_xyz", "frame_confidence"):
+            turn.inputs[name][:count] = self._staging[name][:count]
 
     def _store(self) -> None:
         """Sends the staged frames up by themselves, and waits."""
@@ -416,45 +417,42 @@ class DeviceRing(EngineRing):
 
     def _windows(self, turn: _Turn, plan: list[tuple[int, int]], *, skipped: bool) -> _Rows:
         """Packs these windows and what they complete."""
-        config, inputs, rows = self.config, turn.inputs, _Rows()
+        inputs = turn.inputs
+        rows: _Rows = []
         before: dict[int, int] = {}
-        following, begins, first = [-1] * len(plan), [0], [True] * len(plan)
-        looks: list[int] = []
+        windows: list[list[int]] = []
+        begins, looks = [0], list[int]()
         for b, (s, e) in enumerate(plan):
-            if s in before:
-                following[before[s]], first[b] = b, False
+            st, earlier = self._streams[s], before.get(s, -1)
+            if earlier >= 0:
+                windows[earlier][WINDOW.index("following")] = b
             before[s] = b
+            windows.append(
+                [s, self._lives[s] * LIFE, e, st.last if st.ended else NEVER, -1, int(earlier < 0), int(skipped)]
+            )
             for lookahead in self._completed(s, e):
-                rows.stream.append(s)
-                rows.slot.append(e - config.reach(lookahead))
-                rows.lookahead.append(lookahead)
-                rows.most.append(config.windows(lookahead))
-                rows.flags.append(int(self._flags(s, e, lookahead)))
-                looks.append(config.lookaheads.index(lookahead))
+                index, reach, count = self._looks[lookahead]
+                rows.append((s, e - reach, lookahead, count, self._flags(s, e, count)))
+                looks.append(index)
             begins.append(len(looks))
-        streams = [self._streams[s] for s, _ in plan]
-        n = len(plan)
-        inputs["counts"][1] = n
-        inputs["stream"][:n] = [s for s, _ in plan]
-        inputs["base"][:n] = [self._lives[s] * LIFE for s, _ in plan]
-        inputs["window"][:n] = [e for _, e in plan]
-        inputs["last"][:n] = [st.last if st.ended else NEVER for st in streams]
-        inputs["following"][:n], inputs["first"][:n], inputs["skipped"][:n] = following, first, skipped
-        inputs["rows"][: n + 1] = begins
+        inputs["counts"][1] = len(plan)
+        inputs["windows"][:, : len(plan)] = np.array(windows, np.int64).T
+        inputs["rows"][: len(begins)] = begins
         inputs["row_lookahead"][: len(looks)] = looks
         return rows
 
     def _refined(self, turn: _Turn, rows: _Rows) -> Refined:
         """What came down, out of the memory that the next step will overwrite."""
-        n, down = len(rows.stream), turn.outputs
+        n, down = len(rows), turn.outputs
+        stream, slot, lookahead, most, known = np.array(rows, np.int64).reshape(n, 5).T
         confidence, windows = down["out_confidence"][:n].copy(), down["windows"][:n].astype(np.int32)
-        flags = np.array(rows.flags, np.uint32)
+        flags = known.astype(np.uint32)
         flags[~confidence.any(axis=1)] |= np.uint32(Flag.INTERPOLATED)
-        flags[windows < np.array(rows.most, np.int32)] |= np.uint32(Flag.PARTIAL_AVERAGE)
+        flags[windows < most] |= np.uint32(Flag.PARTIAL_AVERAGE)
         return Refined(
-            stream=np.array(rows.stream, np.int32),
-            slot=np.array(rows.slot, np.int64),
-            lookahead=np.array(rows.lookahead, np.int32),
+            stream=stream.astype(np.int32),
+            slot=slot.copy(),
+            lookahead=lookahead.astype(np.int32),
             xyz=down["out_xyz"][:n].copy(),
             sigma=down["out_sigma"][:n].copy(),
             confidence=confidence,
