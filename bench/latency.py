@@ -243,13 +243,14 @@ def relay(engine: str | None, radius: int, lookaheads: list[int], control: Conne
     refined.bind("tcp://127.0.0.1:*")
     going = [True]
     signal.signal(signal.SIGTERM, lambda *_: going.clear())
-    control.send([bytes(socket.last_endpoint).rstrip(b"\0").decode() for socket in (raw, refined)])  # type: ignore[arg-type]
-    refined.recv()  # the subscription
     opened_ = None if engine is None else opened(engine)
     if opened_ is not None:
         positions = RefinerBank(opened_, lookahead=lookaheads, radius=radius).config.positions
         x = np.zeros((1, opened_.window, UPPER_BODY_50.joints, 3), np.float32)
         missing = np.zeros(x.shape[:3], np.bool_)
+        opened_.run(x, missing, positions)  # some get ready with their first run
+    control.send([bytes(socket.last_endpoint).rstrip(b"\0").decode() for socket in (raw, refined)])  # type: ignore[arg-type]
+    refined.recv()  # the subscription
     while going:
         if not raw.poll(100):
             continue
