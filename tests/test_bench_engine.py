@@ -91,7 +91,7 @@ def test_instead(graph, monkeypatch, capsys):
     found = run(instead.main, monkeypatch, capsys, *options)["lookaheads"]["2"]
     assert [*found] == names.split(",")
     assert all(opponent["us"]["p50"] > 0 and opponent["mse"] > 0 for opponent in found.values())
-    assert found["Savitzky-Golay (SciPy)"]["mse"] < found["hold last"]["mse"]
+    assert found["Savitzky-Golay (SciPy)"]["acceleration"] < found["hold last"]["acceleration"]
 
 
 @pytest.mark.parametrize("name", ["hold last", "One-Euro (OneEuroFilter)", "Savitzky-Golay (SciPy)"])
