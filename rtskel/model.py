@@ -280,6 +280,8 @@ class Skeletor(nn.Module):
     parents: Tensor
     has_parent: Tensor
     chain: Tensor
+    hands: Tensor
+    bone_length: Tensor
     bone_mean: Tensor
     bone_scale: Tensor
 
@@ -313,6 +315,13 @@ class Skeletor(nn.Module):
         self.register_buffer("parents", parents, persistent=False)
         self.register_buffer("has_parent", has_parent[:, None, None], persistent=False)  # [J, 1, 1]
         self.register_buffer("chain", chain, persistent=False)
+        hands = torch.zeros(joints, joints)  # hands[j, k] = 1 where j and k are of the same hand
+        for name in ("left_hand", "right_hand"):
+            of_hand = torch.zeros(joints)
+            of_hand[list(tree.groups.get(name, ()))] = 1.0
+            hands += torch.outer(of_hand, of_hand)
+        self.register_buffer("hands", hands, persistent=False)
+        self.register_buffer("bone_length", torch.tensor(tree.bone_length), persistent=False)
         if config.fill or config.bones or config.bone_deviation:
             length = torch.tensor(tree.bone_length).clamp(min=0.05)
             self.register_buffer("bone_mean", torch.zeros(joints, 3))
@@ -362,11 +371,15 @@ class Skeletor(nn.Module):
         """x [B, J, 3, W] with every missing joint [B, J, W] put where its bone would be, from its parent outward.
 
         The bone is interpolated in time between the nearest frames of the window that have it (`interpolate`), and
-        the mean bone where there is none. Joints that are not missing are returned bit for bit.
+        the mean bone where there is none; of a hand that no frame shows, at full length (a mean of bones that point
+        anywhere is shorter). Joints that are not missing are returned bit for bit.
         """
         valid = ~missing
         has_bone = valid & valid.index_select(1, self.parents)
-        bone = interpolate(self.bone_vectors(x), has_bone, self.bone_mean, self.config.momentum)
+        rest = F.normalize(self.bone_mean, dim=-1) * self.bone_length[:, None]
+        unseen = (self.hands.diagonal() > 0) & (valid.any(-1).float() @ self.hands == 0)  # [B, J]
+        default = torch.where(unseen[..., None], rest, self.bone_mean)
+        bone = interpolate(self.bone_vectors(x), has_bone, default, self.config.momentum)
         filled = x
         for _ in range(self.depth):  # one level of the tree more is right after each round
             filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)
@@ -451,7 +464,7 @@ def sinusoids(window: int, d_model: int) -> Tensor:
 def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
     """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
 
-    Before the first and after the last valid frame that one is held; `default` [J, 3] where there is none at all.
+    Before the first and after the last valid frame that one is held; `default` [..., J, 3] where there is none at all.
     With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
     the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
     on average. Linear motion between valid frames comes back exactly up to rounding.
