@@ -3,7 +3,8 @@
 Everything computes the same weights, in a process of its own that may use all cores. Ours are asked for the positions
 that a server with `--lookahead 0,4` reads; the others compute all, as a user would write or export the network first:
 PyTorch eager and compiled, ONNX Runtime and OpenVINO with their defaults on a plain export. The ceiling is the fastest
-square matrix product in PyTorch; the share of it counts the FLOPs of the products that the positions asked for need.
+square matrix product in PyTorch or OpenVINO; the share of it counts the FLOPs of the products that the positions asked
+for need.
 
 Errors are those of raw predictions beside PyTorch's in float32, in canonical units (shoulders are 1/3 apart), and of a
 refined clip beside the truth. CPU time is that of all threads: on a busy machine its ratios hold better than those of
@@ -223,7 +224,7 @@ def _measured(engine: Engine, options: Namespace, expected: Floats) -> dict[str,
 
 
 def ceiling(sizes: list[int], control: Connection) -> None:
-    """FLOP/s of the fastest square matrix product of these sizes in each precision."""
+    """FLOP/s of the fastest square matrix product of these sizes, by PyTorch or OpenVINO, in each precision."""
     import torch
 
     found = {}
@@ -231,14 +232,27 @@ def ceiling(sizes: list[int], control: Connection) -> None:
         rates = []
         for size in sizes:
             a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-            times: list[float] = []
-            while len(times) < 8:
-                start = time.perf_counter()
-                a @ b
-                times.append(time.perf_counter() - start)
-            rates.append(2 * size**3 / float(np.median(times[2:])))
+            for multiply in (lambda a=a, b=b: a @ b, _openvino_product(size, name)):
+                times: list[float] = []
+                while len(times) < 8:
+                    start = time.perf_counter()
+                    multiply()
+                    times.append(time.perf_counter() - start)
+                rates.append(2 * size**3 / float(np.median(times[2:])))
         found[name] = max(rates)
     control.send(found)
+
+
+def _openvino_product(size: int, precision: str) -> Callable[[], Any]:
+    import openvino as ov
+
+    weights = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    x = ov.opset13.parameter([size, size], np.float32)
+    product = ov.opset13.matmul(x, ov.opset13.constant(weights), False, True)
+    hints = {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else precision, "PERFORMANCE_HINT": "LATENCY"}
+    request = ov.Core().compile_model(ov.Model([product], [x], "product"), "CPU", hints).create_infer_request()
+    request.set_input_tensor(ov.Tensor(weights))
+    return lambda: request.infer()
 
 
 def apart(function: Callable[..., None], *given: Any) -> Any:
