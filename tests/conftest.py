@@ -11,7 +11,8 @@ from pathlib import Path
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# pytest puts the checkout first on the path, where rtskel/ lies without its compiled part. `tests` is found there too.
+# First on the path, the checkout's rtskel/ would be imported, without its compiled part; `tests` is found there too.
+# (--import-mode=append keeps pytest from putting it there again, which processes that tests start would inherit.)
 ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[:] = [path for path in sys.path if path not in ("", ROOT)] + [ROOT]
 
