@@ -134,7 +134,10 @@ class TrainConfig:
             made["augment"] = AugmentConfig(
                 **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
             )
-        made |= {key: tuple(made[key]) for key in ("kinds", "floors", "shares", "smoothness") if key in made}
+        for key in ("kinds", "floors", "shares", "smoothness"):
+            if key in made and not isinstance(made[key], list | tuple):
+                raise ValueError(f"{key} {made[key]!r}: a list expected")
+            made |= {key: tuple(made[key])} if key in made else {}
         made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
         return cls(**made)
 
@@ -379,7 +382,7 @@ class Trainer:
             return
         books = {"steps": self.steps, "elapsed": self.elapsed, "best": self.best if math.isfinite(self.best) else None}
         header = {
-            "config": json.dumps(self.config.to_dict()),
+            "config": json.dumps(replace(self.config, kinds=self.kinds).to_dict()),  # `TRAINING` may change
             "corpus": self.corpus.fingerprint,
             "books": json.dumps(books),
         }
@@ -391,21 +394,31 @@ class Trainer:
             raise RtskelError(f"{path}: cannot be written ({error}); the checkpoint before it is kept") from None
 
     def load(self, path: str | Path) -> None:
-        """Continues from a checkpoint of the same model config and corpus; RtskelError names what differs."""
+        """Continues from a checkpoint of the same model config, kinds, sources and corpus.
+
+        Raises:
+            RtskelError: not a checkpoint, or one of something else; then nothing has changed.
+        """
         try:
             with safe_open(str(path), framework="pt") as file:
                 header = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            stored = TrainConfig.from_dict(json.loads(header["config"]))
-            books = json.loads(header["books"])
+            values, books, fingerprint = json.loads(header["config"]), json.loads(header["books"]), header["corpus"]
+            running, generators = tensors["running"], tensors["generators"]
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RtskelError(f"{path}: not a checkpoint ({error})") from None
-        if stored.model != self.config.model or (stored.kinds or tuple(TRAINING)) != self.kinds:
+        try:
+            stored = TrainConfig.from_dict(values)
+        except (ValueError, TypeError) as error:
+            raise RtskelError(f"{path}: a checkpoint of another config ({error})") from None
+        same = stored.model == self.config.model and (stored.kinds or self.kinds) == self.kinds
+        same = same and list(stored.sources) == list(self.config.sources)
+        if not same or running.shape != self.running.shape:
             raise RtskelError(f"{path}: a checkpoint of another config")
-        if header["corpus"] != self.corpus.fingerprint:
+        if fingerprint != self.corpus.fingerprint:
             raise RtskelError(f"{path}: a checkpoint of another corpus")
-        if len(tensors["generators"]) != processes():
-            raise RtskelError(f"{path}: a checkpoint of {len(tensors['generators'])} processes, not of {processes()}")
+        if len(generators) != processes():
+            raise RtskelError(f"{path}: a checkpoint of {len(generators)} processes, not of {processes()}")
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -415,8 +428,8 @@ class Trainer:
         for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
             moments = under(f"optimiser.{k}.")
             self.optimiser.state[parameter] = {n: v.to(self.device) if v.dim() else v for n, v in moments.items()}
-        self.running.copy_(tensors["running"])
-        self.generator.set_state(tensors["generators"][rank()].clone())
+        self.running.copy_(running)
+        self.generator.set_state(generators[rank()].clone())
         self.steps, self.elapsed = books["steps"], books["elapsed"]
         self.best = math.inf if books["best"] is None else books["best"]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
+from rtskel.corrupt import TRAINING
 from rtskel.data import Corpus, write_corpus
 from rtskel.errors import FormatError, RtskelError
 from rtskel.evaluate import CONDITIONS, evaluate, geometric_mean
@@ -169,6 +171,40 @@ def test_a_folder_with_a_run_is_not_overwritten_and_foreign_checkpoints_are_refu
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
     with pytest.raises(RtskelError, match="not a checkpoint"):
         other.load(tmp_path / "garbage.safetensors")
+
+
+def rewritten(path, change, **tensors):
+    """The checkpoint with its stored config changed, and some of its tensors."""
+    with safe_open(str(path), framework="pt") as file:
+        held, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    config = json.loads(header["config"])
+    change(config)
+    save_file(held | tensors, str(path), header | {"config": json.dumps(config)})
+    return path
+
+
+def test_checkpoints_of_older_and_of_other_configs_are_refused(corpus, tmp_path):
+    trainer = Trainer(CONFIG, Corpus(corpus))
+    trainer.step()
+    before = {key: value.clone() for key, value in trainer.state().items()}
+
+    def refused(by, words, change, **tensors):
+        trainer.save(tmp_path / "last.safetensors")
+        with pytest.raises(RtskelError, match=words):
+            by.load(rewritten(tmp_path / "last.safetensors", change, **tensors))
+        assert same(before, trainer.state())
+
+    refused(trainer, "another config.*smoothness 0.4", lambda config: config.update(smoothness=0.4))
+    refused(trainer, "another config.*'fog'", lambda config: config.update(kinds=["fog"]))
+    # Made before the last kind of today's was: it names none, or those there were.
+    fewer = trainer.running[:, :-1].contiguous()
+    refused(trainer, "another config", lambda config: config.update(kinds=[]), running=fewer)
+    refused(trainer, "another config", lambda config: config.update(kinds=list(TRAINING)[:-1]), running=fewer)
+    refused(trainer, "another config", lambda config: config.update(sources={"b": 1.0}))
+    narrow = Trainer(replace(CONFIG, kinds=tuple(TRAINING)[:1]), Corpus(corpus))
+    refused(narrow, "another config", lambda config: config.update(kinds=[]))
+    trainer.load(rewritten(tmp_path / "last.safetensors", lambda config: config.update(kinds=[], steps=99)))
+    assert same(before, trainer.state())
 
 
 def test_two_processes_average_their_gradients_and_resume(corpus, tmp_path, monkeypatch):
