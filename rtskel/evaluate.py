@@ -101,12 +101,13 @@ class ModelEngine(Engine):
         super().__init__(EngineInfo.from_metadata("model", "", header), max_batch)
         self._model = model
 
-    def _run(self, x: Array, missing: NDArray[np.bool_], positions: NDArray[np.int64] | None = None) -> Array:
+    def _run(self, x: Array, missing: NDArray[np.bool_], positions: NDArray[np.int64]) -> Array:
         device = next(self._model.parameters()).device
+        wanted = None if positions is self._every else torch.tensor(positions, device=device)
         with torch.inference_mode():
-            y = self._model(torch.tensor(x, device=device), torch.tensor(missing, device=device))
-        refined: Array = y.float().cpu().numpy()
-        return refined if positions is None else np.take(refined, positions, axis=1)
+            y = self._model(torch.tensor(x, device=device), torch.tensor(missing, device=device), wanted)
+        refined: Array = y.contiguous().cpu().numpy()
+        return refined
 
 
 def estimator(body: Array, seed: int) -> tuple[Array, Array]:
@@ -135,12 +136,17 @@ def corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array]:
 
     Beyond `CONDITIONS` and `ESTIMATOR`, any kind of `rtskel.corrupt.recipe` is a condition.
     """
+    return _corrupted(xyz, condition, seed)[:2]
+
+
+def _corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array, Array]:
+    """What `corrupted` returns, and what is to be recovered from it [N, J, 3]: not always the sequence itself."""
     if condition == ESTIMATOR:
-        return estimator(xyz, seed)
+        return *estimator(xyz, seed), xyz
     generator = torch.Generator().manual_seed(seed)
     function = CONDITIONS[condition] if condition in CONDITIONS else corrupt.recipe(condition)[1]
     poses = function(Poses.clean(torch.from_numpy(np.ascontiguousarray(xyz))[None]), generator)
-    return poses.xyz[0].numpy(), (~poses.missing[0]).float().numpy()
+    return poses.xyz[0].numpy(), (~poses.missing[0]).float().numpy(), poses.truth[0].numpy()
 
 
 def kept_out(clips: Iterable[tuple[str, Array]]) -> list[Array]:
@@ -204,7 +210,7 @@ def evaluate(
 
     Args:
         truth: clean sequences [N, J, 3], canonical axes, neck at the origin; for `ESTIMATOR` bodies [N, 8, 3] in
-            canonical units.
+            canonical units. Errors are measured from them, or from what a kind of corruption moves them to.
         lookaheads: in frames; None is offline.
         seed: the masks and noise of sequence k are drawn with seed 1000 seed + k.
 
@@ -214,26 +220,25 @@ def evaluate(
     scores = []
     groups = joint_groups(engine.info.skeleton_id if engine else UPPER_BODY_50.id)
     for condition in conditions:
-        sequences = [corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(truth)]
+        drawn = [_corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(truth)]
+        sequences, goals = [(seen, confidence) for seen, confidence, _ in drawn], [goal for *_, goal in drawn]
         if engine is None:
             refined = {lookahead: [xyz for xyz, _ in sequences] for lookahead in lookaheads}
         else:
             refined = refine_all(sequences, engine, lookaheads, radius, native)
-        touched = [
-            (seen != xyz).any(-1) | (confidence == 0) for (seen, confidence), xyz in zip(sequences, truth, strict=True)
-        ]
+        touched = [(seen != goal).any(-1) | (confidence == 0) for seen, confidence, goal in drawn]
         wholly = groups if condition != ESTIMATOR else {"body": groups["body"]}
         scored = next(iter(wholly.values()))  # what poses are aligned by
         for lookahead in lookaheads:
             poses = refined[lookahead]
-            fitted = [aligned(p, t, scored) for p, t in zip(poses, truth, strict=True)]
+            fitted = [aligned(p, t, scored) for p, t in zip(poses, goals, strict=True)]
             chosen: list[tuple[str, list[int], list[NDArray[np.bool_]] | None]]
             chosen = [(group, joints, None) for group, joints in wholly.items()]
             if condition != ESTIMATOR:
                 chosen += [("corrupted", scored, touched), ("untouched", scored, [~t for t in touched])]
             for group, joints, where in chosen:
                 if where is None or any(w[:, joints].any() for w in where):
-                    scores.append(Score(condition, lookahead, group, *_measure(poses, fitted, truth, joints, where)))
+                    scores.append(Score(condition, lookahead, group, *_measure(poses, fitted, goals, joints, where)))
     return scores
 
 

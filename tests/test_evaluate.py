@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rtskel import evaluate
+from rtskel.corrupt import Poses, recipe
 from rtskel.data import MM_PER_UNIT, Sequence, bandai_bodies, held_out, write_corpus
 from rtskel.engine.base import NullEngine
 from rtskel.errors import RtskelError
@@ -28,7 +29,7 @@ from rtskel.refine import refine
 from rtskel.skeleton import UPPER_BODY_50
 from tests.shared_data import shared_data
 from tests.test_data import motion
-from tests.test_model import TINY, trained
+from tests.test_model import TINY, trained, windows
 
 
 def truth(frames=60):
@@ -129,6 +130,29 @@ def test_estimator_errors_are_what_the_protocol_says():
     assert error.std(0) == pytest.approx(np.hypot([17, 17, 100], white), rel=0.2)
     step = np.diff(error, axis=0)
     assert step.std(0) == pytest.approx(np.sqrt(2 * white**2 + [17**2 * 0.08, 17**2 * 0.08, 100**2 * 0.02]), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["jitter", "live", "estimator_low"])
+def test_errors_are_measured_from_what_is_to_be_recovered(kind):
+    xyz = truth(80)
+    poses = recipe(kind)[1](Poses.clean(torch.from_numpy(xyz)[None]), torch.Generator().manual_seed(0))
+    assert torch.equal(poses.truth[0], torch.from_numpy(xyz)) == (kind == "estimator_low")
+    off = (poses.xyz - poses.truth)[0].numpy()[:, evaluate.joint_groups("upper-body-50")["all"]]
+    scores = evaluate.evaluate([xyz], None, conditions=[kind], lookaheads=(0,))
+    score = next(s for s in scores if s.group == "all")
+    assert score.mse == pytest.approx(np.square(off).mean(), rel=1e-4)
+
+
+def test_a_model_computes_only_the_frames_that_are_wanted():
+    model, asked = trained(), []
+    model.register_forward_pre_hook(lambda module, args: asked.append(args[2]))
+    engine = ModelEngine(model, max_batch=3)
+    x, missing = windows(3).numpy(), np.zeros((3, 8, 50), np.bool_)
+    every, some = engine.run(x, missing), engine.run(x, missing, np.array([5, 7]))
+    assert asked[0] is None
+    assert asked[1].tolist() == [5, 7]
+    assert some.flags.c_contiguous
+    assert np.allclose(some, every[:, [5, 7]], atol=1e-6)
 
 
 def test_what_is_scored_of_a_corpus(tmp_path):
