@@ -15,8 +15,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # (--import-mode=append keeps pytest from putting it there again, which processes that tests start would inherit.)
 ROOT = str(Path(__file__).resolve().parents[1])
 sys.path[:] = [path for path in sys.path if path not in ("", ROOT)] + [ROOT]
+sys.path.append(str(Path(ROOT, "bench")))  # the benches are scripts, not a package
 
-from tests import contract  # noqa: E402
+import pytest  # noqa: E402
+
+from tests import contract, fake_gpu  # noqa: E402
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -24,3 +27,59 @@ def pytest_terminal_summary(terminalreporter):
         f"contract checks run: {sum(contract.CHECKS.values())} "
         f"({', '.join(f'{name} {count}' for name, count in sorted(contract.CHECKS.items()))})"
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Installs stand-ins for CUDA and one TensorRT module; returns the CUDA one."""
+
+    def install(*, devices=1, memory=1 << 30, status=fake_gpu.cudaError_t.cudaSuccess, rtx=False, **behaviour):
+        cuda = fake_gpu.FakeRuntime(devices, memory, status)
+        module = fake_gpu.fake_tensorrt(cuda, rtx=rtx, **behaviour)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return cuda
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """The kernels of rings on the GPU, compiled for the host."""
+    found = fake_gpu.host_kernels(tmp_path_factory.mktemp("kernels"))
+    return found or pytest.skip("no C++ compiler: the kernels cannot be compiled for the host")
+
+
+@pytest.fixture
+def gpu_with_kernels(gpu, kernels, monkeypatch, tmp_path):
+    """As `gpu`, with a stand-in for the CUDA driver that runs the kernels."""
+    from rtskel.engine import device
+
+    def install(**behaviour):
+        cuda = gpu(**behaviour)
+        driver = fake_gpu.FakeDriver(cuda, kernels, [kernels.rtskel_sizes(0), kernels.rtskel_sizes(1)])
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
+        (tmp_path / "device.fatbin").write_bytes(b"kernels")
+        monkeypatch.setattr(device, "compiled", lambda: tmp_path / "device.fatbin")
+        return cuda
+
+    return install
+
+
+def _runtime(gpu):
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    if (int(runtime.cudaGetDeviceCount()[0]) == 0) != gpu:
+        pytest.skip("no GPU" if gpu else "there is a GPU")
+    return runtime
+
+
+@pytest.fixture
+def with_a_gpu():
+    """The real CUDA runtime; the test is skipped where there is no GPU."""
+    return _runtime(True)
+
+
+@pytest.fixture
+def without_a_gpu():
+    """The real CUDA runtime; the test is skipped where there is a GPU."""
+    return _runtime(False)

@@ -4,11 +4,12 @@ They are stricter than the real ones where a mistake would only show on some GPU
 before it is waited for, memory must be live and large enough, a context must not change once a graph was captured from
 it, must have run once before, and every call must come from a thread on which the right device is current.
 
-Every public name in here is a name of the real modules (`test_engine.py` compares them where those are installed).
+Every public name of a stand-in is one of the real modules (`test_engine.py` compares them where those are installed).
 """
 
 import ctypes
 import enum
+import hashlib
 import json
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+
+from rtskel.engine.files import PlanHeader, write_plan
 
 KERNELS = Path(__file__).resolve().parents[1] / "engines" / "native" / "device.cu"
 
@@ -63,7 +66,25 @@ class Handle:
         """What an event does when the stream comes to it."""
 
 
-class FakeRuntime:
+class Recorded:
+    """Keeps the name and the arguments of every call of its functions cu...() in `_calls`."""
+
+    def __init__(self):
+        self._calls: list[tuple[str, tuple]] = []
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        if not name.startswith("cu") or not callable(value) or isinstance(value, type):
+            return value
+
+        def recorded(*arguments):
+            self._calls.append((name, arguments))
+            return value(*arguments)
+
+        return recorded
+
+
+class FakeRuntime(Recorded):
     """`cuda.bindings.runtime` with one or more GPUs, of compute capability 8.9."""
 
     cudaError_t, cudaMemcpyKind, cudaDeviceAttr = cudaError_t, cudaMemcpyKind, cudaDeviceAttr
@@ -72,24 +93,13 @@ class FakeRuntime:
     cudaEventDisableTiming = 2
 
     def __init__(self, devices=1, memory=1 << 30, status=cudaError_t.cudaSuccess):
+        super().__init__()
         self._devices, self._free, self._status = devices, memory, status
         self._blocks: dict[int, ctypes.Array] = {}
         self._sides: dict[int, str] = {}
         self._handles: list[Handle] = []
         self._current = threading.local()
         self._used_on: set[int] = set()  # devices that work was given to
-        self._calls: list[tuple[str, tuple]] = []
-
-    def __getattribute__(self, name):
-        value = super().__getattribute__(name)
-        if not name.startswith("cuda") or not callable(value) or isinstance(value, type):
-            return value
-
-        def recorded(*arguments):
-            self._calls.append((name, arguments))
-            return value(*arguments)
-
-        return recorded
 
     # what a test asks
 
@@ -252,28 +262,27 @@ def host_kernels(folder):
     return ctypes.CDLL(str(path))
 
 
-class FakeDriver:
+class FakeDriver(Recorded):
     """`cuda.bindings.driver` beside a FakeRuntime, as far as kernels go: they run on the host.
 
     As on a GPU, a kernel's arguments are copied when it is launched, and it runs when its stream gets to it.
     """
 
     def __init__(self, runtime, kernels, sizes):
+        super().__init__()
         self._runtime, self._kernels, self._sizes = runtime, kernels, sizes
-        self.CUfunction = self.CUstream = self._known
-        self._calls: list[tuple[str, tuple]] = []
 
-    def _known(self, address):
+    def CUfunction(self, address):
         return next(handle for handle in self._runtime._handles if int(handle) == address)
+
+    CUstream = CUfunction
 
     def cuLibraryLoadData(self, code, jitOptions, jitOptionsValues, numJitOptions, options, values, numLibraryOptions):
         assert isinstance(code, bytes)
-        self._calls.append(("cuLibraryLoadData", (code, *([], [], 0, [], [], 0))))
         return CUresult.CUDA_SUCCESS, self._runtime._handle("library")
 
     def cuLibraryGetKernel(self, library, name):
         assert library.kind == "library"
-        self._calls.append(("cuLibraryGetKernel", (library, name)))
         if not hasattr(self._kernels, name.decode()):
             return CUresult.CUDA_ERROR_NOT_FOUND, None
         found = self._runtime._handle("kernel", name.decode())
@@ -281,7 +290,6 @@ class FakeDriver:
         return CUresult.CUDA_SUCCESS, found
 
     def cuLibraryUnload(self, library):
-        self._calls.append(("cuLibraryUnload", (library,)))
         for kernel in library.work:
             self._runtime._destroy(kernel, "kernel")
         self._runtime._destroy(library, "library")
@@ -289,7 +297,6 @@ class FakeDriver:
 
     def cuLaunchKernel(self, f, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
         assert f.kind == "kernel"
-        self._calls.append(("cuLaunchKernel", (f, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra)))
         assert (gy, gz, by, bz, extra) == (1, 1, 1, 1, 0)
         assert gx > 0
         assert 0 < bx <= 1024
@@ -493,6 +500,35 @@ def fake_tensorrt(cuda, *, rtx, runs=True, capturable=True):
     return trt
 
 
-def fake_plan(window, joints, max_batch, selects=True):
+def fake_plan(window=12, joints=50, max_batch=16, selects=True):
     """Plan bytes that the fake modules run; without `selects`, one as it was built before plans knew positions."""
     return json.dumps({"window": window, "joints": joints, "max_batch": max_batch, "selects": selects}).encode()
+
+
+def write_fake_plan(path, metadata, module="tensorrt", plan=None, **changes):
+    """A plan's file around `fake_plan`; `changes` are to its header."""
+    plan = fake_plan() if plan is None else plan
+    header = {
+        "metadata": metadata,
+        "module": module,
+        "module_version": "1.0.0",
+        "compute_capabilities": ("8.9",),
+        "max_batch": 16,
+        "opt_batch": 4,
+        "plan_bytes": len(plan),
+        "plan_sha256": hashlib.sha256(plan).hexdigest(),
+    }
+    write_plan(path, PlanHeader(**header | changes), plan)
+
+
+# the real modules, where there is no GPU
+
+REFUSED = ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInvalidValue")
+"""What the real runtime answers to a call whose arguments' types it takes."""
+
+
+def genuine(value, module, kinds):
+    """An argument that a stand-in was given, as the real module has it: `kinds` names its type of a handle's kind."""
+    if isinstance(value, Handle):
+        return getattr(module, kinds[value.kind])(0)
+    return getattr(getattr(module, type(value).__name__), value.name) if hasattr(value, "name") else value

@@ -2,15 +2,19 @@
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import accuracy
 import numpy as np
+import peers
 import pytest
+import smoothnet
+import tables
 import torch
 from filterpy.kalman import KalmanFilter, rts_smoother
 from OneEuroFilter import OneEuroFilter
+from peers import PEERS, Body, Example
 from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.signal import savgol_filter
 from scipy.stats import median_abs_deviation
@@ -22,14 +26,6 @@ from rtskel.formats import SKELS_UNIT, Recording, write
 from rtskel.model import SkeletorConfig
 from rtskel.skeleton import UPPER_BODY_50
 from tests.test_data import motion
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))  # the benches are scripts, not a package
-
-import accuracy
-import peers
-import smoothnet
-import tables
-from peers import PEERS, Body, Example
 
 J = UPPER_BODY_50.joints
 ALL = (*PEERS, smoothnet.SmoothNetPeer)

@@ -12,15 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from rtskel.export import export_onnx  # noqa: E402
-from rtskel.model import SkeletorConfig, save_weights  # noqa: E402
-from tests.test_model import trained  # noqa: E402
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))  # the benches are scripts, not a package
-
 import engine as bench  # noqa: E402
 import instead  # noqa: E402
 import peers  # noqa: E402
+
+from rtskel.export import export_onnx  # noqa: E402
+from rtskel.model import SkeletorConfig, save_weights  # noqa: E402
+from tests.test_model import trained  # noqa: E402
 
 CONFIG = SkeletorConfig(window=12, d_model=16, heads=2, d_ff=16, layers=1, fill=True, gate=True)
 

@@ -6,23 +6,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import gpu as bench
 import pytest
 
 from rtskel.engine.base import NullEngine
-from tests.test_device import gpu, kernels  # noqa: F401 - fixtures
-
-BENCH = Path(__file__).resolve().parents[1] / "bench"
-sys.path.append(str(BENCH))  # the benches are scripts, not a package
-
-import gpu as bench  # noqa: E402
 
 
+@pytest.mark.usefixtures("without_a_gpu")
 def test_without_a_gpu():
     """One line that says what is missing, and status 2."""
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    if int(runtime.cudaGetDeviceCount()[0]) == 0:
-        pytest.skip("there is a GPU")
-    command = [sys.executable, str(BENCH / "gpu.py")]
+    command = [sys.executable, bench.__file__]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("rtskel: error: bench/gpu.py: ")
@@ -30,9 +23,9 @@ def test_without_a_gpu():
     assert done.stderr.count("\n") == 1
 
 
-def test_a_network_that_copies(gpu, monkeypatch):  # noqa: F811
+def test_a_network_that_copies(gpu_with_kernels):
     """All that is measured without TensorRT, on the stand-ins: right, with one graph a step."""
-    cuda = gpu()
+    cuda = gpu_with_kernels()
     with bench.Copying(2) as ours, NullEngine(window=bench.WINDOW, max_batch=2) as theirs:
         found = bench.difference(ours, theirs, 2, 12)
     assert found["books equal"]

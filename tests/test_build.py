@@ -25,10 +25,7 @@ from rtskel.export import export_model  # noqa: E402
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig  # noqa: E402
 
 # No geometric fill: with it the builder takes ten seconds for windows this short, and one for the released size below.
-TINY = SkeletorConfig(
-    window=8, d_model=32, heads=2, d_ff=48, layers=2, missing_channel=True, bones=True, bone_deviation=True,
-    unmirror=True,
-)  # fmt: skip
+TINY = SkeletorConfig(window=8, d_model=32, heads=2, d_ff=48, layers=2, missing_channel=True)
 
 
 def export(config, path, precision="fp32"):
@@ -77,11 +74,9 @@ def test_the_released_size(tmp_path):
     assert build_plan(path, tmp_path / "realtime.plan").window == PRESETS["realtime"].window
 
 
+@pytest.mark.usefixtures("without_a_gpu")
 def test_a_built_plan_without_a_gpu(tiny, tmp_path):
     """The plan is whole, but nothing here can run it: one line that says so."""
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    if int(runtime.cudaGetDeviceCount()[0]) == 0:
-        pytest.skip("there is a GPU")
     path = tmp_path / "tiny.plan"
     build_plan(tiny, path)
     with pytest.raises(EngineError) as error:
@@ -90,11 +85,9 @@ def test_a_built_plan_without_a_gpu(tiny, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("with_a_gpu")
 def test_a_built_plan_on_a_gpu(tiny, tmp_path):
     """Where there is a GPU: it agrees with the CPU, with and without graphs, at every batch size."""
-    runtime = pytest.importorskip("cuda.bindings.runtime")
-    if int(runtime.cudaGetDeviceCount()[0]) != 0:
-        pytest.skip("no GPU")
     path = tmp_path / "tiny.plan"
     build_plan(tiny, path, max_batch=6)
     rng = np.random.default_rng(0)
