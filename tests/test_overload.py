@@ -65,14 +65,14 @@ def test_averages_take_the_windows_that_ran(native, radius, lookaheads, seed):
         full = average(predicted, np.ones_like(known), frames, lookahead, radius)[2]
         assert ((rows.flags & Flag.PARTIAL_AVERAGE) > 0).tolist() == (used < full).tolist()
         passed = (rows.flags & Flag.PASSTHROUGH) > 0
-        assert passed.tolist() == (~some & ~known_only(predicted, known, frames, lookahead, radius)).tolist()
+        assert passed.tolist() == (~some & ~never_predicted(predicted, known, frames, lookahead, radius)).tolist()
         for i in np.flatnonzero(passed).tolist():
             last = next((n for n in range(i, -1, -1) if valid[n].any()), i)
             expected = np.where(valid[last][:, None], xyz[last], xyz[last, NECK] * valid[last, NECK])
             np.testing.assert_array_equal(rows.xyz[i], expected)
 
 
-def known_only(predicted, known, frames, lookahead, radius) -> np.ndarray:
+def never_predicted(predicted, known, frames, lookahead, radius) -> np.ndarray:
     """Which slots have no prediction even if every window runs."""
     return average(predicted, known, frames, lookahead, radius)[2] == 0
 
