@@ -40,7 +40,7 @@ from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
 class SkeletorConfig:
     """What a Skeletor is made of. The defaults are the preset `paper`, whose sizes but `layers` are our choice.
 
-    The options below `layers` go beyond the paper:
+    The options below `layers` go beyond the paper. All but `missing_channel`, `fill` and `pre_norm` need `fill`:
 
     missing_channel: the embedding also sees which joints are missing (J inputs).
     bones: it also sees each joint's bone vector, standardised per joint: fingers span hundredths of a unit
@@ -81,8 +81,10 @@ class SkeletorConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.d_model % self.heads or self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads ({self.heads})")
-        if (self.gate or self.local_regression) and not self.fill:
-            raise ValueError("gate and local_regression need fill: they act on the correction of the filled window")
+        options = ("bones", "bone_deviation", "momentum", "gate", "local_regression", "unmirror")
+        without = [option for option in options if getattr(self, option) and not self.fill]
+        if without:
+            raise ValueError(f"{', '.join(without)} without fill: what these do, they do with the filled window")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
 
@@ -273,7 +275,7 @@ class Skeletor(nn.Module):
 
     Inside, paths are [B, J, 3, W], time last: what is done to them is done along time, or to whole joints.
 
-    What x holds at a missing joint does not matter, NaN excepted. `bone_mean` [J, 3] and `bone_scale` [J]
+    What x holds at a missing joint does not matter, NaN excepted. With `fill`, `bone_mean` [J, 3] and `bone_scale` [J]
     (canonical units) describe bone vectors of the training corpus; `set_bone_statistics` fills them in before training.
     """
 
@@ -322,11 +324,10 @@ class Skeletor(nn.Module):
             hands += torch.outer(of_hand, of_hand)
         self.register_buffer("hands", hands, persistent=False)
         self.register_buffer("bone_length", torch.tensor(tree.bone_length), persistent=False)
-        if config.fill or config.bones or config.bone_deviation:
+        if config.fill:
             length = torch.tensor(tree.bone_length).clamp(min=0.05)
             self.register_buffer("bone_mean", torch.zeros(joints, 3))
             self.register_buffer("bone_scale", length / math.sqrt(3))
-        if config.fill:
             nn.init.zeros_(self.trunk.out.weight)  # an untrained network leaves the filled window as it is
 
     def grow_from(self, other: Skeletor) -> None:

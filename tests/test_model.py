@@ -89,9 +89,17 @@ def test_unknown_option_raises(key):
 
 def test_config_round_trip_and_impossible_values():
     assert SkeletorConfig.from_dict(TINY.to_dict()) == TINY
-    for wrong, named in (({"heads": 3}, "heads"), ({"window": 0}, "window"), ({"gate": True}, "gate")):
+    for wrong, named in (({"heads": 3}, "heads"), ({"window": 0}, "window"), ({"momentum": 1.0, "fill": True}, "below")):
         with pytest.raises(ValueError, match=named):
             SkeletorConfig(**wrong)
+
+
+@pytest.mark.parametrize("option", ["bones", "bone_deviation", "momentum", "gate", "local_regression", "unmirror"])
+def test_what_would_be_ignored_without_fill_is_refused(option):
+    value = 0.4 if option == "momentum" else True
+    with pytest.raises(ValueError, match=f"^{option} without fill"):
+        SkeletorConfig(**{option: value})
+    assert SkeletorConfig(fill=True, **{option: value}).fill
 
 
 def test_untrained_realtime_model_leaves_clean_input_alone_exactly():
