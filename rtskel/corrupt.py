@@ -15,8 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rtskel.skeleton import UPPER_BODY_50, Skeleton
@@ -60,9 +62,7 @@ class Poses:
 
     def limb(self) -> Tensor:
         """Length of the bone that ends in each joint [B, W, J], 0 for the root."""
-        parents = torch.tensor(
-            [max(p, j * (p < 0)) for j, p in enumerate(self.skeleton.parents)], device=self.xyz.device
-        )
+        parents = torch.tensor(self.skeleton.parents_or_self, device=self.xyz.device)
         length: Tensor = torch.linalg.vector_norm(self.xyz - self.xyz[:, :, parents], dim=-1)
         return length
 
@@ -220,6 +220,32 @@ def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch
     return torch.stack(steps, 1)
 
 
+def measured_error(
+    shape: tuple[int, int, int], generator: torch.Generator, like: Tensor, before: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The error measured between a monocular estimator and optical capture, at wrists and elbows, in millimetres.
+
+    Drift is slow, first-order autoregressive with coefficient 0.96 and deviation 17 mm across the image, 0.99 and
+    100 mm in depth; jitter is white, 5 and 13 mm, three times that in 8% of the frames.
+
+    Args:
+        shape: (B, W, J); every joint errs by itself.
+        like: on whose device the errors shall be.
+        before: how many frames of drift more there shall be.
+
+    Returns:
+        Drift [B, W + before, J, 3] and jitter [B, W, J, 3].
+    """
+    batch, window, joints = shape
+    longer = (batch, window + before, joints)
+    across = 17.0 * autoregressive((*longer, 2), 0.96, generator, like)
+    depth = 100.0 * autoregressive((*longer, 1), 0.99, generator, like)
+    white = torch.randn((*shape, 3), generator=generator, device=like.device)
+    white = white * torch.tensor([5.0, 5.0, 13.0], device=like.device)
+    wild = torch.where(_rand(generator, batch, window, 1, 1, like=like) < 0.08, 3.0, 1.0)
+    return torch.cat([across, depth], -1), white * wild
+
+
 def estimator_error(
     poses: Poses,
     drift: Amount,
@@ -230,11 +256,9 @@ def estimator_error(
     even: bool = False,
     kept: bool = False,
 ) -> Poses:
-    """The error measured between a monocular estimator and optical capture, at wrists and elbows, for the whole body.
+    """`measured_error` for the whole body: less nearer to the trunk (unless `even`), and a hand moves with its wrist.
 
-    Drift is slow, with coefficient 0.96 and deviation 17 mm across the image, 0.99 and 100 mm in depth; jitter is
-    white, 5 and 13 mm, tripled on 8% of the frames. Both are less nearer to the trunk (unless `even`), and a hand moves
-    with its wrist. The root moves too.
+    The root moves too.
 
     Args:
         drift, depth_drift, jitter: how much of each, 1 being as measured.
@@ -243,21 +267,16 @@ def estimator_error(
         kept: only the jitter is to be undone: drift is smooth, and the truth is smoothed and drifts with it. So does a
             filter see it; in a video of one person nobody can tell slow error from motion.
     """
-    shape = poses.xyz.shape
-    longer = (shape[0], shape[1] + 2 * _AROUND * kept, shape[2])
-    across = 17.0 * autoregressive((*longer, 2), 0.96, generator, poses.xyz)
-    depth = 100.0 * autoregressive((*longer, 1), 0.99, generator, poses.xyz)
-    slow = torch.cat([across * _column(drift, 4, poses.xyz), depth * _column(depth_drift, 4, poses.xyz)], -1)
+    batch, window, joints = poses.missing.shape
+    slow, white = measured_error((batch, window, joints), generator, poses.xyz, before=2 * _AROUND * kept)
+    slow = torch.cat(
+        [slow[..., :2] * _column(drift, 4, poses.xyz), slow[..., 2:] * _column(depth_drift, 4, poses.xyz)], -1
+    )
     if kept:
         for _ in range(_AROUND):
-            slow = _three(slow)
-    white = torch.randn(shape, generator=generator, device=poses.xyz.device)
-    white = white * torch.tensor([5.0, 5.0, 13.0], device=poses.xyz.device)
-    wild = torch.where(_rand(generator, *shape[:2], 1, 1, like=poses.xyz) < 0.08, 3.0, 1.0)
-    white = white * wild * _column(jitter, 4, poses.xyz)
-    above = torch.tensor(
-        [len(_above(poses.skeleton, j)) for j in range(poses.skeleton.joints)], device=poses.xyz.device
-    )
+            slow = means_of_three(slow)
+    white = white * _column(jitter, 4, poses.xyz)
+    above = torch.tensor(poses.skeleton.chain.sum(1) - 1, device=poses.xyz.device)  # how many joints
     nearness = 1.0 if even else (0.4 + 0.2 * above).clamp(max=1.0)[:, None]
 
     def spread(error: Tensor, of_hand: float) -> Tensor:
@@ -280,18 +299,19 @@ def smoothed(xyz: Tensor) -> Tensor:
     """Binomially weighted means [1, 4, 6, 4, 1] / 16 of five frames [B, W, J, 3], which halve what moves at a fifth of
     the frame rate; of three next to the ends, and the ends themselves stay.
     """
-    once = torch.cat([xyz[:, :1], _three(xyz), xyz[:, -1:]], 1)
-    return torch.cat([once[:, :2], _three(once)[:, 1:-1], once[:, -2:]], 1)
+    out, once = xyz.clone(), means_of_three(xyz)
+    out[:, 1:-1] = once
+    out[:, 2:-2] = means_of_three(once)
+    return out
 
 
-def _three(xyz: Tensor) -> Tensor:
-    return 0.25 * xyz[:, :-2] + 0.5 * xyz[:, 1:-1] + 0.25 * xyz[:, 2:]
+Frames = TypeVar("Frames", Tensor, NDArray[Any])
 
 
-def _above(skeleton: Skeleton, joint: int) -> list[int]:
-    """The joints above a joint, up to the root."""
-    parent = skeleton.parents[joint]
-    return [] if parent < 0 else [parent, *_above(skeleton, parent)]
+def means_of_three(xyz: Frames) -> Frames:
+    """Binomially weighted means [1, 2, 1] / 4 of three frames each: [..., W, J, 3] -> [..., W - 2, J, 3]."""
+    means: Frames = 0.25 * xyz[..., :-2, :, :] + 0.5 * xyz[..., 1:-1, :, :] + 0.25 * xyz[..., 2:, :, :]
+    return means
 
 
 def depth_noise(poses: Poses, strength: Amount, generator: torch.Generator) -> Poses:

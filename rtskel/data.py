@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rtskel.corrupt import autoregressive
+from rtskel.corrupt import autoregressive, means_of_three
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import SHOULDER_WIDTH_MM, Recording, read
 from rtskel.lift import lift_recording
@@ -90,7 +90,7 @@ def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]
         Sequences and frames by "source/split".
 
     Raises:
-        FormatError: a sequence is unfit, there is none, or the folder cannot be written.
+        FormatError: a sequence is unfit or cannot be read, there is none, or the folder cannot be written.
     """
     folder = Path(folder)
     entries, total, joints, digest = list[dict[str, Any]](), 0, 0, hashlib.sha256()
@@ -99,7 +99,7 @@ def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "index.json").unlink(missing_ok=True)
         with (folder / "xyz.npy").open("wb") as file:
-            for sequence, xyz in sequences:
+            for sequence, xyz in _read(sequences):
                 joints = joints or xyz.shape[1]
                 if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3):
                     raise FormatError(f"sequence {sequence.name!r}: shape {xyz.shape}, expected [N, {joints}, 3]")
@@ -125,6 +125,14 @@ def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]
     except OSError as error:
         raise FormatError(f"{folder}: cannot be written ({error})") from None
     return summary
+
+
+def _read(sequences: Iterable[tuple[Sequence, Array]]) -> Iterator[tuple[Sequence, Array]]:
+    """The sequences; what cannot be read to make them is named as that."""
+    try:
+        yield from sequences
+    except OSError as error:
+        raise FormatError(f"{error.filename or 'a source'}: cannot be read ({error.strerror or error})") from None
 
 
 def _write_header(file: IO[bytes], frames: int, joints: int) -> None:
@@ -265,11 +273,7 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     x = torch.where(_some(batch, a.exchange, g), x[:, :, mirror] * flip, x)
     x = torch.where(_some(batch, a.negate, g), x * flip, x)
 
-    parents = torch.tensor([max(p, j * (p < 0)) for j, p in enumerate(skeleton.parents)], device=device)
-    chain = torch.eye(joints)
-    for j in skeleton.order:
-        if skeleton.parents[j] >= 0:
-            chain[j] += chain[skeleton.parents[j]]
+    parents = torch.tensor(skeleton.parents_or_self, device=device)
     factor = torch.randn(batch, 1, joints, 1, generator=g, device=device) * a.bone
     factor = 0.5 * (factor + factor[:, :, mirror]) * 2**0.5  # the same on both sides
     hands = torch.tensor(
@@ -278,7 +282,7 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     whole = a.bone * torch.randn(batch, 1, 1, 1, generator=g, device=device)
     factor = factor + whole * hands.to(device)[:, None]
     factor = factor + a.asymmetry * torch.randn(batch, 1, joints, 1, generator=g, device=device)
-    x = chain.to(device) @ ((x - x[:, :, parents]) * factor.exp())
+    x = torch.tensor(skeleton.chain, device=device) @ ((x - x[:, :, parents]) * factor.exp())
     x = x * (1 + a.breathe * autoregressive((batch, window, 1, 1), 0.9, g, x) * _some(batch, 0.5, g))
 
     angles = 2 * torch.rand(batch, 3, generator=g, device=device) - 1
@@ -329,7 +333,6 @@ def to_canonical_windows(
 
 def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
     """Mean bone vector [J, 3] (left shoulder at +x) and root mean square spread [J], sources mixed by weight."""
-    parents = [max(p, j * (p < 0)) for j, p in enumerate(skeleton.parents)]
     mirror = list(skeleton.mirror)
     mean, square, total = np.zeros((skeleton.joints, 3)), np.zeros((skeleton.joints, 3)), sum(weights.values())
     for source, weight in weights.items():
@@ -338,7 +341,7 @@ def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skel
         left = xyz[:, skeleton.names.index("left_shoulder"), 0] < xyz[:, skeleton.names.index("right_shoulder"), 0]
         xyz = np.where(left[:, None, None], xyz * [-1, 1, 1], xyz)
         both = np.concatenate([xyz, xyz[:, mirror] * [-1, 1, 1]])
-        bone = both - both[:, parents]
+        bone = both - both[:, skeleton.parents_or_self]
         mean += weight / total * bone.mean(0)
         square += weight / total * (bone**2).mean(0)
     spread = np.sqrt(np.maximum(square - mean**2, 0).mean(-1))
@@ -473,11 +476,6 @@ def _with_bone_lengths(xyz: NDArray[Any], joints: list[int]) -> Array:
     return out
 
 
-def _smooth(x: NDArray[Any]) -> NDArray[Any]:
-    padded = np.concatenate([x[:1], x, x[-1:]])
-    return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-
-
 def phoenix_hands(xyz: Array) -> Iterator[Array]:
     """Both hands of a PHOENIX sequence as right hands at the origin, [N, 21, 3], right shoulder at -x."""
     yield (xyz[:, _RIGHT] - xyz[:, _RIGHT[:1]]) * _FLIP
@@ -500,7 +498,7 @@ def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
                 if b - a >= shortest:
                     xyz = hand[a:b, :, :3] - hand[a:b, :1, :3]
                     xyz[..., 2] *= -float(width[clip])  # depth is in image widths and grows away from the camera
-                    xyz = _smooth(xyz) * (_FLIP if side == "left" else 1)
+                    xyz = means_of_three(np.concatenate([xyz[:1], xyz, xyz[-1:]])) * (_FLIP if side == "left" else 1)
                     yield _with_bone_lengths(xyz, _RIGHT)
 
 

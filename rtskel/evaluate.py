@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rtskel import corrupt
-from rtskel.corrupt import Poses, autoregressive, runs
+from rtskel.corrupt import Poses, runs
 from rtskel.data import MM_PER_UNIT, Corpus, bandai_bodies, held_out
 from rtskel.engine import open_engine
 from rtskel.engine.base import Engine, EngineInfo
@@ -113,21 +113,17 @@ class ModelEngine(Engine):
 def estimator(body: Array, seed: int) -> tuple[Array, Array]:
     """A body [N, 8, 3] as a live estimator sees it: positions, and confidence [N, 8] (0 where missing).
 
-    Each joint errs by itself, the neck too: slowly (first-order autoregressive: coefficient 0.96 and deviation 17 mm
-    in x and y, 0.99 and 100 mm in z) and from frame to frame (5, 5 and 13 mm, three times that in 8% of the frames).
-    Each wrist is missing in runs of 5 to 20 frames for a tenth of the time.
+    Each joint errs by itself, the neck too (`rtskel.corrupt.measured_error`). Each wrist is missing in runs of 5 to 20
+    frames for a tenth of the time.
     """
     g = torch.Generator().manual_seed(seed)
     n, joints, _ = body.shape
     like = torch.zeros(1, n, joints, 3)
-    across = 17.0 * autoregressive((1, n, joints, 2), 0.96, g, like)
-    depth = 100.0 * autoregressive((1, n, joints, 1), 0.99, g, like)
-    white = torch.randn(1, n, joints, 3, generator=g) * torch.tensor([5.0, 5.0, 13.0])
-    white = white * torch.where(torch.rand(1, n, 1, 1, generator=g) < 0.08, 3.0, 1.0)
+    drift, jitter = corrupt.measured_error((1, n, joints), g, like)
     missing = torch.zeros(n, joints, dtype=torch.bool)
     for wrist in ("right_wrist", "left_wrist"):
         missing[:, UPPER_BODY_50.names.index(wrist)] = runs(like, 0.1, 5, 20, g, inside=True)[0]
-    seen = torch.from_numpy(body) + (torch.cat([across, depth], -1) + white)[0] / MM_PER_UNIT
+    seen = torch.from_numpy(body) + (drift + jitter)[0] / MM_PER_UNIT
     return seen.masked_fill(missing[..., None], 0.0).numpy(), (~missing).float().numpy()
 
 

@@ -307,16 +307,11 @@ class Skeletor(nn.Module):
         early = joints if config.local_regression else 0  # each joint's reliability
         self.trunk = Trunk(config, self.inputs, self.outputs, early)
 
-        parents = torch.tensor([max(p, j * (p < 0)) for j, p in enumerate(tree.parents)])  # the root is its own parent
         has_parent = torch.tensor([float(p >= 0) for p in tree.parents])
-        chain = torch.eye(joints)  # chain[j, k] = 1 where k is j or above j in the tree
-        for j in tree.order:
-            if tree.parents[j] >= 0:
-                chain[j] += chain[tree.parents[j]]
-        self.depth = int(chain.sum(1).max())
-        self.register_buffer("parents", parents, persistent=False)
+        self.depth = int(tree.chain.sum(1).max())
+        self.register_buffer("parents", torch.tensor(tree.parents_or_self), persistent=False)
         self.register_buffer("has_parent", has_parent[:, None, None], persistent=False)  # [J, 1, 1]
-        self.register_buffer("chain", chain, persistent=False)
+        self.register_buffer("chain", torch.tensor(tree.chain), persistent=False)
         hands = torch.zeros(joints, joints)  # hands[j, k] = 1 where j and k are of the same hand
         for name in ("left_hand", "right_hand"):
             of_hand = torch.zeros(joints)
@@ -406,18 +401,26 @@ class Skeletor(nn.Module):
             parts.append(missing.float())
         return torch.cat(parts, 1).transpose(1, 2)
 
+    def _encode(
+        self, x: Tensor, missing: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor, Any, Tensor | None]:
+        """The (filled) window [B, J, 3, W], what it lacks [B, J, W], and what the trunk makes of it."""
+        missing = missing.transpose(1, 2)
+        path = torch.where(missing[:, :, None], 0.0, x.permute(0, 2, 3, 1))
+        if self.config.fill:
+            path = self.fill_missing(path, missing)
+        return path, missing, *self.trunk(self.features(path, missing), positions)
+
     def propose(
         self, x: Tensor, missing: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The filled window, the correction [B, W, J, 3] before its gate, and the gate's logits [B, W, J] if
         there is one; with `positions` [P], of the frames there.
         """
-        joints, missing = self.config.joints, missing.transpose(1, 2)
-        path = torch.where(missing[:, :, None], 0.0, x.permute(0, 2, 3, 1))
-        if self.config.fill:
-            path = self.fill_missing(path, missing)
-        out, reliability = self.trunk(self.features(path, missing), positions)
-        base = at(path, positions, 3).permute(0, 3, 1, 2)
+        joints = self.config.joints
+        path, missing, out, reliability = self._encode(x, missing, positions)
+        here = at(path, positions, 3)
+        base = here.permute(0, 3, 1, 2)
         if not self.config.fill:
             return base, out.unflatten(-1, (joints, 3)) - base, None
         sizes = [joints * size for size in self.parts.values()]
@@ -429,7 +432,7 @@ class Skeletor(nn.Module):
         if reliability is not None:
             weight = torch.where(missing, FAINT, FAINT + torch.sigmoid(reliability.transpose(1, 2)))
             pull = part["pull"].unflatten(-1, (joints, 1, self.regression.fits)).permute(0, 2, 3, 4, 1)
-            off = self.regression(path, weight, positions) - at(path, positions, 3)[:, :, :, None]
+            off = self.regression(path, weight, positions) - here[:, :, :, None]
             correction = correction + (off * pull).sum(3).permute(0, 3, 1, 2)
         return base, correction, part.get("gate")
 
@@ -438,9 +441,7 @@ class Skeletor(nn.Module):
         the frames at `positions` [P] int64, which run from 0 to W - 1.
         """
         if not self.config.fill:
-            missing = missing.transpose(1, 2)
-            path = torch.where(missing[:, :, None], 0.0, x.permute(0, 2, 3, 1))
-            y: Tensor = self.trunk(self.features(path, missing), positions)[0]
+            y: Tensor = self._encode(x, missing, positions)[2]
             return y.view(y.shape[0], -1, self.config.joints, 3)
         side = facing(x, missing) if self.config.unmirror else None
         base, correction, logits = self.propose(x if side is None else x * side, missing, positions)

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +68,29 @@ class Skeleton:
         for joint in order:  # grows while it is walked: breadth first
             order.extend(child for child, parent in enumerate(self.parents) if parent == joint)
         return tuple(order)
+
+    @cached_property
+    def parents_or_self(self) -> NDArray[np.int64]:
+        """[J] index of each joint's parent; the root is its own: `xyz - xyz[..., parents_or_self, :]` are bones."""
+        own = np.arange(self.joints, dtype=np.int64)
+        return _constant(np.where(np.less(self.parents, 0), own, self.parents))
+
+    @cached_property
+    def chain(self) -> NDArray[np.float32]:
+        """[J, J] 1 where the second joint is the first or above it in the tree: `chain @ bones` are positions."""
+        chain = np.eye(self.joints, dtype=np.float32)
+        for joint in self.order:
+            if self.parents[joint] >= 0:
+                chain[joint] += chain[self.parents[joint]]
+        return _constant(chain)
+
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+def _constant(array: NDArray[_T]) -> NDArray[_T]:
+    array.flags.writeable = False  # whoever asks gets this one
+    return array
 
 
 def _upper_body_50() -> Skeleton:

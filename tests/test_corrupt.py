@@ -20,6 +20,17 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.parametrize("frames", range(1, 8))
+def test_smoothing_keeps_the_number_of_frames_and_both_ends(frames):
+    x = torch.zeros(1, frames, 1, 3)
+    x[:, frames // 2] = 16.0
+    expected = {1: [16], 2: [0, 16], 3: [0, 8, 0], 4: [0, 4, 8, 0], 5: [0, 4, 6, 4, 0]}
+    expected |= {6: [0, 0, 4, 6, 4, 0], 7: [0, 0, 4, 6, 4, 0, 0]}
+    got = corrupt.smoothed(x)
+    assert got.shape == x.shape
+    assert got[0, :, 0, 0].tolist() == expected[frames]
+
+
 def test_frame_mask_takes_the_share_of_frames_whole():
     got = corrupt.frame_mask(clean(), 0.15, rng())
     joints = got.missing.sum(-1)

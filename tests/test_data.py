@@ -150,6 +150,15 @@ def test_bone_jitter_scales_bones_by_constant_factors_and_keeps_directions():
     assert (cosine > 0.999).all()
 
 
+def test_bones_and_chain_are_each_others_inverse():
+    x = torch.from_numpy(motion(5))
+    bones = x - x[:, UPPER_BODY_50.parents_or_self]
+    assert not bones[:, NECK].any()
+    bones[:, NECK] = x[:, NECK]
+    torch.testing.assert_close(torch.tensor(UPPER_BODY_50.chain) @ bones, x)
+    assert UPPER_BODY_50.chain[UPPER_BODY_50.names.index("left_wrist")].nonzero()[0].tolist() == [1, 5, 6, 7]
+
+
 def test_rotations_are_rotations():
     r = rotations(torch.randn(5, 3, generator=rng()))
     assert torch.allclose(r @ r.transpose(1, 2), torch.eye(3).expand(5, 3, 3), atol=1e-6)
@@ -242,6 +251,14 @@ def test_a_corpus_that_was_broken_off_is_none(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FormatError, match="cannot be written"):
         write_corpus(tmp_path / "file" / "corpus", broken())
+
+
+@pytest.mark.parametrize("part", ["bandai", "how2sign"])
+def test_a_source_that_is_not_there_is_named_and_not_the_corpus(tmp_path, part):
+    parts = {"phoenix": False, "bandai": False, "how2sign": False, part: True}
+    with pytest.raises(FormatError, match=r"data/.*: cannot be read \(No such file") as error:
+        build_corpus(tmp_path / "data", tmp_path / "corpus", BuildConfig(**parts))
+    assert str(tmp_path / "corpus") not in str(error.value)
 
 
 def test_recordings_give_their_complete_stretches_in_training_units(tmp_path, capsys):

@@ -89,7 +89,8 @@ def test_unknown_option_raises(key):
 
 def test_config_round_trip_and_impossible_values():
     assert SkeletorConfig.from_dict(TINY.to_dict()) == TINY
-    for wrong, named in (({"heads": 3}, "heads"), ({"window": 0}, "window"), ({"momentum": 1.0, "fill": True}, "below")):
+    filled = {"fill": True, "momentum": 1.0}
+    for wrong, named in (({"heads": 3}, "heads"), ({"window": 0}, "window"), (filled, "momentum must")):
         with pytest.raises(ValueError, match=named):
             SkeletorConfig(**wrong)
 
