@@ -49,9 +49,6 @@ TAIL = 30.0
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter", "live")
 """Kinds of corruption that shake every frame: what refined poses do from one frame to the next is trained on these."""
 
-SOURCES = {"phoenix": 0.42, "synthetic": 0.33, "bandai": 0.18, "how2sign": 0.07}
-"""How often windows are drawn from each part of the shared data."""
-
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
 
@@ -59,6 +56,7 @@ PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 class TrainConfig:
     """A training run. The schedule runs over `steps`, or over `time_budget` seconds, whichever ends first.
 
+    sources: how often windows are drawn from each part of the corpus; by default, of the shared data.
     kinds: corruptions of `rtskel.corrupt.TRAINING` to draw from; empty: all of them.
     balance: each kind of corruption, source and group of joints counts by its error relative to its own running error,
         so that what is learned is the logarithm of each; without it, the loss is the paper's plain MSE.
@@ -78,7 +76,9 @@ class TrainConfig:
 
     model: SkeletorConfig = PRESETS["realtime"]
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sources: Mapping[str, float] = field(default_factory=lambda: dict(SOURCES))
+    sources: Mapping[str, float] = field(
+        default_factory=lambda: {"phoenix": 0.42, "synthetic": 0.33, "bandai": 0.18, "how2sign": 0.07}
+    )
     kinds: tuple[str, ...] = ()
     batch: int = 32
     steps: int = 300_000
@@ -262,8 +262,8 @@ class Trainer:
     def _corrupt(self, clean: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Truth, corrupted sequences, their missing joints and their kinds (ascending), drawn by chance [kinds]."""
         kind = torch.multinomial(chance, len(clean), replacement=True, generator=self.generator).sort().values
-        truth, x = clean.clone(), clean.clone()
-        missing = torch.zeros(clean.shape[:3], dtype=torch.bool, device=self.device)
+        truth, x = torch.empty_like(clean), torch.empty_like(clean)
+        missing = torch.empty(clean.shape[:3], dtype=torch.bool, device=self.device)
         first = 0
         for k, count in enumerate(torch.bincount(kind, minlength=len(self.kinds)).tolist()):
             if count:
