@@ -414,6 +414,23 @@ def test_as_many_files_as_it_takes(tmp_path: Path) -> None:
     assert write_apart(tmp_path / "alone.bvh", collected()[:1]) == [tmp_path / "alone.bvh"]
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".jsonl", ".skels", ".bvh"])
+def test_nothing_is_not_written_apart_either(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(FormatError, match="no recordings to write"):
+        write_apart(tmp_path / f"out{suffix}", [])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["cam/1", "cam\0"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    one, _, two, _ = collected()
+    with pytest.raises(FormatError, match="cannot be part of a file's name") as error:
+        write_apart(tmp_path / "out.bvh", [one, replace(two, name=name)])
+    assert repr(name) in str(error.value)
+    assert not list(tmp_path.iterdir()), "found out before anything is written"
+    assert write_apart(tmp_path / "out.bvh", [replace(one, name=name)]) == [tmp_path / "out.bvh"]
+
+
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "a.npz").mkdir()
     for name in ("a.npz", "no/such/a.csv"):

@@ -283,19 +283,26 @@ def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]
     """
     path, recordings = Path(path), list(recordings)
     together = _written(path).together
+    if together == "all" or not recordings:
+        write(path, recordings)
+        return [path]
+    by_name = together == "one" and len({recording.name for recording in recordings}) > 1
+    by_lookahead = len({recording.lookahead for recording in recordings}) > 1
     files: dict[Path, list[Recording]] = {}
     for recording in recordings:
         words = [path.stem]
-        if together == "one" and len({each.name for each in recordings}) > 1:
+        if by_name:
             words.append(recording.name)
-        if together != "all" and len({each.lookahead for each in recordings}) > 1:
+        if by_lookahead:
             words.append("offline" if recording.lookahead is None else f"L{recording.lookahead}")
-        if together != "all":
-            recording = replace(recording, slot=recording.slots - recording.slots[0])
-        files.setdefault(path.with_name(".".join(words) + path.suffix), []).append(recording)
+        name = ".".join(words) + path.suffix
+        if by_name and ("/" in recording.name or "\0" in recording.name):
+            raise FormatError(f"{path}: recording {recording.name!r} cannot be part of a file's name")
+        recording = replace(recording, slot=recording.slots - recording.slots[0])
+        files.setdefault(path.with_name(name), []).append(recording)
     for file, of_file in files.items():
         write(file, of_file)
-    return list(files) or [path]
+    return list(files)
 
 
 def check_writable(path: str | Path) -> str:
