@@ -14,6 +14,7 @@ drops and late frames obey the rules that 3D streams obey, and what comes out is
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -49,10 +50,6 @@ class LiftingBank(RefinerBank):
             )
         self.lift_lookahead = lift_lookahead
         self._flat: dict[int, _FlatStream] = {}
-        self._is_flat = np.zeros(self.config.streams, np.bool_)
-        # Where a stream is flat, what the ring says of the others:
-        self._arrived = np.full(self.config.streams, -1, np.int64)
-        self._furthest_put = np.full(self.config.streams, -1, np.int64)
 
     def lift(self, stream: int, fps: float) -> None:
         """That fresh stream is 2D until its `reset`, of that many frames a second: the third of its coordinates means
@@ -68,30 +65,37 @@ class LiftingBank(RefinerBank):
             min_confidence=self.config.min_confidence,
         )
         self._flat[stream] = _FlatStream(lifter, self.config.capacity)
-        self._is_flat[stream] = True
-        self._arrived[stream] = self._furthest_put[stream] = -1
 
     @property
     def frontier(self) -> NDArray[np.int64]:
         """See `RefinerBank.frontier`."""
-        return np.where(self._is_flat, self._arrived, self._ring.frontier) if self._flat else self._ring.frontier
+        return self._with_flat(self._ring.frontier, lambda flat: flat.pushed - 1)
 
     @property
     def newest(self) -> NDArray[np.int64]:
         """See `RefinerBank.newest`."""
-        return np.where(self._is_flat, self._furthest_put, self._ring.newest) if self._flat else self._ring.newest
+        return self._with_flat(self._ring.newest, lambda flat: flat.newest)
 
     def put(
         self, stream: ArrayLike, slot: ArrayLike, xyz: ArrayLike, confidence: ArrayLike | None = None
     ) -> NDArray[np.uint8]:
         """See `RefinerBank.put`."""
         streams = self._rows(stream)
-        flat = self._is_flat[streams]
+        flat = self._are_flat(streams)
         if not flat.any():
             return super().put(stream, slot, xyz, confidence)
         slots, frames = np.atleast_1d(np.asarray(slot, np.int64)), np.asarray(xyz, np.float32)
         sure = np.ones(frames.shape[:2], np.float32) if confidence is None else np.asarray(confidence, np.float32)
-        status = np.empty(len(streams), np.uint8)
+        m = len(streams)
+        shapes = slots.shape, frames.shape, sure.shape
+        if shapes != ((m,), (m, self.joints, 3), (m, self.joints)):
+            raise ValueError(
+                f"slot {shapes[0]}, xyz {shapes[1]} and confidence {shapes[2]} do not match {m} streams of "
+                f"{self.joints} joints"
+            )
+        if slots.min() < 0:
+            raise ValueError(f"slot {slots.min()} is negative")
+        status = np.empty(m, np.uint8)
         status[~flat] = super().put(streams[~flat], slots[~flat], frames[~flat], sure[~flat])
         for row in np.flatnonzero(flat).tolist():
             status[row] = self._put(int(streams[row]), int(slots[row]), frames[row, :, :2], sure[row])
@@ -101,7 +105,7 @@ class LiftingBank(RefinerBank):
         """See `RefinerBank.settle`."""
         streams = self._rows(stream)
         slots = self._slots(slot, streams)
-        flat = self._is_flat[streams]
+        flat = self._are_flat(streams)
         super().settle(streams[~flat], slots[~flat])
         for row in np.flatnonzero(flat).tolist():
             self._settle(int(streams[row]), int(slots[row]))
@@ -110,7 +114,7 @@ class LiftingBank(RefinerBank):
         """See `RefinerBank.end`."""
         streams = self._rows(stream)
         lasts = self.newest[streams] if last is None else np.maximum(self._slots(last, streams), self.newest[streams])
-        for row in np.flatnonzero(self._is_flat[streams]).tolist():
+        for row in np.flatnonzero(self._are_flat(streams)).tolist():
             place = int(streams[row])
             self._settle(place, int(lasts[row]))
             flat = self._flat[place]
@@ -121,8 +125,19 @@ class LiftingBank(RefinerBank):
         """See `RefinerBank.reset`."""
         super().reset(stream)
         for place in self._rows(stream).tolist():
-            if self._flat.pop(place, None) is not None:
-                self._is_flat[place] = False
+            self._flat.pop(place, None)
+
+    def _are_flat(self, streams: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return np.fromiter((place in self._flat for place in streams.tolist()), np.bool_, len(streams))
+
+    def _with_flat(self, of_ring: NDArray[np.int64], of_flat: Callable[[_FlatStream], int]) -> NDArray[np.int64]:
+        """[S] what the ring says of its streams; of flat ones, whose frames are in front of it, what they say."""
+        if not self._flat:
+            return of_ring
+        slots = of_ring.copy()
+        for place, flat in self._flat.items():
+            slots[place] = of_flat(flat)
+        return slots
 
     def _put(self, place: int, slot: int, xy: NDArray[np.float32], confidence: NDArray[np.float32]) -> Put:
         flat = self._flat[place]
@@ -133,7 +148,6 @@ class LiftingBank(RefinerBank):
         if slot >= self._ring.next[place] + self.config.ahead:
             return Put.AHEAD
         flat.keep(slot, xy, confidence)
-        self._furthest_put[place] = max(slot, self._furthest_put[place])
         if slot < flat.pushed:
             flat.again(slot)
         else:
@@ -150,8 +164,6 @@ class LiftingBank(RefinerBank):
         while flat.pushed <= slot or flat.came(flat.pushed):
             lifted.append(flat.push())
         if lifted:
-            self._arrived[place] = flat.pushed - 1
-            self._furthest_put[place] = max(flat.pushed - 1, self._furthest_put[place])
             self._give(place, first, Lifted.concatenate(lifted))
 
     def _give(self, place: int, first: int, lifted: Lifted) -> None:
@@ -171,6 +183,7 @@ class _FlatStream:
         fps: frames a second, from the next slot on.
         lifter: as the slots before `pushed` left it.
         pushed: how many slots were given to the lifter.
+        newest: the last slot that came or was given to the lifter, -1 at first.
     """
 
     def __init__(self, lifter: Lifter, capacity: int) -> None:
@@ -178,6 +191,7 @@ class _FlatStream:
         self.fps = lifter.fps
         self.lifter = lifter
         self.pushed = 0
+        self.newest = -1
         self._slot = np.full(capacity, -1, np.int64)
         self._xy = np.zeros((capacity, joints, 2), np.float32)
         self._confidence = np.zeros((capacity, joints), np.float32)
@@ -189,6 +203,7 @@ class _FlatStream:
 
     def keep(self, slot: int, xy: NDArray[np.float32], confidence: NDArray[np.float32]) -> None:
         """A frame has come."""
+        self.newest = max(slot, self.newest)
         at = slot % len(self._slot)
         self._slot[at], self._xy[at], self._confidence[at] = slot, xy, confidence
 
@@ -198,6 +213,7 @@ class _FlatStream:
         self._before.append(copy(self.lifter))  # its state is arrays that never change: this is all of it
         self.lifter.fps = self.fps
         sure = self._confidence[at] if self.came(self.pushed) else np.zeros_like(self._confidence[at])
+        self.newest = max(self.pushed, self.newest)
         self.pushed += 1
         return self.lifter.push(self._xy[at], sure)
 

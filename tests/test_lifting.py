@@ -163,6 +163,30 @@ def test_a_late_frame_takes_its_slot_unless_that_is_lifted():
     assert not np.array_equal(before.xyz[13:], after.xyz[13:])
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("rows", [[1], [0, 1], [0, 0]])
+def test_what_cannot_be_put_stores_nothing(rows, native):
+    """Stream 1 is 2D, stream 0 is not."""
+    bank = LiftingBank(BlendEngine(), lookahead=LOOKAHEADS, streams=2, native=native)
+    bank.lift(1, FPS)
+    m = len(rows)
+    xyz, sure = np.concatenate([XY, XY[..., :1] * 0], -1)[:m], CONFIDENCE[:m]
+    good = np.arange(m)
+    for slots, frames, confidence, named in (
+        (good - m, xyz, sure, "negative"),
+        (good[:0], xyz, sure, "slot"),
+        (good, xyz[:0], sure[:0], "xyz"),
+        (good, xyz[..., :2], sure, "xyz"),
+        (good, xyz[:, :7], None, "xyz"),
+        (good, xyz, sure[:, :7], "confidence"),
+        (good, xyz, sure[0], "confidence"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            bank.put(rows, slots, frames, confidence)
+        assert bank.newest.tolist() == bank.frontier.tolist() == [-1, -1]
+    assert (bank.put(rows, good, xyz, sure) == Put.TAKEN).all()
+
+
 def test_bad_lookaheads():
     with pytest.raises(ValueError, match="lift_lookahead must be at least 0"):
         LiftingBank(BlendEngine(), lift_lookahead=-1)
