@@ -395,10 +395,7 @@ def _dense(truth: Recording, estimate: Recording) -> tuple[NDArray[np.float32], 
     missing = np.ones(xyz.shape[:2], np.bool_)
     here = truth.slots < slots
     xyz[truth.slots[here]], missing[truth.slots[here]] = truth.xyz[here], truth.missing[here]
-    raw = np.zeros_like(xyz)
-    absent = np.ones_like(missing)
-    raw[estimate.slots], absent[estimate.slots] = estimate.xyz, estimate.missing
-    return xyz, missing, held(raw, absent)
+    return xyz, missing, held(estimate.by_slot(estimate.xyz), ~estimate.by_slot(~estimate.missing))
 
 
 def _disorder(slots: list[int], expected: int) -> str:

@@ -295,15 +295,12 @@ def _tracks(
         metric = [everything[other].unit for other in alike if everything[other].unit in MM_PER_UNIT]
         scale = MM_PER_UNIT[metric[0]] if metric else SHOULDER_WIDTH_MM / shared.width
         tree = skeleton(recording.skeleton)
-        slots = int(recording.slots[-1]) + 1
-        xyz = np.zeros((slots, tree.joints, 3), np.float32)
-        seen = np.zeros((slots, tree.joints), np.bool_)
-        came = np.zeros(slots, np.bool_)
         if pixels:  # a mirrored image is the image that the poses lie in
-            xyz[recording.slots] = to_canonical(recording.xyz, recording.axes)
+            xyz = to_canonical(recording.xyz, recording.axes)
         else:
-            xyz[recording.slots] = (recording.canonical() - shared.neck) * scale
-        seen[recording.slots], came[recording.slots] = ~recording.missing, True
+            xyz = ((recording.canonical() - shared.neck) * scale).astype(np.float32)
+        xyz, seen = recording.by_slot(xyz), recording.by_slot(~recording.missing)
+        came = recording.by_slot(np.ones(recording.frames, np.bool_))
         refined = recording.lookahead is not None
         there = np.broadcast_to(came[:, None], seen.shape) if refined else seen
         unit = "px" if pixels else "mm"

@@ -345,11 +345,11 @@ def lift_recording(
     """
     if recording.dims != 2:
         raise RtskelError(f"recording {recording.name!r} has depth already: lifting is for 2D")
-    slots = recording.slots - recording.slots[0]
-    count = int(slots[-1]) + 1
+    first = int(recording.slots[0])
     body = skeleton(recording.skeleton)
-    xy, confidence = np.zeros((count, body.joints, 2), np.float32), np.zeros((count, body.joints), np.float32)
-    xy[slots], confidence[slots] = recording.canonical()[..., :2], recording.confidence
+    xy = recording.by_slot(recording.canonical()[..., :2], first)
+    confidence = recording.by_slot(recording.confidence, first)
+    slots, count = recording.slots - first, len(xy)
     config = config or LiftConfig()
     told = progress or (lambda done: None)
     if lookahead is None:

@@ -66,6 +66,16 @@ def test_recording_takes_what_is_not_finite_for_missing() -> None:
     assert Recording(np.full((1, J, 3), 1e300), 25, "huge").missing.all()
 
 
+def test_what_is_known_by_slot() -> None:
+    recording = Recording(poses()[:3], 25, "x", slot=np.array([2, 3, 6]))
+    xyz, there = recording.by_slot(recording.xyz), recording.by_slot(~recording.missing)
+    assert np.array_equal(xyz[[2, 3, 6]], recording.xyz)
+    assert not xyz[[0, 1, 4, 5]].any()
+    assert (xyz.dtype, there.dtype, there.shape) == (np.float32, np.bool_, (7, 50))
+    assert there.any(1).tolist() == [False, False, True, True, False, False, True]
+    assert np.array_equal(recording.by_slot(recording.xyz, 2), xyz[2:])
+
+
 def test_recording_counts_dropped_frames() -> None:
     recording = Recording(poses(3), 25, "a", slot=np.array([1, 2, 9]))
     assert recording.dropped == 7

@@ -115,16 +115,13 @@ def _pose(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Root positions [S, 3] and bone lengths [J] in cm; rotations [S, J, 3, 3] of each joint, in what carries it, and
     of the joint on the way to each joint whose parent carries several bones, in that parent."""
-    slots = int(recording.slots[-1]) + 1
-    xyz = np.zeros((slots, body.joints, 3))
-    there = np.zeros((slots, body.joints), bool)
-    xyz[recording.slots] = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 10)
-    there[recording.slots] = True if recording.lookahead is not None else ~recording.missing
+    centimetres = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 10)
+    xyz = recording.by_slot(centimetres.astype(np.float64))
+    there = recording.by_slot(~recording.missing | (recording.lookahead is not None))
     if not there[:, body.root].any():
         raise FormatError(f"{path}: recording {recording.name!r} never shows the {body.names[body.root]}")
 
-    parents = np.array(body.parents)
-    parents[body.root] = body.root
+    parents = body.parents_or_self
     bones = xyz - xyz[:, parents]
     known = there & there[:, parents]
     length = np.linalg.norm(bones, axis=-1)
@@ -140,7 +137,7 @@ def _pose(
         directions[:, joint] = _held(directions[:, joint], known[:, joint], rest[joint])
     position = _held(xyz[:, body.root], there[:, body.root], np.zeros(3))
 
-    own = np.tile(np.eye(3), (slots, body.joints, 1, 1))
+    own = np.tile(np.eye(3), (len(xyz), body.joints, 1, 1))
     aimed = own.copy()
     carrier = own.copy()  # how what carries each joint is turned in the world
     children = _children(body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from rtskel.skeleton import (
     skeleton,
     to_canonical,
 )
+
+T = TypeVar("T", bound=np.generic)
 
 SKELS_UNIT = "3-shoulder-widths"
 """The unit of `.skels` files: one unit is three shoulder widths, about 1.1 m."""
@@ -180,6 +182,12 @@ class Recording:
     def missing(self) -> NDArray[np.bool_]:
         """bool [N, J]: joints with confidence 0."""
         return np.equal(self.confidence, 0)
+
+    def by_slot(self, values: NDArray[T], first: int = 0) -> NDArray[T]:
+        """What is known of the frames [N, ...], by slot from `first` to the last [S, ...]: 0 for dropped frames."""
+        slots = np.zeros((int(self.slots[-1]) + 1 - first, *values.shape[1:]), values.dtype)
+        slots[self.slots - first] = values
+        return slots
 
     def canonical(self) -> NDArray[np.float32]:
         """Positions [N, J, 3] in canonical axes (unit unchanged; missing joints stay 0)."""
