@@ -52,6 +52,7 @@ class Body:
 
     Attributes:
         parents: [J], -1 for the root.
+        up: [J] the same, but the root is its own parent.
         order: joints, parents before their children.
         mean: [J, 3] mean position.
         bone: [J, 3] mean vector from the parent, 0 for the root.
@@ -60,6 +61,7 @@ class Body:
     """
 
     parents: tuple[int, ...]
+    up: NDArray[np.int64]
     order: tuple[int, ...]
     mean: Array
     bone: Array
@@ -70,14 +72,14 @@ class Body:
     def learn(cls, truth: Sequence[Array], parents: tuple[int, ...], order: tuple[int, ...]) -> Self:
         """From clean sequences [N, J, 3]."""
         x = np.concatenate(truth).astype(np.float64)
-        up = [max(p, j * (p < 0)) for j, p in enumerate(parents)]
+        up = np.where(np.less(parents, 0), np.arange(len(parents)), parents)
         limb = np.square(x - x[:, up]).sum(-1).mean(0)
         bend = np.concatenate([np.square(np.diff(t, 2, axis=0)).sum(-1) for t in truth]).mean(0)
         moving = (limb > 1e-12) & (bend > 1e-12)
         noisy = np.where(moving, bend / np.maximum(limb, 1e-12), 1.0)
         noisy[moving] /= np.exp(np.log(noisy[moving]).mean()) if moving.any() else 1.0
         covariance = np.cov(x.reshape(len(x), -1), rowvar=False)
-        return cls(parents, order, x.mean(0), (x - x[:, up]).mean(0), covariance, noisy)
+        return cls(parents, up, order, x.mean(0), (x - x[:, up]).mean(0), covariance, noisy)
 
 
 def last_seen(missing: Mask) -> NDArray[np.int64]:
@@ -109,8 +111,7 @@ def fill_bones(xyz: Array, missing: Mask, lookahead: Lookahead, body: Body) -> A
     """Every missing joint from its parent outward, by its bone vector filled in time, the mean bone where there is
     none.
     """
-    up = [max(p, j * (p < 0)) for j, p in enumerate(body.parents)]
-    bone = fill_in_time(xyz - xyz[:, up], missing | missing[:, up], lookahead, body.bone)
+    bone = fill_in_time(xyz - xyz[:, body.up], missing | missing[:, body.up], lookahead, body.bone)
     filled = fill_in_time(xyz, missing, lookahead, body.mean)
     for joint in body.order:
         if body.parents[joint] >= 0:
