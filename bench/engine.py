@@ -10,14 +10,13 @@ Errors are those of raw predictions beside PyTorch's in float32, in canonical un
 refined clip beside the truth. CPU time is that of all threads: on a busy machine its ratios hold better than those of
 the clock.
 
-    python bench/engine.py
+    python bench/engine.py --save engine
     python bench/engine.py --profile NAME --runs 200    # OpenVINO's own time of each operation, on one thread
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import time
 import warnings
@@ -30,12 +29,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from harness import RESULTS, SPAWN, arguments, numbers, percentiles, report
+from harness import (
+    WEIGHTS,
+    apart,
+    arguments,
+    flops,
+    keep_profile,
+    names,
+    numbers,
+    percentiles,
+    report,
+    ring_config,
+    unavailable,
+)
 from numpy.typing import NDArray
 from peers import synthetic
 
-from rtskel.engine import Engine, EngineInfo, bundled, describe, open_engine
-from rtskel.refine import RefinerBank, refine
+from rtskel.engine import Engine, EngineInfo, describe, open_engine
+from rtskel.refine import refine
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
 RADIUS, LOOKAHEADS = 2, (0, 4)
@@ -133,7 +144,6 @@ OPPONENTS: dict[str, Callable[[Files], Engine]] = {
     "ONNX Runtime": onnx_runtime,
     "OpenVINO": openvino_plain,
 }
-QUICK = tuple(name for name in OPPONENTS if name != "torch.compile")  # which compiles for a minute
 
 
 def inputs(batch: int, window: int) -> tuple[Floats, Mask]:
@@ -146,30 +156,22 @@ def inputs(batch: int, window: int) -> tuple[Floats, Mask]:
     return np.where(missing[..., None], 0.0, x[rows]).astype(np.float32), missing
 
 
-def wanted(engine: Engine) -> Positions:
+def wanted(window: int) -> Positions:
     """The positions that a server asks for."""
-    return RefinerBank(engine, lookahead=LOOKAHEADS, radius=RADIUS).config.positions
+    return ring_config(window, LOOKAHEADS, RADIUS).positions
 
 
 def prepare(files: Files, control: Connection) -> None:
     """Exports the network plainly; sends reference predictions, and the FLOPs of a window by positions asked for."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from rtskel.model import load_weights
 
     model = load_weights(files.weights)
-    window, joints = model.config.window, model.config.joints
+    window = model.config.window
     x, missing = (torch.from_numpy(array) for array in inputs(WINDOWS, window))
-    with open_engine("null", window=window, joints=joints) as engine:
-        positions = torch.from_numpy(wanted(engine))
-    flops = {}
     with torch.inference_mode():
         expected = model(x, missing).numpy()
-        for name, asked in (("asked", positions), ("all", None)):
-            with FlopCounterMode(display=False) as counter:
-                model(x[:1], missing[:1], asked)
-            flops[name] = counter.get_total_flops()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -180,7 +182,7 @@ def prepare(files: Files, control: Connection) -> None:
         )  # fmt: skip
     assert program is not None
     program.save(files.plain)
-    control.send((expected, flops))
+    control.send((expected, {"asked": flops(model, wanted(window)), "all": flops(model)}))
 
 
 def measure(name: str, files: Files, options: Namespace, expected: Floats, control: Connection) -> None:
@@ -190,12 +192,12 @@ def measure(name: str, files: Files, options: Namespace, expected: Floats, contr
         try:
             with OPPONENTS[name](files) as engine:
                 control.send(_measured(engine, options, expected))
-        except Exception as error:  # one that does not run here is a result, not the end
-            control.send({"unavailable": " ".join(str(error).split())[:200] or type(error).__name__})
+        except Exception as error:
+            control.send(unavailable(error))
 
 
 def _measured(engine: Engine, options: Namespace, expected: Floats) -> dict[str, Any]:
-    positions, batches = wanted(engine), {}
+    positions, batches = wanted(engine.window), {}
     x, missing = inputs(WINDOWS, engine.window)
     off = engine.run(x, missing, positions) - expected[:, positions]
     for batch in options.batches:
@@ -255,27 +257,13 @@ def _openvino_product(size: int, precision: str) -> Callable[[], Any]:
     return lambda: request.infer()
 
 
-def apart(function: Callable[..., None], *given: Any) -> Any:
-    """What a function sends, run in a process of its own."""
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=function, args=(*given, there))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    except EOFError:
-        raise SystemExit(f"{function.__name__} did not finish: see its message above") from None
-    finally:
-        process.join()
-
-
-def compare(measured: dict[str, Any], flops: dict[str, int], ceilings: dict[str, float]) -> dict[str, Any]:
+def compare(measured: dict[str, Any], operations: dict[str, int], ceilings: dict[str, float]) -> dict[str, Any]:
     """Adds each one's share of the ceiling; returns the ratios that targets are about."""
     there = {name: found for name, found in measured.items() if "ms" in found}
     for found in there.values():
         peak = ceilings.get(found["precision"])
         for batch, ms in found["ms"].items():
-            ms["share"] = flops[found["asked"]] * int(batch) / (ms["p50"] * 1e-3) / peak if peak else None
+            ms["share"] = operations[found["asked"]] * int(batch) / (ms["p50"] * 1e-3) / peak if peak else None
     ratios: dict[str, Any] = {}
     other = there.get("ONNX Runtime", {"ms": {}})["ms"].get("1")
     for name, found in there.items():
@@ -294,7 +282,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     table = [
         f"{result['model']}: {result['flops']['asked'] / 1e6:.0f} MFLOP a window asked for "
         f"{result['positions']} positions, {result['flops']['all'] / 1e6:.0f} for all",
-        f"largest product: {gflops['fp32']} GFLOP/s fp32, {gflops['bf16']} bf16",
+        f"fastest product: {gflops['fp32']} GFLOP/s fp32, {gflops['bf16']} bf16",
         "",
         f"{'ms a run: p50 (p90, p99), share of the ceiling':<48}" + "".join(f"{f'batch {b}':>30}" for b in batches),
     ]
@@ -325,14 +313,14 @@ def profile(graph: str, runs: int, control: Connection) -> None:
 
     The engine's own graphs are compiled again with counters: for a window alone, and for the largest piece.
     """
-    text = []
+    text = ["OpenVINO's own time of each operation: the least of many runs, on one thread", ""]
     for precision in ("fp32", "bf16", "int8"):
         for batch in (1, 8):
             with open_engine(graph, precision=precision, threads=1, max_batch=batch) as engine:
                 inner: Any = engine
                 inner._requests.clear()
                 inner._core.set_property("CPU", {"PERF_COUNT": True})
-                positions, (x, missing) = wanted(engine), inputs(batch, engine.window)
+                positions, (x, missing) = wanted(engine.window), inputs(batch, engine.window)
                 request = inner._prepared(batch, len(positions))[0]
                 best: dict[tuple[str, str, str], float] = {}
                 for _ in range(runs):
@@ -358,48 +346,39 @@ def profile(graph: str, runs: int, control: Connection) -> None:
 def main() -> None:
     """Command line."""
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--engine", default=str(bundled()), help="an .onnx file, its .safetensors beside it")
+    graph = str(WEIGHTS.with_suffix(".onnx"))
+    parser.add_argument("--engine", default=graph, help="an .onnx file, its .safetensors beside it")
     parser.add_argument("--batches", type=numbers, default=[1, 4, 16, 64], help="with commas between")
-    parser.add_argument("--only", help=f"opponents, with commas between, of: {', '.join(OPPONENTS)}")
+    parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each opponent and batch at least")
     parser.add_argument("--runs", type=int, default=10, help="for each opponent and batch at least")
     parser.add_argument("--clip", type=float, default=12.0, help="seconds of the clip that errors are of")
     parser.add_argument("--gemm", type=numbers, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
-    parser.add_argument("--quick", action="store_true", help="shorter, and without torch.compile")
     parser.add_argument("--profile", metavar="NAME", help="only profile our graph, into bench/results/NAME.txt")
     options = parser.parse_args()
     if options.profile:
-        text = f"python bench/engine.py {' '.join(sys.argv[1:])}\n{profile.__doc__}\n"
-        text += apart(profile, options.engine, options.runs)
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.profile}.txt").write_text(text)
-        print(text)
+        text = apart(profile, options.engine, options.runs)
+        keep_profile(options.profile, text)
+        print(text, end="")
         return
-    if options.quick:
-        options.seconds, options.clip, options.gemm = min(options.seconds, 0.2), min(options.clip, 4.0), [512, 1024]
-    names = options.only.split(",") if options.only else [*(QUICK if options.quick else OPPONENTS)]
     if not 1 <= min(options.batches) <= max(options.batches) <= MAX_BATCH:
         parser.error(f"--batches: from 1 to {MAX_BATCH}")
-    if unknown := [name for name in names if name not in OPPONENTS]:
-        parser.error(f"--only: unknown {unknown[0]!r} (known: {', '.join(OPPONENTS)})")
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(options.engine).with_suffix(".safetensors"))
         files = Files(weights, options.engine, str(Path(folder, "plain.onnx")))
-        expected, flops = apart(prepare, files)
-        measured = {name: apart(measure, name, files, options, expected) for name in names}
+        expected, operations = apart(prepare, files)
+        measured = {name: apart(measure, name, files, options, expected) for name in options.only}
     ceilings = apart(ceiling, options.gemm)
     info = describe(options.engine)
-    with open_engine("null", window=info.window, joints=info.joints) as engine:
-        positions = len(wanted(engine))
     result = {
         "bench": "engine",
         "model": info.model_id,
         "batches": options.batches,
-        "positions": positions,
-        "flops": flops,
+        "positions": len(wanted(info.window)),
+        "flops": operations,
         "ceiling": ceilings,
-        "ratios": compare(measured, flops, ceilings),
+        "ratios": compare(measured, operations, ceilings),
         "opponents": measured,
         "seconds": time.monotonic() - began,
     }

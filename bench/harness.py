@@ -16,7 +16,7 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -27,10 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel import Engine, open_engine
-from rtskel.refine import RefinerBank
+from rtskel.ring import RingConfig
 from rtskel.serve import ServeConfig, Server, run_server
+from rtskel.skeleton import UPPER_BODY_50
 
 RESULTS = Path(__file__).resolve().parent / "results"
+WEIGHTS = RESULTS.parents[1] / "engines" / "skeletor-realtime.safetensors"
+"""The released weights. Their graph, skeletor-realtime.onnx, is beside them; where rtskel is installed, it is alone."""
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -46,6 +49,18 @@ def arguments(description: str) -> argparse.ArgumentParser:
 def numbers(text: str) -> list[int]:
     """Numbers with commas between them, as an option says them."""
     return [int(part) for part in text.split(",")]
+
+
+def names(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Some of these names with commas between them, as an option says them."""
+
+    def parsed(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"unknown {unknown[0]!r} (known: {', '.join(known)})")
+        return found
+
+    return parsed
 
 
 def machine() -> dict[str, Any]:
@@ -76,6 +91,18 @@ def report(result: dict[str, Any], lines: Sequence[str], options: argparse.Names
     print(json.dumps(result) if options.json else "\n".join(lines))
 
 
+def unavailable(error: BaseException) -> dict[str, str]:
+    """What a result holds of what does not run here: why not, in one line. That is a result too, not the end."""
+    return {"unavailable": " ".join(str(error).split())[:300] or type(error).__name__}
+
+
+def keep_profile(name: str, text: str) -> None:
+    """Keep a profile as bench/results/NAME.txt, below the command and the commit that it is of."""
+    RESULTS.mkdir(exist_ok=True)
+    said = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n{_commit()}"
+    (RESULTS / f"{name}.txt").write_text(said + text)
+
+
 def percentiles(ms: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
     """p50, p90, p99, p99.9 and the worst of a sample."""
     values = np.asarray(ms, np.float64)
@@ -92,9 +119,40 @@ SPAWN = multiprocessing.get_context("spawn")
 """Every opponent has a process of its own."""
 
 
+def apart(function: Callable[..., None], *given: Any) -> Any:
+    """What a function sends through the connection that is its last argument, run in a process of its own."""
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=function, args=(*given, there))
+    process.start()
+    there.close()
+    try:
+        return here.recv()
+    except EOFError:
+        raise SystemExit(f"{function.__name__} did not finish: see its message above") from None
+    finally:
+        process.join()
+
+
 def opened(engine: str, max_batch: int = 64) -> Engine:
     """An engine by what the benches call it: "null", "bundled" or a path."""
     return open_engine(None if engine == "bundled" else engine, max_batch=max_batch)
+
+
+def ring_config(window: int, lookaheads: Sequence[int], radius: int) -> RingConfig:
+    """The ring of a server of one stream: it knows the positions of a window that the server asks an engine for."""
+    return RingConfig(1, window, tuple(lookaheads), radius, ahead=1, min_confidence=0.0, skeleton=UPPER_BODY_50)
+
+
+def flops(model: Any, positions: NDArray[np.int64] | None = None) -> int:
+    """Floating-point operations of one window in a `Skeletor`: of the products that these positions need, or all."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = torch.zeros(1, model.config.window, model.config.joints, 3)
+    asked = None if positions is None else torch.from_numpy(positions)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(x, torch.zeros(x.shape[:3], dtype=torch.bool), asked)
+    return int(counter.get_total_flops())
 
 
 def bare_engine(engine: str, batches: Sequence[int], lookaheads: Sequence[int], radius: int) -> dict[int, float]:
@@ -102,7 +160,7 @@ def bare_engine(engine: str, batches: Sequence[int], lookaheads: Sequence[int], 
     rng = np.random.default_rng(0)
     rates = {}
     with opened(engine, max(batches)) as engine_:
-        positions = RefinerBank(engine_, lookahead=lookaheads, radius=radius).config.positions
+        positions = ring_config(engine_.window, lookaheads, radius).positions
         x = rng.normal(size=(max(batches), engine_.window, engine_.joints, 3)).astype(np.float32)
         missing = np.zeros(x.shape[:3], np.bool_)
         for batch in batches:
@@ -159,9 +217,7 @@ class ServerProcess:
             process.send_signal(2)
             reader.join()
             process.wait()
-            RESULTS.mkdir(exist_ok=True)
-            said = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n{_commit()}"
-            (RESULTS / f"{name}.txt").write_text(said + _profile(lines))
+            keep_profile(name, _profile(lines))
 
 
 def _commit() -> str:

@@ -6,12 +6,11 @@ PyTorch, and SmoothNet's network likewise. Those that know no missing joints get
 filters are set to what leaves the least squared error of another clip at that lookahead. SmoothNet's error needs
 weights, such as `bench/accuracy.py --runs` keeps.
 
-    python bench/instead.py
+    python bench/instead.py --smoothnet FILE --save instead
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from argparse import Namespace
 from collections import deque
@@ -20,13 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from engine import apart
-from harness import arguments, numbers, percentiles, report
+from harness import WEIGHTS, apart, arguments, names, numbers, percentiles, report, unavailable
 from numpy.typing import NDArray
 from peers import Array, Example, Mask, OneEuro, SavitzkyGolay, fill_in_time, one_euro, synthetic, weighted
 from scipy.signal import savgol_coeffs, savgol_filter
 
-from rtskel.engine import bundled, open_engine
+from rtskel.engine import describe, open_engine
 from rtskel.refine import Refiner
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
@@ -208,15 +206,15 @@ def error(estimate: Array, truth: Array, lookahead: int) -> float:
 
 def measure(name: str, lookahead: int, options: Namespace, control: Connection) -> None:
     """One opponent at one lookahead: errors, and microseconds a frame."""
-    if "torch" in sys.modules or "PyTorch" in name:
+    if "PyTorch" in name:
         import torch
 
         torch.set_num_threads(1)
     truth, xyz, missing = synthetic(options.clip, seed=11)
     try:
         opponent = OPPONENTS[name](lookahead, options)
-    except Exception as failure:  # one that does not run here is a result, not the end
-        control.send({"unavailable": " ".join(str(failure).split())[:200] or type(failure).__name__})
+    except Exception as failure:
+        control.send(unavailable(failure))
         return
     out, wall, cpu = [], [], []
     for x, m in zip(xyz, missing, strict=True):
@@ -237,10 +235,10 @@ def measure(name: str, lookahead: int, options: Namespace, control: Connection) 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as a table."""
-    names = ("us a frame p50", "p99", "CPU us", "MSE mm^2", "MPJPE mm", "jitter mm")
+    columns = ("us a frame p50", "p99", "CPU us", "MSE mm^2", "MPJPE mm", "jitter mm")
     table = []
     for lookahead, opponents in result["lookaheads"].items():
-        table.append(f"{'lookahead ' + lookahead:<28}" + "".join(f"{name:>16}" for name in names))
+        table.append(f"{'lookahead ' + lookahead:<28}" + "".join(f"{column:>16}" for column in columns))
         for name, found in opponents.items():
             if "us" not in found:
                 table.append(f"{name:<28}{found['unavailable']}")
@@ -255,20 +253,19 @@ def lines(result: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Command line."""
     parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--engine", default=str(bundled()), help="an .onnx file, its .safetensors beside it")
+    graph = str(WEIGHTS.with_suffix(".onnx"))
+    parser.add_argument("--engine", default=graph, help="an .onnx file, its .safetensors beside it")
     parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
-    parser.add_argument("--only", help=f"opponents, with commas between, of: {', '.join(OPPONENTS)}")
+    parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
     parser.add_argument("--smoothnet", help="weights of SmoothNet; without them only its time is measured")
     options = parser.parse_args()
-    opponents = options.only.split(",") if options.only else [*OPPONENTS]
-    if unknown := [name for name in opponents if name not in OPPONENTS]:
-        parser.error(f"--only: unknown {unknown[0]!r} (known: {', '.join(OPPONENTS)})")
     found = {
-        str(lookahead): {name: apart(measure, name, lookahead, options) for name in opponents}
+        str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}
         for lookahead in options.lookaheads
     }
-    result = {"bench": "instead", "clip": options.clip, "lookaheads": found}
+    model = describe(options.engine).model_id
+    result = {"bench": "instead", "model": model, "clip": options.clip, "lookaheads": found}
     report(result, lines(result), options)
 
 

@@ -13,9 +13,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
 import engine as bench  # noqa: E402
+import harness  # noqa: E402
 import instead  # noqa: E402
 import peers  # noqa: E402
 
+from rtskel.engine import describe  # noqa: E402
 from rtskel.export import export_onnx  # noqa: E402
 from rtskel.model import SkeletorConfig, save_weights  # noqa: E402
 from tests.test_model import trained  # noqa: E402
@@ -61,7 +63,7 @@ def test_engines(graph, monkeypatch, capsys):
 
 def test_what_does_not_run_is_told(monkeypatch):
     monkeypatch.setitem(bench.OPPONENTS, "absent", lambda files: Path(files.graph).read_bytes())
-    here, there = bench.SPAWN.Pipe()
+    here, there = harness.SPAWN.Pipe()
     bench.measure("absent", bench.Files("", "/nowhere", ""), argparse.Namespace(), np.zeros(0), there)
     assert "/nowhere" in here.recv()["unavailable"]
 
@@ -86,10 +88,29 @@ def test_shares_and_ratios():
 def test_instead(graph, monkeypatch, capsys):
     names = "hold last,Savitzky-Golay (SciPy),sliding window (PyTorch),rtskel"
     options = ("--engine", graph, "--only", names, "--lookaheads", "2", "--clip", "2")
-    found = run(instead.main, monkeypatch, capsys, *options)["lookaheads"]["2"]
+    result = run(instead.main, monkeypatch, capsys, *options)
+    assert result["model"] == describe(graph).model_id
+    found = result["lookaheads"]["2"]
     assert [*found] == names.split(",")
     assert all(opponent["us"]["p50"] > 0 and opponent["mse"] > 0 for opponent in found.values())
     assert found["Savitzky-Golay (SciPy)"]["acceleration"] < found["hold last"]["acceleration"]
+
+
+@pytest.mark.parametrize("main", [bench.main, instead.main])
+def test_unknown_opponents_are_named(main, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(main, monkeypatch, capsys, "--only", "nobody")
+    assert "unknown 'nobody'" in capsys.readouterr().err
+
+
+def test_a_profile_names_its_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    monkeypatch.setattr(harness, "_commit", lambda: "at commit 1234567\n")
+    monkeypatch.setattr(bench, "apart", lambda *_: "12 us in all\n")
+    monkeypatch.setattr(sys, "argv", ["engine.py", "--profile", "kept", "--runs", "1"])
+    bench.main()
+    said = "python bench/engine.py --profile kept --runs 1\nat commit 1234567\n"
+    assert (tmp_path / "kept.txt").read_text() == said + capsys.readouterr().out == said + "12 us in all\n"
 
 
 @pytest.mark.parametrize("name", ["hold last", "One-Euro (OneEuroFilter)", "Savitzky-Golay (SciPy)"])
