@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import SPAWN, arguments, numbers, report
+from harness import apart, arguments, numbers, report
 from throughput import JOINTS, body, frame
 
 from rtskel import open_engine
@@ -120,12 +120,7 @@ def run(frames: int, **case: Any) -> dict[str, Any]:
     case = usual | case
     case["people"] = min(case["people"], case["streams"])
     case["frames"] = max(4, min(2000, frames // case["streams"]))
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=measure, args=(case, theirs))
-    process.start()
-    theirs.close()
-    found: dict[str, Any] = ours.recv()
-    process.join()
+    found: dict[str, Any] = apart(measure, case)
     return found
 
 
