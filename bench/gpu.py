@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import arguments, numbers, percentiles, report
+from harness import WEIGHTS, arguments, flops, numbers, percentiles, report, ring_config, unavailable
 from numpy.typing import NDArray
 
 from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
@@ -38,7 +38,6 @@ from rtskel.ring import EngineRing
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.synthesize import synthesize
 
-WEIGHTS = Path(__file__).resolve().parents[1] / "engines" / "skeletor-realtime.safetensors"
 JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
 TARGETS = {"batch 1, us": 150.0, "share of the bf16 peak": 0.5}
 
@@ -176,19 +175,14 @@ def limits(cuda: Cuda, weights: str) -> dict[str, float]:
     if importlib.util.find_spec("torch") is None:
         return found
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from rtskel.model import load_weights
 
     model = load_weights(weights)
-    with NullEngine(window=model.config.window) as engine:
-        positions = bank_of(engine, 1).config.positions
-    x = torch.zeros(1, model.config.window, JOINTS, 3)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(x, torch.zeros(x.shape[:3], dtype=torch.bool), torch.from_numpy(positions))
-    found["FLOPs a window"] = counter.get_total_flops()
+    window, positions = model.config.window, ring_config(model.config.window, [LOOKAHEAD], RADIUS).positions
+    found["FLOPs a window"] = flops(model, positions)
     found["bytes of weights"] = 2.0 * sum(parameter.numel() for parameter in model.parameters())
-    found["bytes a window"] = float(x.numel() * 4 + x.numel() // 3 + len(positions) * JOINTS * 12)
+    found["bytes a window"] = float(window * JOINTS * (12 + 1) + len(positions) * JOINTS * 12)
     if torch.cuda.is_available():
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         for run in range(13):
@@ -221,8 +215,7 @@ def torch_graphs(weights: str, batches: list[int], runs: int) -> dict[str, Any]:
 
     model = load_weights(weights).cuda().eval()
     model.trunk.to(torch.bfloat16)
-    with NullEngine(window=model.config.window) as engine:
-        positions = torch.from_numpy(bank_of(engine, 1).config.positions).cuda()
+    positions = torch.from_numpy(ring_config(model.config.window, [LOOKAHEAD], RADIUS).positions).cuda()
     found = {}
     for batch in batches:
         host = torch.randn(batch, model.config.window, JOINTS, 3).pin_memory()
@@ -278,15 +271,24 @@ def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | Engine
     return found
 
 
-def attempt(measured: dict[str, Any], name: str, measure: Callable[[], Any]) -> None:
-    """Keeps what a measurement finds or, where it does not run here, why: that is a result too, not the end."""
+def attempt(measured: dict[str, Any], name: str, measure: Callable[..., Any], *given: Any) -> None:
+    """Keeps what a measurement finds or, where it does not run here, why."""
     try:
-        measured[name] = measure()
+        measured[name] = measure(*given)
     except Exception as error:
-        measured[name] = {"unavailable": " ".join(str(error).split())[:300] or type(error).__name__}
+        measured[name] = unavailable(error)
 
 
-def of_engine(open_it: Callable[[int], Engine], limit: dict[str, float], options: Namespace) -> dict[str, Any]:
+Opener = Callable[[int], Engine]
+"""Opens an engine for batches up to some size."""
+
+
+def opener(plan: str, rings: bool) -> Opener:
+    """Of a plan, with rings on the GPU or on the host."""
+    return lambda batch: open_engine(plan, max_batch=batch, rings=rings)
+
+
+def of_engine(open_it: Opener, limit: dict[str, float], options: Namespace) -> dict[str, Any]:
     """Latency of one stream, and throughput by batch."""
     found: dict[str, Any] = {}
     with open_it(1) as engine:
@@ -304,46 +306,34 @@ def run(cuda: Cuda, options: Namespace) -> dict[str, Any]:
     limit: dict[str, float] = {}
     attempt(measured, "limits", lambda: limit.update(limits(cuda, options.weights)) or limit)
 
-    def right(one: Callable[[int], Engine], other: Callable[[int], Engine]) -> dict[str, Any]:
+    def right(one: Opener, other: Opener) -> dict[str, Any]:
         with one(4) as a, other(4) as b:
             return difference(a, b, 3, 60)
 
     def null(batch: int) -> Engine:
         return NullEngine(window=WINDOW, max_batch=batch)
 
-    attempt(measured, "rings on the GPU against the host's, a network that copies", lambda: right(Copying, null))
-    attempt(measured, "rings on the GPU, a network that copies", lambda: of_engine(Copying, {}, options))
+    def reference(batch: int) -> Engine:
+        return open_engine(options.weights, max_batch=batch)
+
+    attempt(measured, "rings on the GPU against the host's, a network that copies", right, Copying, null)
+    attempt(measured, "rings on the GPU, a network that copies", of_engine, Copying, {}, options)
     with tempfile.TemporaryDirectory() as folder:
         built: dict[str, Any] = {}
-        attempt(built, "plans", lambda: plans(Path(folder), options, cuda.capability))
+        attempt(built, "plans", plans, Path(folder), options, cuda.capability)
         if "unavailable" in built["plans"]:
             return measured | built
         for name, path in built["plans"].items():
             if isinstance(path, EngineError):
-                measured[name] = {"unavailable": str(path)}
+                measured[name] = unavailable(path)
                 continue
-
-            def opened(batch: int, rings: bool, path: str = path) -> Engine:
-                return open_engine(path, max_batch=batch, rings=rings)
-
-            def on_gpu(batch: int, opened: Callable[..., Engine] = opened) -> Engine:
-                return opened(batch, True)
-
-            def on_host(batch: int, opened: Callable[..., Engine] = opened) -> Engine:
-                return opened(batch, False)
-
-            def reference(batch: int) -> Engine:
-                return open_engine(options.weights, max_batch=batch)
-
-            attempt(measured, f"{name}: rings on the GPU against the host's", lambda: right(on_gpu, on_host))
-            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", lambda: right(on_gpu, reference))
-            attempt(measured, f"{name}: rings on the GPU", lambda: of_engine(on_gpu, limit, options))
-            attempt(measured, f"{name}: rings on the host", lambda: of_engine(on_host, limit, options))
-    attempt(
-        measured,
-        "PyTorch with CUDA graphs, us a run from windows to predictions",
-        lambda: torch_graphs(options.weights, [1, *options.batches], options.frames),
-    )
+            on_gpu, on_host = opener(path, True), opener(path, False)
+            attempt(measured, f"{name}: rings on the GPU against the host's", right, on_gpu, on_host)
+            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", right, on_gpu, reference)
+            attempt(measured, f"{name}: rings on the GPU", of_engine, on_gpu, limit, options)
+            attempt(measured, f"{name}: rings on the host", of_engine, on_host, limit, options)
+    name, sizes = "PyTorch with CUDA graphs, us a run from windows to predictions", [1, *options.batches]
+    attempt(measured, name, torch_graphs, options.weights, sizes, options.frames)
     return measured
 
 

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from rtskel.engine.files import PlanHeader, write_plan
+from rtskel.skeleton import UPPER_BODY_50
 
 KERNELS = Path(__file__).resolve().parents[1] / "engines" / "native" / "device.cu"
 
@@ -503,6 +504,13 @@ def fake_tensorrt(cuda, *, rtx, runs=True, capturable=True):
 def fake_plan(window=12, joints=50, max_batch=16, selects=True):
     """Plan bytes that the fake modules run; without `selects`, one as it was built before plans knew positions."""
     return json.dumps({"window": window, "joints": joints, "max_batch": max_batch, "selects": selects}).encode()
+
+
+def fake_metadata(window=12, joints=50):
+    """What a model of that size says of itself."""
+    said = {"format": "1", "name": "tiny", "window": window, "joints": joints, "skeleton": UPPER_BODY_50.id}
+    said |= {"preset": "custom", "precision": "fp32", "weights_hash": "0" * 64}
+    return {f"rtskel.{key}": str(value) for key, value in said.items()}
 
 
 def write_fake_plan(path, metadata, module="tensorrt", plan=None, **changes):

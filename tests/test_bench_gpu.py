@@ -10,6 +10,8 @@ import gpu as bench
 import pytest
 
 from rtskel.engine.base import NullEngine
+from rtskel.errors import EngineError
+from tests.fake_gpu import fake_metadata, write_fake_plan
 
 
 @pytest.mark.usefixtures("without_a_gpu")
@@ -38,6 +40,24 @@ def test_a_network_that_copies(gpu_with_kernels):
     assert json.dumps(found)
     assert any("p50" in line for line in bench.lines({"copy": found}))
     del ours, found
+    assert cuda._handles == []
+
+
+def test_all_of_it(gpu_with_kernels, tmp_path, monkeypatch):
+    """With a plan that runs and one that does not: each question has an answer, or says why it has none."""
+    cuda = gpu_with_kernels()
+    plan = tmp_path / "tiny.plan"
+    write_fake_plan(plan, fake_metadata())
+    monkeypatch.setattr(bench, "bandwidth", lambda cuda: 1e9)
+    monkeypatch.setattr(bench, "plans", lambda *_: {"this": str(plan), "that": EngineError("not for\nthis GPU")})
+    options = Namespace(weights=str(tmp_path / "absent.safetensors"), batches=[2], frames=12, seconds=0.0)
+    found = bench.run(bench.Cuda("bench/gpu.py", 0), options)
+    assert found["that"] == {"unavailable": "not for this GPU"}
+    assert found["this: rings on the GPU against the host's"]["books equal"]
+    assert found["this: rings on the GPU against the host's"]["xyz"] < 1e-5
+    assert "absent.safetensors" in found["this: against PyTorch in float32 on the CPU"]["unavailable"]
+    for name in ("rings on the GPU, a network that copies", "this: rings on the GPU", "this: rings on the host"):
+        assert found[name]["batch 2"]["windows_per_second"] > 0
     assert cuda._handles == []
 
 
