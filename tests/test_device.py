@@ -12,7 +12,7 @@ from rtskel.engine import device, open_engine
 from rtskel.errors import EngineError
 from rtskel.refine import Refined, Refiner, RefinerBank, refine
 from rtskel.ring import EngineRing, Put
-from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 from tests import contract, fake_gpu
 
 WINDOW, JOINTS = 12, 50
@@ -28,11 +28,8 @@ def opened(gpu_with_kernels, tmp_path):
         if install:
             open_it.cuda = gpu_with_kernels(rtx=options.pop("rtx", False), **options.pop("behaviour", {}))
         plan = fake_gpu.fake_plan(window, JOINTS, 16, selects)
-        metadata = {"format": "1", "name": "tiny", "window": window, "joints": JOINTS, "skeleton": UPPER_BODY_50.id}
-        metadata |= {"preset": "custom", "precision": "fp32", "weights_hash": "0" * 64}
-        metadata = {f"rtskel.{key}": str(value) for key, value in metadata.items()}
         module = "tensorrt_rtx" if hasattr(sys.modules.get("tensorrt_rtx"), "_cuda") else "tensorrt"
-        fake_gpu.write_fake_plan(tmp_path / "tiny.plan", metadata, module, plan)
+        fake_gpu.write_fake_plan(tmp_path / "tiny.plan", fake_gpu.fake_metadata(window, JOINTS), module, plan)
         engine = open_engine(tmp_path / "tiny.plan", max_batch=max_batch, rings=rings, **options)
         engines.append(engine)
         return engine
