@@ -9,8 +9,9 @@ poses in batches; `--people 1` sends and takes every pose in a message of its ow
 The server's CPU time is the operating system's own figure, so that it holds although the three processes share the
 cores; the wall time includes waiting for the other two.
 
-A real engine's batch is the one at which it is fastest alone; its rate is measured again before every round, so that a
-change of the machine meets both. Cases in which a stream would have fewer than 40 frames are left out.
+A real engine's batch is the one at which it is fastest alone; its rate is measured again before every round, and a
+round's share is of that, so that a change of the machine between rounds meets both. Cases in which a stream would have
+fewer than 40 frames are left out.
 
     python bench/throughput.py --save throughput            # about five minutes
     python bench/throughput.py --engine null --streams 1000 --people 1 --rounds 1 --profile profile-server-after
@@ -192,7 +193,7 @@ def run(
     }
 
 
-FIGURES = ("frames_per_second", "wall_us", "cpu_us", "loop_us")
+FIGURES = ("frames_per_second", "share", "wall_us", "cpu_us", "loop_us")
 FEWEST = 40
 """Frames of a stream: with fewer, its beginning and end would be what is measured."""
 
@@ -214,7 +215,8 @@ def measure(engine: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
         for case in cases:  # interleaved, so that a change of the machine's load meets them all
             profile = options.profile if (turn, case) == (options.rounds - 1, cases[-1]) else None
             frames = total // case[0]
-            rounds.append(run(engine, *case, frames, options.lookahead, options.radius, profile))
+            found = run(engine, *case, frames, options.lookahead, options.radius, profile)
+            rounds.append({**found, "share": found["frames_per_second"] / alone[-1]})
 
     bare = statistics.median(alone)
     lines = [
@@ -222,7 +224,7 @@ def measure(engine: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
         "rounds (least to most)",
         f"the engine alone: {bare:.0f} windows a second at its best batch, {best}",
         "us a frame: wall, CPU of the server's threads, CPU of its loop alone",
-        f"{'streams':>8}{'people':>8}{'batch':>7}{'frames/s':>10}{'of bare':>9}{'wall us':>22}{'cpu us':>22}"
+        f"{'streams':>8}{'people':>8}{'batch':>7}{'frames/s':>10}{'of bare':>26}{'wall us':>22}{'cpu us':>22}"
         f"{'loop us':>22}{'lost':>6}",
     ]
     for case in cases:
@@ -230,8 +232,9 @@ def measure(engine: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
         figures = {name: sorted(found[name] for found in of_case) for name in FIGURES}
         middle = {name: statistics.median(values) for name, values in figures.items()}
         line = f"{case[0]:8}{case[1]:8}{case[2]:7}{middle['frames_per_second']:10.0f}"
-        line += f"{middle['frames_per_second'] / bare:9.1%}"
-        for name in FIGURES[1:]:
+        share, least, most = middle["share"], figures["share"][0], figures["share"][-1]
+        line += f"{f'{share:.1%} ({least:.1%} to {most:.1%})':>26}"
+        for name in FIGURES[2:]:
             line += f"{f'{middle[name]:.1f} ({figures[name][0]:.1f} to {figures[name][-1]:.1f})':>22}"
         lines.append(f"{line}{sum(found['poses_lost'] for found in of_case):6}")
     return {"engine": engine, "alone": rates, "alone_by_round": alone, "best_batch": best, "rounds": rounds}, lines

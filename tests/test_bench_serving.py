@@ -1,0 +1,58 @@
+"""The benches of a running server: what they make of what they measure."""
+
+import argparse
+import json
+import sys
+
+import latency
+import pytest
+import throughput
+
+
+def test_shares_are_of_their_own_round(monkeypatch):
+    """The engine alone, then the server, three times: the median of three shares, and their spread."""
+    alone, served = iter([100.0, 100.0, 50.0, 200.0]), iter([90.0, 50.0, 40.0])
+    monkeypatch.setattr(throughput, "bare_engine", lambda engine, batches, *_: dict.fromkeys(batches, next(alone)))
+
+    def run(engine, streams, people, batch, *_):
+        figures = {"frames_per_second": next(served), "wall_us": 1.0, "cpu_us": 1.0, "loop_us": 1.0, "poses_lost": 0}
+        return {"streams": streams, "people": people, "batch": batch, **figures}
+
+    monkeypatch.setattr(throughput, "run", run)
+    options = {
+        "lookahead": [4],
+        "radius": 2,
+        "batch": [8],
+        "streams": [1],
+        "people": [1],
+        "frames": 100,
+        "profile": None,
+    }
+    result, lines = throughput.measure("null", argparse.Namespace(**options, seconds=1.0, rounds=3))
+    assert [found["share"] for found in result["rounds"]] == [0.9, 1.0, 0.2]
+    assert result["alone_by_round"] == [100.0, 50.0, 200.0]
+    assert "90.0% (20.0% to 100.0%)" in lines[-1]
+
+
+def test_what_would_saturate_is_left_out(monkeypatch, capsys):
+    """Above half of what the engine does one at a time the relay with it; above half of all that it can do the case."""
+    figures = dict.fromkeys(latency.COLUMNS, 3.0)
+    found = {
+        "poses_lost": 0,
+        "frames_dropped": 0,
+        "lookaheads": {"0": {"lookahead_ms": 0.0, "ms": dict.fromkeys(("total", *latency.PARTS), figures)}},
+    }
+    monkeypatch.setattr(latency, "bare_engine", lambda *_: {1: 100.0, 16: 1000.0})
+    monkeypatch.setattr(latency, "run", lambda *_: found)
+    monkeypatch.setattr(latency, "run_relay", lambda engine, *_: dict.fromkeys(latency.COLUMNS, 1.0 if engine else 0.5))
+    options = ["--engine", "bundled", "--fps", "25", "--streams", "2,16,256", "--lookahead", "0"]
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", ["latency.py", *options, *more])
+        latency.main()
+    table, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    few, many = json.loads(line)["cases"]
+    assert few["added_ms"]["p50"] == pytest.approx(2.0)
+    assert many["peers_ms"].keys() == {"relay"}
+    assert "added_ms" not in many
+    assert table.count("added to relay+engine") == 1
+    assert "256 streams at 25 fps: left out" in table
