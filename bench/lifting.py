@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def seen(
 
 def bandai(data: Path) -> dict[str, dict[str, float]]:
     """Mean errors in mm by turn and condition, for each stage."""
-    bodies = [(name, body) for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz") if held_out(name)]
+    bodies = [body for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz") if held_out(name)]
     bodies = bodies[:: max(1, len(bodies) // CLIPS)][:CLIPS]
     table = {}
     for turn in TURNS:
@@ -134,7 +133,7 @@ def bandai(data: Path) -> dict[str, dict[str, float]]:
             random = np.random.default_rng(0)
             found: dict[str, list[Array]] = {}
             truth = []
-            for _, body in bodies:
+            for body in bodies:
                 xyz, xy, sure, scale = seen(body.astype(np.float64) * MM_PER_UNIT, turn, noise, missing, random)
                 truth.append(centred(xyz))
                 placed = lift(xy, sure, fps=30, config=LiftConfig(iterations=0))
@@ -143,9 +142,7 @@ def bandai(data: Path) -> dict[str, dict[str, float]]:
                 stages = {
                     "flat": np.concatenate([filled, 0 * filled[..., :1]], axis=-1),
                     "placed": placed.xyz,
-                    "lifted without typical depths": lift(
-                        xy, sure, fps=30, config=replace(LiftConfig(), depth=0.0)
-                    ).xyz,
+                    "lifted without typical depths": lift(xy, sure, fps=30, config=LiftConfig(depth=0.0)).xyz,
                     "lifted": lift(xy, sure, fps=30).xyz,
                     **{f"live {n}": live(xy, sure, 30, n).xyz for n in LOOKAHEADS},
                 }

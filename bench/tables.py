@@ -6,7 +6,8 @@ What is scaled down: the network (the paper states 8 layers and no other size) a
 instead of 300,000; the learning rate is higher for it. No model is chosen by its score: the last weights count, so that
 PHOENIX14T dev, which they never saw, stands for the paper's test set. `dev` is the error of single windows there, as a
 training loop validates; `test` that of refinement offline, windows averaged as in the paper, by sequence. The paper
-does not state its unit: compare shapes (each table also relative to its middle row), not values.
+does not state its unit: compare shapes (each table also relative to its middle row), not values. What is kept,
+bench/results/tables.json, holds `--recipes paper` only.
 """
 
 from __future__ import annotations
