@@ -26,7 +26,7 @@ A window in which no joint is known predicts nothing and takes no part; where th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +60,9 @@ class WindowEngine(Protocol):
         """Canonical windows [B, W, J, 3] and which joints are missing [B, W, J] to predictions [B, P, J, 3] of the
         frames at `positions` [P] of each window.
         """
+
+    def ring(self, config: RingConfig, /) -> EngineRing | None:
+        """A ring beside the network; None where rings are the caller's."""
 
 
 class RefinerBank:
@@ -116,11 +119,10 @@ class RefinerBank:
                 f"engine has {self.joints} joints, its skeleton {engine.info.skeleton_id!r} has "
                 f"{self.config.skeleton.joints}"
             )
-        ring: Callable[[RingConfig], EngineRing | None] = getattr(engine, "ring", lambda config: None)
-        self._ring: EngineRing | NativeRing | NumpyRing = ring(self.config) or (NativeRing if native else NumpyRing)(
-            self.config
-        )
-        room = 0 if isinstance(self._ring, EngineRing) else engine.max_batch  # whose windows never come here
+        self._ring: EngineRing | NativeRing | NumpyRing = engine.ring(self.config) or (
+            NativeRing if native else NumpyRing
+        )(self.config)
+        room = 0 if self.on_device else engine.max_batch
         self._x = np.zeros((room, self.window, self.joints, 3), np.float32)
         self._missing = np.zeros((room, self.window, self.joints), np.bool_)
         self._positions = self.config.positions
@@ -135,6 +137,11 @@ class RefinerBank:
     def radius(self) -> int:
         """r: 2r + 1 windows are averaged."""
         return self.config.radius
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the engine keeps the rings, and windows never pass through `WindowEngine.run`."""
+        return isinstance(self._ring, EngineRing)
 
     @property
     def frontier(self) -> NDArray[np.int64]:
@@ -250,9 +257,8 @@ class RefinerBank:
         For who cannot keep up, so that the newest frames come first. Not for streams that have ended.
         """
         streams = self._rows(stream)
-        hop = self.config.hop
-        frontier, first = self._ring.frontier[streams], self._ring.next[streams]
-        window = np.maximum(first, frontier - (frontier + 1) % hop - hop + 1)
+        first = self._ring.next[streams]
+        window = np.maximum(first, self.config.whole_hops(self._ring.frontier[streams]) - self.config.hop + 1)
         reach = np.array([self.config.reach(lookahead) for lookahead in self.config.lookaheads])[:, None]
         out = Refined.empty(int(np.maximum(window - np.maximum(first, reach), 0).sum()), self.joints)
         self._ring.skip(streams, window, out)

@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ What follows a lost frame says most about it. With 15% of the frames lost, the s
 falls to a fifth with the first frame of lookahead, by a quarter of that with the second, and by nothing after that:
 averaging the earlier predictions in costs more than it steadies.
 """
+
+
+_Slots = TypeVar("_Slots", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,10 @@ class RingConfig:
         central = min(lookahead, self.window // 2)
         unsettled = min(lookahead, UNSETTLED, self.window // 2 - self.radius)
         return self.reach(lookahead) - max(central - self.radius, unsettled) + 1
+
+    def whole_hops(self, frontier: _Slots) -> _Slots:
+        """The last window that may run, of a stream that goes on, when everything has come up to that slot."""
+        return frontier - (frontier + 1) % self.hop
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -277,7 +284,7 @@ class Books:
         """The windows that can run now, in order: those to repeat, then new ones up to the last whole hop within the
         frontier, or up to the end of the padded tail.
         """
-        limit = st.frontier - (st.frontier + 1) % self.config.hop
+        limit = self.config.whole_hops(st.frontier)
         if st.ended and st.last >= 0:
             limit = st.last + max(self._reach)
         first = st.next
@@ -563,7 +570,7 @@ class NativeRing:
             positions=config.positions.tolist(),
             parents=list(skeleton.parents),
             bone_length=list(skeleton.bone_length),
-            steady=[j in steady_bones(skeleton) for j in range(skeleton.joints)],
+            steady=steady_bones(skeleton),
             neck=NECK,
             right_shoulder=RIGHT_SHOULDER,
             left_shoulder=LEFT_SHOULDER,

@@ -325,7 +325,8 @@ class Server:
                 return
 
     def _step(self) -> None:
-        self._table.run(self._deliver, self._clock, self._engine_times, crowded=self._room() <= 0)
+        times = None if self._table.bank.on_device else self._engine_times
+        self._table.run(self._deliver, self._clock, times, crowded=self._room() <= 0)
         self._tell()
 
     def _deliver(self, emission: Emission) -> None:
@@ -645,7 +646,10 @@ _UNKNOWN = -1
 
 
 class _WatchedEngine:
-    """The engine, its last call timed; where it fails, its input is the answer and `error` says why."""
+    """The engine, its last call timed; where it fails, its input is the answer and `error` says why.
+
+    Rings that the engine keeps are its own: where those fail, there are no frames left to answer with.
+    """
 
     def __init__(self, engine: Engine, clock: Callable[[], int]) -> None:
         self._inner = engine
@@ -654,6 +658,7 @@ class _WatchedEngine:
         self.joints = engine.joints
         self.max_batch = engine.max_batch
         self.info = engine.info
+        self.ring = engine.ring
         self.started = self.ended = 0
         self.error = ""
 

@@ -14,6 +14,7 @@ from rtskel.refine import Refined, Refiner, RefinerBank, refine
 from rtskel.ring import EngineRing, Put
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 from tests import contract, fake_gpu
+from tests.test_serve import Reader, publisher, serving
 
 WINDOW, JOINTS = 12, 50
 FIELDS = ("stream", "slot", "lookahead", "xyz", "sigma", "confidence", "windows", "flags")
@@ -59,7 +60,6 @@ def test_arguments_are_laid_out_as_the_kernels_read_them(kernels):
         body = source.split(f"struct {structure} {{")[1].split("};")[0]
         text = " ".join(line.split("//")[0] for line in body.splitlines())
         names = [name.split()[-1].strip("* ") for part in text.split(";") for name in part.split(",") if name.strip()]
-        names = ["positions" if name == "asked" and structure == "Step" else name for name in names]
         assert names == [name for name, *_ in arguments._fields_]
 
 
@@ -210,6 +210,52 @@ def test_a_step_that_fails_changes_nothing(opened):
     del cuda.cudaGraphLaunch
     assert bank.pending == 1
     assert len(bank.step()) == 1
+
+
+def test_what_is_let_go_while_a_graph_is_captured_is_freed_behind_it(opened):
+    engine = opened(warm_up=False)
+    cuda, frees = opened.cuda, []
+    bank, end = RefinerBank(engine, lookahead=0), cuda.cudaStreamEndCapture
+    turns = [bank._ring._aside.turns[0]]
+
+    def ending(stream):
+        turns.clear()  # as when the collector finds an old ring just now
+        frees.append(sum(name == "cudaFreeHost" for name, _ in cuda._calls))
+        return end(stream)
+
+    del bank
+    gc.collect()
+    cuda.cudaStreamEndCapture = ending
+    before = sum(name == "cudaFreeHost" for name, _ in cuda._calls)
+    engine.lane(2, 1)
+    assert frees == [before]
+    assert sum(name == "cudaFreeHost" for name, _ in cuda._calls) == before + 2
+
+
+def test_a_server_uses_them(opened):
+    xyz = contract.sequence(40, missing=0)[0]
+    want = refine(xyz, engine=opened(rings=False), lookahead=4)
+    with serving(opened(), config={"lookaheads": (4,)}) as server, Reader(server) as reader:
+        assert server._table.bank.on_device
+        with publisher(server) as sender:
+            for n in range(40):
+                sender.send(xyz[n], seq=n, block=True)
+            sender.end()
+            reader.until_ended()
+        poses = reader.select("a", 4)
+        assert [pose.seq for pose in poses] == list(range(40))
+        np.testing.assert_allclose([pose.xyz for pose in poses], want, atol=1e-5)
+        assert all(pose.receive_ns <= pose.infer_start_ns <= pose.infer_end_ns <= pose.publish_ns for pose in poses)
+
+
+def test_a_server_whose_gpu_fails_says_so_and_ends(opened):
+    def one_frame():
+        with serving(opened()) as server, publisher(server) as sender:
+            opened.cuda.cudaGraphLaunch = lambda executable, stream: (fake_gpu.INVALID,)
+            sender.send(contract.sequence(1)[0][0], seq=0)
+
+    with pytest.raises(AssertionError, match="cudaGraphLaunch failed"):
+        one_frame()
 
 
 @pytest.mark.parametrize(

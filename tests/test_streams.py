@@ -41,6 +41,9 @@ class BlendEngine:
         flat = (x + np.float32(0.05) * missing[..., None]).reshape(len(x), self.window, -1)
         return (x + np.tanh(self._time @ flat + self._place).reshape(x.shape))[:, positions]
 
+    def ring(self, config: object) -> None:
+        return None
+
 
 def recording(frames: int, seed: int = 0) -> np.ndarray:
     """Something that moves: [frames, 50, 3] float32."""

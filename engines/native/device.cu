@@ -24,7 +24,7 @@ using Index = std::int64_t;
 
 struct Ring {  // mirrored by rtskel.engine.device.RingArguments: fields of 8 bytes, in this order
     Index window, joints, capacity, most_windows, positions, answers;  // answers: positions that the network answers for
-    Index lookaheads, steady, neck, right_shoulder, left_shoulder;
+    Index steady, neck, right_shoulder, left_shoulder;
     double min_confidence, shoulder_width, far, disagree;
     const Index* parents;         // [J] -1: none
     const double* bone_length;    // [J]
@@ -58,7 +58,7 @@ struct Step {  // mirrored by rtskel.engine.device.StepArguments
     const Index* row_lookahead;  // [M] index of the lookahead
     float* x;                    // [B, W, J, 3]
     bool* missing;               // [B, W, J]
-    Index* asked;                // [answers], or null where the network answers for all
+    Index* positions;            // [answers], or null where the network answers for all
     const float* y;              // [B, answers, J, 3]
     float* origin;               // [B, 3]
     float* scale;                // [B]
@@ -153,7 +153,7 @@ FUNCTION inline float middle(const Shared& shared, int which) { return 0.5f * sh
 BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const Step& step, Index b, Shared& shared, Index* here,
                                   float* values) {
     if (b >= step.counts[1]) return;
-    if (b == 0 && step.asked) block.each(ring.answers, [&](Index k) { step.asked[k] = ring.asked[k]; });
+    if (b == 0 && step.positions) block.each(ring.answers, [&](Index k) { step.positions[k] = ring.asked[k]; });
     const float nan = NAN;
     const Index s = step.stream[b], base = step.base[b], w = ring.window, joints = ring.joints;
     block.each(w, [&](Index t) {

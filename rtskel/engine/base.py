@@ -12,13 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import EngineError
 from rtskel.skeleton import SKELETONS, UPPER_BODY_50
+
+if TYPE_CHECKING:
+    from rtskel.ring import EngineRing, RingConfig
 
 FORMAT = "1"
 """Value of `rtskel.format` in the files that this version writes and reads."""
@@ -163,6 +166,10 @@ class Engine(ABC):
         else:
             self._check_positions(positions)
         return self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing), np.ascontiguousarray(positions))
+
+    def ring(self, config: RingConfig) -> EngineRing | None:
+        """A ring beside the network, for who refines with this engine; None (as here) where rings are the caller's."""
+        return None
 
     def close(self) -> None:
         """Releases what the engine holds; `run` raises from now on. Closing twice is allowed."""

@@ -40,7 +40,7 @@ SHARED_BYTES = 47 << 10
 NEVER = np.iinfo(np.int64).max
 
 RING = (
-    *("window", "joints", "capacity", "most_windows", "positions", "answers", "lookaheads", "steady"),
+    *("window", "joints", "capacity", "most_windows", "positions", "answers", "steady"),
     *("neck", "right_shoulder", "left_shoulder"),
 )
 LIMITS = ("min_confidence", "shoulder_width", "far", "disagree")
@@ -228,7 +228,7 @@ class DeviceRing(EngineRing):
             "predicted": ((s, m, wanted, joints, 3), np.float32),
         }
         self._arguments = RingArguments(
-            *(config.window, joints, c, m, wanted, answers, len(config.lookaheads), len(bones)),
+            *(config.window, joints, c, m, wanted, answers, len(bones)),
             *(NECK, RIGHT_SHOULDER, LEFT_SHOULDER, config.min_confidence, SHOULDER_WIDTH, FAR, DISAGREE),
         )
         parts: Parts = {name: (table.shape, table.dtype.type) for name, table in tables.items()}

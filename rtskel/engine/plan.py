@@ -113,10 +113,10 @@ class PlanEngine(Engine):
         from rtskel.engine.device import DeviceRing, load_kernels  # which need this module
 
         self._ring_memory.append(memory := RingMemory(self.cuda))
-        if not self.kernels:
-            self.kernels = load_kernels(self.cuda, memory)
-            self._ring_memory.append(memory := RingMemory(self.cuda))
         try:
+            if not self.kernels:
+                self.kernels = load_kernels(self.cuda, memory)
+                self._ring_memory.append(memory := RingMemory(self.cuda))
             ring = DeviceRing(self, config, memory)
         except BaseException:
             memory.abandon()
@@ -168,7 +168,7 @@ class PlanEngine(Engine):
         """What runs batches of up to `batch` windows for up to `wanted` positions; made on first use."""
         size = batch, wanted
         if size not in self._lanes:
-            lane = _Lane(self.cuda, self._context(), batch, self.window, self.joints, wanted if self.selects else 0)
+            lane = _Lane(self.cuda, self._context(), batch, self.window, self.joints, wanted)
             try:
                 for name, shape, address in lane.tensors():
                     if shape is not None and not lane.context.set_input_shape(name, shape):
@@ -219,8 +219,9 @@ class PlanEngine(Engine):
             return None
         # Other threads may go on using CUDA meanwhile (thread-local mode).
         mode = cuda.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        cuda.call("cudaStreamBeginCapture", self.stream, mode)
         graph, failure = None, ""
+        cuda.call("cudaStreamBeginCapture", self.stream, mode)
+        cuda.capturing = True
         try:
             enqueue()
         except EngineError as error:
@@ -230,6 +231,8 @@ class PlanEngine(Engine):
                 graph = cuda.call("cudaStreamEndCapture", self.stream)
             except EngineError as error:
                 failure = failure or str(error)
+            cuda.capturing = False
+            cuda.free_host()
         try:
             if failure:
                 self._no_graphs(failure)
@@ -282,7 +285,7 @@ class PlanEngine(Engine):
             cuda.use()
             if self.stream is not None:
                 self.wait()
-        for memory in self._ring_memory:
+        for memory in reversed(self._ring_memory):  # the kernels were the first
             memory.release()
         self._ring_memory.clear()
         self.kernels = {}
@@ -412,6 +415,8 @@ class Cuda:
 
     def __init__(self, path: str, device: int) -> None:
         self.path, self.device = path, device
+        self.capturing = False
+        self._unused: list[int] = []
         try:
             self.api: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError:
@@ -450,6 +455,12 @@ class Cuda:
         """Puts a copy of `count` bytes to page-locked host memory on a stream."""
         self.call("cudaMemcpyAsync", host, device, count, self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost, stream)
 
+    def free_host(self, *addresses: int) -> None:
+        """Frees page-locked host memory, once no graph is being captured; nothing may be freed meanwhile."""
+        self._unused += addresses
+        while self._unused and not self.capturing:
+            self.api.cudaFreeHost(self._unused.pop())
+
     @functools.cached_property
     def driver(self) -> Any:
         """The CUDA driver's own interface, which launches kernels."""
@@ -475,7 +486,7 @@ class _Pinned:
         address = int(cuda.call("cudaMallocHost", size))
         self.__array_interface__ = {"shape": (size,), "typestr": "|u1", "data": (address, False), "version": 3}
         # At exit the process frees it, and the CUDA runtime may be gone before this is.
-        weakref.finalize(self, cuda.api.cudaFreeHost, address).atexit = False
+        weakref.finalize(self, cuda.free_host, address).atexit = False
 
 
 def pinned(cuda: Cuda, size: int) -> NDArray[np.uint8]:
