@@ -106,8 +106,8 @@ class ArrivalClock:
         self._newest_time[place] = time
         claimed = self._claimed[place]
         period = np.where(pace > PACE_TOLERANCE * claimed, pace, claimed)
-        if (period != self._period[place]).any():
-            self._turn(place, complete)
+        if (changed := period != self._period[place]).any():
+            self._turn(place[changed], complete[changed])
             self._period[place] = period
 
     def _turn(self, place: Places, slot: Slots) -> None:

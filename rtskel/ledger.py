@@ -25,7 +25,7 @@ class Ledger:
 
     Args:
         places: how many.
-        ring: how many slots are remembered of each, a power of two.
+        ring: how many slots are remembered of each.
         native: in C++, or in numpy.
 
     Attributes:
@@ -46,7 +46,6 @@ class Ledger:
     """
 
     def __init__(self, places: int, ring: int, *, native: bool = True) -> None:
-        assert ring & (ring - 1) == 0, "a power of two"
         self.arrival = ArrivalClock(places)
         self.live = np.zeros(places, np.bool_)
         self.until = np.full(places, math.inf)

@@ -15,7 +15,8 @@ What a user can rely on, for a stream of `fps` frames a second:
   `rtskel.arrival`. A wrong fps, a drifting clock or a replay at another speed shifts what is due instead of
   making every frame late.
 - *Deadline.* A slot that has not come at `due + slack` counts as missing, so slot i at lookahead L is computed
-  no later than `due(i) + L / fps + slack`, and 2D streams by the lookahead of their lifting later. While nothing is
+  no later than `due(i) + L / fps + slack`, with a hop of h up to h - 1 frames later, and 2D streams by the lookahead
+  of their lifting. While nothing is
   missing, nothing waits for a deadline. The default slack of 50 ms is more than one frame at 25 fps and three at 60:
   an estimator's usual jitter stays below it, and a dropped frame delays nothing by more than that. Frames that are
   shuffled by less than the slack come out as if they had not been.
@@ -143,8 +144,8 @@ class _Stream:
     __slots__ = (
         *("_heard", "_newest", "axes", "base", "books", "clock", "closed_time", "closing", "dims", "end_slot", "ended"),
         *("epoch", "evict", "fast", "first", "first_time", "fps", "held", "index", "last", "like", "lossless"),
-        *("mirrored", "name", "next_number", "origin", "out", "past", "period", "restart", "skeleton", "state"),
-        *("time_zero", "timed", "waiting"),
+        *("mirrored", "name", "next_number", "origin", "out", "past", "period", "restart", "state", "time_zero"),
+        *("timed", "waiting"),
     )
 
     def __init__(self, name: str, books: Ledger) -> None:
@@ -170,7 +171,7 @@ class _Stream:
         self.like: RawPose | None = None  # a message like all others, but for seq, time_ns and arrays
         self.fps = 0.0
         self.period = 0.0  # ns a slot, as claimed
-        self.clock = self.skeleton = self.axes = ""
+        self.clock = self.axes = ""
         self.mirrored = self.lossless = False
         self.dims = 3
         self.timed = False  # slots come from timestamps
@@ -181,6 +182,11 @@ class _Stream:
         self.first_time = 0
         self.end_slot = -1  # last slot, once StreamEnd said so
         self.last = -1  # last slot, once closed
+
+    @property
+    def plain(self) -> bool:
+        """Whether frames are numbered and nothing has to be decided before the next."""
+        return self.state is _State.OPEN and not self.timed and not self.waiting and self.held is None
 
     @property
     def newest(self) -> int:
@@ -313,7 +319,7 @@ class StreamTable(Generic[Out]):
         self._slack = config.slack_s * SECOND
         self._idle = round(config.idle_s * SECOND)
         self._behind = config.behind_s * SECOND
-        self._look_at = 0.0  # when to see again who is behind
+        self._look_at = 0.0 if self._behind < _NEVER else _NEVER  # when to see again who is behind
         self._hurried = False  # windows were left out, and the engine has not been done with all since
         self._reach = {lookahead: bank.config.reach(lookahead) for lookahead in bank.lookaheads}
         self._furthest = max(self._reach.values())
@@ -331,7 +337,7 @@ class StreamTable(Generic[Out]):
         self._place: list[_Stream | None] = [None] * places
         self._free = list(range(places))  # a heap: low places first, so that loops over the used ones stay short
         self._used = 0  # places from here up are free
-        self._books = Ledger(places, 1 << (bank.config.ahead + self._furthest + 2).bit_length(), native=native)
+        self._books = Ledger(places, bank.config.ahead + self._furthest + 3, native=native)
         self._arrival = self._books.arrival
         self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
         self._reader = RawReader(bank.joints, native=native)
@@ -628,7 +634,7 @@ class StreamTable(Generic[Out]):
         assert stream.held is not None
         number = stream.number(stream.held[0])
         stream.held = None
-        stream.fast = stream.state is _State.OPEN and not stream.timed and not stream.waiting
+        stream.fast = stream.plain
         self._books.until[stream.index] = _NEVER
         detail = f"frame {number} of stream {stream.name} follows {stream.origin + stream.newest}: dropped"
         self.offend(stream.name, "jump", detail, now)
@@ -718,12 +724,12 @@ class StreamTable(Generic[Out]):
         stream.first = slot
         stream.first_time = msg.time_ns
         stream.fps, stream.period = msg.fps, SECOND / msg.fps
-        stream.clock, stream.skeleton, stream.axes, stream.mirrored = msg.clock, msg.skeleton, msg.axes, msg.mirrored
+        stream.clock, stream.axes, stream.mirrored = msg.clock, msg.axes, msg.mirrored
         stream.lossless, stream.dims = msg.lossless, msg.dims
         stream.restart = stream.held = None
         stream.ended = stream.evict = False
         stream.state = _State.OPEN
-        stream.fast = not stream.timed and not stream.waiting
+        stream.fast = stream.plain
 
         books, place = self._books, heapq.heappop(self._free)
         stream.index = place
@@ -864,15 +870,16 @@ class StreamTable(Generic[Out]):
         message: Callable[[int], RawPose],
     ) -> None:
         """Give the bank accepted frames [M], and let their arrival set the clocks. `message` gives that of a row."""
-        if not finite:
-            self._count_nonfinite(place, read, xyz, confidence, message)
-        if len(self._views) > 1:
-            view = self._books.view[place]
+        canonical = xyz
+        if len(self._views) > 1 and (view := self._books.view[place]).any():
+            canonical = xyz.copy()  # frames that have to wait come again as they are
             for code in np.unique(view[view > 0]).tolist():
-                xyz[view == code] = to_canonical(xyz[view == code], *self._views[code])
+                canonical[view == code] = to_canonical(xyz[view == code], *self._views[code])
 
         before = self.bank.frontier[place]
-        status = self.bank.put(place, slot, xyz, confidence)
+        status = self.bank.put(place, slot, canonical, confidence)
+        if not finite:
+            self._count_nonfinite(place, read, xyz, confidence, message, status != Put.AHEAD)
         if status.any():
             self._sort_out(place, read, status, message)
         self._books.came(place, slot, read, captured, before, status, self.bank.frontier)
@@ -884,8 +891,9 @@ class StreamTable(Generic[Out]):
         xyz: NDArray[np.float32],
         confidence: NDArray[np.float32],
         message: Callable[[int], RawPose],
+        settled: NDArray[np.bool_],
     ) -> None:
-        bad = ~(np.isfinite(xyz).all(axis=2) & np.isfinite(confidence))
+        bad = ~(np.isfinite(xyz).all(axis=2) & np.isfinite(confidence)) & settled[:, None]
         for row in np.flatnonzero(bad.any(axis=1)).tolist():
             stream = self._at(place[row])
             which = f"frame {stream.number(message(row))} of stream {stream.name}"
@@ -1037,7 +1045,7 @@ class StreamTable(Generic[Out]):
                 taken = True
             if not stream.waiting:
                 del self._blocked[stream.name]
-                stream.fast = stream.state is _State.OPEN and not stream.timed and stream.held is None
+                stream.fast = stream.plain
                 if self._stopping:
                     self._stop(stream, stream.heard)
         self._put()
@@ -1052,7 +1060,8 @@ class StreamTable(Generic[Out]):
 
     def _take_in_reach(self, stream: _Stream, room: int) -> bool:
         """Take waiting frames below slot `room`, though others wait before them: the engine may be waiting for one."""
-        if self.bank.next_window[stream.index] <= self.bank.refinable[stream.index]:
+        refinable = self.bank.config.whole_hops(int(self.bank.refinable[stream.index]))
+        if self.bank.next_window[stream.index] <= refinable:
             return False  # it has other work, and order is kept
         within = [slot < room for slot in self._waiting_slots(stream)]
         rest = deque(stream.waiting)
@@ -1127,7 +1136,7 @@ class StreamTable(Generic[Out]):
 
     def _leave_out(self, now: int, behind: float) -> Refined | None:
         """Of live streams whose next window has waited for that long, the newest first: what older ones complete."""
-        self._look_at = now + _LOOK_EVERY if self._behind < _NEVER else _NEVER
+        self._look_at = now + _LOOK_EVERY
         places = self._books.behind(self._used, self.bank.next_window, self.bank.refinable, now - behind)
         if not len(places):
             return None
@@ -1193,7 +1202,7 @@ class StreamTable(Generic[Out]):
             clock=CLOCK,
             windows=0,
             flags=Flag(0),
-            skeleton=stream.skeleton,
+            skeleton=self._skeleton,
             model=self._model,
             axes=stream.axes,
             mirrored=stream.mirrored,

@@ -189,6 +189,11 @@ def test_nothing_is_left_out_where_that_is_ruled_out():
     assert not rig.table.counts
     assert rig.engine.ran == 4 * (60 + 4)
 
+    rig = Rig(engine=BlendEngine(max_batch=1), slack_s=60.0, behind_s=float("inf"))
+    rig.table.feed([(frame(n), rig.now) for n in range(10)])
+    list(rig.table.step(lambda: rig.now + MS, crowded=True))
+    assert not rig.table.counts
+
 
 def test_where_no_more_can_wait_the_newest_come_first_at_once():
     rig = Rig(engine=BlendEngine(max_batch=1), slack_s=60.0, behind_s=60.0)

@@ -12,10 +12,12 @@ import pytest
 
 from rtskel.bulk import RawReader
 from rtskel.errors import WireError
+from rtskel.refine import refine
+from rtskel.skeleton import from_canonical
 from rtskel.wire import MAX_COUNT, RawBatch, RawPose, StreamEnd, encode
 from tests import test_streams
 from tests.test_streams import *  # noqa: F403 (its tests are run here too)
-from tests.test_streams import JOINTS, PERIOD, Rig, check_equal, end, frame, on_time
+from tests.test_streams import CLIP, JOINTS, PERIOD, BlendEngine, Rig, check_equal, end, frame, on_time
 
 READ = Counter()
 """How many frames were read in bulk, and how many messages one by one."""
@@ -34,10 +36,15 @@ def parts(message) -> tuple[bytes, bytes]:
         return topic, msgpack.packb(msgpack.unpackb(body) | arrays)
 
 
-def send_bytes(self: Rig, *messages) -> Rig:
+def receive(self: Rig, *messages) -> Rig:
+    """As `Rig.send`, but the engine does not run."""
     topics, bodies = map(list, zip(*map(parts, messages), strict=True))
     self.table.receive(topics, bodies, [self.now] * len(messages), lambda k, why: pytest.fail(why))
-    self._work()
+    return self
+
+
+def send_bytes(self: Rig, *messages) -> Rig:
+    receive(self, *messages)._work()
     return self
 
 
@@ -65,6 +72,20 @@ def test_nearly_all_frames_are_read_in_bulk():
     READ.clear()
     check_equal(Rig().play([*on_time(range(50)), (50 * PERIOD, end(50))]), range(50), 50)
     assert READ == {"bulk": 48, "alone": 3}
+
+
+def test_frames_too_early_for_the_ring_are_turned_once_and_told_once():
+    lost = CLIP[:40].copy()
+    lost[35, 7] = np.nan
+    view = {"axes": "RUA", "mirrored": True}
+    seen = [frame(n, xyz=from_canonical(pose, "RUA", True), **view) for n, pose in enumerate(lost)]
+    rig = Rig(ahead=26).send(seen[0]).send(seen[1])
+    receive(rig, *seen[2:20])
+    receive(rig, *seen[20:])._work()
+    rig.stop()
+    want = refine(lost, engine=BlendEngine(), lookahead=4)
+    np.testing.assert_array_equal(rig.xyz(4), from_canonical(want, "RUA", True))
+    assert rig.table.counts == {"nonfinite": 1}
 
 
 def crowd(number: int, people: str = "abc", group: str = "room", **changes) -> RawBatch:
