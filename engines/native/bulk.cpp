@@ -4,7 +4,6 @@
 
 #include "module.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,14 +18,7 @@
 #include <unordered_map>
 #include <vector>
 
-namespace nb = nanobind;
-
 namespace {
-
-template <typename T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
 static_assert(sizeof(float) == 4, "float32");
 

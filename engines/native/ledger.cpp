@@ -4,8 +4,6 @@
 
 #include "module.h"
 
-#include <nanobind/ndarray.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,14 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace nb = nanobind;
-
 namespace {
-
-template <typename T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
 constexpr std::uint8_t TAKEN = 0, DUPLICATE = 1;  // rtskel.ring.Put
 

@@ -1,12 +1,10 @@
 // The many-stream ring, window gather and overlap average. Its specification is the numpy twin, `NumpyRing` in rtskel/ring.py:
-// same names, same order of operations, same rounding; the same tests run both.
+// same names, same rounding but for the last digit of sigma; the same tests run both.
 //
-// One object is used by one thread at a time; every call releases the GIL.
+// One object is used by one thread at a time; every call that works on frames releases the GIL.
 
 #include "module.h"
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -16,8 +14,6 @@
 #include <limits>
 #include <stdexcept>
 #include <vector>
-
-namespace nb = nanobind;
 
 namespace {
 
@@ -32,10 +28,6 @@ constexpr float ABSENT = -1.0f;
 enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, BONES, LEAST, MOST, SUMMARY };
 
 template <typename T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-template <typename T>
 using View = nb::ndarray<nb::numpy, const T, nb::ndim<1>>;
 
 struct Config {
@@ -45,7 +37,7 @@ struct Config {
     std::vector<int> positions;                 // [P] ascending: where in a window lie the predictions that some average takes
     std::vector<int> parents;
     std::vector<float> bone_length;
-    std::vector<std::uint8_t> steady;  // [J] whether the bone that ends in the joint checks the shoulder width
+    std::vector<int> steady;                    // joints whose bones check the shoulder width
     int neck, right_shoulder, left_shoulder;
 };
 
@@ -185,10 +177,8 @@ class Ring {
           origin(3 * cfg.joints),
           mean(3 * cfg.joints),
           squares(3 * cfg.joints) {
-        for (int j = 0; j < cfg.joints; ++j) {
+        for (int j = 0; j < cfg.joints; ++j)
             if (cfg.parents[j] >= 0) bones.push_back(j);
-            if (cfg.steady[j]) steady_bones.push_back(j);
-        }
     }
 
     void put(In<std::int32_t> stream, In<std::int64_t> slot, In<float> xyz, In<float> confidence, Out<std::uint8_t> status) {
@@ -324,7 +314,7 @@ class Ring {
     std::vector<std::uint8_t> ended_;
 
   private:
-    std::vector<int> bones, steady_bones;  // joints that have a parent; those whose bones check the shoulder width
+    std::vector<int> bones;      // joints that have a parent
     std::vector<Planned> plan;   // the gathered batch, in order
     std::vector<std::int64_t> here;
     std::vector<float> scratch, origin;
@@ -368,15 +358,15 @@ class Ring {
         const float* sure = confidences(st, at);
         st.whole[at] = std::all_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; });
         float* sum = st.summary.data() + at * SUMMARY;
-        float* ratio = st.ratios.data() + at * steady_bones.size();
+        float* ratio = st.ratios.data() + at * cfg.steady.size();
         auto between = [&](int a, int b) { return sure[a] > 0.0f && sure[b] > 0.0f ? distance(p + 3 * a, p + 3 * b) : ABSENT; };
         std::copy_n(p + 3 * cfg.neck, 3, sum + NECK_X);
         sum[NECK_THERE] = sure[cfg.neck] > 0.0f;
         sum[SHOULDERS] = between(cfg.right_shoulder, cfg.left_shoulder);
         sum[BONES] = sum[MOST] = 0.0f;
         sum[LEAST] = std::numeric_limits<float>::infinity();
-        for (std::size_t k = 0; k < steady_bones.size(); ++k) {
-            const int joint = steady_bones[k];
+        for (std::size_t k = 0; k < cfg.steady.size(); ++k) {
+            const int joint = cfg.steady[k];
             const float length = between(joint, cfg.parents[joint]);
             ratio[k] = length == ABSENT ? ABSENT : length / cfg.bone_length[joint];
             if (ratio[k] == ABSENT) continue;
@@ -393,7 +383,7 @@ class Ring {
         st.confidence.assign(capacity * cfg.joints, 0.0f);
         st.whole.assign(capacity, false);
         st.summary.assign(capacity * SUMMARY, ABSENT);
-        st.ratios.assign(capacity * steady_bones.size(), ABSENT);
+        st.ratios.assign(capacity * cfg.steady.size(), ABSENT);
         st.predicted.assign(most_windows * cfg.positions.size() * pose, 0.0f);
         st.usable.assign(most_windows, false);
     }
@@ -568,8 +558,8 @@ class Ring {
             n = 0;
             for (int t = 0; t < cfg.window; ++t) {
                 if (here[t] == NONE) continue;
-                const float* ratio = st.ratios.data() + here[t] * steady_bones.size();
-                for (std::size_t k = 0; k < steady_bones.size(); ++k)
+                const float* ratio = st.ratios.data() + here[t] * cfg.steady.size();
+                for (std::size_t k = 0; k < cfg.steady.size(); ++k)
                     if (ratio[k] != ABSENT) v[n++] = ratio[k];
             }
             const float steady = median(v, n);
@@ -666,7 +656,7 @@ NB_MODULE(_native, m) {
             [](Ring* self, int streams, int window, int joints, int radius, int ahead, int hop, float min_confidence,
                float shoulder_width, float far, float disagree, std::vector<int> lookaheads, std::vector<int> reach,
                std::vector<int> count, std::vector<int> positions, std::vector<int> parents, std::vector<float> bone_length,
-               std::vector<std::uint8_t> steady, int neck, int right_shoulder, int left_shoulder) {
+               std::vector<int> steady, int neck, int right_shoulder, int left_shoulder) {
                 new (self) Ring(Config{streams, window, joints, radius, ahead, hop, min_confidence, shoulder_width, far, disagree,
                                        std::move(lookaheads), std::move(reach), std::move(count), std::move(positions),
                                        std::move(parents), std::move(bone_length), std::move(steady), neck, right_shoulder,
