@@ -357,8 +357,8 @@ def test_nothing_is_sent_that_nobody_reads(options, topics, monkeypatch):
     sent = Counter()
     send = serve._send
     monkeypatch.setattr(serve, "_send", lambda socket, part, flags: sent.update([part]) or send(socket, part, flags))
-    with serving() as server, Reader(server, **options) as reader, Reader(server, streams=[]) as events:
-        events.subscriber._zmq.subscribe(wire.EVENT_PREFIX)
+    nothing = {"streams": ("a", "b"), "lookahead": 9}  # but events
+    with serving() as server, Reader(server, **options) as reader, Reader(server, **nothing) as events:
         first = publisher(server, "a")
         for sender in first, first.sibling("b"):
             for pose in recording(20):
