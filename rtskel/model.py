@@ -284,6 +284,7 @@ class Skeletor(nn.Module):
     chain: Tensor
     hands: Tensor
     bone_length: Tensor
+    mirror: Tensor
     bone_mean: Tensor
     bone_scale: Tensor
 
@@ -319,6 +320,7 @@ class Skeletor(nn.Module):
             hands += torch.outer(of_hand, of_hand)
         self.register_buffer("hands", hands, persistent=False)
         self.register_buffer("bone_length", torch.tensor(tree.bone_length), persistent=False)
+        self.register_buffer("mirror", torch.tensor(tree.mirror), persistent=False)
         if config.fill:
             length = torch.tensor(tree.bone_length).clamp(min=0.05)
             self.register_buffer("bone_mean", torch.zeros(joints, 3))
@@ -367,15 +369,20 @@ class Skeletor(nn.Module):
         """x [B, J, 3, W] with every missing joint [B, J, W] put where its bone would be, from its parent outward.
 
         The bone is interpolated in time between the nearest frames of the window that have it (`interpolate`), and
-        the mean bone where there is none; of a hand that no frame shows, at full length (a mean of bones that point
-        anywhere is shorter). Joints that are not missing are returned bit for bit.
+        the mean bone where there is none; of a hand that no frame shows, as long as the other hand's, or at full length
+        if that is not seen either (a mean of bones that point anywhere is shorter). Joints that are not missing are
+        returned bit for bit.
         """
         valid = ~missing
         has_bone = valid & valid.index_select(1, self.parents)
-        rest = F.normalize(self.bone_mean, dim=-1) * self.bone_length[:, None]
+        bones = self.bone_vectors(x)
+        frames = has_bone.sum(-1).index_select(1, self.mirror)  # [B, J] that show the other side's bone
+        lengths = (bones.square().sum(2).sqrt() * has_bone).sum(-1).index_select(1, self.mirror)
+        length = torch.where(frames > 0, lengths / frames.clamp(min=1), self.bone_length)
+        rest = F.normalize(self.bone_mean, dim=-1) * length[..., None]
         unseen = (self.hands.diagonal() > 0) & (valid.any(-1).float() @ self.hands == 0)  # [B, J]
         default = torch.where(unseen[..., None], rest, self.bone_mean)
-        bone = interpolate(self.bone_vectors(x), has_bone, default, self.config.momentum)
+        bone = interpolate(bones, has_bone, default, self.config.momentum)
         filled = x
         for _ in range(self.depth):  # one level of the tree more is right after each round
             filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)

@@ -273,7 +273,7 @@ def test_a_model_grown_from_another_computes_the_same_at_first():
         Skeletor(replace(TINY, d_ff=32)).grow_from(small)
 
 
-def test_a_hand_that_no_frame_shows_has_bones_of_full_length():
+def test_a_hand_that_no_frame_shows_is_as_long_as_the_other_or_of_full_length():
     model = Skeletor(PRESETS["realtime"])
     joints, length = model.config.joints, model.bone_length
     mean = torch.randn(joints, 3, generator=torch.Generator().manual_seed(1))
@@ -281,10 +281,16 @@ def test_a_hand_that_no_frame_shows_has_bones_of_full_length():
     x = torch.rand(1, joints, 3, 32, generator=torch.Generator().manual_seed(0))
     missing = torch.zeros(1, joints, 32, dtype=torch.bool)
     hand = list(UPPER_BODY_50.groups["left_hand"])
+    other = [UPPER_BODY_50.mirror[joint] for joint in hand]
     missing[:, hand] = True
-    torch.testing.assert_close(
-        model.bone_vectors(model.fill_missing(x, missing))[0, hand].norm(dim=1), length[hand, None].expand(-1, 32)
-    )
+    missing[:, other, ::2] = True
+    seen = model.bone_vectors(x)[0, other, :, 1::2].norm(dim=1)
+    filled = model.bone_vectors(model.fill_missing(x, missing))[0, hand].norm(dim=1)
+    torch.testing.assert_close(filled, seen.mean(1, keepdim=True).expand(-1, 32))
+    missing[:, other] = True
+    filled = model.bone_vectors(model.fill_missing(x, missing))[0, hand].norm(dim=1)
+    torch.testing.assert_close(filled, length[hand, None].expand(-1, 32))
+    missing[:, other] = False
     missing[0, hand[5], 7] = False  # one joint of it in one frame: the rest of it is guessed as single joints are
     filled = model.bone_vectors(model.fill_missing(x, missing))[0, hand[9:]].norm(dim=1)
     torch.testing.assert_close(filled, torch.full_like(filled, 0.1))
