@@ -51,12 +51,13 @@ class Put(IntEnum):
     AHEAD = 3  # too far beyond the frontier to be kept: settle, step and put it again
 
 
-UNSETTLED = 2
+UNSETTLED = 3
 """Predictions that saw fewer frames than this beyond their slot are averaged with none that saw more.
 
-What follows a lost frame says most about it. With 15% of the frames lost, the squared error of a prediction
-falls to a fifth with the first frame of lookahead, by a quarter of that with the second, and by nothing after that:
-averaging the earlier predictions in costs more than it steadies.
+What follows a lost frame says most about it. With 15% of the frames lost, the squared error of a prediction falls to a
+fifth with the first frame of lookahead, and by a quarter of that with the second; where frames are lost in bursts, by a
+tenth with each. Averaging the earlier predictions in costs more than it steadies: with a floor of 2, an average at
+lookahead 4 is up to 5% worse in bursts than its most central prediction alone, with 3 at most 2%.
 """
 
 
@@ -251,6 +252,14 @@ class Books:
         self._advance(st)
         return Put.TAKEN
 
+    def _take_all(
+        self, stream: NDArray[np.int32], slot: NDArray[np.int64], status: NDArray[np.uint8]
+    ) -> NDArray[np.intp]:
+        """Which of the frames are to be stored; writes what became of each into `status`."""
+        for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
+            status[row] = self._take(s, j)
+        return np.flatnonzero(status == Put.TAKEN)
+
     def _advance(self, st: _Stream) -> None:
         while st.slot[(st.frontier + 1) % self.config.capacity] == st.frontier + 1:
             st.frontier += 1
@@ -423,13 +432,11 @@ class NumpyRing(Books):
         status: NDArray[np.uint8],
     ) -> None:
         """Store M frames; writes what became of each into `status`."""
-        for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
-            status[row] = self._take(s, j)
-            if status[row] == Put.TAKEN:
-                frames, at, sure = self._frames[s], j % self.config.capacity, confidence[row]
-                valid = np.isfinite(xyz[row]).all(axis=-1) & (sure > 0) & (sure >= self.config.min_confidence)
-                frames.xyz[at] = np.where(valid[:, None], xyz[row], 0)
-                frames.confidence[at] = np.where(valid, np.minimum(sure, 1), 0)
+        for row in self._take_all(stream, slot, status).tolist():
+            frames, at, sure = self._frames[stream[row]], slot[row] % self.config.capacity, confidence[row]
+            valid = np.isfinite(xyz[row]).all(axis=-1) & (sure > 0) & (sure >= self.config.min_confidence)
+            frames.xyz[at] = np.where(valid[:, None], xyz[row], 0)
+            frames.confidence[at] = np.where(valid, np.minimum(sure, 1), 0)
 
     def reset(self, stream: NDArray[np.int32]) -> None:
         """Forget everything about these streams."""

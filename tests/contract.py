@@ -117,7 +117,7 @@ def average(
         ends = [e for e in range(i, i + w) if lookahead is None or e <= i + lookahead]  # windows that contain slot i
         ends.sort(key=lambda e: (abs((i - (e - w + 1)) - (w - 1) / 2), -e))  # off centre, then the later first
         central = ends[0]
-        unsettled = min(w // 2 - radius, 2) if lookahead is None else min(w // 2 - radius, 2, lookahead)
+        unsettled = min(w // 2 - radius, 3) if lookahead is None else min(w // 2 - radius, 3, lookahead)
         ends = [e for e in ends if abs(e - central) <= radius and e - i >= unsettled and known[e]]
         p = np.array([predicted[e, i - (e - w + 1)] for e in ends]).reshape(-1, JOINTS, 3)
         m = p.mean(0) if len(p) else np.zeros((JOINTS, 3))

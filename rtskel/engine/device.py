@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rtskel.engine.base import fitting, sizes
 from rtskel.engine.plan import Cuda, Parts, PlanEngine, RingMemory, layout, pinned, views
 from rtskel.errors import EngineError
-from rtskel.ring import DISAGREE, FAR, EngineRing, Put, Refined, RingConfig, steady_bones
+from rtskel.ring import DISAGREE, FAR, EngineRing, Refined, RingConfig, steady_bones
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
 from rtskel.wire import Flag
 
@@ -287,10 +287,8 @@ class DeviceRing(EngineRing):
         status: NDArray[np.uint8],
     ) -> None:
         """See `NumpyRing.put`; frames go up with the next step, or once there are more than a step takes."""
-        for row, (s, j) in enumerate(zip(stream.tolist(), slot.tolist(), strict=True)):
-            status[row] = self._take(s, j)
-        if not (status == Put.TAKEN).all():
-            taken = status == Put.TAKEN
+        taken = self._take_all(stream, slot, status)
+        if len(taken) < len(stream):
             stream, slot, xyz, confidence = stream[taken], slot[taken], xyz[taken], confidence[taken]
         begin, frames = 0, self._staging["frames"]
         while begin < len(stream):
