@@ -9,7 +9,6 @@ less than float32: they take most of the time, and poses themselves would suffer
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ GROUP = 64
 """Neighbouring activations that share a scale in int8."""
 
 _PRECISIONS = {"fp32": ("fp32", "bf16", "int8"), "fp16": ("fp32",), "bf16": ("bf16",)}
-"""What files of each precision can be computed in, the default first."""
+"""What files of each precision can be computed in."""
 
 
 class OnnxEngine(Engine):
@@ -65,6 +64,7 @@ class OnnxEngine(Engine):
         self._ov: Any = ov
         self._requests: dict[tuple[int, int], list[Any]] = {}
         self._threads = threads or _cores()
+        self._sizes = [size for size in PIECES if size <= largest_piece(max_batch, self._threads)]
         try:
             self._core = ov.Core()
             native = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -90,55 +90,63 @@ class OnnxEngine(Engine):
             raise EngineError(f"{path}: OpenVINO cannot open it ({_one_line(error)})") from None
 
     def _prepared(self, size: int, wanted: int) -> list[Any]:
-        """Requests for `size` windows and `wanted` positions of each, which may run at the same time."""
+        """Requests for `size` windows and `wanted` positions of each, which may run at the same time.
+
+        Each has a graph of its own. Requests of one graph share its weights, and where they did, once in some ten
+        thousand batches on a busy machine an answer was wrong; why is not known.
+        """
         if (size, wanted) not in self._requests:
             together = size == 1 and self.info.precision == "fp32"  # all threads on one window
-            streams = 1 if together else min(self._threads, -(-self.max_batch // size))
             properties = {
                 "INFERENCE_PRECISION_HINT": "f32",  # of what the graph does not say to be in less
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if self.info.precision == "int8" else 0,
-                "NUM_STREAMS": streams,
-                "INFERENCE_NUM_THREADS": self._threads if together else streams,
+                "NUM_STREAMS": 1,
+                "INFERENCE_NUM_THREADS": self._threads if together else 1,
                 # Pinned threads of two processes end up on the same cores; unpinned ones measure the same alone.
                 "ENABLE_CPU_PINNING": False,
             }
             frames = [size, self.window, self.joints]
             self._model.reshape({"x": [*frames, 3], "missing": frames, "positions": [wanted]})
-            compiled = self._core.compile_model(self._model, "CPU", properties)
-            self._requests[size, wanted] = [compiled.create_infer_request() for _ in range(streams)]
+            self._requests[size, wanted] = [
+                self._core.compile_model(self._model, "CPU", properties).create_infer_request()
+                for _ in range(1 if together else min(self._threads, -(-self.max_batch // size)))
+            ]
         return self._requests[size, wanted]
 
     def _run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        # OpenVINO shares no read-only memory, though it would only read it. It keeps no reference either: what it is
-        # given must live in this frame until it is done.
-        x = x if x.flags.writeable else x.copy()
-        missing = missing if missing.flags.writeable else missing.copy()
         wanted = fitting(len(positions), self.window)
-        asked = np.resize(positions, wanted)  # which repeats some where more are computed than are wanted
-        y = np.empty((len(x), wanted, self.joints, 3), np.float32)
-        tensor = self._ov.Tensor
+        y = np.empty((len(x), len(positions), self.joints, 3), np.float32)
+        running: dict[Any, slice] = {}
+
+        def finish(request: Any) -> None:
+            request.wait()
+            y[running.pop(request)] = request.get_tensor("y").data[:, : len(positions)]
+
         try:
-            for size in PIECES:  # also what only a later batch will need
-                if size <= largest_piece(self.max_batch, self._threads):
-                    self._prepared(size, wanted)
-            with ExitStack() as running:  # which waits for all that was started, whatever happens
-                for number, piece in enumerate(pieces(len(x), self._threads)):
-                    requests = self._prepared(piece.stop - piece.start, wanted)
-                    request = requests[number % len(requests)]
-                    request.wait()
-                    arrays = {"x": x[piece], "missing": missing[piece], "positions": asked, "y": y[piece]}
-                    for name, array in arrays.items():
-                        request.set_tensor(name, tensor(array, shared_memory=True))
-                    if len(x) == 1:
-                        request.infer()  # saves a change of threads
-                    else:
-                        request.start_async()
-                        running.callback(request.wait)
+            for size in self._sizes:  # also what only a later batch will need
+                self._prepared(size, wanted)
+            for number, piece in enumerate(pieces(len(x), self._threads)):
+                requests = self._prepared(piece.stop - piece.start, wanted)
+                request = requests[number % len(requests)]
+                if request in running:
+                    finish(request)
+                # Memory of OpenVINO's own: what is given to it to read or write in place has to outlive the request.
+                request.get_tensor("x").data[:] = x[piece]
+                request.get_tensor("missing").data[:] = missing[piece]
+                # Where more are computed than are wanted, some are so again.
+                request.get_tensor("positions").data[:] = np.resize(positions, wanted)
+                running[request] = piece
+                if len(x) == 1:
+                    request.infer()  # saves a change of threads
+                else:
+                    request.start_async()
+            for request in list(running):
+                finish(request)
         except RuntimeError as error:
             raise EngineError(f"{self.info.path}: OpenVINO failed ({_one_line(error)})") from None
-        return np.ascontiguousarray(y[:, : len(positions)])
+        return y
 
     def _close(self) -> None:
         self._requests.clear()
