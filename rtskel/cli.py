@@ -40,12 +40,16 @@ EXTRAS |= {"matplotlib": "draw"}
 """Which extra brings a package that a subcommand may find absent."""
 
 
+_APART = {"train": "train a model", "evaluate": "measure an engine against the truth"}
+"""Commands that parse their own options."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own); returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            if argv[:1] in (["train"], ["evaluate"]):  # they have options of their own
+            if argv[:1] and argv[0] in _APART:
                 return _module(argv[0], argv[1:])
             args = _parser().parse_args(argv)
             status: int = args.run(args)
@@ -384,7 +388,7 @@ example:
     keygen.add_argument("dir", metavar="DIR", help="folder to put them in")
     keygen.add_argument("--client", metavar="NAME", action="append", help="a client (default: one, called client)")
 
-    for name, summary in (("train", "train a model"),):
+    for name, summary in _APART.items():
         commands.add_parser(name, help=summary + f" (see rtskel {name} --help)", add_help=False)
     parser.set_defaults(run=lambda _: _no_command(parser))
     return parser
@@ -804,12 +808,9 @@ def _refine(args: argparse.Namespace) -> int:
                     engine, lookahead=args.lookahead, radius=args.radius, min_confidence=args.min_confidence
                 )
             # Dropped frames become slots without a joint.
-            slots = int(recording.slots[-1]) + 1
-            xyz = np.zeros((slots, *recording.xyz.shape[1:]), np.float32)
-            confidence = np.zeros(xyz.shape[:2], np.float32)
-            xyz[recording.slots], confidence[recording.slots] = recording.canonical(), recording.confidence
+            xyz, confidence = recording.by_slot(recording.canonical()), recording.by_slot(recording.confidence)
             parts: list[Refined] = []
-            for first in range(0, slots, 64):
+            for first in range(0, len(xyz), 64):
                 chunk = slice(first, first + 64)
                 parts.append(refiner.push(xyz[chunk], confidence[chunk]))
                 bar.update(task, advance=len(xyz[chunk]), description=recording.name)

@@ -80,22 +80,11 @@ class LiftingBank(RefinerBank):
         self, stream: ArrayLike, slot: ArrayLike, xyz: ArrayLike, confidence: ArrayLike | None = None
     ) -> NDArray[np.uint8]:
         """See `RefinerBank.put`."""
-        streams = self._rows(stream)
-        flat = self._are_flat(streams)
+        flat = self._are_flat(self._rows(stream))
         if not flat.any():
             return super().put(stream, slot, xyz, confidence)
-        slots, frames = np.atleast_1d(np.asarray(slot, np.int64)), np.asarray(xyz, np.float32)
-        sure = np.ones(frames.shape[:2], np.float32) if confidence is None else np.asarray(confidence, np.float32)
-        m = len(streams)
-        shapes = slots.shape, frames.shape, sure.shape
-        if shapes != ((m,), (m, self.joints, 3), (m, self.joints)):
-            raise ValueError(
-                f"slot {shapes[0]}, xyz {shapes[1]} and confidence {shapes[2]} do not match {m} streams of "
-                f"{self.joints} joints"
-            )
-        if slots.min() < 0:
-            raise ValueError(f"slot {slots.min()} is negative")
-        status = np.empty(m, np.uint8)
+        streams, slots, frames, sure = self._checked(stream, slot, xyz, confidence)
+        status = np.empty(len(streams), np.uint8)
         status[~flat] = super().put(streams[~flat], slots[~flat], frames[~flat], sure[~flat])
         for row in np.flatnonzero(flat).tolist():
             status[row] = self._put(int(streams[row]), int(slots[row]), frames[row, :, :2], sure[row])

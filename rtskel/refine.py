@@ -6,8 +6,8 @@ The law, for a sequence of N frames, windows of W = n1 slots, radius r and looka
   2r + 1 windows closest to being centred on i; the sequence is padded with copies of its first frame in front and of
   its last frame behind.
 - Bounded lookahead: of the windows that contain i and end at or before slot i + L, the one closest to being centred on
-  i (ties: the later) and those within r windows of it; but none that ends before slot i + min(L, 2) where L falls
-  short of the offline protocol (`rtskel.ring.UNSETTLED` says why). So L = 0 and L = 1 take exactly one, and nothing
+  i (ties: the later) and those within r windows of it; but none that ends before slot i + min(L, 3) where L falls
+  short of the offline protocol (`rtskel.ring.UNSETTLED` says why). So L = 0 to L = 3 take exactly one, and nothing
   behind frame i + L is used.
 
 Consequences that the tests check for every engine:
@@ -197,6 +197,15 @@ class RefinerBank:
         Raises:
             ValueError: wrong shape, a stream out of range or a negative slot; then no frame was stored.
         """
+        streams, slots, frames, sure = self._checked(stream, slot, xyz, confidence)
+        status = np.empty(len(streams), np.uint8)
+        self._ring.put(streams, slots, frames, sure, status)
+        return status
+
+    def _checked(
+        self, stream: ArrayLike, slot: ArrayLike, xyz: ArrayLike, confidence: ArrayLike | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """The arguments of `put` as arrays; ValueError."""
         streams, slots = self._rows(stream), np.atleast_1d(np.asarray(slot, np.int64))
         xyz = np.ascontiguousarray(xyz, np.float32)
         m = len(streams)
@@ -211,9 +220,7 @@ class RefinerBank:
         )
         if sure.shape != (m, self.joints):
             raise ValueError(f"confidence has shape {sure.shape}, expected {(m, self.joints)}")
-        status = np.empty(m, np.uint8)
-        self._ring.put(streams, slots, xyz, sure, status)
-        return status
+        return streams, slots, xyz, sure
 
     def settle(self, stream: ArrayLike, slot: ArrayLike) -> None:
         """Every slot up to and including [M] `slot` of [M] `stream` counts as come; absent frames count as missing."""
