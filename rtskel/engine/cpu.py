@@ -9,6 +9,7 @@ less than float32: they take most of the time, and poses themselves would suffer
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,13 @@ class OnnxEngine(Engine):
             }
             frames = [size, self.window, self.joints]
             self._model.reshape({"x": [*frames, 3], "missing": frames, "positions": [wanted]})
-            self._requests[size, wanted] = [
-                self._core.compile_model(self._model, "CPU", properties).create_infer_request()
-                for _ in range(1 if together else min(self._threads, -(-self.max_batch // size)))
-            ]
+
+            def compiled(_: int) -> Any:
+                return self._core.compile_model(self._model, "CPU", properties).create_infer_request()
+
+            count = 1 if together else min(self._threads, -(-self.max_batch // size))
+            with ThreadPoolExecutor(count) as pool:
+                self._requests[size, wanted] = list(pool.map(compiled, range(count)))
         return self._requests[size, wanted]
 
     def _run(
