@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ class OnnxEngine(Engine):
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         wanted = fitting(len(positions), self.window)
+        asked = np.resize(positions, wanted)  # which repeats some where more are computed than are wanted
         y = np.empty((len(x), len(positions), self.joints, 3), np.float32)
         running: dict[Any, slice] = {}
 
@@ -139,8 +141,7 @@ class OnnxEngine(Engine):
                 # Memory of OpenVINO's own: what is given to it to read or write in place has to outlive the request.
                 request.get_tensor("x").data[:] = x[piece]
                 request.get_tensor("missing").data[:] = missing[piece]
-                # Where more are computed than are wanted, some are so again.
-                request.get_tensor("positions").data[:] = np.resize(positions, wanted)
+                request.get_tensor("positions").data[:] = asked
                 running[request] = piece
                 if len(x) == 1:
                     request.infer()  # saves a change of threads
@@ -150,6 +151,10 @@ class OnnxEngine(Engine):
                 finish(request)
         except RuntimeError as error:
             raise EngineError(f"{self.info.path}: OpenVINO failed ({_one_line(error)})") from None
+        finally:  # where one failed, others may still be under way
+            for request in running:
+                with suppress(RuntimeError):
+                    request.wait()
         return y
 
     def _close(self) -> None:
