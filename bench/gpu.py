@@ -22,6 +22,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -152,21 +153,22 @@ def throughput(engine: Engine, batch: int, seconds: float) -> dict[str, float]:
 
 def bandwidth(cuda: Cuda, size: int = 1 << 30, runs: int = 20) -> float:
     """Bytes a second that the GPU's memory reads and writes in a large copy."""
-    stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
-    blocks = [cuda.call("cudaMalloc", size) for _ in range(2)]
     kind = cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
     start = 0.0
-    for run in range(runs + 3):
-        if run == 3:
-            cuda.call("cudaStreamSynchronize", stream)
-            start = time.perf_counter()
-        cuda.call("cudaMemcpyAsync", *blocks, size, kind, stream)
-    cuda.call("cudaStreamSynchronize", stream)
-    elapsed = time.perf_counter() - start
-    for block in blocks:
-        cuda.call("cudaFree", block)
-    cuda.call("cudaStreamDestroy", stream)
-    return 2.0 * size * runs / elapsed
+    with ExitStack() as stack:
+        stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
+        stack.callback(cuda.call, "cudaStreamDestroy", stream)
+        blocks = []
+        for _ in range(2):
+            blocks.append(cuda.call("cudaMalloc", size))
+            stack.callback(cuda.call, "cudaFree", blocks[-1])
+        for run in range(runs + 3):
+            if run == 3:
+                cuda.call("cudaStreamSynchronize", stream)
+                start = time.perf_counter()
+            cuda.call("cudaMemcpyAsync", *blocks, size, kind, stream)
+        cuda.call("cudaStreamSynchronize", stream)
+        return 2.0 * size * runs / (time.perf_counter() - start)
 
 
 def limits(cuda: Cuda, weights: str) -> dict[str, float]:

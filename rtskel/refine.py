@@ -324,9 +324,10 @@ class Refiner:
             native=native,
         )
         self._pushed = 0
-        # Engines get ready with the first run for these positions: not on a user's first frame.
-        nothing = np.zeros((1, engine.window, engine.joints, 3), np.float32)
-        engine.run(nothing, np.ones(nothing.shape[:3], np.bool_), self._bank.config.positions)
+        if not self._bank.on_device:
+            # Engines get ready with the first run for these positions: not on a user's first frame.
+            nothing = np.zeros((1, engine.window, engine.joints, 3), np.float32)
+            engine.run(nothing, np.ones(nothing.shape[:3], np.bool_), self._bank.config.positions)
 
     @property
     def lookaheads(self) -> tuple[int, ...]:

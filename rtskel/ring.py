@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -590,17 +590,11 @@ class NativeRing:
 
     def average(self, y: NDArray[np.float32], out: Refined) -> None:
         """See `NumpyRing.average`."""
-        self._ring.average(
-            y, out.stream, out.slot, out.lookahead, out.xyz, out.sigma, out.confidence, out.windows, out.flags
-        )
+        self._ring.average(y, *_columns(out))
 
     def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
         """See `NumpyRing.skip`."""
-        self._ring.skip(
-            stream,
-            window,
-            *(out.stream, out.slot, out.lookahead, out.xyz, out.sigma, out.confidence, out.windows, out.flags),
-        )
+        self._ring.skip(stream, window, *_columns(out))
 
     @property
     def pending(self) -> int:
@@ -631,6 +625,11 @@ class NativeRing:
     def ended(self) -> NDArray[np.bool_]:
         """See `NumpyRing.ended`; a live read-only view."""
         return cast("NDArray[np.bool_]", self._ring.ended).view(np.bool_)
+
+
+def _columns(out: Refined) -> tuple[NDArray[Any], ...]:
+    """The arrays in the order in which the extension takes them."""
+    return out.stream, out.slot, out.lookahead, out.xyz, out.sigma, out.confidence, out.windows, out.flags
 
 
 def canonical_frames(

@@ -191,7 +191,8 @@ class Server:
             self._refined.sndhwm = config.send_queue
             self._refined.maxmsgsize = wire.MAX_BODY
             self._refined.xpub_verboser = True  # every subscription is told, so that counting is exact
-            self._engine.try_out(bank.config.positions)
+            if not bank.on_device:
+                self._engine.try_out(bank.config.positions)
             self.raw_endpoint = _bind(self._raw, config.raw)
             self.refined_endpoint = _bind(self._refined, config.refined)
             self._poller, self._deaf = zmq.Poller(), zmq.Poller()  # the second one does not hear publishers
