@@ -15,7 +15,10 @@ forwards every message with as many bytes as a refined pose has, and `relay+engi
 in between. The ends are the same for all of them: the publisher puts numbers into bytes prepared beforehand, and the
 subscriber keeps bytes, which are read when all is over.
 
-    python bench/latency.py --save latency      # about five minutes
+    python bench/latency.py --save latency      # about ten minutes
+
+The server and its peers take turns, several rounds of each, so that what else the machine does falls on all of them;
+percentiles are over all rounds.
 
 A case that asks an engine for more than half of the windows a second that it can do alone is left out: what a server
 does then is bench/throughput.py's question. `relay+engine`, which runs one window at a time, is left out where that is
@@ -170,8 +173,8 @@ def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Conne
 
 def split(
     rows: NDArray[np.int64], stamps: NDArray[np.int64], lookahead: int, reach: int, warm_up: int
-) -> dict[str, dict[str, float]]:
-    """Percentiles in ms of the time beyond the lookahead, and of its parts."""
+) -> dict[str, list[float]]:
+    """The time beyond the lookahead in ms, and its parts."""
     frames = {(stream, slot): (due, read) for stream, _, slot, _, due, read, *_ in rows.tolist()}
     # The server reads its clock when it begins a batch and next when the engine begins.
     begun = dict(zip(stamps[1:].tolist(), stamps[:-1].tolist(), strict=True))
@@ -187,11 +190,11 @@ def split(
         found["queue"].append(began - read)
         found["ring"].append(start - began + sent - end)
         found["engine"].append(end - start)
-    return {part: percentiles(np.array(found[part]) / 1e6) for part in ("total", *PARTS)}
+    return {part: (np.array(found[part]) / 1e6).tolist() for part in ("total", *PARTS)}
 
 
 def run(engine: str, fps: float, streams: int, lookaheads: list[int], radius: int, seconds: float) -> dict[str, Any]:
-    """rtskel, one run at the camera's rate; its first second does not count."""
+    """rtskel, one round at the camera's rate; its first second does not count."""
     config = ServeConfig(lookaheads=tuple(lookaheads), radius=radius, streams=StreamConfig(max_streams=streams))
     with opened(engine) as opened_:
         ring = ring_config(opened_.window, lookaheads, radius)
@@ -208,6 +211,24 @@ def run(engine: str, fps: float, streams: int, lookaheads: list[int], radius: in
                 "ms": split(rows, server.stamps, ahead, reach[ahead], round(fps)),
             }
             for ahead in lookaheads
+        },
+    }
+
+
+def pooled(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `run` gave, several times, as one: losses added up, percentiles of all times."""
+    first = rounds[0]
+    return {
+        **{name: sum(each[name] for each in rounds) for name in ("poses_lost", "frames_dropped")},
+        "lookaheads": {
+            ahead: {
+                "lookahead_ms": figures["lookahead_ms"],
+                "ms": {
+                    part: percentiles([ms for each in rounds for ms in each["lookaheads"][ahead]["ms"][part]])
+                    for part in figures["ms"]
+                },
+            }
+            for ahead, figures in first["lookaheads"].items()
         },
     }
 
@@ -273,8 +294,8 @@ def subscribe_to_relay(endpoint: str, streams: int, lookaheads: list[int], contr
 
 def run_relay(
     engine: str | None, fps: float, streams: int, lookaheads: list[int], radius: int, seconds: float
-) -> dict[str, float]:
-    """What pyzmq alone takes in ms, or pyzmq with the engine."""
+) -> list[float]:
+    """What pyzmq alone takes in ms, or pyzmq with the engine; one round."""
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=relay, args=(engine, radius, lookaheads, theirs))
     process.start()
@@ -285,7 +306,8 @@ def run_relay(
         process.terminate()
         process.join()
     due, slot, arrived = rows.reshape(-1, 3).T
-    return percentiles((arrived - due)[slot >= round(fps)] / 1e6)
+    taken: list[float] = ((arrived - due)[slot >= round(fps)] / 1e6).tolist()
+    return taken
 
 
 COLUMNS = ("p50", "p90", "p99", "p99.9", "max")
@@ -298,8 +320,9 @@ def main() -> None:
     parser.add_argument("--fps", type=numbers, default=[25, 60, 120], help="the camera's rate, or several with commas")
     parser.add_argument("--streams", type=numbers, default=[1, 16, 256], help="how many; likewise")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="for one stream; for more at least 4, or as many frames"
+        "--seconds", type=float, default=10.0, help="of a round of one stream; of more at least 4, or as many frames"
     )
+    parser.add_argument("--rounds", type=int, default=3, help="of the server and of each peer, in turns")
     parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
     options = parser.parse_args()
@@ -318,10 +341,13 @@ def main() -> None:
                 continue
             seconds = max(options.seconds / streams, min(options.seconds, 4.0))
             how = options.lookahead, options.radius, seconds
-            found = run(engine, fps, streams, *how)
-            peers = {"relay": run_relay(None, fps, streams, *how)}
-            if streams * fps <= rates[1] / 2:
-                peers["relay+engine"] = run_relay(engine, fps, streams, *how)
+            opponents = {"relay": None} | ({"relay+engine": engine} if streams * fps <= rates[1] / 2 else {})
+            turns, theirs = [], {name: list[float]() for name in opponents}
+            for _ in range(options.rounds):
+                turns.append(run(engine, fps, streams, *how))
+                for name, with_engine in opponents.items():
+                    theirs[name] += run_relay(with_engine, fps, streams, *how)
+            found, peers = pooled(turns), {name: percentiles(ms) for name, ms in theirs.items()}
             lines.append(f"{engine}, {streams} streams at {fps:g} fps; ms beyond the lookahead")
             lines.append(" " * 24 + "".join(f"{column:>9}" for column in COLUMNS))
             for ahead, figures in found["lookaheads"].items():

@@ -1,8 +1,10 @@
 """The benches of a running server: what they make of what they measure."""
 
 import argparse
+import itertools
 import json
 import sys
+from typing import Any
 
 import latency
 import pytest
@@ -36,22 +38,24 @@ def test_shares_are_of_their_own_round(monkeypatch):
 
 def test_what_would_saturate_is_left_out(monkeypatch, capsys):
     """Above half of what the engine does one at a time the relay with it; above half of all that it can do the case."""
-    figures = dict.fromkeys(latency.COLUMNS, 3.0)
-    found = {
-        "poses_lost": 0,
-        "frames_dropped": 0,
-        "lookaheads": {"0": {"lookahead_ms": 0.0, "ms": dict.fromkeys(("total", *latency.PARTS), figures)}},
-    }
+
+    def measured(*_: object) -> dict[str, Any]:
+        times = {"total": [next(rounds)]} | {part: [0.5] for part in latency.PARTS}
+        return {"poses_lost": 1, "frames_dropped": 0, "lookaheads": {"0": {"lookahead_ms": 0.0, "ms": times}}}
+
+    rounds = itertools.cycle([3.0, 9.0, 4.0])  # of which all count
     monkeypatch.setattr(latency, "bare_engine", lambda *_: {1: 100.0, 16: 1000.0})
-    monkeypatch.setattr(latency, "run", lambda *_: found)
-    monkeypatch.setattr(latency, "run_relay", lambda engine, *_: dict.fromkeys(latency.COLUMNS, 1.0 if engine else 0.5))
+    monkeypatch.setattr(latency, "run", measured)
+    monkeypatch.setattr(latency, "run_relay", lambda engine, *_: [1.0 if engine else 0.5])
     options = ["--engine", "bundled", "--fps", "25", "--streams", "2,16,256", "--lookahead", "0"]
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["latency.py", *options, *more])
         latency.main()
     table, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
     few, many = json.loads(line)["cases"]
-    assert few["added_ms"]["p50"] == pytest.approx(2.0)
+    assert few["lookaheads"]["0"]["ms"]["total"]["n"] == 3
+    assert few["poses_lost"] == 3
+    assert few["added_ms"]["p50"] == pytest.approx(4.0 - 1.0)
     assert many["peers_ms"].keys() == {"relay"}
     assert "added_ms" not in many
     assert table.count("added to relay+engine") == 1
