@@ -264,8 +264,8 @@ def estimator_error(
         drift, depth_drift, jitter: how much of each, 1 being as measured.
         millimetre: length of a millimetre in the units of `poses` (default: canonical, shoulders 370 mm apart).
         even: every joint of the body errs as much as the wrists.
-        kept: only the jitter is to be undone: drift is smooth, and the truth is smoothed and drifts with it. So does a
-            filter see it; in a video of one person nobody can tell slow error from motion.
+        kept: drift is smooth, and the truth drifts with it; where there is jitter, it is what a filter without delay
+            makes of the poses (`smoothed`). In a video of one person nobody can tell slow error from motion.
     """
     batch, window, joints = poses.missing.shape
     slow, white = measured_error((batch, window, joints), generator, poses.xyz, before=2 * _AROUND * kept)
@@ -287,12 +287,15 @@ def estimator_error(
 
     slow, white = spread(slow, 0.07), spread(white, 0.35)
     if kept:
-        poses = replace(poses, truth=smoothed(poses.truth) + slow)
+        shaken = _column(jitter, 4, poses.xyz) > 0
+        left = torch.zeros_like(white)  # of the jitter: none at the ends, where a filter would have to see beyond them
+        left[:, 2:-2] = smoothed(white)[:, 2:-2]
+        poses = replace(poses, truth=torch.where(shaken, smoothed(poses.truth) + left, poses.truth) + slow)
     return poses.move(slow + white)
 
 
-_AROUND = 12
-"""How often drift that is kept is smoothed, which takes as many frames on either side: a deviation of 2.4 frames."""
+_AROUND = 4
+"""How often drift that is kept is smoothed, which takes as many frames on either side: a deviation of 1.4 frames."""
 
 
 def smoothed(xyz: Tensor) -> Tensor:
@@ -399,7 +402,7 @@ def _estimator_body(poses: Poses, g: torch.Generator) -> Poses:
 def _jitter(poses: Poses, g: torch.Generator) -> Poses:
     """What is left of an estimator's error when drift is let be; half of the windows with losses."""
     drift = _uniform(0.0, 1.0)
-    poses = estimator_error(poses, drift(poses, g), drift(poses, g), _uniform(0.2, 1.2)(poses, g), g, kept=True)
+    poses = estimator_error(poses, drift(poses, g), drift(poses, g), _uniform(0.1, 1.6)(poses, g), g, kept=True)
     share = 0.1 * _rand(g, poses.xyz.shape[0], like=poses.xyz) * (_rand(g, poses.xyz.shape[0], like=poses.xyz) < 0.5)
     return drop_frames(joint_mask(hand_gone(poses, 4 * share, g), 0.5 * share, g), share, g)
 
@@ -443,7 +446,7 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "estimator_low": (2.0, _estimator(0.1, 0.45)),
     "estimator_high": (1.2, _estimator(0.45, 1.2)),
     "estimator_body": (1.6, _estimator_body),
-    "jitter": (2.0, _jitter),
+    "jitter": (2.6, _jitter),
     "live": (2.0, _live),
 }
 
