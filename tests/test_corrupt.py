@@ -187,12 +187,8 @@ def test_drift_that_is_kept_moves_the_truth_and_jitter_does_not():
 def test_smoothing_is_symmetric_and_leaves_lines_and_ends():
     line = torch.arange(12.0).view(1, 12, 1, 1).expand(1, 12, 2, 3)
     torch.testing.assert_close(corrupt.smoothed(line), line)
-    pulse = torch.zeros(1, 17, 1, 3)
-    pulse[:, 8] = 256.0
-    taps = [-2, -4, 16, 68, 100, 68, 16, -4, -2]
-    assert corrupt.smoothed(pulse)[0, :, 0, 0].tolist() == [0, 0, 0, 0, *taps, 0, 0, 0, 0]
-    third = torch.zeros(1, 17, 1, 3)
-    third[:, 3] = 16.0
-    assert corrupt.smoothed(third)[0, :4, 0, 0].tolist() == [0, 0, 4, 6]
+    pulse = torch.zeros(1, 11, 1, 3)
+    pulse[:, 5] = 16.0
+    assert corrupt.smoothed(pulse)[0, :, 0, 0].tolist() == [0, 0, 0, 1, 4, 6, 4, 1, 0, 0, 0]
     shaken = torch.rand(2, 9, 3, 3, generator=rng())
     assert torch.equal(corrupt.smoothed(shaken)[:, [0, -1]], shaken[:, [0, -1]])
