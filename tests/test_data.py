@@ -29,8 +29,8 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 from tests.shared_data import shared_data
 
 PLAIN = AugmentConfig(
-    warp=0, reverse=0, beginning=0, exchange=0, negate=0, bone=0, asymmetry=0, hands=0, wander=0, still=0, breathe=0,
-    yaw=0, pitch=0, roll=0, front_padding=0, tail_padding=0,
+    warp=0, reverse=0, beginning=0, exchange=0, negate=0, bone=0, hand=0, asymmetry=0, hands=0, wander=0, still=0,
+    breathe=0, yaw=0, pitch=0, roll=0, front_padding=0, tail_padding=0,
 )  # fmt: skip
 
 
@@ -148,6 +148,20 @@ def test_bone_jitter_scales_bones_by_constant_factors_and_keeps_directions():
     assert factor.std() > 0.03
     cosine = torch.cosine_similarity(before[:, :, keep], after[:, :, keep], dim=-1)
     assert (cosine > 0.999).all()
+
+
+def test_hands_as_a_whole_take_any_size_and_nothing_else_does():
+    x = batch()
+    got = augment_windows(x.clone(), AugmentConfig(**{**PLAIN.__dict__, "hand": 0.3}), rng())
+    fingers = [j for side in ("left_hand", "right_hand") for j in UPPER_BODY_50.groups[side]]
+    parents = list(UPPER_BODY_50.parents_or_self)
+    factor = (got - got[:, :, parents]).norm(dim=-1) / (x - x[:, :, parents]).norm(dim=-1)
+    assert torch.allclose(
+        factor[:, :, fingers], factor[:, :1, fingers[:1]].expand(-1, x.shape[1], len(fingers)), rtol=1e-2
+    )
+    assert factor[:, 0, fingers[0]].log().std() > 0.05
+    rest = [j for j in range(2, 50) if j not in fingers]
+    assert torch.allclose(factor[:, :, rest], torch.ones(()), rtol=1e-2)
 
 
 def test_bones_and_chain_are_each_others_inverse():
