@@ -380,13 +380,27 @@ class Skeletor(nn.Module):
         lengths = (bones.square().sum(2).sqrt() * has_bone).sum(-1).index_select(1, self.mirror)
         length = torch.where(frames > 0, lengths / frames.clamp(min=1), self.bone_length)
         rest = F.normalize(self.bone_mean, dim=-1) * length[..., None]
-        unseen = (self.hands.diagonal() > 0) & (valid.any(-1).float() @ self.hands == 0)  # [B, J]
-        default = torch.where(unseen[..., None], rest, self.bone_mean)
+        default = torch.where(self.unseen(missing)[..., None], rest, self.bone_mean)
         bone = interpolate(bones, has_bone, default, self.config.momentum)
         filled = x
         for _ in range(self.depth):  # one level of the tree more is right after each round
             filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)
         return filled
+
+    def unseen(self, missing: Tensor) -> Tensor:
+        """Which joints [B, J] are of a hand that no frame shows; missing [B, J, W]."""
+        return (self.hands.diagonal() > 0) & ((~missing).any(-1).float() @ self.hands == 0)
+
+    def keep_lengths(self, y: Tensor, base: Tensor, missing: Tensor) -> Tensor:
+        """Refined y [B, P, J, 3] with the bones of a hand that no frame shows as long as in the filled window `base`.
+
+        The network answers with a mean over all that such a hand may do, and a mean of bones is shorter than each.
+        """
+        within = self.unseen(missing.transpose(1, 2)) & (self.hands[self.parents].diagonal() > 0)  # but for its root
+        bone, filled = (v - v.index_select(2, self.parents) for v in (y, base))
+        length = filled.square().sum(-1, keepdim=True).sqrt()
+        change = torch.where(within[:, None, :, None], F.normalize(bone, dim=-1) * length - bone, 0.0)
+        return y + self.chain @ change
 
     def features(self, x: Tensor, missing: Tensor) -> Tensor:
         """What the embedding sees of the (filled) window: [B, J, 3, W], [B, J, W] -> [B, W, inputs]."""
@@ -454,7 +468,7 @@ class Skeletor(nn.Module):
         base, correction, logits = self.propose(x if side is None else x * side, missing, positions)
         if logits is not None:
             correction = correction * open_gate(logits, at(missing, positions))[..., None]
-        y = base + correction
+        y = self.keep_lengths(base + correction, base, missing)
         return y if side is None else y * side
 
 

@@ -15,6 +15,7 @@ from rtskel.model import (
     SkeletorConfig,
     interpolate,
     load_weights,
+    open_gate,
     save_weights,
     sinusoids,
     usual,
@@ -294,3 +295,29 @@ def test_a_hand_that_no_frame_shows_is_as_long_as_the_other_or_of_full_length():
     missing[0, hand[5], 7] = False  # one joint of it in one frame: the rest of it is guessed as single joints are
     filled = model.bone_vectors(model.fill_missing(x, missing))[0, hand[9:]].norm(dim=1)
     torch.testing.assert_close(filled, torch.full_like(filled, 0.1))
+
+
+def test_refinement_keeps_the_bones_of_a_hand_that_no_frame_shows_as_long_as_filled_in():
+    model, x = trained(), windows()
+    model.set_bone_statistics(torch.randn(50, 3, generator=torch.Generator().manual_seed(1)), torch.full((50,), 0.1))
+    hand = list(UPPER_BODY_50.groups["left_hand"])
+    missing = torch.zeros(x.shape[:3], dtype=torch.bool)
+    missing[0, :, hand] = True
+
+    def refined():
+        with torch.no_grad():
+            base, correction, logits = model.propose(x, missing)
+            return model(x, missing), base, base + correction * open_gate(logits, missing)[..., None]
+
+    def lengths(y):  # of the hand's bones [B, J, W], but for the one that joins it to the wrist
+        return model.bone_vectors(y.permute(0, 2, 3, 1))[:, hand[1:]].norm(dim=2)
+
+    y, base, free = refined()
+    torch.testing.assert_close(lengths(y)[0], lengths(base)[0])
+    assert (lengths(free)[0] / lengths(base)[0] - 1).abs().max() > 0.05  # by itself it would not have
+    others = [joint for joint in range(50) if joint not in hand[1:]]
+    torch.testing.assert_close(y[0][:, others], free[0][:, others])
+    torch.testing.assert_close(y[1], free[1])  # nothing is hidden there
+    missing[0, 3, hand[2]] = False  # one joint in one frame
+    y, _, free = refined()
+    torch.testing.assert_close(y, free)
