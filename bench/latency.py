@@ -15,7 +15,7 @@ forwards every message with as many bytes as a refined pose has, and `relay+engi
 in between. The ends are the same for all of them: the publisher puts numbers into bytes prepared beforehand, and the
 subscriber keeps bytes, which are read when all is over.
 
-    python bench/latency.py --save latency      # about ten minutes
+    python bench/latency.py --save latency      # about a quarter of an hour
 
 The server and its peers take turns, several rounds of each, so that what else the machine does falls on all of them;
 percentiles are over all rounds.

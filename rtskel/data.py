@@ -147,7 +147,7 @@ class AugmentConfig:
 
     warp: windows played at another speed, log-uniform in `rates`. reverse: played backward. exchange: mirrored
     with left and right exchanged. negate: seen in a mirror without that. bone: deviation of the log of each bone's
-    length, the same on both sides. hand: of both hands' as a whole, on top of it, for estimators see hands in any
+    length, the same on both sides. hand_size: of both hands' as a whole, on top of it, for estimators see hands in any
     size. asymmetry: of each bone's by itself. hands: hands taken from another window of the batch. wander: a moving
     neck; still: how often a neck that moves is held at the origin.
     breathe: a common scale that varies slowly through the window, as lifted data has.
@@ -161,7 +161,7 @@ class AugmentConfig:
     exchange: float = 0.5
     negate: float = 0.5
     bone: float = 0.12
-    hand: float = 0.12
+    hand_size: float = 0.12
     asymmetry: float = 0.02
     hands: float = 0.25
     wander: float = 0.2
@@ -280,7 +280,7 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     hands = torch.tensor(
         [j in skeleton.groups["left_hand"] or j in skeleton.groups["right_hand"] for j in range(joints)]
     )
-    whole = a.hand * torch.randn(batch, 1, 1, 1, generator=g, device=device)
+    whole = a.hand_size * torch.randn(batch, 1, 1, 1, generator=g, device=device)
     factor = factor + whole * hands.to(device)[:, None]
     factor = factor + a.asymmetry * torch.randn(batch, 1, joints, 1, generator=g, device=device)
     x = torch.tensor(skeleton.chain, device=device) @ ((x - x[:, :, parents]) * factor.exp())

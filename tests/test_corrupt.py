@@ -166,7 +166,7 @@ def test_unknown_kinds_raise(kind):
         recipe(kind)
 
 
-def test_drift_that_is_kept_moves_the_truth_and_jitter_does_not():
+def test_drift_that_is_kept_moves_the_truth_and_jitter_does_as_far_as_a_filter_lets_it_through():
     poses = clean(batch=4, window=60)
     got = corrupt.estimator_error(poses, 1.0, 1.0, 0.0, rng(), kept=True)
     assert torch.equal(got.xyz, got.truth)  # nothing shakes, so nothing is to be smoothed

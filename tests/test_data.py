@@ -29,8 +29,8 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 from tests.shared_data import shared_data
 
 PLAIN = AugmentConfig(
-    warp=0, reverse=0, beginning=0, exchange=0, negate=0, bone=0, hand=0, asymmetry=0, hands=0, wander=0, still=0,
-    breathe=0, yaw=0, pitch=0, roll=0, front_padding=0, tail_padding=0,
+    warp=0, reverse=0, beginning=0, exchange=0, negate=0, bone=0, hand_size=0, asymmetry=0, hands=0, wander=0,
+    still=0, breathe=0, yaw=0, pitch=0, roll=0, front_padding=0, tail_padding=0,
 )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_bone_jitter_scales_bones_by_constant_factors_and_keeps_directions():
 
 def test_hands_as_a_whole_take_any_size_and_nothing_else_does():
     x = batch()
-    got = augment_windows(x.clone(), AugmentConfig(**{**PLAIN.__dict__, "hand": 0.3}), rng())
+    got = augment_windows(x.clone(), AugmentConfig(**{**PLAIN.__dict__, "hand_size": 0.3}), rng())
     fingers = [j for side in ("left_hand", "right_hand") for j in UPPER_BODY_50.groups[side]]
     parents = list(UPPER_BODY_50.parents_or_self)
     factor = (got - got[:, :, parents]).norm(dim=-1) / (x - x[:, :, parents]).norm(dim=-1)
