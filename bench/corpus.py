@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import arguments, report
+from harness import arguments, count, report
 from numpy.typing import NDArray
 
 from rtskel.data import Corpus, Sequence, Windows, write_corpus
@@ -45,8 +45,8 @@ def main() -> int:
     """Build, draw, print."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the corpus goes")
-    parser.add_argument("--frames", type=int, default=25_000_000, help="frames of the corpus")
-    parser.add_argument("--batches", type=int, default=3000, help="batches of 32 windows of 32 frames to draw")
+    parser.add_argument("--frames", type=count, default=25_000_000, help="frames of the corpus")
+    parser.add_argument("--batches", type=count, default=3000, help="batches of 32 windows of 32 frames to draw")
     options = parser.parse_args()
     keep = (options.folder / "index.json").exists()
     began = time.monotonic()

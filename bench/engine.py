@@ -33,10 +33,11 @@ from harness import (
     WEIGHTS,
     apart,
     arguments,
+    count,
+    counts,
     flops,
     keep_profile,
     names,
-    numbers,
     percentiles,
     report,
     ring_config,
@@ -348,12 +349,12 @@ def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     graph = str(WEIGHTS.with_suffix(".onnx"))
     parser.add_argument("--engine", default=graph, help="an .onnx file, its .safetensors beside it")
-    parser.add_argument("--batches", type=numbers, default=[1, 4, 16, 64], help="with commas between")
+    parser.add_argument("--batches", type=counts, default=[1, 4, 16, 64], help="with commas between")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each opponent and batch at least")
-    parser.add_argument("--runs", type=int, default=10, help="for each opponent and batch at least")
+    parser.add_argument("--runs", type=count, default=10, help="for each opponent and batch at least")
     parser.add_argument("--clip", type=float, default=12.0, help="seconds of the clip that errors are of")
-    parser.add_argument("--gemm", type=numbers, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
+    parser.add_argument("--gemm", type=counts, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
     parser.add_argument("--profile", metavar="NAME", help="only profile our graph, into bench/results/NAME.txt")
     options = parser.parse_args()
     if options.profile:

@@ -46,9 +46,25 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def count(text: str) -> int:
+    """1 or more, as an option says it."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 or more expected")
+    return value
+
+
 def numbers(text: str) -> list[int]:
-    """Numbers with commas between them, as an option says them."""
-    return [int(part) for part in text.split(",")]
+    """Numbers with commas between them, as an option says them; none is negative."""
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 or more expected")
+    return values
+
+
+def counts(text: str) -> list[int]:
+    """Likewise, but 1 or more each."""
+    return [count(part) for part in text.split(",")]
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:

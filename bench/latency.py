@@ -39,7 +39,19 @@ from typing import Any
 import msgpack
 import numpy as np
 import zmq
-from harness import SPAWN, arguments, bare_engine, numbers, opened, percentiles, report, ring_config, serving
+from harness import (
+    SPAWN,
+    arguments,
+    bare_engine,
+    count,
+    counts,
+    numbers,
+    opened,
+    percentiles,
+    report,
+    ring_config,
+    serving,
+)
 from numpy.typing import NDArray
 
 from rtskel.serve import ServeConfig
@@ -317,12 +329,12 @@ def main() -> None:
     """Command line."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--engine", default="null,bundled", help="null, bundled, or paths of engines, with commas")
-    parser.add_argument("--fps", type=numbers, default=[25, 60, 120], help="the camera's rate, or several with commas")
-    parser.add_argument("--streams", type=numbers, default=[1, 16, 256], help="how many; likewise")
+    parser.add_argument("--fps", type=counts, default=[25, 60, 120], help="the camera's rate, or several with commas")
+    parser.add_argument("--streams", type=counts, default=[1, 16, 256], help="how many; likewise")
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="of a round of one stream; of more at least 4, or as many frames"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of the server and of each peer, in turns")
+    parser.add_argument("--rounds", type=count, default=3, help="of the server and of each peer, in turns")
     parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
     options = parser.parse_args()

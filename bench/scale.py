@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import apart, arguments, numbers, report
+from harness import apart, arguments, count, counts, numbers, report
 from throughput import JOINTS, body, frame
 
 from rtskel import open_engine
@@ -131,11 +131,11 @@ def run(frames: int, **case: Any) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--streams", type=numbers, default=[1, 10, 100, 1000, 10_000])
-    parser.add_argument("--window", type=numbers, default=[8, 16, 32, 64, 128])
+    parser.add_argument("--streams", type=counts, default=[1, 10, 100, 1000, 10_000])
+    parser.add_argument("--window", type=counts, default=[8, 16, 32, 64, 128])
     parser.add_argument("--radius", type=numbers, default=[0, 2, 5])
-    parser.add_argument("--lookaheads", type=int, default=4, help="1 to so many at once: 4, then also 0, 8, 12, ...")
-    parser.add_argument("--frames", type=int, default=40_000, help="of all streams together, about")
+    parser.add_argument("--lookaheads", type=count, default=4, help="1 to so many at once: 4, then also 0, 8, 12, ...")
+    parser.add_argument("--frames", type=count, default=40_000, help="of all streams together, about")
     options = parser.parse_args()
     ladder = [4, 0, *range(8, 4 * options.lookaheads, 4)]
     cases = [

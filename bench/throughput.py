@@ -29,7 +29,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import zmq
-from harness import SPAWN, arguments, bare_engine, numbers, report, serving, share_the_last_core
+from harness import SPAWN, arguments, bare_engine, count, counts, numbers, report, serving, share_the_last_core
 
 from rtskel.serve import ServeConfig
 from rtskel.skeleton import UPPER_BODY_50
@@ -244,16 +244,16 @@ def main() -> None:
     """Command line."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--engine", default="null,bundled", help="null, bundled, or paths of engines, with commas")
-    parser.add_argument("--streams", type=numbers, default=[16, 256, 1000], help="how many, or several with commas")
-    parser.add_argument("--people", type=numbers, default=[1, 16], help="streams that share a message; likewise")
+    parser.add_argument("--streams", type=counts, default=[16, 256, 1000], help="how many, or several with commas")
+    parser.add_argument("--people", type=counts, default=[1, 16], help="streams that share a message; likewise")
     parser.add_argument(
-        "--batch", type=numbers, help="most windows of one engine call; likewise; else the best of 1..64"
+        "--batch", type=counts, help="most windows of one engine call; likewise; else the best of 1..64"
     )
-    parser.add_argument("--frames", type=int, default=120_000, help="of all streams together, about")
+    parser.add_argument("--frames", type=count, default=120_000, help="of all streams together, about")
     parser.add_argument("--seconds", type=float, default=15.0, help="fewer frames where the engine alone takes longer")
     parser.add_argument("--lookahead", type=numbers, default=[4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="servers measured, one after another")
+    parser.add_argument("--rounds", type=count, default=3, help="servers measured, one after another")
     parser.add_argument("--profile", metavar="NAME", help="keep a profile of the last server as bench/results/NAME.txt")
     options = parser.parse_args()
     found = [measure(engine, options) for engine in options.engine.split(",")]

@@ -70,10 +70,15 @@ class Ledger:
 
     def slots(self, place: Rows, number: Slots, time: Slots, jump: int, most: int) -> tuple[Slots, bool]:
         """[M] the slots of numbered frames, and whether all of them just follow: none is before slot 0 or more than
-        `jump` behind the stream's newest, and no number or time is above `most`.
+        `jump` beyond the stream's newest, and no number or time is above `most`.
         """
         slots = np.empty(len(place), np.int64)
         return slots, bool(self._each.slots(place, number, time, jump, most, slots))
+
+    def follow(self, place: Rows, slot: Slots, number: Slots, time: Slots, jump: int, most: int) -> NDArray[np.bool_]:
+        """[M] which of the frames just follow, see `slots`."""
+        within = (slot >= 0) & (slot <= self.newest[place] + jump)
+        return np.asarray(within & (np.maximum(number, time) <= most))
 
     def accept(self, place: Rows, slot: Slots, read: Slots) -> None:
         """Frames [M] were read at these times."""
@@ -123,8 +128,7 @@ class _NumpyLedger:
 
     def slots(self, place: Rows, number: Slots, time: Slots, jump: int, most: int, out: Slots) -> bool:
         np.subtract(number, self._books.origin[place], out=out)
-        usual = (out >= 0) & (out <= self._books.newest[place] + jump) & (np.maximum(number, time) <= most)
-        return bool(usual.all())
+        return bool(self._books.follow(place, out, number, time, jump, most).all())
 
     def accept(self, place: Rows, slot: Slots, read: Slots) -> None:
         self._books.heard[place] = read

@@ -417,8 +417,9 @@ class StreamTable(Generic[Out]):
         order matters, and where a number is not one that just follows.
         """
         place, number, time = frames.place, frames.seq, frames.time_ns
-        slot, usual = self._books.slots(place, number, time, self._jump, MOST_NUMBER)
-        unusual = [] if usual else self._unusual(place, slot, number, time)
+        limits = self._jump, MOST_NUMBER
+        slot, usual = self._books.slots(place, number, time, *limits)
+        unusual = [] if usual else place[~self._books.follow(place, slot, number, time, *limits)].tolist()
         for _, message in others:
             names = message.streams if isinstance(message, RawBatch) else (message.stream,)
             unusual += [stream.index for stream in map(self._streams.get, names) if stream is not None]
@@ -437,13 +438,6 @@ class StreamTable(Generic[Out]):
             arrays = frames.xyz, frames.confidence, frames.finite
             self._store(place, slot, came, time, *arrays, lambda row: self._message(frames, row))
         return aside
-
-    def _unusual(
-        self, place: NDArray[np.int32], slot: NDArray[np.int64], number: NDArray[np.int64], time: NDArray[np.int64]
-    ) -> list[int]:
-        """Places of frames that do not just follow, see `Ledger.slots`."""
-        usual = (slot >= 0) & (slot <= self._books.newest[place] + self._jump)
-        return [int(at) for at in place[~usual | (np.maximum(number, time) > MOST_NUMBER)]]
 
     def _message(self, frames: RawFrames, row: int) -> RawPose:
         """A frame as the message it came as."""
