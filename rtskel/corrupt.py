@@ -324,6 +324,25 @@ def depth_noise(poses: Poses, strength: Amount, generator: torch.Generator) -> P
     return poses.move(noise * poses.movable()[:, None])
 
 
+def depth_leaps(poses: Poses, strength: Amount, generator: torch.Generator) -> Poses:
+    """A hand that leaps in depth, about once in 12 frames, and stays there: an estimator that finds it and loses it.
+
+    The truth follows, smoothed, as in `estimator_error(kept=True)`. The wrist moves with its hand, the elbow by half of
+    that. `strength` is the deviation in canonical units (0.05: 55 mm); across the image a fifth of it.
+    """
+    batch, window, _ = poses.missing.shape
+    error = torch.zeros_like(poses.xyz)
+    time = torch.arange(window, device=error.device)[:, None]
+    for wrist, hand in _hands(poses.skeleton):
+        since = torch.where(_rand(generator, batch, window, 1, like=error) < 1 / 12, time, 0).cummax(1).values
+        levels = torch.randn((batch, window, 3), generator=generator, device=error.device)
+        levels = levels * torch.tensor([0.2, 0.2, 1.0], device=error.device) * _column(strength, 3, error)
+        arm = levels.gather(1, since.expand_as(levels))[:, :, None]
+        error[:, :, [wrist, *hand]] = arm
+        error[:, :, [poses.skeleton.parents[wrist]]] = 0.5 * arm
+    return replace(poses, truth=poses.truth + smoothed(error)).move(error)
+
+
 def frozen_frames(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
     """An estimator that stalls: for runs of 2 to 6 frames it repeats the frame before the run."""
     held = runs(poses.missing, share, 2, 6, generator)
@@ -399,20 +418,43 @@ def _estimator_body(poses: Poses, g: torch.Generator) -> Poses:
     return poses.hide(where)
 
 
-def _jitter(poses: Poses, g: torch.Generator) -> Poses:
-    """What is left of an estimator's error when drift is let be; half of the windows with losses."""
-    drift = _uniform(0.0, 1.0)
-    poses = estimator_error(poses, drift(poses, g), drift(poses, g), _uniform(0.1, 1.6)(poses, g), g, kept=True)
-    share = 0.1 * _rand(g, poses.xyz.shape[0], like=poses.xyz) * (_rand(g, poses.xyz.shape[0], like=poses.xyz) < 0.5)
-    return drop_frames(joint_mask(hand_gone(poses, 4 * share, g), 0.5 * share, g), share, g)
+def _jitter(low: float, high: float) -> Recipe:
+    """What is left of an estimator's error when drift is let be, with `low` to `high` times the measured jitter.
+
+    Half of the windows have losses; in some, hands leap in depth; in some, hardly a hand is seen.
+    """
+
+    def recipe(poses: Poses, g: torch.Generator) -> Poses:
+        drift = _uniform(0.0, 1.0)
+        poses = estimator_error(poses, drift(poses, g), drift(poses, g), _uniform(low, high)(poses, g), g, kept=True)
+        poses = depth_leaps(poses, _uniform(0.0, 0.08)(poses, g) * _some(0.4, poses, g), g)
+        share = _uniform(0.0, 0.1)(poses, g) * _some(0.5, poses, g)
+        poses = _hardly_a_hand(hand_gone(poses, 4 * share, g), _some(0.4, poses, g), g)
+        return drop_frames(joint_mask(poses, 0.5 * share, g), share, g)
+
+    return recipe
+
+
+def _some(share: float, poses: Poses, g: torch.Generator) -> Tensor:
+    """That share of the windows [B]."""
+    return _rand(g, poses.xyz.shape[0], like=poses.xyz) < share
+
+
+def _hardly_a_hand(poses: Poses, chosen: Tensor, g: torch.Generator) -> Poses:
+    """In the windows `chosen` [B] one hand is never seen and the other now and then."""
+    where = torch.zeros_like(poses.missing)
+    first = _some(0.5, poses, g)
+    for (_, hand), never in zip(_hands(poses.skeleton), (first, ~first), strict=True):
+        gone = runs(poses.missing, _uniform(0.3, 0.9)(poses, g), 2, 20, g)
+        where[:, :, hand] = (chosen[:, None] & (never[:, None] | gone))[..., None]
+    return poses.hide(where)
 
 
 def _live(poses: Poses, g: torch.Generator) -> Poses:
     """Several failures at once, each in some of the windows only."""
 
     def some(low: float, high: float, probability: float) -> Tensor:
-        chosen = _rand(g, poses.xyz.shape[0], like=poses.xyz) < probability
-        return _uniform(low, high)(poses, g) * chosen
+        return _uniform(low, high)(poses, g) * _some(probability, poses, g)
 
     drift = some(0.05, 0.5, 0.5)
     poses = estimator_error(poses, drift, 0.6 * drift, some(0.1, 1.5, 0.6), g, kept=True)
@@ -446,7 +488,8 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "estimator_low": (2.0, _estimator(0.1, 0.45)),
     "estimator_high": (1.2, _estimator(0.45, 1.2)),
     "estimator_body": (1.6, _estimator_body),
-    "jitter": (2.6, _jitter),
+    "jitter_low": (1.6, _jitter(0.1, 0.5)),
+    "jitter_high": (2.0, _jitter(0.5, 1.6)),
     "live": (2.0, _live),
 }
 

@@ -46,7 +46,7 @@ BAD = 1e-7
 TAIL = 30.0
 """Errors this many times the usual count half of what they are: a few windows would drown out all others."""
 
-SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter", "live")
+SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter_low", "jitter_high", "live")
 """Kinds of corruption that shake every frame: what refined poses do from one frame to the next is trained on these."""
 
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")

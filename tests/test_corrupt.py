@@ -192,3 +192,31 @@ def test_smoothing_is_symmetric_and_leaves_lines_and_ends():
     assert corrupt.smoothed(pulse)[0, :, 0, 0].tolist() == [0, 0, 0, 1, 4, 6, 4, 1, 0, 0, 0]
     shaken = torch.rand(2, 9, 3, 3, generator=rng())
     assert torch.equal(corrupt.smoothed(shaken)[:, [0, -1]], shaken[:, [0, -1]])
+
+
+def test_hands_that_leap_in_depth_take_the_wrist_and_half_of_the_elbow_along():
+    poses = clean(batch=8, window=60)
+    got = corrupt.depth_leaps(poses, torch.tensor([0.0, *[0.05] * 7]), rng())
+    error = got.xyz - poses.xyz
+    names = UPPER_BODY_50.names
+    wrist, elbow = names.index("right_wrist"), names.index("right_elbow")
+    assert torch.equal(got.xyz[0], poses.xyz[0])
+    torch.testing.assert_close(got.truth, poses.xyz + corrupt.smoothed(error))
+    torch.testing.assert_close(error[:, :, elbow], 0.5 * error[:, :, wrist])
+    for joint in UPPER_BODY_50.groups["right_hand"]:
+        torch.testing.assert_close(error[:, :, joint], error[:, :, wrist])
+    assert not error[:, :, names.index("neck")].any()
+    leaps = (error[1:, :, wrist, 2].diff(dim=1).abs() > 1e-5).float().mean().item()
+    assert 0.04 < leaps < 0.13
+    across, depth = error[1:, :, wrist, 0].std(), error[1:, :, wrist, 2].std()
+    assert 0.03 < depth < 0.07
+    assert across < 0.4 * depth
+
+
+def test_jitter_also_comes_with_one_hand_never_seen_and_the_other_now_and_then():
+    missing = recipe("jitter_high")[1](clean(batch=200, window=32), rng()).missing
+    hands = [missing[:, :, list(UPPER_BODY_50.groups[f"{side}_hand"])].all(2) for side in ("left", "right")]
+    for never, other in (hands, hands[::-1]):
+        chosen = never.all(1) & ~other.all(1)
+        assert 0.1 < chosen.float().mean() < 0.35
+        assert 0.3 < other[chosen].float().mean() < 0.9
