@@ -143,8 +143,6 @@ def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]
     chosen = options.tables.split(",")
     if unknown := [name for name in chosen if name not in TABLES]:
         raise RtskelError(f"--tables: unknown {unknown[0]!r} (known: {', '.join(TABLES)})")
-    if options.updates is not None and options.updates < 1:
-        raise RtskelError(f"--updates {options.updates}: at least 1 expected")
     recording = options.data / "phoenix14t" / "dev.skels"
     read(recording)  # says what is wrong with it before anything is trained
     opened = Corpus(corpus)

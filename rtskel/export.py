@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,12 +85,22 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
         raise EngineError(f"{out}: cannot be written ({error.strerror})") from None
 
 
-def release(weights: str | Path, out: str | Path, name: str) -> None:
-    """Writes `out`.safetensors and `out`.onnx from trained weights rounded to half precision: the same numbers
-    in both.
+def release(weights: Sequence[str | Path], out: str | Path, name: str) -> None:
+    """Writes `out`.safetensors and `out`.onnx from trained weights rounded to half precision: the same numbers in both.
+
+    Args:
+        weights: one file, or several of one model, trained with other seeds, of which the mean is taken.
+
+    Raises:
+        EngineError: unreadable weights, weights of another model among them, or a file that cannot be written.
     """
-    model = load_weights(weights)
-    metadata = read_metadata(weights)
+    models = [load_weights(path) for path in weights]
+    model, metadata = models[0], read_metadata(weights[0])
+    for path, other in zip(weights, models, strict=True):
+        if other.config != model.config:
+            raise EngineError(f"{path}: another model than that of {weights[0]}")
+    states = [each.state_dict() for each in models]
+    model.load_state_dict({key: torch.stack([state[key] for state in states]).mean(0) for key in states[0]})
     extra = {"corpus": metadata["rtskel.corpus"]} if "rtskel.corpus" in metadata else {}
     path = Path(out).with_suffix(".safetensors")
     save_weights(model, path, dtype=torch.float16, name=name, **extra)

@@ -8,8 +8,8 @@ from safetensors import safe_open
 
 from rtskel.engine import open_engine
 from rtskel.errors import EngineError
-from rtskel.export import export_onnx
-from rtskel.model import SkeletorConfig, load_weights, save_weights
+from rtskel.export import export_onnx, release
+from rtskel.model import SkeletorConfig, load_weights, read_metadata, save_weights
 from tests.test_model import TINY, trained, windows
 
 PLAIN = SkeletorConfig(window=8, d_model=16, heads=2, d_ff=16, layers=1)
@@ -104,3 +104,26 @@ def test_unknown_precision_and_foreign_files_are_named(exported, tmp_path):
         export_onnx(folder / "w.safetensors", tmp_path / "x.onnx", "int4")
     with pytest.raises(EngineError, match=r"w\.onnx"):
         export_onnx(folder / "w.onnx", tmp_path / "x.onnx")
+
+
+def test_a_release_is_the_mean_of_its_seeds(tmp_path):
+    seeds = []
+    for seed, scale in enumerate((1.0, 3.0)):
+        model = trained(TINY)
+        with torch.no_grad():
+            model.trunk.out.weight.mul_(scale)
+        seeds.append(tmp_path / f"{seed}.safetensors")
+        save_weights(model, seeds[-1], name="run", corpus="abc")
+    release(seeds, tmp_path / "both", "tiny")
+    released, one = load_weights(tmp_path / "both.safetensors"), load_weights(seeds[0])
+    expected = (2 * one.trunk.out.weight).half().float()
+    torch.testing.assert_close(released.trunk.out.weight, expected, rtol=0, atol=0)
+    metadata = read_metadata(tmp_path / "both.safetensors")
+    assert (metadata["rtskel.name"], metadata["rtskel.corpus"]) == ("tiny", "abc")
+    with open_engine(tmp_path / "both.onnx") as engine:
+        assert engine.info.weights_hash == metadata["rtskel.weights_hash"]
+    other = tmp_path / "other.safetensors"
+    save_weights(trained(PLAIN), other, name="run")
+    with pytest.raises(EngineError, match=r"other\.safetensors: another model than that of .*0\.safetensors"):
+        release([*seeds, other], tmp_path / "wrong", "tiny")
+    assert not (tmp_path / "wrong.safetensors").exists()
