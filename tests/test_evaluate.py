@@ -192,7 +192,7 @@ def test_the_bandai_file_is_scored_as_the_corpus_made_of_it(tmp_path):
 
 def test_released_weights_are_rounded_and_evaluate_from_the_command_line(tmp_path, capsys):
     save_weights(trained(), tmp_path / "best.safetensors", corpus="abc")
-    release(tmp_path / "best.safetensors", tmp_path / "skeletor-tiny", "skeletor-tiny")
+    release([tmp_path / "best.safetensors"], tmp_path / "skeletor-tiny", "skeletor-tiny")
     model = load_weights(tmp_path / "skeletor-tiny.safetensors")
     assert all(torch.equal(p, p.half().float()) for p in model.parameters())
     write(tmp_path / "a.skels", Recording(truth(12), 25.0, "a", unit=SKELS_UNIT))
