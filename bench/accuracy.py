@@ -39,11 +39,12 @@ import peers
 import smoothnet
 import tables
 import torch
-from harness import arguments, count, report
+from harness import arguments, report
 from numpy.typing import NDArray
 from peers import PEERS, Body, Example, Lookahead, Peer
 from smoothnet import SmoothNetPeer
 
+from rtskel.cli import positive
 from rtskel.data import MM_PER_UNIT, AugmentConfig, BuildConfig, augment_windows, bandai_bodies, build_corpus, held_out
 from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
@@ -605,11 +606,13 @@ def main() -> int:
     parser.add_argument("--peers-only", action="store_true", help="measure no engine")
     parser.add_argument("--conditions", default=",".join([*CONDITIONS, ESTIMATOR]), help="with commas between")
     parser.add_argument("--cache", type=Path, help="file that keeps what was measured of the peers")
-    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes that tune peers, or train")
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count() or 1, help="processes that tune peers, or train"
+    )
     parser.add_argument("--runs", type=Path, help="folder that keeps what is trained here (default: none)")
     parser.add_argument("--corpus", type=Path, help="corpus to train on (default: one built from the recordings)")
     parser.add_argument("--no-smoothnet", action="store_true", help="leave out the peer that has to be trained")
-    parser.add_argument("--smoothnet-updates", type=count, default=smoothnet.UPDATES, help="how long it is trained")
+    parser.add_argument("--smoothnet-updates", type=positive, default=smoothnet.UPDATES, help="how long it is trained")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="draw the paper's Figures 3 to 6 instead")
     tables.add_arguments(parser)
     options = parser.parse_args()

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import arguments, count, report
+from harness import arguments, report
 from numpy.typing import NDArray
 
+from rtskel.cli import positive
 from rtskel.data import Corpus, Sequence, Windows, write_corpus
 from rtskel.synthesize import synthesize
 
@@ -45,8 +46,8 @@ def main() -> int:
     """Build, draw, print."""
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the corpus goes")
-    parser.add_argument("--frames", type=count, default=25_000_000, help="frames of the corpus")
-    parser.add_argument("--batches", type=count, default=3000, help="batches of 32 windows of 32 frames to draw")
+    parser.add_argument("--frames", type=positive, default=25_000_000, help="frames of the corpus")
+    parser.add_argument("--batches", type=positive, default=3000, help="batches of 32 windows of 32 frames to draw")
     options = parser.parse_args()
     keep = (options.folder / "index.json").exists()
     began = time.monotonic()

@@ -33,7 +33,6 @@ from harness import (
     WEIGHTS,
     apart,
     arguments,
-    count,
     counts,
     flops,
     keep_profile,
@@ -46,6 +45,7 @@ from harness import (
 from numpy.typing import NDArray
 from peers import synthetic
 
+from rtskel.cli import positive
 from rtskel.engine import Engine, EngineInfo, describe, open_engine
 from rtskel.refine import refine
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--batches", type=counts, default=[1, 4, 16, 64], help="with commas between")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each opponent and batch at least")
-    parser.add_argument("--runs", type=count, default=10, help="for each opponent and batch at least")
+    parser.add_argument("--runs", type=positive, default=10, help="for each opponent and batch at least")
     parser.add_argument("--clip", type=float, default=12.0, help="seconds of the clip that errors are of")
     parser.add_argument("--gemm", type=counts, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
     parser.add_argument("--profile", metavar="NAME", help="only profile our graph, into bench/results/NAME.txt")

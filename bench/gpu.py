@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import WEIGHTS, arguments, count, counts, flops, percentiles, report, ring_config, unavailable
+from harness import WEIGHTS, arguments, counts, flops, percentiles, report, ring_config, unavailable
 from numpy.typing import NDArray
 
+from rtskel.cli import positive
 from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
 from rtskel.engine.build import build_plan
 from rtskel.engine.plan import Cuda, PlanEngine, _Lane
@@ -359,7 +360,7 @@ def main() -> None:
     parser.add_argument("--weights", default=str(WEIGHTS), help="what to export, and what PyTorch runs")
     parser.add_argument("--graph", help="an exported .onnx, where there is no PyTorch to export with")
     parser.add_argument("--batches", type=counts, default=[16, 64, 256, 1024], help="streams of a step")
-    parser.add_argument("--frames", type=count, default=2000, help="for latency")
+    parser.add_argument("--frames", type=positive, default=2000, help="for latency")
     parser.add_argument("--seconds", type=float, default=1.0, help="for throughput, each batch")
     options = parser.parse_args()
     try:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel import Engine, open_engine
+from rtskel.cli import positive
 from rtskel.ring import RingConfig
 from rtskel.serve import ServeConfig, Server, run_server
 from rtskel.skeleton import UPPER_BODY_50
@@ -46,14 +47,6 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def count(text: str) -> int:
-    """1 or more, as an option says it."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: 1 or more expected")
-    return value
-
-
 def numbers(text: str) -> list[int]:
     """Numbers with commas between them, as an option says them; none is negative."""
     values = [int(part) for part in text.split(",")]
@@ -64,7 +57,7 @@ def numbers(text: str) -> list[int]:
 
 def counts(text: str) -> list[int]:
     """Likewise, but 1 or more each."""
-    return [count(part) for part in text.split(",")]
+    return [positive(part) for part in text.split(",")]
 
 
 def names(known: Collection[str]) -> Callable[[str], list[str]]:

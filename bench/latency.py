@@ -43,7 +43,6 @@ from harness import (
     SPAWN,
     arguments,
     bare_engine,
-    count,
     counts,
     numbers,
     opened,
@@ -54,6 +53,7 @@ from harness import (
 )
 from numpy.typing import NDArray
 
+from rtskel.cli import positive
 from rtskel.serve import ServeConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.streams import StreamConfig
@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="of a round of one stream; of more at least 4, or as many frames"
     )
-    parser.add_argument("--rounds", type=count, default=3, help="of the server and of each peer, in turns")
+    parser.add_argument("--rounds", type=positive, default=3, help="of the server and of each peer, in turns")
     parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
     options = parser.parse_args()

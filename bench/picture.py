@@ -12,9 +12,9 @@ from dataclasses import replace
 from importlib.resources import as_file, files
 
 import numpy as np
-from harness import count
 
 from rtskel import Refiner, open_engine, read
+from rtskel.cli import positive
 from rtskel.draw import figure
 from rtskel.refine import Refined
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--out", default="bench/results/refined.png")
     parser.add_argument("--first", type=int, default=100, help="first slot of the strip")
-    parser.add_argument("--every", type=count, default=3, help="slots between its skeletons")
+    parser.add_argument("--every", type=positive, default=3, help="slots between its skeletons")
     parser.add_argument("--lookahead", type=int, default=4)
     options = parser.parse_args()
 

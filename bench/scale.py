@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import apart, arguments, count, counts, numbers, report
+from harness import apart, arguments, counts, numbers, report
 from throughput import JOINTS, body, frame
 
 from rtskel import open_engine
+from rtskel.cli import positive
 from rtskel.refine import RefinerBank
 from rtskel.serve import Outlet, Subscriptions
 from rtskel.streams import Emission, StreamConfig, StreamTable, whole_pose
@@ -134,8 +135,10 @@ def main() -> None:
     parser.add_argument("--streams", type=counts, default=[1, 10, 100, 1000, 10_000])
     parser.add_argument("--window", type=counts, default=[8, 16, 32, 64, 128])
     parser.add_argument("--radius", type=numbers, default=[0, 2, 5])
-    parser.add_argument("--lookaheads", type=count, default=4, help="1 to so many at once: 4, then also 0, 8, 12, ...")
-    parser.add_argument("--frames", type=count, default=40_000, help="of all streams together, about")
+    parser.add_argument(
+        "--lookaheads", type=positive, default=4, help="1 to so many at once: 4, then also 0, 8, 12, ..."
+    )
+    parser.add_argument("--frames", type=positive, default=40_000, help="of all streams together, about")
     options = parser.parse_args()
     ladder = [4, 0, *range(8, 4 * options.lookaheads, 4)]
     cases = [

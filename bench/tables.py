@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from harness import count
 from smoothnet import sources
 
+from rtskel.cli import positive
 from rtskel.data import Corpus
 from rtskel.engine import open_engine
 from rtskel.errors import RtskelError
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tables", nargs="?", const="1,2,3,4", help=f"train and print tables, with commas between: {', '.join(TABLES)}"
     )
     parser.add_argument("--recipes", default=",".join(UPDATES), help="of the tables' models, with commas between")
-    parser.add_argument("--updates", type=count, help="of each of the tables' models (default: by recipe)")
+    parser.add_argument("--updates", type=positive, help="of each of the tables' models (default: by recipe)")
 
 
 def config(recipe: str, kind: str, updates: int | None, corpus: Corpus) -> TrainConfig:

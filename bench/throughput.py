@@ -29,8 +29,9 @@ from typing import Any
 import msgpack
 import numpy as np
 import zmq
-from harness import SPAWN, arguments, bare_engine, count, counts, numbers, report, serving, share_the_last_core
+from harness import SPAWN, arguments, bare_engine, counts, numbers, report, serving, share_the_last_core
 
+from rtskel.cli import positive
 from rtskel.serve import ServeConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.streams import StreamConfig
@@ -249,11 +250,11 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=counts, help="most windows of one engine call; likewise; else the best of 1..64"
     )
-    parser.add_argument("--frames", type=count, default=120_000, help="of all streams together, about")
+    parser.add_argument("--frames", type=positive, default=120_000, help="of all streams together, about")
     parser.add_argument("--seconds", type=float, default=15.0, help="fewer frames where the engine alone takes longer")
     parser.add_argument("--lookahead", type=numbers, default=[4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
-    parser.add_argument("--rounds", type=count, default=3, help="servers measured, one after another")
+    parser.add_argument("--rounds", type=positive, default=3, help="servers measured, one after another")
     parser.add_argument("--profile", metavar="NAME", help="keep a profile of the last server as bench/results/NAME.txt")
     options = parser.parse_args()
     found = [measure(engine, options) for engine in options.engine.split(",")]

@@ -215,7 +215,7 @@ examples:
     )
     subscribe.add_argument("--json", action="store_true", help="print one JSON object a line")
     subscribe.add_argument("--save", metavar="FILE", help="write all poses to this recording at the end")
-    subscribe.add_argument("--frames", type=_positive, metavar="N", help="end after N poses")
+    subscribe.add_argument("--frames", type=positive, metavar="N", help="end after N poses")
     subscribe.add_argument(
         "--until-end", action="store_true", help="end once every stream seen has ended and 2 s brought no other"
     )
@@ -311,7 +311,7 @@ examples:
     draw.add_argument("--labels", metavar="TEXT,...", help="one for each recording (default: its name)")
     draw.add_argument("--traces", metavar="JOINT,...", help="joints to follow over time, such as right_wrist.y")
     draw.add_argument("--slots", metavar="A:B|N,...", type=_slots, help="frames A to B, or exactly these frames")
-    draw.add_argument("--columns", type=_positive, default=10, metavar="N", help="skeletons of A:B (default 10)")
+    draw.add_argument("--columns", type=positive, default=10, metavar="N", help="skeletons of A:B (default 10)")
     draw.add_argument("--truth", metavar="FILE", help="recording to draw in grey behind all others")
     draw.add_argument("--video", metavar="FILE", help="video to draw over; poses are in its pixels")
     _reading_options(draw)
@@ -371,8 +371,8 @@ examples:
     build.add_argument("onnx", metavar="ONNX", help="an .onnx file made by rtskel export")
     build.add_argument("-o", "--out", metavar="FILE", required=True, help="the .plan file to write")
     build.add_argument("--gpu", type=_capabilities, metavar="CC,...", help="compute capabilities, such as 8.9,12.0")
-    build.add_argument("--max-batch", type=_positive, default=64, metavar="N", help="largest batch (default 64)")
-    build.add_argument("--opt-batch", type=_positive, metavar="N", help="batch to tune for (default 8)")
+    build.add_argument("--max-batch", type=positive, default=64, metavar="N", help="largest batch (default 64)")
+    build.add_argument("--opt-batch", type=positive, metavar="N", help="batch to tune for (default 8)")
     build.add_argument("--backend", choices=["auto", "tensorrt", "tensorrt_rtx"], default="auto", help="default auto")
 
     keygen = command(
@@ -399,7 +399,8 @@ def _no_command(parser: _Parser) -> int:
     return USAGE
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An option's whole number, 1 or more."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: 1 or more expected")
@@ -464,7 +465,7 @@ def _lookahead_option(parser: _Parser, default: str) -> None:
 def _engine_options(parser: _Parser) -> None:
     parser.add_argument("--engine", metavar="FILE", help=".onnx, .plan or .safetensors (default: the bundled one)")
     parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in it, if the engine can")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
     parser.add_argument("--radius", type=int, default=2, metavar="R", help="average 2R+1 predictions (default 2)")
     parser.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="C", help="joints below it count as missing (default 0)"
@@ -478,7 +479,7 @@ def _serve_options(parser: _Parser) -> None:
     )
     _lookahead_option(parser, "4")
     _engine_options(parser)
-    parser.add_argument("--max-streams", type=_positive, default=256, metavar="N", help="at once (default 256)")
+    parser.add_argument("--max-streams", type=positive, default=256, metavar="N", help="at once (default 256)")
     parser.add_argument(
         "--max-gap", type=int, default=25, metavar="N", help="fill at most N missing frames in a row (default 25)"
     )
@@ -489,7 +490,7 @@ def _serve_options(parser: _Parser) -> None:
         "--idle", type=float, default=30.0, metavar="S", help="forget streams silent for S s (default 30)"
     )
     parser.add_argument(
-        "--hop", type=_positive, default=1, metavar="H", help="refine H frames at once, up to H - 1 later (default 1)"
+        "--hop", type=positive, default=1, metavar="H", help="refine H frames at once, up to H - 1 later (default 1)"
     )
     parser.add_argument("--gpu-rings", action="store_true", help="with a .plan: keep frames on the GPU, too")
     parser.add_argument(

@@ -393,14 +393,10 @@ def _estimator(low: float, high: float) -> Recipe:
     def recipe(poses: Poses, g: torch.Generator) -> Poses:
         drift = _uniform(low, high)
         poses = estimator_error(poses, drift(poses, g), 0.7 * drift(poses, g), _uniform(0.3, 1.6)(poses, g), g)
-        where = torch.zeros_like(poses.missing)
-        handless = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.3
-        for wrist, hand in _hands(poses.skeleton):
-            where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
-            where[:, :, hand] = handless
-        lossy = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.5
-        poses = poses.hide(where & lossy)
-        share = 0.1 * _rand(g, where.shape[0], like=poses.xyz) * ~lossy[:, 0, 0]
+        where = _wrists_lost(poses, 0.3, g)
+        lossy = _some(0.5, poses, g)
+        poses = poses.hide(where & lossy[:, None, None])
+        share = _uniform(0.0, 0.1)(poses, g) * ~lossy
         return drop_frames(joint_mask(hand_gone(poses, 1.5 * share, g), 0.5 * share, g), share, g)
 
     return recipe
@@ -410,12 +406,17 @@ def _estimator_body(poses: Poses, g: torch.Generator) -> Poses:
     """About the measured error on every joint of the body alike, wrists lost a tenth of the time; often handless."""
     strength = _uniform(0.7, 1.3)
     poses = estimator_error(poses, strength(poses, g), strength(poses, g), strength(poses, g), g, even=True)
+    return poses.hide(_wrists_lost(poses, 0.7, g))
+
+
+def _wrists_lost(poses: Poses, handless: float, g: torch.Generator) -> Tensor:
+    """Each wrist lost a tenth of the time, and in the share `handless` of the windows both hands: [B, W, J]."""
     where = torch.zeros_like(poses.missing)
-    handless = _rand(g, where.shape[0], 1, 1, like=poses.xyz) < 0.7
+    without = _some(handless, poses, g)[:, None, None]
     for wrist, hand in _hands(poses.skeleton):
         where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
-        where[:, :, hand] = handless
-    return poses.hide(where)
+        where[:, :, hand] = without
+    return where
 
 
 def _jitter(low: float, high: float) -> Recipe:
