@@ -84,8 +84,8 @@ def publish(endpoint: str, streams: int, fps: float, seconds: float, control: Co
     arrays = [(xyz.tobytes(), sure.tobytes()) for xyz, sure in zip(motion.xyz, motion.confidence, strict=True)]
     names = [f"camera{s}" for s in range(streams)]
     view = motion.xyz[0], motion.confidence[0], UPPER_BODY_50.id, "RDT", False
-    templates = [raw_template(RawPose(name, 1, 0, 0, "monotonic", fps, *view)) for name in names]
-    parts = [(template.topic, template.head, template.middle, template.tail) for template in templates]
+    made = [encode(RawPose(name, 1, 0, 0, "monotonic", fps, *view)) for name in names]
+    parts = [(topic, *template.pieces[:3]) for topic, body in made if (template := raw_template(topic, body))]
     pack = msgpack.packb
     context = zmq.Context()
     gc.disable()

@@ -1,22 +1,23 @@
 """Many messages at once: frames out of raw messages, messages out of refined poses.
 
 All messages of a stream are alike but for a few numbers and their arrays (`rtskel.wire.raw_template`,
-`rtskel.wire.RefinedEncoder`). Once one of them was decoded or encoded with every check, the others need only be
-compared with it or copied from it. `RawReader` and `PoseWriter` do that for a whole batch in one call, in C++
-(engines/native/bulk.cpp) or in Python, which is the specification; the same tests run both.
+`rtskel.wire.RefinedEncoder`), whatever order and forms a client writes its fields in. Once one of them was decoded or
+encoded with every check, the others need only be compared with it or copied from it. `RawReader` and `PoseWriter` do
+that for a whole batch in one call, in C++ (engines/native/bulk.h) or in Python, which is the specification; the same
+tests run both.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.wire import MAX_COUNT, RawBatch, RawPose, RawTemplate, RefinedEncoder, RefinedPose, raw_template
+from rtskel.wire import MAX_COUNT, RawTemplate, RefinedEncoder, RefinedPose, raw_template
 
 MOST_EXPECTED = 64
 """How many different messages are expected on one topic, and of one stream: no sender fills the memory. Of more, the
@@ -82,46 +83,48 @@ class RawReader:
     Args:
         joints: of a pose, J.
         native: in C++, or in Python.
+
+    Attributes:
+        compiled: the inner part, if it is in C++.
     """
 
     def __init__(self, joints: int, *, native: bool = True) -> None:
         self._joints = joints
-        self._reader: _Reader = _native().RawReader(joints) if native else _PythonReader(joints)
-        self._expected: dict[object, tuple[RawTemplate, list[int]]] = {}  # by what is the same in all messages
-        self._by_topic: defaultdict[bytes, dict[object, None]] = defaultdict(dict)  # keys of _expected, oldest first
-        self._by_place: defaultdict[int, dict[object, None]] = defaultdict(dict)
+        self.compiled: Any = _native().RawReader(joints) if native else None
+        self._reader: _Reader = self.compiled or _PythonReader(joints)
+        self._expected: dict[RawTemplate, list[int]] = {}  # places
+        self._by_topic: defaultdict[bytes, dict[RawTemplate, None]] = defaultdict(dict)  # oldest first
+        self._by_place: defaultdict[int, dict[RawTemplate, None]] = defaultdict(dict)
 
-    def expect(self, sample: RawPose | RawBatch, places: Sequence[int]) -> None:
+    def expect(self, topic: bytes, body: bytes, places: Sequence[int]) -> None:
         """From now on, messages like this one, but for seq, time_ns and arrays, are of the streams at these places.
 
-        The sample has J joints and a seq, and a place for each of its poses.
+        Its poses have J joints, and a place each.
         """
-        common = (getattr(sample, name) for name in _COMMON[type(sample)])
-        key = tuple(tuple(value) if isinstance(value, list) else value for value in common)
-        if key in self._expected:
+        template = raw_template(topic, body)
+        if template is None or template in self._expected:
             return
-        template = raw_template(sample)
-        assert (template.poses, template.joints) == (len(places), self._joints)
-        for others in self._by_topic[template.topic], *(self._by_place[place] for place in places):
+        assert template.cells == len(places) * self._joints
+        for others in self._by_topic[topic], *(self._by_place[place] for place in places):
             if len(others) == MOST_EXPECTED:
                 self._drop(next(iter(others)))
-        self._expected[key] = template, list(places)
-        self._reader.add(*self._expected[key])
-        self._by_topic[template.topic][key] = None
+        self._expected[template] = list(places)
+        self._reader.add(template, self._expected[template])
+        self._by_topic[topic][template] = None
         for place in places:
-            self._by_place[place][key] = None
+            self._by_place[place][template] = None
 
     def forget(self, place: int) -> None:
         """Expect no messages of that place any more."""
-        for key in list(self._by_place.get(place, ())):
-            self._drop(key)
+        for template in list(self._by_place.get(place, ())):
+            self._drop(template)
 
-    def _drop(self, key: object) -> None:
-        template, places = self._expected.pop(key)
+    def _drop(self, template: RawTemplate) -> None:
+        places = self._expected.pop(template)
         self._reader.remove(template)
         indices: list[tuple[Any, Any]] = [(self._by_topic, template.topic)]
         for index, entry in [*indices, *((self._by_place, place) for place in places)]:
-            del index[entry][key]
+            del index[entry][template]
             if not index[entry]:
                 del index[entry]
 
@@ -134,13 +137,6 @@ class RawReader:
         if rows and not self._reader.take(frames):
             frames = replace(frames, finite=False)
         return frames, others
-
-
-_COMMON = {
-    kind: [field.name for field in fields(kind) if field.name not in ("seq", "time_ns", "xyz", "confidence")]
-    for kind in (RawPose, RawBatch)
-}
-"""What is the same in all messages of a template."""
 
 
 class _PythonReader:
@@ -191,33 +187,36 @@ class _PythonReader:
 
 def _split(template: RawTemplate, body: bytes) -> tuple[int, int, bytes, bytes] | None:
     """seq, time_ns, xyz and confidence of a message, if it is one of the template."""
-    if not body.startswith(template.head):
-        return None
-    seq, at = _unsigned(body, len(template.head))
-    time_ns, at = _unsigned(body, at)
-    cells = 4 * template.poses * template.joints
-    xyz = at + len(template.middle)
-    tail = xyz + 3 * cells
-    confidence = tail + len(template.tail)
-    if seq < 0 or time_ns < 0 or len(body) != confidence + cells:
-        return None
-    if body[at:xyz] != template.middle or body[tail:confidence] != template.tail:
-        return None
-    return seq, time_ns, body[xyz:tail], body[confidence:]
+    found: dict[str, Any] = {}
+    at = 0
+    for piece, name in zip(template.pieces, (*template.varying, ""), strict=True):
+        if not body.startswith(piece, at):
+            return None
+        at += len(piece)
+        if name == "numbers":
+            seq, at = _unsigned(body, at)
+            time_ns, at = _unsigned(body, at)
+            if seq < 0 or time_ns < 0:
+                return None
+            found[name] = seq, time_ns
+        elif name:
+            size = 4 * template.cells * (3 if name == "xyz" else 1)
+            found[name] = body[at : at + size]
+            at += size
+    return (*found["numbers"], found["xyz"], found["confidence"]) if at == len(body) else None
 
 
 def _unsigned(body: bytes, at: int) -> tuple[int, int]:
-    """A msgpack integer in its shortest form and where it ends; -1 if there is none."""
+    """A msgpack integer of at least 0 and where it ends; -1 if there is none."""
     first = body[at] if 0 <= at < len(body) else 0xC0
     if first < 0x80:
         return first, at + 1
-    if not 0xCC <= first <= 0xCF:
+    if not (0xCC <= first <= 0xCF or 0xD0 <= first <= 0xD3):
         return -1, -1
-    size = 1 << (first - 0xCC)
-    value = int.from_bytes(body[at + 1 : at + 1 + size], "big")
-    if len(body) < at + 1 + size or value > MAX_COUNT or value >> (4 * size if size > 1 else 7) == 0:
-        return -1, -1
-    return value, at + 1 + size
+    size = 1 << (first & 3)
+    digits = body[at + 1 : at + 1 + size]
+    value = int.from_bytes(digits, "big", signed=first >= 0xD0)
+    return (value, at + 1 + size) if len(digits) == size and 0 <= value <= MAX_COUNT else (-1, -1)
 
 
 class _Writer(Protocol):

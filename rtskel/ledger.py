@@ -1,7 +1,7 @@
 """What the server keeps of its streams by place, so that whole batches of frames are dealt with at once.
 
 The arrays are here; `rtskel.streams` reads and writes them where a stream begins, ends or changes. What is done for
-every frame is a method, in C++ (engines/native/ledger.cpp) or in numpy, which is the specification; the same tests run
+every frame is a method, in C++ (engines/native/ledger.h) or in numpy, which is the specification; the same tests run
 both.
 """
 
@@ -41,6 +41,7 @@ class Ledger:
         flags: of slot 0.
         faulty: outputs completed by windows up to this one are not refined.
         view: index of the axes.
+        compiled: the inner part, if it is in C++.
         slot, received, captured: [places, ring], by slot % ring, for slots not yet emitted: the slot whose frame came,
             when it was read and when it was captured.
     """
@@ -62,11 +63,12 @@ class Ledger:
         self.slot = np.full((places, ring), -1, np.int64)
         self.received = np.zeros((places, ring), np.int64)
         self.captured = np.zeros((places, ring), np.int64)
-        self._each: Any = _NumpyLedger(self)
+        self.compiled: Any = None
         if native:
             from rtskel import _native  # type: ignore[attr-defined]
 
-            self._each = _native.Ledger(self, self.arrival, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
+            self.compiled = _native.Ledger(self, self.arrival, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
+        self._each = self.compiled or _NumpyLedger(self)
 
     def slots(self, place: Rows, number: Slots, time: Slots, jump: int, most: int) -> tuple[Slots, bool]:
         """[M] the slots of numbered frames, and whether all of them just follow: none is before slot 0 or more than
@@ -114,7 +116,9 @@ class Ledger:
         return places[: self._each.behind(used, following, frontier, limit, places)]
 
     def numbers(self, place: Rows, slot: Slots, windows: NDArray[np.int32], flags: NDArray[np.uint32]) -> Slots:
-        """[M, 6] the columns of `rtskel.wire.RefinedBatch.numbers` for slots that come out."""
+        """[M, 6] the columns of `rtskel.wire.RefinedBatch.numbers` for slots that come out; slot 0's own flags are
+        added to these.
+        """
         numbers = np.empty((len(place), 6), np.int64)
         self._each.numbers(place, slot, windows, flags, numbers)
         return numbers
@@ -185,4 +189,4 @@ class _NumpyLedger:
         out[:, 2] = books.captured[place, at]
         out[:, 3] = books.received[place, at]
         out[:, 4] = windows
-        out[:, 5] = flags
+        out[:, 5] = flags | np.where(slot == 0, books.flags[place], np.uint32(0))

@@ -67,6 +67,10 @@ class LiftingBank(RefinerBank):
         self._flat[stream] = _FlatStream(lifter, self.config.capacity)
 
     @property
+    def compiled_ring(self) -> None:
+        """None: frames of 2D streams are lifted on the way."""
+
+    @property
     def frontier(self) -> NDArray[np.int64]:
         """See `RefinerBank.frontier`."""
         return self._with_flat(self._ring.frontier, lambda flat: flat.pushed - 1)

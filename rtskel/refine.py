@@ -27,7 +27,7 @@ A window in which no joint is known predicts nothing and takes no part; where th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -142,6 +142,11 @@ class RefinerBank:
     def on_device(self) -> bool:
         """Whether the engine keeps the rings, and windows never pass through `WindowEngine.run`."""
         return isinstance(self._ring, EngineRing)
+
+    @property
+    def compiled_ring(self) -> Any:
+        """The ring, if it is in C++ and takes frames as they are given to `put`; else None."""
+        return self._ring.compiled if isinstance(self._ring, NativeRing) else None
 
     @property
     def frontier(self) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ as far as the law of `rtskel.refine` says; this module keeps the books and does 
 A frame that comes after the frontier passed its slot is still taken while some lookahead has not emitted that slot: the
 windows it touches, as far as outputs to come need them, run again.
 
-There are two implementations of one interface, `NativeRing` in C++ (engines/native/ring.cpp) and `NumpyRing` here,
+There are two implementations of one interface, `NativeRing` in C++ (engines/native/ring.h) and `NumpyRing` here,
 which is the specification in short; the same tests run both. A third, `rtskel.engine.device.DeviceRing`, has the books
 of `NumpyRing` and its numbers on a GPU.
 """
@@ -504,7 +504,8 @@ class NumpyRing(Books):
         if len(ends):
             mean = predictions.mean(axis=0)
             out.xyz[row] = mean
-            out.sigma[row] = np.sqrt(np.square(predictions - mean).sum(axis=-1).mean(axis=0))
+            sigma = np.sqrt(np.square(predictions - mean).sum(axis=-1).mean(axis=0))
+            out.sigma[row] = np.minimum(sigma, np.finfo(np.float32).max)  # further apart than any float says
         else:
             out.xyz[row] = 0
             out.sigma[row] = 0
@@ -547,7 +548,11 @@ class NumpyRing(Books):
 
 
 class NativeRing:
-    """The ring in C++: as `NumpyRing`, for thousands of streams, with the GIL released."""
+    """The ring in C++: as `NumpyRing`, for thousands of streams, with the GIL released.
+
+    Attributes:
+        compiled: the inner part.
+    """
 
     def __init__(self, config: RingConfig) -> None:
         try:
@@ -560,7 +565,7 @@ class NativeRing:
 
         skeleton = config.skeleton
         self.config = config
-        self._ring = _native.Ring(
+        self.compiled = _native.Ring(
             streams=config.streams,
             window=config.window,
             joints=skeleton.joints,
@@ -582,49 +587,49 @@ class NativeRing:
             right_shoulder=RIGHT_SHOULDER,
             left_shoulder=LEFT_SHOULDER,
         )
-        self.put = self._ring.put
-        self.settle = self._ring.settle
-        self.end = self._ring.end
-        self.reset = self._ring.reset
-        self.gather = self._ring.gather
+        self.put = self.compiled.put
+        self.settle = self.compiled.settle
+        self.end = self.compiled.end
+        self.reset = self.compiled.reset
+        self.gather = self.compiled.gather
 
     def average(self, y: NDArray[np.float32], out: Refined) -> None:
         """See `NumpyRing.average`."""
-        self._ring.average(y, *_columns(out))
+        self.compiled.average(y, *_columns(out))
 
     def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
         """See `NumpyRing.skip`."""
-        self._ring.skip(stream, window, *_columns(out))
+        self.compiled.skip(stream, window, *_columns(out))
 
     @property
     def pending(self) -> int:
         """See `NumpyRing.pending`."""
-        return int(self._ring.pending)
+        return int(self.compiled.pending)
 
     @property
     def outputs(self) -> int:
         """See `NumpyRing.outputs`."""
-        return int(self._ring.outputs)
+        return int(self.compiled.outputs)
 
     @property
     def frontier(self) -> NDArray[np.int64]:
         """See `NumpyRing.frontier`; a live read-only view."""
-        return cast("NDArray[np.int64]", self._ring.frontier)
+        return cast("NDArray[np.int64]", self.compiled.frontier)
 
     @property
     def newest(self) -> NDArray[np.int64]:
         """See `NumpyRing.newest`; a live read-only view."""
-        return cast("NDArray[np.int64]", self._ring.newest)
+        return cast("NDArray[np.int64]", self.compiled.newest)
 
     @property
     def next(self) -> NDArray[np.int64]:
         """See `NumpyRing.next`; a live read-only view."""
-        return cast("NDArray[np.int64]", self._ring.next)
+        return cast("NDArray[np.int64]", self.compiled.next)
 
     @property
     def ended(self) -> NDArray[np.bool_]:
         """See `NumpyRing.ended`; a live read-only view."""
-        return cast("NDArray[np.bool_]", self._ring.ended).view(np.bool_)
+        return cast("NDArray[np.bool_]", self.compiled.ended).view(np.bool_)
 
 
 def _columns(out: Refined) -> tuple[NDArray[Any], ...]:

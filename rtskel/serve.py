@@ -544,8 +544,8 @@ class Outlet:
         self._subscriptions = wanted
         self._writer = PoseWriter(joints)
         # By place and lookahead:
-        self._wanted = np.full((places, len(lookaheads)), _UNKNOWN, np.int8)
-        self._kind = np.full((places, len(lookaheads)), -1, np.int32)  # of the writer's poses
+        self._kind = np.full((places, len(lookaheads)), -1, np.int32)  # of the writer's poses, where it knows them
+        self._wanted = np.full((places, len(lookaheads)), _UNKNOWN, np.int32)  # that kind, or _UNWANTED
         # By place: the packed `wire.Source`. By lookahead: what packs batches, where they are wanted.
         self._source: list[bytes | None] = [None] * places
         self._batches: list[wire.RefinedBatchEncoder | None] = [None] * len(lookaheads)
@@ -569,16 +569,20 @@ class Outlet:
             self._source[changed] = None
         place, column = emission.place, self._only
         if len(self._lookaheads) > 1:
-            column = np.searchsorted(self._lookaheads, emission.lookahead)
+            column = self._lookaheads.searchsorted(emission.lookahead)
         elif len(column) != len(place):
             column = self._only = np.zeros(len(place), np.int64)
-        wanted = self._wanted[place, column]
-        if wanted.min() == _UNKNOWN:
-            self._ask(np.unique(np.stack([place, column])[:, wanted == _UNKNOWN], axis=1))
-            wanted = self._wanted[place, column]
-        if wanted.any():
-            alone = emission if wanted.all() else emission.select(wanted > 0)
-            kind = self._kind[place, column] if alone is emission else self._kind[place, column][wanted > 0]
+        kind = self._wanted[place, column]
+        kinds = kind.tolist()
+        if min(kinds) == _UNKNOWN:
+            self._ask(np.unique(np.stack([place, column])[:, kind == _UNKNOWN], axis=1))
+            kind = self._wanted[place, column]
+            kinds = kind.tolist()
+        if max(kinds) >= 0:
+            alone = emission
+            if min(kinds) == _UNWANTED:
+                alone, kind = emission.select(kind >= 0), kind[kind >= 0]
+                kinds = kind.tolist()
             bodies = self._writer.write(
                 kind,
                 alone.numbers,
@@ -590,7 +594,7 @@ class Outlet:
                 alone.missing,
                 alone.sigma,
             )
-            yield from zip(map(self._writer.topics.__getitem__, kind.tolist()), bodies, strict=True)
+            yield from zip(map(self._writer.topics.__getitem__, kinds), bodies, strict=True)
         for k, batch_wanted in enumerate(self._batch_wanted):
             if not batch_wanted:
                 continue
@@ -603,9 +607,9 @@ class Outlet:
         for place, column in pairs.T.tolist():
             sample = self._table.sample(place, int(self._lookaheads[column]))
             wanted = self._subscriptions.want(wire.refined_topic(sample.stream, sample.lookahead))
-            self._wanted[place, column] = wanted
             if wanted and self._kind[place, column] < 0:
                 self._kind[place, column] = self._writer.add(sample)
+            self._wanted[place, column] = self._kind[place, column] if wanted else _UNWANTED
 
     def _in_batches(self, column: int, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
         encoder = self._batches[column]
@@ -643,7 +647,7 @@ class Outlet:
         )
 
 
-_UNKNOWN = -1
+_UNWANTED, _UNKNOWN = -1, -2
 
 
 class _WatchedEngine:

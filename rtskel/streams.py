@@ -341,6 +341,7 @@ class StreamTable(Generic[Out]):
         self._arrival = self._books.arrival
         self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
         self._reader = RawReader(bank.joints, native=native)
+        self._intake = _intake(self._reader, self._books, bank, self._jump)
         self._failed = False  # whether the engine ever did
         self._changed: list[int] = []  # places whose poses are of another kind than before
         # Frames accepted but not yet given to the bank: parallel lists.
@@ -386,6 +387,9 @@ class StreamTable(Generic[Out]):
 
         `refuse` is told which message (its index) cannot be decoded or has no business here, and why.
         """
+        # The short way of nearly all, in one call. It changes nothing that what waits, drains or ends could wait for.
+        if self._intake is not None and (count := self._intake.take(topics, bodies, read)) > 0:
+            return int(count)
         frames, others = self._reader.read(topics, bodies)
         count = len(frames)
         messages: list[tuple[int, Message | RawBatch]] = []
@@ -405,7 +409,13 @@ class StreamTable(Generic[Out]):
             aside = self._take_frames(frames, np.array(read, np.int64), messages)
             if aside:
                 messages = sorted([*messages, *aside], key=itemgetter(0))  # stable
-        self.feed([(message, read[k]) for k, message in messages])
+        new = set(others)
+        for k, message in messages:
+            places = self._feed(message, read[k])
+            if places and k in new:
+                self._reader.expect(topics[k], bodies[k], places)
+        self._put()
+        self._progress(None)
         return count
 
     def _take_frames(
@@ -449,20 +459,18 @@ class StreamTable(Generic[Out]):
     def feed(self, messages: Iterable[tuple[Message | RawBatch, int]]) -> None:
         """Take messages, each with the time at which it was read. Nothing runs yet."""
         for msg, now in messages:
-            if isinstance(msg, RawBatch):
-                places = [self._feed(pose, now) for pose in msg.poses()]
-                if min(places) >= 0:
-                    self._reader.expect(msg, places)
-            else:
-                place = self._feed(msg, now)
-                if place >= 0:
-                    assert isinstance(msg, RawPose)
-                    self._reader.expect(msg, [place])
+            self._feed(msg, now)
         self._put()
         self._progress(None)
 
-    def _feed(self, msg: Message, now: int) -> int:
-        """Take one message; the place of its stream if others like it can be taken together, else -1."""
+    def _feed(self, msg: Message | RawBatch, now: int) -> list[int]:
+        """Take one message; the places of its streams if others like it can be taken together, else none."""
+        poses = msg.poses() if isinstance(msg, RawBatch) else [msg]
+        places = [self._feed_one(pose, now) for pose in poses]
+        return places if min(places) >= 0 else []
+
+    def _feed_one(self, msg: Message, now: int) -> int:
+        """Take one stream's message; its place if others like it can be taken together, else -1."""
         stream = self._streams.get(msg.stream)
         if stream is None:
             self._admit(msg, now)
@@ -1115,7 +1123,7 @@ class StreamTable(Generic[Out]):
         self, clock: Callable[[], int], engine_times: Callable[[], tuple[int, int]] | None, crowded: bool
     ) -> Iterator[Emission]:
         start = clock()
-        if start >= self._look_at:
+        if start >= self._look_at and self.bank.pending > 1:  # one alone is the newest
             skipped = self._leave_out(start, 0.0 if crowded or self._hurried else self._behind)
             if skipped is not None and len(skipped):
                 yield self._emission(skipped, start, start)
@@ -1160,14 +1168,10 @@ class StreamTable(Generic[Out]):
         # What is rare is asked for once a batch: for hundreds of streams this is most of what Python does.
         books, place, slot = self._books, refined.stream, refined.slot
         xyz, sigma, confidence, flags = refined.xyz, refined.sigma, refined.confidence, refined.flags
-        if not np.isfinite(sigma).all():  # coordinates beyond float32's range on the way; then xyz may be, too
-            xyz, sigma = np.nan_to_num(xyz), np.nan_to_num(sigma)
         if len(self._views) > 1:
             view = books.view[place]
             for code in np.unique(view[view > 0]).tolist():
                 xyz[view == code] = from_canonical(xyz[view == code], *self._views[code])
-        if slot.min(initial=1) == 0:
-            flags = flags | np.where(slot == 0, books.flags[place], np.uint32(0))
         if self._failed:
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
             flags = flags | np.where(slot + reach <= books.faulty[place], np.uint32(Flag.PASSTHROUGH), np.uint32(0))
@@ -1277,6 +1281,16 @@ class _Note:
     told: int = 0  # how many the last event counted
     next_ns: int = 0  # when the next event may go out
     detail: str = ""
+
+
+def _intake(reader: RawReader, books: Ledger, bank: RefinerBank, jump: int) -> Any:
+    """What takes messages into the ring in one call, where all three parts are in C++ (engines/native/intake.h)."""
+    parts = reader.compiled, books.compiled, bank.compiled_ring
+    if None in parts:
+        return None
+    from rtskel import _native  # type: ignore[attr-defined]
+
+    return _native.Intake(*parts, jump, MOST_NUMBER)
 
 
 _EARLY_IF_UNSURE = 1 / 16

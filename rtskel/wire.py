@@ -17,7 +17,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass
 from dataclasses import fields as dataclass_fields
 from enum import IntFlag
 from functools import lru_cache
@@ -1103,44 +1103,62 @@ def decode(topic: bytes, body: bytes) -> Message:
 
 
 class RawTemplate(NamedTuple):
-    """The bytes that all messages of a stream (or of the same people of a group) have in common.
+    """The bytes that all messages of a stream (or of the same people of a group) have in common, if one client sends
+    them.
 
-    The body is `head`, seq, time_ns, `middle`, xyz, `tail`, confidence: numbers as msgpack integers in their shortest
-    form, arrays as `poses` times `joints` float32, of which the length is in the bytes before.
+    The body is `pieces[0]`, `varying[0]`, `pieces[1]`, `varying[1]`, `pieces[2]`, `varying[2]`, `pieces[3]`. What
+    varies is, in the client's order: "numbers", which are seq and time_ns as msgpack integers; "xyz", three float32 a
+    joint; and "confidence", `cells` float32 of all poses.
     """
 
     topic: bytes
-    head: bytes
-    middle: bytes
-    tail: bytes
-    poses: int
-    joints: int
+    pieces: tuple[bytes, ...]
+    varying: tuple[str, ...]
+    cells: int
 
 
-def raw_template(sample: RawPose | RawBatch) -> RawTemplate:
+_RAW_FIELDS = frozenset(
+    ("v", "kind", "stream", "group", "streams", "source", "space", "lossless", "dims", "xyz", "confidence")
+)
+
+
+def raw_template(topic: bytes, body: bytes) -> RawTemplate | None:
     """What messages like this one have in common, whatever their seq, time and coordinates.
 
-    Raises:
-        WireError: the sample cannot be encoded, not counting what its arrays hold.
+    Args:
+        topic, body: of a `RawPose` or `RawBatch`, which `decode` has accepted.
+
+    Returns:
+        None if there are fields that this version does not know: they may vary, too.
     """
-    nothing = replace(sample, xyz=np.zeros_like(sample.xyz), confidence=np.zeros_like(sample.confidence))
-    topic, body = _ENCODERS[type(sample)](nothing)  # raw poses may hold NaN, and what they hold does not matter
-    pack = _packing.pack
-    epoch, _, _, clock, fps = body["source"]
-    poses = 1 if isinstance(sample, RawPose) else len(sample.streams)
-    pieces = [bytes([0x80 + len(body)])]
-    for name, value in body.items():
-        pieces[-1] += pack(name)
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(body)
+    spans: list[tuple[str, int, int]] = []
+    cells = 0
+    for _ in range(unpacker.read_map_header()):
+        name = unpacker.unpack()
+        if name not in _RAW_FIELDS:
+            return None
         if name == "source":
-            pieces[-1] += b"\x95" + pack(epoch)
-            pieces.append(pack(clock) + pack(fps))
+            elements = unpacker.read_array_header()
+            unpacker.skip()
+            begin = unpacker.tell()
+            unpacker.skip()
+            unpacker.skip()
+            spans.append(("numbers", begin, unpacker.tell()))
+            for _ in range(elements - 3):
+                unpacker.skip()
         elif name in ("xyz", "confidence"):
-            pieces[-1] += _binary_header(len(value))
-            pieces.append(b"")
+            size = len(unpacker.unpack())
+            spans.append((name, unpacker.tell() - size, unpacker.tell()))
+            cells = size // 4 if name == "confidence" else cells
         else:
-            pieces[-1] += pack(value)
-    head, middle, tail, _ = pieces
-    return RawTemplate(topic, head, middle, tail, poses, body["space"][1])
+            unpacker.skip()
+    if len(spans) != 3:  # a field came twice
+        return None
+    edges = [0, *(edge for _, begin, end in spans for edge in (begin, end)), len(body)]
+    pieces = tuple(body[edges[k] : edges[k + 1]] for k in range(0, len(edges), 2))
+    return RawTemplate(topic, pieces, tuple(name for name, _, _ in spans), cells)
 
 
 def _binary_header(length: int) -> bytes:

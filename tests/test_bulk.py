@@ -50,6 +50,10 @@ def check(frames: RawFrames, messages: list[RawPose | RawBatch], numbers: list[i
         np.testing.assert_array_equal(frames.confidence[row], pose.confidence)
 
 
+def expect(reader: RawReader, sample: RawPose | RawBatch, places: list[int]) -> None:
+    reader.expect(*encode(sample), places)
+
+
 def read(reader: RawReader, messages) -> tuple[RawFrames, list[int]]:
     return reader.read(*map(list, zip(*map(encode, messages), strict=True)))
 
@@ -58,9 +62,9 @@ def read(reader: RawReader, messages) -> tuple[RawFrames, list[int]]:
 def test_expected_messages_are_read_and_others_are_left(native):
     reader = RawReader(J, native=native)
     places = {"a": 4, "b": 0, "c": 9}
-    reader.expect(raw("a"), [4])
-    reader.expect(batch(("a", "b")), [4, 0])
-    reader.expect(batch(("c", "b"), group="hall"), [9, 0])
+    expect(reader, raw("a"), [4])
+    expect(reader, batch(("a", "b")), [4, 0])
+    expect(reader, batch(("c", "b"), group="hall"), [9, 0])
     messages = [
         raw("a", 5, 7),
         raw("b"),  # alone it was never seen
@@ -81,7 +85,7 @@ def test_expected_messages_are_read_and_others_are_left(native):
 @pytest.mark.parametrize("seq", NUMBERS)
 def test_numbers_of_every_length(native, seq):
     reader = RawReader(J, native=native)
-    reader.expect(raw(), [0])
+    expect(reader, raw(), [0])
     messages = [raw(seq=seq, time_ns=time_ns) for time_ns in NUMBERS]
     frames, others = read(reader, messages)
     assert others == []
@@ -106,8 +110,8 @@ def test_numbers_of_every_length(native, seq):
 )
 def test_whatever_is_different_is_not_expected(native, change):
     reader = RawReader(J, native=native)
-    reader.expect(raw(), [0])
-    reader.expect(batch(), [0, 1])
+    expect(reader, raw(), [0])
+    expect(reader, batch(), [0, 1])
     frames, others = read(reader, [raw(**change), raw()])
     assert (len(frames), others) == (1, [0])
     if "xyz" in change:
@@ -121,7 +125,7 @@ def test_whatever_is_different_is_not_expected(native, change):
 def test_truncated_and_flipped_bodies(native, sample):
     """What is expected decodes to the same; what does not decode is not expected."""
     reader = RawReader(J, native=native)
-    reader.expect(sample, [0] if type(sample) is RawPose else [0, 1])
+    expect(reader, sample, [0] if type(sample) is RawPose else [0, 1])
     topic, body = encode(sample)
     broken = [body[:length] for length in range(len(body))] + [body + b"\0", body + body, b""]
     for flip in 1, 2, 0x40, 0x80, 0xFF:
@@ -134,37 +138,83 @@ def test_truncated_and_flipped_bodies(native, sample):
 
 
 @BOTH
-def test_integers_in_a_longer_form_are_not_expected(native):
+def test_integers_are_read_in_every_form_that_decode_takes(native):
     reader = RawReader(J, native=native)
-    reader.expect(raw(seq=5), [0])
-    topic, body = encode(raw(seq=5))
+    sample = raw(seq=5)
+    expect(reader, sample, [0])
+    topic, body = encode(sample)
     at = body.index(b"\x95\x01\x05") + 2
-    for longer in b"\xcc\x05", b"\xcd\x00\x05", b"\xcf" + bytes(7) + b"\x05", b"\xd0\x05", b"\xcf" + b"\xff" * 8:
-        assert reader.read([topic], [body[:at] + longer + body[at + 1 :]])[1] == [0]
-    assert reader.read([topic], [body])[1] == []
+    forms = [b"\xcc\x05", b"\xcd\x00\x05", b"\xce\x00\x00\x00\x05", b"\xcf" + bytes(7) + b"\x05"]
+    forms += [b"\xd0\x05", b"\xd1\x00\x05", b"\xd2\x00\x00\x00\x05", b"\xd3" + bytes(7) + b"\x05"]
+    bodies = [body[:at] + form + body[at + 1 :] for form in forms]
+    assert all(decode(topic, other).seq == 5 for other in bodies)
+    frames, others = reader.read([topic] * len(bodies), bodies)
+    assert others == []
+    check(frames, [sample] * len(bodies), list(range(len(bodies))), {"a": 0})
+    others = [b"\xff", b"\xd0\x85", b"\xd1\x80\x05", b"\xcf" + b"\xff" * 8, b"\xd3" + b"\xff" * 8, b"\xc0"]
+    for wrong in *others, b"\xca" + bytes(4):
+        assert reader.read([topic], [body[:at] + wrong + body[at + 1 :]])[1] == [0]
+
+
+def in_order(body: bytes, names: list[str], **changes: object) -> bytes:
+    """The same fields in another order, `changes` behind them."""
+    fields = msgpack.unpackb(body)
+    return msgpack.packb({name: fields[name] for name in names} | changes)
 
 
 @BOTH
-def test_fields_in_another_order_are_left_to_decode(native):
+def test_a_client_may_write_its_fields_in_any_order_and_form(native):
     reader = RawReader(J, native=native)
-    reader.expect(raw(), [0])
+    messages = [raw(seq=number, time_ns=2**33 * number) for number in range(5)]
+    topic = encode(messages[0])[0]
+    names = list(msgpack.unpackb(encode(messages[0])[1]))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rng.shuffle(names)
+        bodies = [in_order(encode(message)[1], names) for message in messages]
+        assert reader.read([topic] * 5, bodies)[1] == [0, 1, 2, 3, 4]
+        reader.expect(topic, bodies[3], [0])
+        frames, others = reader.read([topic] * 5, bodies)
+        assert others == []
+        check(frames, messages, list(range(5)), {"a": 0})
+        reader.forget(0)
+    whole = [encode(dataclasses.replace(message, fps=25)) for message in messages]  # as JavaScript writes 25.0
+    reader.expect(*whole[0], [0])
+    assert reader.read(*map(list, zip(*whole, strict=True)))[1] == []
+
+
+@BOTH
+def test_fields_of_later_versions_are_left_to_decode(native):
+    """They may vary, and each message would be another one to expect."""
+    reader = RawReader(J, native=native)
     topic, body = encode(raw())
-    other = msgpack.packb(dict(sorted(msgpack.unpackb(body).items())))
-    assert reader.read([topic, topic], [other, body])[1] == [0]
+    later = in_order(body, list(msgpack.unpackb(body)), quality=0.5)
+    reader.expect(topic, later, [0])
+    assert reader.read([topic], [later])[1] == [0]
+
+
+@BOTH
+def test_a_field_that_comes_twice_is_left_to_decode(native):
+    reader = RawReader(J, native=native)
+    topic, body = encode(raw())
+    again = bytes([body[0] + 1]) + body[1:] + msgpack.packb("confidence") + msgpack.packb(bytes(4 * J))
+    assert not decode(topic, again).confidence.any()  # the last one counts
+    reader.expect(topic, again, [0])
+    assert reader.read([topic], [again])[1] == [0]
 
 
 @BOTH
 def test_what_is_forgotten_is_not_expected(native):
     reader = RawReader(J, native=native)
-    reader.expect(raw("a"), [0])
-    reader.expect(raw("b"), [1])
-    reader.expect(batch(("a", "b")), [0, 1])
-    reader.expect(batch(("b", "c")), [1, 2])
+    expect(reader, raw("a"), [0])
+    expect(reader, raw("b"), [1])
+    expect(reader, batch(("a", "b")), [0, 1])
+    expect(reader, batch(("b", "c")), [1, 2])
     messages = [raw("a"), raw("b"), batch(("a", "b")), batch(("b", "c"))]
     reader.forget(0)
     assert read(reader, messages)[1] == [0, 2]
     reader.forget(7)
-    reader.expect(raw("a"), [5])
+    expect(reader, raw("a"), [5])
     frames, others = read(reader, messages)
     assert others == [2]
     assert frames.place.tolist() == [5, 1, 1, 2]
@@ -175,10 +225,10 @@ def test_what_is_forgotten_is_not_expected(native):
 @BOTH
 def test_a_stream_at_another_place(native):
     reader = RawReader(J, native=native)
-    reader.expect(raw("a"), [0])
-    reader.expect(raw("a"), [0])
+    expect(reader, raw("a"), [0])
+    expect(reader, raw("a"), [0])
     reader.forget(0)
-    reader.expect(raw("a"), [3])
+    expect(reader, raw("a"), [3])
     frames, others = read(reader, [raw("a")])
     assert (frames.place.tolist(), others) == ([3], [])
 
@@ -189,20 +239,20 @@ def test_the_oldest_of_too_many_is_forgotten(native):
     most = bulk.MOST_EXPECTED
     groups = [batch((f"s{k}", "a"), group="room") for k in range(most + 2)]
     for k, group in enumerate(groups):
-        reader.expect(group, [k + 1, 0])
+        expect(reader, group, [k + 1, 0])
     assert read(reader, groups)[1] == [0, 1]
-    reader.expect(groups[0], [1, 0])
+    expect(reader, groups[0], [1, 0])
     assert read(reader, groups)[1] == [1, 2]
     halls = [batch(("x",), group=f"g{k}") for k in range(2 * most)]
     for hall in halls:
-        reader.expect(hall, [500])
+        expect(reader, hall, [500])
     assert len(read(reader, halls)[1]) == most
 
 
 @BOTH
 def test_what_is_not_finite_comes_through(native):
     reader = RawReader(J, native=native)
-    reader.expect(raw(), [0])
+    expect(reader, raw(), [0])
     topic, body = encode(raw())
     fields = msgpack.unpackb(body)
     fields["xyz"] = np.full(3 * J, np.nan, np.float32).tobytes()

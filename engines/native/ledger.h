@@ -2,6 +2,8 @@
 // rtskel/ledger.py and rtskel/arrival.py, method for method; the same tests run both. The arrays are those of the Python object, which
 // also reads and writes them; they are used by one thread.
 
+#pragma once
+
 #include "module.h"
 
 #include <algorithm>
@@ -11,9 +13,7 @@
 #include <stdexcept>
 #include <vector>
 
-namespace {
-
-constexpr std::uint8_t TAKEN = 0, DUPLICATE = 1;  // rtskel.ring.Put
+namespace rtskel {
 
 class Ledger {
   public:
@@ -29,6 +29,8 @@ class Ledger {
           slot(books, "slot"),
           received(books, "received"),
           captured(books, "captured"),
+          view(books, "view"),
+          slot_0_flags(books, "flags"),
           due_slot(clock, "_slot"),
           due_time(clock, "_time"),
           period(clock, "_period"),
@@ -51,42 +53,65 @@ class Ledger {
         bool usual = true;
         for (std::size_t m = 0; m < place.size(); ++m) {
             const std::size_t p = checked(place.data()[m]);
-            const std::int64_t n = number.data()[m], s = n - origin[p];
+            const std::int64_t n = number.data()[m], s = slot_of(p, n);
             out.data()[m] = s;
-            usual = usual && s >= 0 && s <= newest[p] + jump && std::max(n, time.data()[m]) <= most;
+            usual = usual && follows(p, s, n, time.data()[m], jump, most);
         }
         return usual;
     }
 
+    std::size_t size() const { return places; }
+
+    std::size_t checked(std::int32_t place) const {
+        if (place < 0 || static_cast<std::size_t>(place) >= places) throw std::out_of_range("place out of range");
+        return place;
+    }
+
+    std::int64_t slot_of(std::size_t p, std::int64_t number) const { return number - origin[p]; }
+
+    bool canonical(std::size_t p) const { return view[p] == 0; }
+
+    // Whether a frame just follows, see Ledger.slots in rtskel/ledger.py.
+    bool follows(std::size_t p, std::int64_t s, std::int64_t number, std::int64_t time, std::int64_t jump, std::int64_t most) const {
+        return s >= 0 && s <= newest[p] + jump && std::max(number, time) <= most;
+    }
+
     void accept(In<std::int32_t> place, In<std::int64_t> slots, In<std::int64_t> read) {
-        for (std::size_t m = 0; m < place.size(); ++m) {
-            const std::size_t p = checked(place.data()[m]);
-            heard[p] = read.data()[m];
-            newest[p] = std::max(newest[p], slots.data()[m]);
-        }
+        for (std::size_t m = 0; m < place.size(); ++m) accept_one(checked(place.data()[m]), slots.data()[m], read.data()[m]);
+    }
+
+    void accept_one(std::size_t p, std::int64_t s, std::int64_t read) {
+        heard[p] = read;
+        newest[p] = std::max(newest[p], s);
     }
 
     void came(In<std::int32_t> place, In<std::int64_t> slots, In<std::int64_t> read, In<std::int64_t> taken_at, In<std::int64_t> before,
               In<std::uint8_t> status, In<std::int64_t> frontier) {
         const std::size_t rows = place.size();
+        for (std::size_t m = 0; m < rows; ++m) checked(place.data()[m]);
+        came_rows(rows, place.data(), slots.data(), read.data(), taken_at.data(), before.data(), status.data(), frontier.data());
+    }
+
+    void came_rows(std::size_t rows, const std::int32_t* place, const std::int64_t* slots, const std::int64_t* read,
+                   const std::int64_t* taken_at, const std::int64_t* before, const std::uint8_t* status, const std::int64_t* frontier) {
         for (std::size_t m = 0; m < rows; ++m) {
-            if (status.data()[m] != TAKEN) continue;
-            const std::size_t at = checked(place.data()[m]) * ring + slots.data()[m] % static_cast<std::int64_t>(ring);
-            slot[at] = slots.data()[m];
-            received[at] = read.data()[m];
-            captured[at] = taken_at.data()[m];
+            if (status[m] != TAKEN) continue;
+            const std::size_t at = place[m] * ring + slots[m] % static_cast<std::int64_t>(ring);
+            slot[at] = slots[m];
+            received[at] = read[m];
+            captured[at] = taken_at[m];
         }
         // One sample a stream: of several rows, the last.
         ++generation;
         bool any_waits = false;
         for (std::size_t m = rows; m-- > 0;) {
-            const std::size_t p = place.data()[m];
+            const std::size_t p = place[m];
             if (seen[p] == generation) continue;
             seen[p] = generation;
-            const double time = static_cast<double>(read.data()[m]);
-            const std::int64_t reached = frontier.data()[p];
+            const double time = static_cast<double>(read[m]);
+            const std::int64_t reached = frontier[p];
             arrived(p, newest[p], time, reached);
-            if (reached > before.data()[m]) {
+            if (reached > before[m]) {
                 follow(p, reached, time);
             } else {
                 waits[p] = generation;
@@ -95,10 +120,10 @@ class Ledger {
         }
         // Where nothing new is complete, what was late says how late the stream's frames can be. Again, the last counts.
         for (std::size_t m = any_waits ? rows : 0; m-- > 0;) {
-            const std::size_t p = place.data()[m];
-            if (waits[p] != generation || slots.data()[m] > before.data()[m] || status.data()[m] == DUPLICATE) continue;
+            const std::size_t p = place[m];
+            if (waits[p] != generation || slots[m] > before[m] || status[m] == DUPLICATE) continue;
             waits[p] = 0;
-            follow(p, slots.data()[m], static_cast<double>(read.data()[m]));
+            follow(p, slots[m], static_cast<double>(read[m]));
         }
     }
 
@@ -132,7 +157,7 @@ class Ledger {
             row[2] = captured[at];
             row[3] = received[at];
             row[4] = windows.data()[m];
-            row[5] = flags.data()[m];
+            row[5] = flags.data()[m] | (s == 0 ? slot_0_flags[p] : 0);
         }
     }
 
@@ -150,7 +175,8 @@ class Ledger {
 
     Column<bool> live, timed, lossless;
     Column<double> until;
-    Column<std::int64_t> newest, heard, origin, base, slot, received, captured;
+    Column<std::int64_t> newest, heard, origin, base, slot, received, captured, view;
+    Column<std::uint32_t> slot_0_flags;
     Column<double> due_slot, due_time, period, claimed, pace, measured;
     Column<std::int64_t> clock_newest;
     Column<double> newest_time;
@@ -158,11 +184,6 @@ class Ledger {
     const std::size_t places, ring;
     std::vector<std::uint64_t> seen, waits;  // by place: the last call of `came` that dealt with it, that found nothing complete
     std::uint64_t generation = 0;
-
-    std::size_t checked(std::int32_t place) const {
-        if (place < 0 || static_cast<std::size_t>(place) >= places) throw std::out_of_range("place out of range");
-        return place;
-    }
 
     double due(std::size_t p, std::int64_t s) const { return due_time[p] + (static_cast<double>(s) - due_slot[p]) * period[p]; }
 
@@ -191,9 +212,7 @@ class Ledger {
     }
 };
 
-}  // namespace
-
-void bind_ledger(nb::module_& m) {
+inline void bind_ledger(nb::module_& m) {
     nb::class_<Ledger>(m, "Ledger")
         .def(nb::init<nb::handle, nb::handle, double, double, double>(), nb::arg("books"), nb::arg("clock"), nb::arg("follow"),
              nb::arg("memory"), nb::arg("tolerance"))
@@ -204,3 +223,5 @@ void bind_ledger(nb::module_& m) {
         .def("behind", &Ledger::behind)
         .def("numbers", &Ledger::numbers);
 }
+
+}  // namespace rtskel

@@ -2,6 +2,8 @@
 //
 // These classes handle Python's bytes, so they keep the GIL, and are used by one thread at a time.
 
+#pragma once
+
 #include "module.h"
 
 #include <nanobind/stl/string.h>
@@ -18,11 +20,11 @@
 #include <unordered_map>
 #include <vector>
 
-namespace {
+namespace rtskel {
 
 static_assert(sizeof(float) == 4, "float32");
 
-bool little_endian() {
+inline bool little_endian() {
     const std::uint16_t one = 1;
     std::uint8_t first;
     std::memcpy(&first, &one, 1);
@@ -30,27 +32,27 @@ bool little_endian() {
 }
 
 // The wire is little-endian; where the machine is not, every value of `size` bytes is turned round.
-void copy_values(void* to, const void* from, std::size_t count, std::size_t size) {
+inline void copy_values(void* to, const void* from, std::size_t count, std::size_t size) {
     std::memcpy(to, from, count * size);
     if (!little_endian())
         for (std::size_t k = 0; k < count; ++k) std::reverse(static_cast<char*>(to) + k * size, static_cast<char*>(to) + (k + 1) * size);
 }
 
-bool all_finite(const float* values, std::size_t count) {
+inline bool all_finite(const float* values, std::size_t count) {
     int finite = 1;
     for (std::size_t k = 0; k < count; ++k) finite &= std::abs(values[k]) <= std::numeric_limits<float>::max();
     return finite;
 }
 
-std::string_view bytes_of(nb::handle object) {
+inline std::string_view bytes_of(nb::handle object) {
     const nb::bytes bytes = nb::cast<nb::bytes>(object);  // held by the caller's list, too
     return {bytes.c_str(), bytes.size()};
 }
 
 // --- raw messages in --------------------------------------------------------------------------------------------------
 
-// A msgpack integer in its shortest form, at most 2**63 - 1; moves `at` behind it. Whether there was one.
-bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& value) {
+// A msgpack integer of 0 to 2**63 - 1; moves `at` behind it. Whether there was one.
+inline bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& value) {
     if (at >= body.size()) return false;
     const auto first = static_cast<std::uint8_t>(body[at]);
     if (first < 0x80) {
@@ -58,12 +60,12 @@ bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& value) 
         ++at;
         return true;
     }
-    if (first < 0xcc || first > 0xcf) return false;
-    const std::size_t size = std::size_t{1} << (first - 0xcc);
+    if (first < 0xcc || first > 0xd3) return false;
+    const std::size_t size = std::size_t{1} << (first & 3);
     if (body.size() - at - 1 < size) return false;
     std::uint64_t number = 0;
     for (std::size_t k = 0; k < size; ++k) number = number << 8 | static_cast<std::uint8_t>(body[at + 1 + k]);
-    if (number >> 63 || number >> (size > 1 ? 4 * size : 7) == 0) return false;
+    if (number >> (first < 0xd0 ? 63 : 8 * size - 1)) return false;  // too large, or negative
     value = static_cast<std::int64_t>(number);
     at += 1 + size;
     return true;
@@ -89,53 +91,68 @@ class RawReader {
     }
 
     nb::tuple match(nb::list names, nb::list bodies) {
+        nb::list others;
+        const std::size_t rows = match_rows(names, bodies, [&](std::size_t m) { return others.append(m), true; });
+        return nb::make_tuple(rows, others);
+    }
+
+    // How many frames are expected, which `take` gives next. `other` is told of a message that is not, and says whether to go on.
+    template <typename Other>
+    std::size_t match_rows(nb::list names, nb::list bodies, Other other) {
         matched.clear();
         if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
         std::size_t rows = 0;
-        nb::list others;
         std::string name;
         for (std::size_t m = 0; m < names.size(); ++m) {
             name = bytes_of(names[m]);
             const auto found = expected.find(name);
-            const bool known = found != expected.end() && match_one(found->second, m, bytes_of(bodies[m]));
-            if (known)
+            if (found != expected.end() && match_one(found->second, m, bytes_of(bodies[m])))
                 rows += matched.back().of->places.size();
-            else
-                others.append(m);
+            else if (!other(m))
+                break;
         }
-        return nb::make_tuple(rows, others);
+        return rows;
     }
 
     bool take(nb::handle frames) {
         auto place = array<std::int32_t>(frames, "place"), message = array<std::int32_t>(frames, "message");
         auto seq = array<std::int64_t>(frames, "seq"), time_ns = array<std::int64_t>(frames, "time_ns");
         auto xyz = array<float>(frames, "xyz"), confidence = array<float>(frames, "confidence");
-        std::size_t row = 0;
+        std::size_t rows = 0;
+        for (const Matched& m : matched) rows += m.of->places.size();
+        if (rows > place.size()) throw std::invalid_argument("fewer rows than frames");
+        return take_rows(place.data(), message.data(), seq.data(), time_ns.data(), xyz.data(), confidence.data());
+    }
+
+    // The frames that `match` found, as RawFrames has them; whether all are finite.
+    bool take_rows(std::int32_t* place, std::int32_t* message, std::int64_t* seq, std::int64_t* time_ns, float* xyz, float* confidence) {
         bool finite = true;
         for (const Matched& m : matched) {
             const std::size_t poses = m.of->places.size(), cells = poses * joints;
-            if (row + poses > place.size()) throw std::invalid_argument("fewer rows than frames");
-            for (std::size_t k = 0; k < poses; ++k) {
-                place.data()[row + k] = m.of->places[k];
-                message.data()[row + k] = static_cast<std::int32_t>(m.message);
-                seq.data()[row + k] = m.seq;
-                time_ns.data()[row + k] = m.time_ns;
-            }
-            copy_values(xyz.data() + row * joints * 3, m.xyz, 3 * cells, sizeof(float));
-            copy_values(confidence.data() + row * joints, m.confidence, cells, sizeof(float));
-            finite &= all_finite(xyz.data() + row * joints * 3, 3 * cells) & all_finite(confidence.data() + row * joints, cells);
-            row += poses;
+            std::copy_n(m.of->places.data(), poses, place);
+            std::fill_n(message, poses, static_cast<std::int32_t>(m.message));
+            std::fill_n(seq, poses, m.seq);
+            std::fill_n(time_ns, poses, m.time_ns);
+            copy_values(xyz, m.xyz, 3 * cells, sizeof(float));
+            copy_values(confidence, m.confidence, cells, sizeof(float));
+            finite &= all_finite(xyz, 3 * cells) & all_finite(confidence, cells);
+            place += poses, message += poses, seq += poses, time_ns += poses, xyz += 3 * cells, confidence += cells;
         }
         matched.clear();
         return finite;
     }
 
+    const std::size_t joints;
+
   private:
-    struct Template {
-        std::string head, middle, tail;
+    enum Varying { NUMBERS, XYZ, CONFIDENCE };
+
+    struct Template {  // rtskel.wire.RawTemplate
+        std::vector<std::string> pieces;
+        std::vector<Varying> varying;
         std::vector<std::int32_t> places;
 
-        bool same(const Template& other) const { return head == other.head && middle == other.middle && tail == other.tail; }
+        bool same(const Template& other) const { return pieces == other.pieces && varying == other.varying; }
     };
 
     struct Matched {
@@ -145,10 +162,17 @@ class RawReader {
         const char *xyz, *confidence;  // in the bodies that `match` was given, which the caller keeps until `take`
     };
 
-    static std::string text(nb::handle wire_template, const char* name) { return std::string(bytes_of(wire_template.attr(name))); }
-    static std::string topic(nb::handle wire_template) { return text(wire_template, "topic"); }
+    static std::string topic(nb::handle wire_template) { return std::string(bytes_of(wire_template.attr("topic"))); }
+
     static Template parts(nb::handle wire_template) {
-        return {text(wire_template, "head"), text(wire_template, "middle"), text(wire_template, "tail"), {}};
+        Template made;
+        for (nb::handle piece : nb::cast<nb::tuple>(wire_template.attr("pieces"))) made.pieces.emplace_back(bytes_of(piece));
+        for (nb::handle name : nb::cast<nb::tuple>(wire_template.attr("varying"))) {
+            const auto text = nb::cast<std::string>(name);
+            made.varying.push_back(text == "numbers" ? NUMBERS : text == "xyz" ? XYZ : CONFIDENCE);
+        }
+        if (made.pieces.size() != made.varying.size() + 1) throw std::invalid_argument("pieces of a message");
+        return made;
     }
 
     template <typename T>
@@ -158,23 +182,34 @@ class RawReader {
 
     bool match_one(const std::vector<Template>& templates, std::size_t message, std::string_view body) {
         for (const Template& t : templates) {
-            if (body.substr(0, t.head.size()) != t.head) continue;
-            std::size_t at = t.head.size();
             Matched m{message, &t, 0, 0, nullptr, nullptr};
-            if (!read_unsigned(body, at, m.seq) || !read_unsigned(body, at, m.time_ns)) continue;
-            const std::size_t cells = 4 * t.places.size() * joints;
-            const std::size_t xyz = at + t.middle.size(), tail = xyz + 3 * cells, confidence = tail + t.tail.size();
-            if (body.size() != confidence + cells) continue;
-            if (body.substr(at, t.middle.size()) != t.middle || body.substr(tail, t.tail.size()) != t.tail) continue;
-            m.xyz = body.data() + xyz;
-            m.confidence = body.data() + confidence;
+            if (!split(t, body, m)) continue;
             matched.push_back(m);
             return true;
         }
         return false;
     }
 
-    const std::size_t joints;
+    bool split(const Template& t, std::string_view body, Matched& m) const {
+        const std::size_t cells = sizeof(float) * t.places.size() * joints;
+        std::size_t at = 0;
+        for (std::size_t k = 0; k < t.pieces.size(); ++k) {
+            if (at > body.size() || body.substr(at, t.pieces[k].size()) != t.pieces[k]) return false;
+            at += t.pieces[k].size();
+            if (k == t.varying.size()) continue;
+            if (t.varying[k] == NUMBERS) {
+                if (!read_unsigned(body, at, m.seq) || !read_unsigned(body, at, m.time_ns)) return false;
+            } else if (t.varying[k] == XYZ) {
+                m.xyz = body.data() + at;
+                at += 3 * cells;
+            } else {
+                m.confidence = body.data() + at;
+                at += cells;
+            }
+        }
+        return at == body.size();
+    }
+
     std::unordered_map<std::string, std::vector<Template>> expected;  // by topic
     std::vector<Matched> matched;
 };
@@ -182,11 +217,11 @@ class RawReader {
 // --- refined poses out ------------------------------------------------------------------------------------------------
 
 // Bytes of a msgpack integer in its shortest form, and writing it.
-std::size_t length_of(std::uint64_t value) {
+inline std::size_t length_of(std::uint64_t value) {
     return value < 0x80 ? 1 : value <= 0xff ? 2 : value <= 0xffff ? 3 : value <= 0xffffffff ? 5 : 9;
 }
 
-char* put_unsigned(char* to, std::uint64_t value) {
+inline char* put_unsigned(char* to, std::uint64_t value) {
     const std::size_t length = length_of(value);
     if (length == 1) {
         *to = static_cast<char>(value);
@@ -197,9 +232,9 @@ char* put_unsigned(char* to, std::uint64_t value) {
     return to;
 }
 
-char* put(char* to, const std::string& bytes) { return static_cast<char*>(std::memcpy(to, bytes.data(), bytes.size())) + bytes.size(); }
+inline char* put(char* to, const std::string& bytes) { return static_cast<char*>(std::memcpy(to, bytes.data(), bytes.size())) + bytes.size(); }
 
-char* put_floats(char* to, const float* from, std::size_t count) {
+inline char* put_floats(char* to, const float* from, std::size_t count) {
     copy_values(to, from, count, sizeof(float));
     return to + count * sizeof(float);
 }
@@ -282,9 +317,7 @@ class PoseWriter {
     std::vector<std::size_t> free;  // numbers of discarded kinds
 };
 
-}  // namespace
-
-void bind_bulk(nb::module_& m) {
+inline void bind_bulk(nb::module_& m) {
     nb::class_<RawReader>(m, "RawReader")
         .def(nb::init<std::size_t>(), nb::arg("joints"))
         .def("add", &RawReader::add)
@@ -297,3 +330,5 @@ void bind_bulk(nb::module_& m) {
         .def("discard", &PoseWriter::discard)
         .def("write", &PoseWriter::write);
 }
+
+}  // namespace rtskel

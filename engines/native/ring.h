@@ -3,6 +3,8 @@
 //
 // One object is used by one thread at a time; every call that works on frames releases the GIL.
 
+#pragma once
+
 #include "module.h"
 
 #include <nanobind/stl/vector.h>
@@ -15,9 +17,8 @@
 #include <stdexcept>
 #include <vector>
 
-namespace {
+namespace rtskel {
 
-constexpr std::uint8_t TAKEN = 0, DUPLICATE = 1, LATE = 2, AHEAD = 3;  // rtskel.ring.Put
 constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, PASSTHROUGH = 8, FLUSHED = 64;  // bits of rtskel.wire.Flag
 
 constexpr std::int64_t NONE = -1;
@@ -82,7 +83,7 @@ constexpr std::size_t FEW = 64, BLOCK = 16;
 
 // As `median`, for 1 to FEW values. The k-th smallest value is the largest of those that have at most k below them; to count these is
 // faster than to sort, for there is nothing to mispredict.
-RTSKEL_WIDE float median_of_few(const float* v, std::size_t n) {
+RTSKEL_WIDE static float median_of_few(const float* v, std::size_t n) {
     constexpr float INF = std::numeric_limits<float>::infinity();
     float value[FEW];
     std::int32_t below[FEW];
@@ -104,7 +105,7 @@ RTSKEL_WIDE float median_of_few(const float* v, std::size_t n) {
 }
 
 // Median of v[0..n), the mean of the two middle values if n is even; 0 if n is 0. Reorders v.
-float median(float* v, std::size_t n) {
+inline float median(float* v, std::size_t n) {
     if (n == 0) return 0.0f;
     if (n <= FEW) return median_of_few(v, n);
     float* middle = v + n / 2;
@@ -114,7 +115,7 @@ float median(float* v, std::size_t n) {
 }
 
 // to = (from - origin) * scale; whether every coordinate stays within `far`.
-RTSKEL_WIDE bool move_there(const float* from, const float* origin, float scale, float far, std::size_t n, float* to) {
+RTSKEL_WIDE static bool move_there(const float* from, const float* origin, float scale, float far, std::size_t n, float* to) {
     int near = 1;
     for (std::size_t k = 0; k < n; ++k) {
         to[k] = (from[k] - origin[k]) * scale;
@@ -124,7 +125,7 @@ RTSKEL_WIDE bool move_there(const float* from, const float* origin, float scale,
 }
 
 // to = from / scale + origin; whether every coordinate is finite.
-RTSKEL_WIDE bool move_back(const float* from, const float* origin, float scale, std::size_t n, float* to) {
+RTSKEL_WIDE static bool move_back(const float* from, const float* origin, float scale, std::size_t n, float* to) {
     int finite = 1;
     for (std::size_t k = 0; k < n; ++k) {
         to[k] = from[k] / scale + origin[k];
@@ -133,27 +134,28 @@ RTSKEL_WIDE bool move_back(const float* from, const float* origin, float scale, 
     return finite;
 }
 
-RTSKEL_WIDE void add(const float* from, std::size_t n, double* to) {
+RTSKEL_WIDE static void add(const float* from, std::size_t n, double* to) {
     for (std::size_t k = 0; k < n; ++k) to[k] += from[k];
 }
 
-RTSKEL_WIDE void divide(double* values, std::size_t n, double by, float* to) {
+RTSKEL_WIDE static void divide(double* values, std::size_t n, double by, float* to) {
     for (std::size_t k = 0; k < n; ++k) to[k] = static_cast<float>(values[k] /= by);
 }
 
-RTSKEL_WIDE void add_squares(const float* from, const double* mean, std::size_t n, double* to) {
+RTSKEL_WIDE static void add_squares(const float* from, const double* mean, std::size_t n, double* to) {
     for (std::size_t k = 0; k < n; ++k) {
         const double off = from[k] - mean[k];
         to[k] += off * off;
     }
 }
 
-RTSKEL_WIDE void spread(const double* squares, std::size_t joints, double by, float* sigma) {
+RTSKEL_WIDE static void spread(const double* squares, std::size_t joints, double by, float* sigma) {
+    constexpr double MOST = std::numeric_limits<float>::max();  // predictions may lie further apart than any float says
     for (std::size_t k = 0; k < joints; ++k)
-        sigma[k] = static_cast<float>(std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by));
+        sigma[k] = static_cast<float>(std::min(MOST, std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by)));
 }
 
-float distance(const float* a, const float* b) {
+inline float distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
     return std::sqrt(x * x + y * y + z * z);
 }
@@ -186,6 +188,41 @@ class Ring {
         for (std::size_t m = 0; m < rows; ++m)
             status.data()[m] = put_one(checked(stream.data()[m]), slot.data()[m], xyz.data() + m * cfg.joints * 3,
                                        confidence.data() + m * cfg.joints);
+    }
+
+    int checked(std::int32_t s) const {
+        if (s < 0 || s >= cfg.streams) throw std::out_of_range("stream index out of range");
+        return s;
+    }
+
+    // What `put_one` would say.
+    Put would_be(int s, std::int64_t j) const {
+        const Storage& st = storage[s];
+        if (!st.slot.empty() && st.slot[j % capacity] == j) return DUPLICATE;
+        if (j + furthest < next_[s] || (ended_[s] && j > last_[s])) return LATE;
+        return j < next_[s] + cfg.ahead ? TAKEN : AHEAD;
+    }
+
+    Put put_one(int s, std::int64_t j, const float* xyz, const float* confidence) {
+        if (const Put put = would_be(s, j); put != TAKEN) return put;
+        Storage& st = storage[s];
+        if (st.slot.empty()) allocate(st);
+        const std::size_t at = j % capacity;
+        float* to = st.xyz.data() + at * cfg.joints * 3;
+        float* sure = st.confidence.data() + at * cfg.joints;
+        for (int k = 0; k < cfg.joints; ++k) {
+            const float* p = xyz + 3 * k;
+            const float c = confidence[k];
+            const bool valid = c > 0.0f && c >= cfg.min_confidence && std::isfinite(p[0]) && std::isfinite(p[1]) && std::isfinite(p[2]);
+            for (int a = 0; a < 3; ++a) to[3 * k + a] = valid ? p[a] : 0.0f;
+            sure[k] = valid ? std::min(c, 1.0f) : 0.0f;
+        }
+        summarise(st, at);
+        st.slot[at] = j;
+        stale_[s] = std::min(stale_[s], j);
+        newest_[s] = std::max(newest_[s], j);
+        advance(s);
+        return TAKEN;
     }
 
     void settle(In<std::int32_t> stream, In<std::int64_t> slot) {
@@ -321,35 +358,6 @@ class Ring {
     std::vector<double> mean, squares;
     std::vector<const float*> averaged;
     int turn = 0;
-
-    int checked(std::int32_t s) const {
-        if (s < 0 || s >= cfg.streams) throw std::out_of_range("stream index out of range");
-        return s;
-    }
-
-    std::uint8_t put_one(int s, std::int64_t j, const float* xyz, const float* confidence) {
-        Storage& st = storage[s];
-        if (st.slot.empty()) allocate(st);
-        const std::size_t at = j % capacity;
-        if (st.slot[at] == j) return DUPLICATE;
-        if (j + furthest < next_[s] || (ended_[s] && j > last_[s])) return LATE;
-        if (j >= next_[s] + cfg.ahead) return AHEAD;
-        float* to = st.xyz.data() + at * cfg.joints * 3;
-        float* sure = st.confidence.data() + at * cfg.joints;
-        for (int k = 0; k < cfg.joints; ++k) {
-            const float* p = xyz + 3 * k;
-            const float c = confidence[k];
-            const bool valid = c > 0.0f && c >= cfg.min_confidence && std::isfinite(p[0]) && std::isfinite(p[1]) && std::isfinite(p[2]);
-            for (int a = 0; a < 3; ++a) to[3 * k + a] = valid ? p[a] : 0.0f;
-            sure[k] = valid ? std::min(c, 1.0f) : 0.0f;
-        }
-        summarise(st, at);
-        st.slot[at] = j;
-        stale_[s] = std::min(stale_[s], j);
-        newest_[s] = std::max(newest_[s], j);
-        advance(s);
-        return TAKEN;
-    }
 
     // What the canonical frames of all windows with this frame will need: computed once a frame instead of once a window, and
     // close together in memory.
@@ -644,12 +652,7 @@ View<T> view(nb::handle self, const std::vector<T>& values) {
     return View<T>(values.data(), {values.size()}, self);
 }
 
-}  // namespace
-
-NB_MODULE(_native, m) {
-    m.doc() = "Native twins of rtskel.ring.NumpyRing and of the classes of rtskel.bulk and rtskel.ledger.";
-    bind_bulk(m);
-    bind_ledger(m);
+inline void bind_ring(nb::module_& m) {
     nb::class_<Ring>(m, "Ring")
         .def(
             "__init__",
@@ -680,3 +683,5 @@ NB_MODULE(_native, m) {
         .def_prop_ro("next", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).next_); })
         .def_prop_ro("ended", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).ended_); });
 }
+
+}  // namespace rtskel
