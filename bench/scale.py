@@ -74,7 +74,7 @@ def measure(case: dict[str, Any], control: Connection) -> None:
     table = StreamTable(bank, StreamConfig(max_streams=streams, slack_s=60.0), epoch=1, model="null", output=whole_pose)
     wanted = Subscriptions()
     wanted.take(b"\1" + (REFINED_PREFIX if people == 1 else REFINED_BATCH_PREFIX))
-    outlet = Outlet(table, bank.lookaheads, JOINTS, streams, wanted)
+    outlet = Outlet(table, bank.lookaheads, JOINTS, wanted)
     outlet.subscribed()
     spent = dict.fromkeys(PARTS, 0.0)
     poses = 0

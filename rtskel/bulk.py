@@ -226,14 +226,13 @@ class _Writer(Protocol):
     def discard(self, kind: int) -> None: ...
     def write(
         self,
-        kind: NDArray[np.int32],
+        kinds: list[int],
         numbers: NDArray[np.int64],
         infer_start_ns: int,
         infer_end_ns: int,
         publish_ns: int,
         xyz: NDArray[np.float32],
         confidence: NDArray[np.float32],
-        missing: NDArray[np.bool_],
         sigma: NDArray[np.float32],
     ) -> list[bytes]: ...
 
@@ -267,26 +266,23 @@ class PoseWriter:
 
     def write(
         self,
-        kind: NDArray[np.int32],
+        kinds: list[int],
         numbers: NDArray[np.int64],
         infer_start_ns: int,
         infer_end_ns: int,
         publish_ns: int,
         xyz: NDArray[np.float32],
         confidence: NDArray[np.float32],
-        missing: NDArray[np.bool_],
         sigma: NDArray[np.float32],
     ) -> list[bytes]:
         """The bodies of M poses. Nothing is checked, as in `RefinedEncoder`.
 
         Args:
-            kind: [M], as `add` gave it.
+            kinds: [M], as `add` gave them.
             numbers: [M, 6], the columns of `RefinedBatch.numbers`.
-            xyz: [M, J, 3], and the others [M, J].
+            xyz: [M, J, 3], and the others [M, J]. Joints of confidence 0 are those that are missing.
         """
-        return self._writer.write(
-            kind, numbers, infer_start_ns, infer_end_ns, publish_ns, xyz, confidence, missing, sigma
-        )
+        return self._writer.write(kinds, numbers, infer_start_ns, infer_end_ns, publish_ns, xyz, confidence, sigma)
 
 
 class _PythonWriter:
@@ -312,19 +308,18 @@ class _PythonWriter:
 
     def write(
         self,
-        kind: NDArray[np.int32],
+        kinds: list[int],
         numbers: NDArray[np.int64],
         infer_start_ns: int,
         infer_end_ns: int,
         publish_ns: int,
         xyz: NDArray[np.float32],
         confidence: NDArray[np.float32],
-        missing: NDArray[np.bool_],
         sigma: NDArray[np.float32],
     ) -> list[bytes]:
         """See `PoseWriter`."""
         bodies = []
-        for k, row, *arrays in zip(kind.tolist(), numbers.tolist(), xyz, confidence, missing, sigma, strict=True):
+        for k, row, *arrays in zip(kinds, numbers.tolist(), xyz, confidence, confidence == 0, sigma, strict=True):
             seq, source_seq, source_time_ns, receive_ns, windows, flags = row
             source = None if source_seq < 0 else source_seq, source_time_ns
             times = receive_ns, infer_start_ns, infer_end_ns, publish_ns

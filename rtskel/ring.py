@@ -148,6 +148,9 @@ class RingConfig:
         return self.window + self.most_windows + self.ahead
 
 
+_INT32, _INT64, _UINT32, _FLOAT32 = map(np.dtype, (np.int32, np.int64, np.uint32, np.float32))
+
+
 @dataclass(frozen=True)
 class Refined:
     """Refined poses, a row for each (stream, slot, lookahead), slots ascending for each stream and lookahead.
@@ -177,14 +180,14 @@ class Refined:
     def empty(cls, rows: int, joints: int) -> Refined:
         """Room for that many rows."""
         return cls(
-            np.zeros(rows, np.int32),
-            np.zeros(rows, np.int64),
-            np.zeros(rows, np.int32),
-            np.zeros((rows, joints, 3), np.float32),
-            np.zeros((rows, joints), np.float32),
-            np.zeros((rows, joints), np.float32),
-            np.zeros(rows, np.int32),
-            np.zeros(rows, np.uint32),
+            np.empty(rows, _INT32),
+            np.empty(rows, _INT64),
+            np.empty(rows, _INT32),
+            np.empty((rows, joints, 3), _FLOAT32),
+            np.empty((rows, joints), _FLOAT32),
+            np.empty((rows, joints), _FLOAT32),
+            np.empty(rows, _INT32),
+            np.empty(rows, _UINT32),
         )
 
     def __len__(self) -> int:

@@ -157,9 +157,7 @@ class Server:
             raise ServeError(str(error)) from None
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id, output=whole_pose)
         self._subscriptions = Subscriptions()
-        self._outlet = Outlet(
-            self._table, bank.lookaheads, bank.joints, config.streams.max_streams, self._subscriptions
-        )
+        self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._subscriptions)
         self._least_pose = 16 * bank.joints  # bytes, and a raw message has hardly more for each of its poses
         self._stopping = False
         self._frames_in = 0
@@ -537,86 +535,71 @@ class Outlet:
     """Refined poses on their way out: encoded for those topics that somebody reads."""
 
     def __init__(
-        self, table: StreamTable[Any], lookaheads: Sequence[int], joints: int, places: int, wanted: Subscriptions
+        self, table: StreamTable[Any], lookaheads: Sequence[int], joints: int, subscriptions: Subscriptions
     ) -> None:
         self._table = table
-        self._lookaheads = np.sort(np.array(lookaheads, np.int32))
-        self._subscriptions = wanted
+        self._lookaheads = lookaheads
+        self._subscriptions = subscriptions
         self._writer = PoseWriter(joints)
-        # By place and lookahead:
-        self._kind = np.full((places, len(lookaheads)), -1, np.int32)  # of the writer's poses, where it knows them
-        self._wanted = np.full((places, len(lookaheads)), _UNKNOWN, np.int32)  # that kind, or _UNWANTED
-        # By place: the packed `wire.Source`. By lookahead: what packs batches, where they are wanted.
-        self._source: list[bytes | None] = [None] * places
-        self._batches: list[wire.RefinedBatchEncoder | None] = [None] * len(lookaheads)
-        self._batch_wanted = [False] * len(lookaheads)
-        self._only = np.zeros(0, np.int64)  # column of each row where there is but one
+        # By place and lookahead: which kind of the writer's the poses are; and, once that was asked, whether they are
+        # wanted: the same number, or _UNWANTED.
+        self._kinds: dict[tuple[int, int], int] = {}
+        self._wanted: dict[tuple[int, int], int] = {}
+        # By place: the packed `wire.Source`. By lookahead: what packs batches; and which lookaheads are wanted so.
+        self._sources: dict[int, bytes] = {}
+        self._encoders: dict[int, wire.RefinedBatchEncoder] = {}
+        self._in_batches: list[int] = []
 
     def subscribed(self) -> None:
         """The subscriptions have changed."""
-        self._wanted[:] = _UNKNOWN
-        for column, lookahead in enumerate(self._lookaheads.tolist()):
-            self._batch_wanted[column] = self._subscriptions.want(wire.refined_batch_topic(lookahead))
+        self._wanted.clear()
+        want = self._subscriptions.want
+        self._in_batches = [lookahead for lookahead in self._lookaheads if want(wire.refined_batch_topic(lookahead))]
 
     def messages(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
         """What is to be sent of these poses at `now`."""
-        for changed in self._table.take_changed():
-            for known in self._kind[changed].tolist():
-                if known >= 0:
-                    self._writer.discard(known)
-            self._kind[changed] = -1
-            self._wanted[changed] = _UNKNOWN
-            self._source[changed] = None
-        place, column = emission.place, self._only
-        if len(self._lookaheads) > 1:
-            column = self._lookaheads.searchsorted(emission.lookahead)
-        elif len(column) != len(place):
-            column = self._only = np.zeros(len(place), np.int64)
-        kind = self._wanted[place, column]
-        kinds = kind.tolist()
-        if min(kinds) == _UNKNOWN:
-            self._ask(np.unique(np.stack([place, column])[:, kind == _UNKNOWN], axis=1))
-            kind = self._wanted[place, column]
-            kinds = kind.tolist()
+        for place in self._table.take_changed():
+            self._forget(place)
+        # Of few poses, and most often there are few, lists are read faster than arrays.
+        poses = list(zip(emission.place.tolist(), emission.lookahead.tolist(), strict=True))
+        kinds = [kind if (kind := self._wanted.get(pose)) is not None else self._ask(pose) for pose in poses]
         if max(kinds) >= 0:
             alone = emission
             if min(kinds) == _UNWANTED:
-                alone, kind = emission.select(kind >= 0), kind[kind >= 0]
-                kinds = kind.tolist()
-            bodies = self._writer.write(
-                kind,
-                alone.numbers,
-                emission.infer_start_ns,
-                emission.infer_end_ns,
-                now,
-                alone.xyz,
-                alone.confidence,
-                alone.missing,
-                alone.sigma,
-            )
+                alone = emission.select(np.array(kinds) != _UNWANTED)
+                kinds = [kind for kind in kinds if kind != _UNWANTED]
+            times = emission.infer_start_ns, emission.infer_end_ns, now
+            bodies = self._writer.write(kinds, alone.numbers, *times, alone.xyz, alone.confidence, alone.sigma)
             yield from zip(map(self._writer.topics.__getitem__, kinds), bodies, strict=True)
-        for k, batch_wanted in enumerate(self._batch_wanted):
-            if not batch_wanted:
-                continue
-            rows = column == k
+        for lookahead in self._in_batches:
+            rows = emission.lookahead == lookahead
             if rows.any():
-                yield from self._in_batches(k, emission if rows.all() else emission.select(rows), now)
+                yield from self._batches(lookahead, emission if rows.all() else emission.select(rows), now)
 
-    def _ask(self, pairs: NDArray[np.int64]) -> None:
-        """Find out whether the poses of these places and lookaheads [2, M] are wanted."""
-        for place, column in pairs.T.tolist():
-            sample = self._table.sample(place, int(self._lookaheads[column]))
-            wanted = self._subscriptions.want(wire.refined_topic(sample.stream, sample.lookahead))
-            if wanted and self._kind[place, column] < 0:
-                self._kind[place, column] = self._writer.add(sample)
-            self._wanted[place, column] = self._kind[place, column] if wanted else _UNWANTED
+    def _forget(self, place: int) -> None:
+        """The poses of that place are of another kind than before."""
+        for pose in [(place, lookahead) for lookahead in self._lookaheads]:
+            self._wanted.pop(pose, None)
+            if (kind := self._kinds.pop(pose, None)) is not None:
+                self._writer.discard(kind)
+        self._sources.pop(place, None)
 
-    def _in_batches(self, column: int, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
-        encoder = self._batches[column]
+    def _ask(self, pose: tuple[int, int]) -> int:
+        """The kind of the poses of that place and lookahead, if they are wanted."""
+        sample = self._table.sample(*pose)
+        self._wanted[pose] = _UNWANTED
+        if self._subscriptions.want(wire.refined_topic(sample.stream, sample.lookahead)):
+            if pose not in self._kinds:
+                self._kinds[pose] = self._writer.add(sample)
+            self._wanted[pose] = self._kinds[pose]
+        return self._wanted[pose]
+
+    def _batches(self, lookahead: int, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
+        encoder = self._encoders.get(lookahead)
         if encoder is None:
-            encoder = self._batches[column] = wire.RefinedBatchEncoder(self._sample(emission))
-        known = self._source
-        sources = [known[place] or self._packed_source(place) for place in emission.place.tolist()]
+            encoder = self._encoders[lookahead] = wire.RefinedBatchEncoder(self._sample(emission))
+        known = self._sources
+        sources = [known.get(place) or self._packed_source(place) for place in emission.place.tolist()]
         most = encoder.most(sources)
         parts = -(-len(sources) // most)
         edges = [len(sources) * part // parts for part in range(parts + 1)]  # of about the same size
@@ -631,7 +614,7 @@ class Outlet:
     def _packed_source(self, place: int) -> bytes:
         pose = self._table.sample(place, 0)
         source = wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)
-        packed = self._source[place] = wire.RefinedBatchEncoder.source(source)
+        packed = self._sources[place] = wire.RefinedBatchEncoder.source(source)
         return packed
 
     def _sample(self, emission: Emission) -> wire.RefinedBatch:
@@ -647,7 +630,7 @@ class Outlet:
         )
 
 
-_UNWANTED, _UNKNOWN = -1, -2
+_UNWANTED = -1
 
 
 class _WatchedEngine:

@@ -226,7 +226,7 @@ _Row = tuple[_Stream, RawPose, int]
 """A frame for the bank, and when it was read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Emission:
     """The refined poses that one engine batch completed, a row each; see `rtskel.wire.RefinedBatch`.
 
@@ -234,7 +234,7 @@ class Emission:
         place: [M] int32, see `StreamTable.sample`.
         lookahead: [M] int32.
         numbers: [M, 6] int64.
-        xyz: [M, J, 3] float32. confidence, sigma: [M, J] float32. missing: [M, J] bool.
+        xyz: [M, J, 3] float32. confidence, sigma: [M, J] float32.
         infer_start_ns, infer_end_ns: around the engine's run.
     """
 
@@ -243,7 +243,6 @@ class Emission:
     numbers: NDArray[np.int64]
     xyz: NDArray[np.float32]
     confidence: NDArray[np.float32]
-    missing: NDArray[np.bool_]
     sigma: NDArray[np.float32]
     infer_start_ns: int
     infer_end_ns: int
@@ -251,11 +250,16 @@ class Emission:
     def __len__(self) -> int:
         return len(self.place)
 
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """[M, J] the joints that were not seen."""
+        return np.equal(self.confidence, 0)
+
     def select(self, rows: NDArray[np.bool_]) -> Emission:
         """Some of the rows."""
         return Emission(
             *(self.place[rows], self.lookahead[rows], self.numbers[rows], self.xyz[rows], self.confidence[rows]),
-            *(self.missing[rows], self.sigma[rows], self.infer_start_ns, self.infer_end_ns),
+            *(self.sigma[rows], self.infer_start_ns, self.infer_end_ns),
         )
 
 
@@ -1177,7 +1181,7 @@ class StreamTable(Generic[Out]):
             flags = flags | np.where(slot + reach <= books.faulty[place], np.uint32(Flag.PASSTHROUGH), np.uint32(0))
         numbers = books.numbers(place, slot, refined.windows, flags)
         self.frames_out += len(refined)
-        return Emission(place, refined.lookahead, numbers, xyz, confidence, confidence == 0, sigma, start, end)
+        return Emission(place, refined.lookahead, numbers, xyz, confidence, sigma, start, end)
 
     def sample(self, place: int, lookahead: int) -> RefinedPose:
         """A pose of the stream at that place: what all its poses at one lookahead have in common."""

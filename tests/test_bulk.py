@@ -278,18 +278,20 @@ def test_what_is_not_finite_comes_through(native):
 @settings(deadline=None, max_examples=40)
 @given(sample=refined_batches())
 def test_poses_are_written_as_encode_does(native, sample):
+    seen = np.where(sample.missing, np.float32(0), sample.confidence)
+    sample = dataclasses.replace(sample, confidence=seen, missing=seen == 0)
     joints = sample.xyz.shape[1]
     writer = PoseWriter(joints, native=native)
     poses = sample.poses()
     kinds = [writer.add(dataclasses.replace(pose, seq=0, windows=0, flags=Flag(0), source_seq=None)) for pose in poses]
     assert len(set(kinds)) == len(kinds)
     bodies = writer.write(
-        np.array(kinds, np.int32),
+        kinds,
         sample.numbers,
         sample.infer_start_ns,
         sample.infer_end_ns,
         sample.publish_ns,
-        *(sample.xyz, sample.confidence, sample.missing, sample.sigma),
+        *(sample.xyz, sample.confidence, sample.sigma),
     )
     for pose, kind, body in zip(poses, kinds, bodies, strict=True):
         assert (writer.topics[kind], body) == encode(pose)
@@ -304,9 +306,10 @@ def test_numbers_of_kinds_are_used_again(native):
     assert writer.topics[first] == wire.refined_topic("cam3", 4)
     assert writer.topics[second] == wire.refined_topic("cam2", 4)
     numbers = np.array([[5, 7, 1000, 1100, 3, 3]] * 2)
-    arrays = [array[None].repeat(2, 0) for array in (REFINED.xyz, REFINED.confidence, REFINED.missing, REFINED.sigma)]
-    bodies = writer.write(np.array([second, first], np.int32), numbers, 1200, 1300, 1400, *arrays)
-    assert bodies == [encode(dataclasses.replace(REFINED, stream=stream))[1] for stream in ("cam2", "cam3")]
+    pose = dataclasses.replace(REFINED, missing=REFINED.confidence == 0)
+    arrays = [array[None].repeat(2, 0) for array in (pose.xyz, pose.confidence, pose.sigma)]
+    bodies = writer.write([second, first], numbers, 1200, 1300, 1400, *arrays)
+    assert bodies == [encode(dataclasses.replace(pose, stream=stream))[1] for stream in ("cam2", "cam3")]
 
 
 @settings(deadline=None, max_examples=40)

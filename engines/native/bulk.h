@@ -263,16 +263,16 @@ class PoseWriter {
         free.push_back(kind);
     }
 
-    nb::list write(In<std::int32_t> kind, In<std::int64_t> numbers, std::int64_t infer_start_ns, std::int64_t infer_end_ns,
-                   std::int64_t publish_ns, In<float> xyz, In<float> confidence, In<bool> missing, In<float> sigma) {
-        const std::size_t rows = kind.size(), bits = (joints + 7) / 8;
+    nb::list write(nb::list which, In<std::int64_t> numbers, std::int64_t infer_start_ns, std::int64_t infer_end_ns,
+                   std::int64_t publish_ns, In<float> xyz, In<float> confidence, In<float> sigma) {
+        const std::size_t rows = which.size(), bits = (joints + 7) / 8;
         if (numbers.size() != 6 * rows || xyz.size() != 3 * joints * rows || confidence.size() != joints * rows ||
-            missing.size() != joints * rows || sigma.size() != joints * rows)
+            sigma.size() != joints * rows)
             throw std::invalid_argument("arrays of different lengths");
         const std::int64_t engine[] = {infer_start_ns, infer_end_ns, publish_ns};
         nb::list bodies;
         for (std::size_t row = 0; row < rows; ++row) {
-            const Kind& k = kinds.at(kind.data()[row]);
+            const Kind& k = kinds.at(nb::cast<std::size_t>(which[row]));
             if (k.pieces.empty()) throw std::out_of_range("no such kind of poses");
             const std::int64_t* n = numbers.data() + 6 * row;  // seq, source_seq or -1, source_time_ns, receive_ns, windows, flags
             std::size_t length = k.length + 20 * joints + bits;
@@ -299,7 +299,7 @@ class PoseWriter {
             to = put(to, k.pieces[6]);
             std::fill_n(to, bits, 0);
             for (std::size_t j = 0; j < joints; ++j)
-                if (missing.data()[row * joints + j]) to[j / 8] |= static_cast<char>(128 >> j % 8);
+                if (confidence.data()[row * joints + j] == 0.0f) to[j / 8] |= static_cast<char>(128 >> j % 8);
         }
         return bodies;
     }
