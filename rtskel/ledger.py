@@ -19,6 +19,8 @@ from rtskel.ring import Put
 Rows = NDArray[np.int32]
 """[M] places."""
 
+_CANONICAL = (1, 2, 3)
+
 
 class Ledger:
     """The books of the streams at places 0..places-1.
@@ -40,7 +42,7 @@ class Ledger:
         base: number in the output of slot 0.
         flags: of slot 0.
         faulty: outputs completed by windows up to this one are not refined.
-        view: index of the axes.
+        axes: [places, 3], see `rtskel.skeleton.signed_axes`.
         compiled: the inner part, if it is in C++.
         slot, received, captured: [places, ring], by slot % ring, for slots not yet emitted: the slot whose frame came,
             when it was read and when it was captured.
@@ -58,7 +60,7 @@ class Ledger:
         self.base = np.zeros(places, np.int64)
         self.flags = np.zeros(places, np.uint32)
         self.faulty = np.full(places, -1, np.int64)
-        self.view = np.zeros(places, np.int64)
+        self.axes = np.tile(np.array(_CANONICAL, np.int8), (places, 1))
         self.ring = ring
         self.slot = np.full((places, ring), -1, np.int64)
         self.received = np.zeros((places, ring), np.int64)
@@ -107,6 +109,18 @@ class Ledger:
         deadlines = np.empty(used)
         self._each.deadlines(used, frontier, slack, deadlines)
         return deadlines
+
+    def turned(self, place: Rows) -> bool:
+        """Whether any of these streams has axes that are not canonical."""
+        return bool(self._each.turned(place))
+
+    def turn_in(self, place: Rows, xyz: NDArray[np.float32]) -> None:
+        """Turn poses [M, J, 3] from the axes of their streams [M] into canonical ones, in place."""
+        self._each.turn_in(place, xyz)
+
+    def turn_out(self, place: Rows, xyz: NDArray[np.float32]) -> None:
+        """The inverse of `turn_in`."""
+        self._each.turn_out(place, xyz)
 
     def behind(self, used: int, following: Slots, frontier: Slots, limit: float) -> Slots:
         """The places, below `used`, of live streams that have several windows waiting, `following` to `frontier`
@@ -171,6 +185,17 @@ class _NumpyLedger:
         books = self._books
         due = books.arrival.due(slice(used), frontier[:used] + 1) + slack
         out[:] = np.where(books.live[:used], np.minimum(due, books.until[:used]), math.inf)
+
+    def turned(self, place: Rows) -> bool:
+        return bool((self._books.axes[place] != _CANONICAL).any())
+
+    def turn_in(self, place: Rows, xyz: NDArray[np.float32]) -> None:
+        axes = self._books.axes[place][:, None, :]
+        xyz[:] = np.take_along_axis(xyz, np.abs(axes) - 1, axis=2) * np.sign(axes)
+
+    def turn_out(self, place: Rows, xyz: NDArray[np.float32]) -> None:
+        axes = self._books.axes[place][:, None, :]
+        np.put_along_axis(xyz, np.abs(axes) - 1, xyz * np.sign(axes), axis=2)
 
     def behind(self, used: int, following: Slots, frontier: Slots, limit: float, out: Slots) -> int:
         books, first = self._books, following[:used]

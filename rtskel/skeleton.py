@@ -189,6 +189,15 @@ def from_canonical(xyz: NDArray[np.float32], axes: str, mirrored: bool = False) 
     return _apply(xyz, _canonical_matrix(axes, mirrored).T)  # signed permutations: the inverse is the transpose
 
 
+def signed_axes(axes: str, mirrored: bool = False) -> tuple[int, int, int]:
+    """Which of the coordinates in `axes`, counted from 1, each canonical one is; negative where it grows the other way.
+
+    (1, 2, 3) are canonical axes.
+    """
+    x, y, z = (_canonical_matrix(axes, mirrored).T @ (1, 2, 3)).astype(int).tolist()
+    return x, y, z
+
+
 def _canonical_matrix(axes: str, mirrored: bool) -> NDArray[np.float32]:
     matrix = axes_matrix(axes)
     if mirrored:

@@ -63,7 +63,7 @@ from rtskel.errors import WireError
 from rtskel.ledger import Ledger
 from rtskel.lifting import LiftingBank
 from rtskel.refine import Put, Refined, RefinerBank
-from rtskel.skeleton import CANONICAL_AXES, from_canonical, to_canonical
+from rtskel.skeleton import signed_axes
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
 
 CLOCK = "monotonic"
@@ -343,7 +343,6 @@ class StreamTable(Generic[Out]):
         self._used = 0  # places from here up are free
         self._books = Ledger(places, bank.config.ahead + self._furthest + 3, native=native)
         self._arrival = self._books.arrival
-        self._views: list[tuple[str, bool]] = [(CANONICAL_AXES, False)]
         self._reader = RawReader(bank.joints, native=native)
         self._intake = _intake(self._reader, self._books, bank, self._jump)
         self._failed = False  # whether the engine ever did
@@ -750,7 +749,7 @@ class StreamTable(Generic[Out]):
         books.base[place] = stream.base
         books.flags[place] = flags | Flag.RESET
         books.faulty[place] = -1
-        books.view[place] = self._view_index(msg.axes, msg.mirrored)
+        books.axes[place] = signed_axes(msg.axes, msg.mirrored)
         books.slot[place] = -1
         self._lift(stream)
         self._changes(stream, msg)
@@ -763,11 +762,6 @@ class StreamTable(Generic[Out]):
         if stream.dims == 2:
             assert isinstance(self.bank, LiftingBank)
             self.bank.lift(stream.index, stream.fps)
-
-    def _view_index(self, axes: str, mirrored: bool) -> int:
-        if (axes, mirrored) not in self._views:  # 48 axes, mirrored or not: it stays small
-            self._views.append((axes, mirrored))
-        return self._views.index((axes, mirrored))
 
     def _retime(self, stream: _Stream, msg: RawPose) -> None:
         """Another fps: slots go on, the clock ticks differently from the newest slot on."""
@@ -877,11 +871,9 @@ class StreamTable(Generic[Out]):
     ) -> None:
         """Give the bank accepted frames [M], and let their arrival set the clocks. `message` gives that of a row."""
         canonical = xyz
-        if len(self._views) > 1 and (view := self._books.view[place]).any():
+        if self._books.turned(place):
             canonical = xyz.copy()  # frames that have to wait come again as they are
-            for code in np.unique(view[view > 0]).tolist():
-                canonical[view == code] = to_canonical(xyz[view == code], *self._views[code])
-
+            self._books.turn_in(place, canonical)
         before = self.bank.frontier[place]
         status = self.bank.put(place, slot, canonical, confidence)
         if not finite:
@@ -1172,10 +1164,7 @@ class StreamTable(Generic[Out]):
         # What is rare is asked for once a batch: for hundreds of streams this is most of what Python does.
         books, place, slot = self._books, refined.stream, refined.slot
         xyz, sigma, confidence, flags = refined.xyz, refined.sigma, refined.confidence, refined.flags
-        if len(self._views) > 1:
-            view = books.view[place]
-            for code in np.unique(view[view > 0]).tolist():
-                xyz[view == code] = from_canonical(xyz[view == code], *self._views[code])
+        books.turn_out(place, xyz)
         if self._failed:
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
             flags = flags | np.where(slot + reach <= books.faulty[place], np.uint32(Flag.PASSTHROUGH), np.uint32(0))

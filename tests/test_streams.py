@@ -512,7 +512,9 @@ def test_other_axes_start_afresh(change):
     assert rig.kinds() == ["start", "reset", "end"]
 
 
-@pytest.mark.parametrize(("axes", "mirrored"), [("RDA", False), ("RUA", True), ("RAU", False)])
+@pytest.mark.parametrize(
+    ("axes", "mirrored"), [("RDA", False), ("RUA", True), ("RAU", False), ("DTR", True), ("ALU", False)]
+)
 def test_axes_are_those_of_the_source(axes, mirrored):
     rig = Rig()
     for n in range(20):  # two streams in one call, of which one is in other axes

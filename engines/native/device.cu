@@ -251,7 +251,8 @@ FUNCTION inline void write_joint(const Ring& ring, const Step& step, Index b, In
     });
     float* xyz = step.out_xyz + 3 * (row * joints + k);
     for (int a = 0; a < 3; ++a) xyz[a] = static_cast<float>(sum[a]);
-    step.out_sigma[row * joints + k] = static_cast<float>(std::fmin(FLT_MAX, std::sqrt(spread / divisor)));
+    const double sigma = std::sqrt(spread / divisor);
+    step.out_sigma[row * joints + k] = sigma < FLT_MAX ? static_cast<float>(sigma) : FLT_MAX;
     step.out_confidence[row * joints + k] = there(ring, s, base, slot) ? ring.confidence[place(ring, s, slot) + k] : 0.0f;
     if (k == 0) step.windows[row] = n;
     if (n > 0 || !step.skipped[b]) return;

@@ -22,8 +22,8 @@ class Intake {
     }
 
     // How many frames these messages, read at these times, were; -1 if there is anything unusual about one of them, and then nothing
-    // has changed: a message that is not expected, a number that does not just follow, axes to be turned, a coordinate that is not
-    // finite, a frame that the ring would not take.
+    // has changed: a message that is not expected, a number that does not just follow, a coordinate that is not finite, a frame that
+    // the ring would not take.
     std::int64_t take(nb::list topics, nb::list bodies, std::vector<std::int64_t> read) {
         bool unusual = read.size() != topics.size();
         const std::size_t rows = reader.match_rows(topics, bodies, [&](std::size_t) { return unusual = true, false; });
@@ -38,7 +38,7 @@ class Intake {
         for (std::size_t m = 0; m < rows; ++m) {
             const std::size_t p = books.checked(place[m]);
             slot[m] = books.slot_of(p, seq[m]);
-            if (!books.follows(p, slot[m], seq[m], time[m], jump, most) || !books.canonical(p)) return -1;
+            if (!books.follows(p, slot[m], seq[m], time[m], jump, most)) return -1;
             if (asked[p] == generation && slot[m] <= last[p]) return -1;  // it may be the same slot twice
             asked[p] = generation;
             last[p] = slot[m];
@@ -49,8 +49,10 @@ class Intake {
             came[m] = read[message[m]];
         }
         for (std::size_t m = 0; m < rows; ++m) {
+            float* pose = xyz.data() + m * 3 * reader.joints;
+            if (books.turned_one(place[m])) books.turn_in_one(place[m], pose, reader.joints);
             books.accept_one(place[m], slot[m], came[m]);
-            ring.put_one(place[m], slot[m], xyz.data() + m * 3 * reader.joints, confidence.data() + m * reader.joints);
+            ring.put_one(place[m], slot[m], pose, confidence.data() + m * reader.joints);
         }
         books.came_rows(rows, place.data(), slot.data(), came.data(), time.data(), before.data(), taken.data(), ring.frontier_.data());
         return static_cast<std::int64_t>(rows);

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
@@ -29,7 +30,7 @@ class Ledger {
           slot(books, "slot"),
           received(books, "received"),
           captured(books, "captured"),
-          view(books, "view"),
+          axes(books, "axes"),
           slot_0_flags(books, "flags"),
           due_slot(clock, "_slot"),
           due_time(clock, "_time"),
@@ -68,8 +69,6 @@ class Ledger {
     }
 
     std::int64_t slot_of(std::size_t p, std::int64_t number) const { return number - origin[p]; }
-
-    bool canonical(std::size_t p) const { return view[p] == 0; }
 
     // Whether a frame just follows, see Ledger.slots in rtskel/ledger.py.
     bool follows(std::size_t p, std::int64_t s, std::int64_t number, std::int64_t time, std::int64_t jump, std::int64_t most) const {
@@ -133,6 +132,38 @@ class Ledger {
             out.data()[p] = live[p] ? std::min(due(p, frontier.data()[p] + 1) + slack, until[p]) : std::numeric_limits<double>::infinity();
     }
 
+    bool turned(In<std::int32_t> place) const {
+        for (std::size_t m = 0; m < place.size(); ++m)
+            if (turned_one(checked(place.data()[m]))) return true;
+        return false;
+    }
+
+    void turn_in(In<std::int32_t> place, Out<float> xyz) const {
+        each_turned(place, xyz, [this](std::size_t p, float* poses, std::size_t joints) { turn_in_one(p, poses, joints); });
+    }
+
+    void turn_out(In<std::int32_t> place, Out<float> xyz) const {
+        each_turned(place, xyz, [this](std::size_t p, float* pose, std::size_t joints) {
+            for (float* joint = pose; joint < pose + 3 * joints; joint += 3) {
+                const float from[] = {joint[0], joint[1], joint[2]};
+                for (std::size_t a = 0; a < 3; ++a) joint[std::abs(axes[3 * p + a]) - 1] = axes[3 * p + a] < 0 ? -from[a] : from[a];
+            }
+        });
+    }
+
+    // Whether the axes of the stream at that place are not canonical.
+    bool turned_one(std::size_t p) const { return axes[3 * p] != 1 || axes[3 * p + 1] != 2 || axes[3 * p + 2] != 3; }
+
+    void turn_in_one(std::size_t p, float* pose, std::size_t joints) const {
+        for (float* joint = pose; joint < pose + 3 * joints; joint += 3) {
+            const float from[] = {joint[0], joint[1], joint[2]};
+            for (std::size_t a = 0; a < 3; ++a) {
+                const float value = from[std::abs(axes[3 * p + a]) - 1];
+                joint[a] = axes[3 * p + a] < 0 ? -value : value;
+            }
+        }
+    }
+
     std::size_t behind(std::size_t used, In<std::int64_t> following, In<std::int64_t> frontier, double limit, Out<std::int64_t> out) const {
         if (used > places) throw std::out_of_range("more places than there are");
         std::size_t found = 0;
@@ -175,7 +206,8 @@ class Ledger {
 
     Column<bool> live, timed, lossless;
     Column<double> until;
-    Column<std::int64_t> newest, heard, origin, base, slot, received, captured, view;
+    Column<std::int64_t> newest, heard, origin, base, slot, received, captured;
+    Column<std::int8_t> axes;
     Column<std::uint32_t> slot_0_flags;
     Column<double> due_slot, due_time, period, claimed, pace, measured;
     Column<std::int64_t> clock_newest;
@@ -184,6 +216,14 @@ class Ledger {
     const std::size_t places, ring;
     std::vector<std::uint64_t> seen, waits;  // by place: the last call of `came` that dealt with it, that found nothing complete
     std::uint64_t generation = 0;
+
+    template <typename Turn>
+    void each_turned(const In<std::int32_t>& place, const Out<float>& xyz, Turn turn) const {
+        if (!place.size()) return;
+        const std::size_t pose = xyz.size() / place.size();
+        for (std::size_t m = 0; m < place.size(); ++m)
+            if (const std::size_t p = checked(place.data()[m]); turned_one(p)) turn(p, xyz.data() + m * pose, pose / 3);
+    }
 
     double due(std::size_t p, std::int64_t s) const { return due_time[p] + (static_cast<double>(s) - due_slot[p]) * period[p]; }
 
@@ -220,6 +260,9 @@ inline void bind_ledger(nb::module_& m) {
         .def("accept", &Ledger::accept)
         .def("came", &Ledger::came)
         .def("deadlines", &Ledger::deadlines)
+        .def("turned", &Ledger::turned)
+        .def("turn_in", &Ledger::turn_in)
+        .def("turn_out", &Ledger::turn_out)
         .def("behind", &Ledger::behind)
         .def("numbers", &Ledger::numbers);
 }
