@@ -530,6 +530,10 @@ class Subscriptions:
         """Whether anybody reads that topic; what nobody reads is not even encoded."""
         return any(topic[:length] in self._count for length in self._lengths)
 
+    def want_some(self, prefix: bytes) -> bool:
+        """Whether anybody reads topics that begin so."""
+        return self.want(prefix) or any(known.startswith(prefix) for known in self._count)
+
 
 class Outlet:
     """Refined poses on their way out: encoded for those topics that somebody reads."""
@@ -549,32 +553,38 @@ class Outlet:
         self._sources: dict[int, bytes] = {}
         self._encoders: dict[int, wire.RefinedBatchEncoder] = {}
         self._in_batches: list[int] = []
+        self._singly = False  # whether any poses are wanted in messages of their own
 
     def subscribed(self) -> None:
         """The subscriptions have changed."""
         self._wanted.clear()
         want = self._subscriptions.want
         self._in_batches = [lookahead for lookahead in self._lookaheads if want(wire.refined_batch_topic(lookahead))]
+        self._singly = self._subscriptions.want_some(wire.REFINED_PREFIX)
 
     def messages(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
         """What is to be sent of these poses at `now`."""
         for place in self._table.take_changed():
             self._forget(place)
-        # Of few poses, and most often there are few, lists are read faster than arrays.
-        poses = list(zip(emission.place.tolist(), emission.lookahead.tolist(), strict=True))
-        kinds = [kind if (kind := self._wanted.get(pose)) is not None else self._ask(pose) for pose in poses]
-        if max(kinds) >= 0:
-            alone = emission
-            if min(kinds) == _UNWANTED:
-                alone = emission.select(np.array(kinds) != _UNWANTED)
-                kinds = [kind for kind in kinds if kind != _UNWANTED]
-            times = emission.infer_start_ns, emission.infer_end_ns, now
-            bodies = self._writer.write(kinds, alone.numbers, *times, alone.xyz, alone.confidence, alone.sigma)
-            yield from zip(map(self._writer.topics.__getitem__, kinds), bodies, strict=True)
+        if self._singly:
+            yield from self._alone(emission, now)
         for lookahead in self._in_batches:
             rows = emission.lookahead == lookahead
             if rows.any():
                 yield from self._batches(lookahead, emission if rows.all() else emission.select(rows), now)
+
+    def _alone(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
+        # Of few poses, and most often there are few, lists are read faster than arrays.
+        poses = list(zip(emission.place.tolist(), emission.lookahead.tolist(), strict=True))
+        kinds = [kind if (kind := self._wanted.get(pose)) is not None else self._ask(pose) for pose in poses]
+        if min(kinds) == _UNWANTED:
+            emission = emission.select(np.array(kinds) != _UNWANTED)
+            kinds = [kind for kind in kinds if kind != _UNWANTED]
+        if kinds:
+            times = emission.infer_start_ns, emission.infer_end_ns, now
+            arrays = emission.xyz, emission.confidence, emission.sigma
+            bodies = self._writer.write(kinds, emission.numbers, *times, *arrays)
+            yield from zip(map(self._writer.topics.__getitem__, kinds), bodies, strict=True)
 
     def _forget(self, place: int) -> None:
         """The poses of that place are of another kind than before."""
