@@ -9,6 +9,7 @@ frame's being due to the pose's arrival. Where it goes:
     queue       in the server, until its windows are assembled
     ring        storing, assembling windows, averaging, encoding
     engine      the engine call
+    around      all but the engine call
 
 Beside it, on the same machine one after another, what somebody would write without rtskel: `relay`, pyzmq alone, which
 forwards every message with as many bytes as a refined pose has, and `relay+engine`, which runs the engine on one window
@@ -16,6 +17,9 @@ in between. The ends are the same for all of them: the publisher puts numbers in
 subscriber keeps bytes, which are read when all is over.
 
     python bench/latency.py --save latency      # about a quarter of an hour
+
+What rtskel adds is given twice: to `relay+engine`, where a real engine's own time differs by more from round to round
+than everything else takes; and around the engine, to `relay`, which leaves that out.
 
 The server and its peers take turns, several rounds of each, so that what else the machine does falls on all of them;
 percentiles are over all rounds.
@@ -72,7 +76,7 @@ from rtskel.wire import (
     refined_topic,
 )
 
-PARTS = ("transport", "queue", "ring", "engine")
+PARTS = ("transport", "queue", "ring", "engine", "around")
 REFINED_BYTES = 1263
 """Bytes of a refined pose of 50 joints."""
 
@@ -202,6 +206,7 @@ def split(
         found["queue"].append(began - read)
         found["ring"].append(start - began + sent - end)
         found["engine"].append(end - start)
+        found["around"].append(arrived - due - (end - start))
     return {part: (np.array(found[part]) / 1e6).tolist() for part in ("total", *PARTS)}
 
 
@@ -367,9 +372,14 @@ def main() -> None:
                 lines += [row(f"  {part}", figures["ms"][part]) for part in PARTS]
             lines += [row(name, figures) for name, figures in peers.items()]
             case = {"engine": engine, "fps": fps, "streams": streams, **found, "peers_ms": peers}
+            least = found["lookaheads"][str(min(options.lookahead))]["ms"]
+            around = {column: least["around"][column] - peers["relay"][column] for column in COLUMNS}
+            case["added_around_ms"] = around
+            lines.append(row("added around, to relay", around))
             if "relay+engine" in peers:
-                least = found["lookaheads"][str(min(options.lookahead))]["ms"]["total"]
-                case["added_ms"] = {column: least[column] - peers["relay+engine"][column] for column in COLUMNS}
+                case["added_ms"] = {
+                    column: least["total"][column] - peers["relay+engine"][column] for column in COLUMNS
+                }
                 lines.append(row("added to relay+engine", case["added_ms"]))
             else:
                 why = f"the engine alone does {rates[1]:.0f} windows a second one at a time"

@@ -1129,7 +1129,7 @@ def raw_template(topic: bytes, body: bytes) -> RawTemplate | None:
         topic, body: of a `RawPose` or `RawBatch`, which `decode` has accepted.
 
     Returns:
-        None if there are fields that this version does not know: they may vary, too.
+        None if there are fields or elements that this version does not know: they may vary, too.
     """
     unpacker = msgpack.Unpacker()
     unpacker.feed(body)
@@ -1139,15 +1139,16 @@ def raw_template(topic: bytes, body: bytes) -> RawTemplate | None:
         name = unpacker.unpack()
         if name not in _RAW_FIELDS:
             return None
-        if name == "source":
-            elements = unpacker.read_array_header()
-            unpacker.skip()
-            begin = unpacker.tell()
-            unpacker.skip()
-            unpacker.skip()
-            spans.append(("numbers", begin, unpacker.tell()))
-            for _ in range(elements - 3):
+        if name in ("source", "space"):
+            known = _SOURCE if name == "source" else _SPACE
+            if unpacker.read_array_header() != len(known):
+                return None
+            edges = []
+            for _ in known:
+                edges.append(unpacker.tell())
                 unpacker.skip()
+            if name == "source":
+                spans.append(("numbers", edges[1], edges[3]))  # seq and time_ns
         elif name in ("xyz", "confidence"):
             size = len(unpacker.unpack())
             spans.append((name, unpacker.tell() - size, unpacker.tell()))
@@ -1156,8 +1157,9 @@ def raw_template(topic: bytes, body: bytes) -> RawTemplate | None:
             unpacker.skip()
     if len(spans) != 3:  # a field came twice
         return None
-    edges = [0, *(edge for _, begin, end in spans for edge in (begin, end)), len(body)]
-    pieces = tuple(body[edges[k] : edges[k + 1]] for k in range(0, len(edges), 2))
+    ends = [0, *(end for _, _, end in spans)]
+    begins = [*(begin for _, begin, _ in spans), len(body)]
+    pieces = tuple(body[end:begin] for end, begin in zip(ends, begins, strict=True))
     return RawTemplate(topic, pieces, tuple(name for name, _, _ in spans), cells)
 
 

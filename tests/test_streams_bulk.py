@@ -102,6 +102,18 @@ def test_nearly_all_frames_are_read_in_bulk():
     assert READ["at once"] == (48 if MODE["native"] else 0)
 
 
+def test_many_frames_of_one_stream_are_taken_at_once():
+    rig = Rig().send(frame(0)).send(frame(1))
+    READ.clear()
+    rig.send(*[frame(number) for number in range(2, 60)], *[frame(number, stream="b") for number in range(3)])
+    READ.clear()
+    rig.send(*[frame(number) for number in range(60, 110)], *[frame(number, stream="b") for number in range(3, 40)])
+    assert READ["at once"] == (50 + 37 if MODE["native"] else 0)
+    rig.send(end(110), end(40, stream="b"))
+    check_equal(rig, range(110), 110)
+    check_equal(rig, range(40), 40, "b")
+
+
 def plain(message: object) -> dict[str, object]:
     """A message's fields, comparable."""
     fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}

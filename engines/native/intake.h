@@ -8,6 +8,7 @@
 #include "ledger.h"
 #include "ring.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -38,8 +39,10 @@ class Intake {
         for (std::size_t m = 0; m < rows; ++m) {
             const std::size_t p = books.checked(place[m]);
             slot[m] = books.slot_of(p, seq[m]);
-            if (!books.follows(p, slot[m], seq[m], time[m], jump, most)) return -1;
-            if (asked[p] == generation && slot[m] <= last[p]) return -1;  // it may be the same slot twice
+            const bool again = asked[p] == generation;
+            if (again && slot[m] <= last[p]) return -1;  // it may be the same slot twice
+            const std::int64_t newest = again ? std::max(last[p], books.newest_of(p)) : books.newest_of(p);
+            if (!Ledger::follows(slot[m], newest, seq[m], time[m], jump, most)) return -1;
             asked[p] = generation;
             last[p] = slot[m];
             if (ring.would_be(place[m], slot[m]) != TAKEN) return -1;

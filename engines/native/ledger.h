@@ -56,7 +56,7 @@ class Ledger {
             const std::size_t p = checked(place.data()[m]);
             const std::int64_t n = number.data()[m], s = slot_of(p, n);
             out.data()[m] = s;
-            usual = usual && follows(p, s, n, time.data()[m], jump, most);
+            usual = usual && follows(s, newest[p], n, time.data()[m], jump, most);
         }
         return usual;
     }
@@ -70,9 +70,11 @@ class Ledger {
 
     std::int64_t slot_of(std::size_t p, std::int64_t number) const { return number - origin[p]; }
 
-    // Whether a frame just follows, see Ledger.slots in rtskel/ledger.py.
-    bool follows(std::size_t p, std::int64_t s, std::int64_t number, std::int64_t time, std::int64_t jump, std::int64_t most) const {
-        return s >= 0 && s <= newest[p] + jump && std::max(number, time) <= most;
+    std::int64_t newest_of(std::size_t p) const { return newest[p]; }
+
+    // Whether a frame of slot `s` just follows behind slot `before`, see Ledger.slots in rtskel/ledger.py.
+    static bool follows(std::int64_t s, std::int64_t before, std::int64_t number, std::int64_t time, std::int64_t jump, std::int64_t most) {
+        return s >= 0 && s <= before + jump && std::max(number, time) <= most;
     }
 
     void accept(In<std::int32_t> place, In<std::int64_t> slots, In<std::int64_t> read) {
