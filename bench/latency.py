@@ -17,6 +17,7 @@ in between. The ends are the same for all of them: the publisher puts numbers in
 subscriber keeps bytes, which are read when all is over.
 
     python bench/latency.py --save latency      # about a quarter of an hour
+    python bench/latency.py --streams 1 --fps 60 --rounds 8 --save latency-60fps        # the case that matters most
 
 What rtskel adds is given twice: to `relay+engine`, where a real engine's own time differs by more from round to round
 than everything else takes; and around the engine, to `relay`, which leaves that out.
