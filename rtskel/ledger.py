@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rtskel.arrival import FOLLOW, PACE_MEMORY, PACE_TOLERANCE, ArrivalClock, Slots, Times
 from rtskel.ring import Put
+from rtskel.skeleton import turned_in, turned_out
 
 Rows = NDArray[np.int32]
 """[M] places."""
@@ -190,12 +191,12 @@ class _NumpyLedger:
         return bool((self._books.axes[place] != _CANONICAL).any())
 
     def turn_in(self, place: Rows, xyz: NDArray[np.float32]) -> None:
-        axes = self._books.axes[place][:, None, :]
-        xyz[:] = np.take_along_axis(xyz, np.abs(axes) - 1, axis=2) * np.sign(axes)
+        for row, signed in enumerate(self._books.axes[place].tolist()):
+            xyz[row] = turned_in(xyz[row], signed)
 
     def turn_out(self, place: Rows, xyz: NDArray[np.float32]) -> None:
-        axes = self._books.axes[place][:, None, :]
-        np.put_along_axis(xyz, np.abs(axes) - 1, xyz * np.sign(axes), axis=2)
+        for row, signed in enumerate(self._books.axes[place].tolist()):
+            xyz[row] = turned_out(xyz[row], signed)
 
     def behind(self, used: int, following: Slots, frontier: Slots, limit: float, out: Slots) -> int:
         books, first = self._books, following[:used]

@@ -148,6 +148,7 @@ class RingConfig:
         return self.window + self.most_windows + self.ahead
 
 
+# A type such as np.int32 is looked up for each array again, its dtype is not.
 _INT32, _INT64, _UINT32, _FLOAT32 = map(np.dtype, (np.int32, np.int64, np.uint32, np.float32))
 
 

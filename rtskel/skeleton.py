@@ -9,7 +9,7 @@ person who faces the camera is then at +x.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -181,12 +181,12 @@ def axes_matrix(axes: str) -> NDArray[np.float32]:
 
 def to_canonical(xyz: NDArray[np.float32], axes: str, mirrored: bool = False) -> NDArray[np.float32]:
     """Positions [..., 3] given in `axes`, and seen in a mirror if `mirrored`, in canonical axes (units unchanged)."""
-    return _apply(xyz, _canonical_matrix(axes, mirrored))
+    return turned_in(xyz, signed_axes(axes, mirrored))
 
 
 def from_canonical(xyz: NDArray[np.float32], axes: str, mirrored: bool = False) -> NDArray[np.float32]:
     """The inverse of `to_canonical`: canonical positions [..., 3] in the user's axes."""
-    return _apply(xyz, _canonical_matrix(axes, mirrored).T)  # signed permutations: the inverse is the transpose
+    return turned_out(xyz, signed_axes(axes, mirrored))
 
 
 def signed_axes(axes: str, mirrored: bool = False) -> tuple[int, int, int]:
@@ -194,19 +194,18 @@ def signed_axes(axes: str, mirrored: bool = False) -> tuple[int, int, int]:
 
     (1, 2, 3) are canonical axes.
     """
-    x, y, z = (_canonical_matrix(axes, mirrored).T @ (1, 2, 3)).astype(int).tolist()
-    return x, y, z
+    x, y, z = (axes_matrix(axes).T @ (1, 2, 3)).astype(int).tolist()
+    return (-x if mirrored else x), y, z
 
 
-def _canonical_matrix(axes: str, mirrored: bool) -> NDArray[np.float32]:
-    matrix = axes_matrix(axes)
-    if mirrored:
-        matrix = matrix * np.array([-1.0, 1.0, 1.0], np.float32)
-    return matrix
-
-
-def _apply(xyz: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+def turned_in(xyz: NDArray[np.float32], signed: Sequence[int]) -> NDArray[np.float32]:
+    """As `to_canonical`, of axes as `signed_axes` gives them."""
     # Index and sign instead of a product: exact, and a NaN in one coordinate stays in that coordinate.
-    source = np.abs(matrix).argmax(axis=0)
-    sign = matrix[source, np.arange(3)]
+    source, sign = np.abs(signed) - 1, np.sign(signed).astype(np.float32)
     return np.ascontiguousarray(xyz[..., source] * sign, dtype=np.float32)
+
+
+def turned_out(xyz: NDArray[np.float32], signed: Sequence[int]) -> NDArray[np.float32]:
+    """As `from_canonical`, of axes as `signed_axes` gives them."""
+    inverse = np.argsort(np.abs(signed)) + 1
+    return turned_in(xyz, (inverse * np.sign(signed)[inverse - 1]).tolist())
