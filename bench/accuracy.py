@@ -45,10 +45,20 @@ from peers import PEERS, Body, Example, Lookahead, Peer
 from smoothnet import SmoothNetPeer
 
 from rtskel.cli import positive
-from rtskel.data import MM_PER_UNIT, AugmentConfig, BuildConfig, augment_windows, bandai_bodies, build_corpus, held_out
 from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
-from rtskel.evaluate import (
+from rtskel.formats import SKELS_UNIT, Recording, read
+from rtskel.skeleton import UPPER_BODY_50
+from rtskel.training.data import (
+    MM_PER_UNIT,
+    AugmentConfig,
+    BuildConfig,
+    augment_windows,
+    bandai_bodies,
+    build_corpus,
+    held_out,
+)
+from rtskel.training.evaluate import (
     CLIPS,
     CONDITIONS,
     ESTIMATOR,
@@ -59,9 +69,7 @@ from rtskel.evaluate import (
     refine_all,
     spread,
 )  # fmt: skip
-from rtskel.formats import SKELS_UNIT, Recording, read
-from rtskel.score import errors, joint_groups, log_mean
-from rtskel.skeleton import UPPER_BODY_50
+from rtskel.training.score import errors, joint_groups, log_mean
 
 Array = NDArray[np.float32]
 
@@ -542,7 +550,7 @@ FIGURES = {3: "frame_mask", 4: "joint_mask", 5: "frame_noise_0.9", 6: "joint_noi
 
 def draw_figures(options: argparse.Namespace) -> list[str]:
     """Ten frames as they were, corrupted, and refined offline, for each of `FIGURES`; returns the files' names."""
-    from rtskel.draw import figure  # not before it is needed: matplotlib takes seconds
+    from rtskel.tools.draw import figure  # not before it is needed: matplotlib takes seconds
 
     recording = max(read(options.data / "phoenix14t" / "dev.skels"), key=lambda r: r.frames)
     truth, made = recording.canonical(), []

@@ -21,8 +21,8 @@ from harness import arguments, report
 from numpy.typing import NDArray
 
 from rtskel.cli import positive
-from rtskel.data import Corpus, Sequence, Windows, write_corpus
-from rtskel.synthesize import synthesize
+from rtskel.training.data import Corpus, Sequence, Windows, write_corpus
+from rtskel.training.synthesize import synthesize
 
 Array = NDArray[np.float32]
 

@@ -218,7 +218,7 @@ def main() -> None:
         raw = read(path)[0]
         results[name] = compare(raw, outputs)
         if options.pictures is not None:
-            from rtskel.draw import figure
+            from rtskel.tools.draw import figure
 
             options.pictures.mkdir(parents=True, exist_ok=True)
             labels = ["MediaPipe Holistic", f"refined, lookahead {outputs[-1].lookahead}"]

@@ -2,8 +2,8 @@
 
 On a machine with an NVIDIA GPU, one command and no network; without one it says so and exits with 2. Four questions:
 
-- Do the rings on the GPU (`rtskel.engine.device`) give what the rings on the host give? With a network that copies its
-  input, which needs no TensorRT, and with every plan that runs here.
+- Do the rings on the GPU (`rtskel.engine.device_ring`) give what the rings on the host give? With a network that
+  copies its input, which needs no TensorRT, and with every plan that runs here.
 - How long from a frame in host memory to its refined pose in host memory, one stream, rings on the GPU and on the host?
 - How many windows a second over batches, one new frame of each stream a step, two steps in flight; what share is that
   of the GPU's largest bf16 product, and of the roofline: the time that the FLOPs or the bytes alone would take?
@@ -32,13 +32,13 @@ from numpy.typing import NDArray
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
-from rtskel.engine.build import build_plan
-from rtskel.engine.plan import Cuda, PlanEngine, _Lane
+from rtskel.engine.tensorrt import Cuda, PlanEngine, _Lane
+from rtskel.engine.tensorrt_build import build_plan
 from rtskel.errors import EngineError
 from rtskel.refine import Refined, RefinerBank
-from rtskel.ring import EngineRing
+from rtskel.refine.ring import EngineRing
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.synthesize import synthesize
+from rtskel.training.synthesize import synthesize
 
 JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
 TARGETS = {"batch 1, us": 150.0, "share of the bf16 peak": 0.5}
@@ -253,7 +253,7 @@ def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | Engine
     """A plan for this GPU by each module that is installed, and TensorRT-RTX's for the GPUs of its list; or why not."""
     graph = options.graph
     if graph is None:
-        from rtskel.export import export_onnx
+        from rtskel.engine.onnx_export import export_onnx
 
         graph = str(folder / "bf16.onnx")
         export_onnx(options.weights, graph, precision="bf16")

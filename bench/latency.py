@@ -60,9 +60,9 @@ from numpy.typing import NDArray
 
 from rtskel.cli import positive
 from rtskel.serve import ServeConfig
+from rtskel.serve.table import StreamConfig
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.streams import StreamConfig
-from rtskel.synthesize import synthesize
+from rtskel.training.synthesize import synthesize
 from rtskel.wire import (
     EVENT_PREFIX,
     HEARTBEAT_TOPIC,

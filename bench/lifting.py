@@ -26,11 +26,11 @@ import numpy as np
 from harness import arguments, report
 from numpy.typing import NDArray
 
-from rtskel.data import MM_PER_UNIT, bandai_bodies, held_out
 from rtskel.formats import Recording, read
 from rtskel.lift import LiftConfig, Lifted, Lifter, lift
-from rtskel.score import errors
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.training.data import MM_PER_UNIT, bandai_bodies, held_out
+from rtskel.training.score import errors
 
 Array = NDArray[Any]
 

@@ -21,7 +21,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.signal import savgol_coeffs
 from scipy.signal.windows import gaussian
 
-from rtskel.synthesize import estimator_errors, synthesize
+from rtskel.training.synthesize import estimator_errors, synthesize
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -15,8 +15,8 @@ import numpy as np
 
 from rtskel import Refiner, open_engine, read
 from rtskel.cli import positive
-from rtskel.draw import figure
 from rtskel.refine import Refined
+from rtskel.tools.draw import figure
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from rtskel import open_engine
 from rtskel.cli import positive
 from rtskel.refine import RefinerBank
 from rtskel.serve import Outlet, Subscriptions
-from rtskel.streams import Emission, StreamConfig, StreamTable, whole_pose
+from rtskel.serve.table import Emission, StreamConfig, StreamTable, whole_pose
 from rtskel.wire import REFINED_BATCH_PREFIX, REFINED_PREFIX
 
 PARTS = ("read", "refine", "engine", "write")

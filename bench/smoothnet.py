@@ -27,10 +27,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rtskel.data import Corpus
 from rtskel.errors import RtskelError
 from rtskel.model import interpolate
-from rtskel.train import RECIPES, TrainConfig, Trainer
+from rtskel.training.data import Corpus
+from rtskel.training.train import RECIPES, TrainConfig, Trainer
 
 WINDOW, HIDDEN, INNER, BLOCKS = 32, 512, 128, 5
 BENDING = 0.1

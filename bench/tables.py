@@ -27,12 +27,12 @@ import torch
 from smoothnet import sources
 
 from rtskel.cli import positive
-from rtskel.data import Corpus
 from rtskel.engine import open_engine
 from rtskel.errors import RtskelError
-from rtskel.evaluate import SHARE, evaluate
 from rtskel.formats import read
-from rtskel.train import RECIPES, TrainConfig, train
+from rtskel.training.data import Corpus
+from rtskel.training.evaluate import SHARE, evaluate
+from rtskel.training.train import RECIPES, TrainConfig, train
 
 RADIUS = 2
 MASKED, NOISE = (0.05, 0.1, 0.15, 0.2, 0.25), (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -33,8 +33,8 @@ from harness import SPAWN, arguments, bare_engine, counts, numbers, report, serv
 
 from rtskel.cli import positive
 from rtskel.serve import ServeConfig
+from rtskel.serve.table import StreamConfig
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.streams import StreamConfig
 from rtskel.wire import (
     EVENT_PREFIX,
     REFINED_BATCH_PREFIX,

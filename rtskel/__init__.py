@@ -9,11 +9,11 @@
 from rtskel.client import GroupPublisher, Publisher, Subscriber
 from rtskel.engine import Engine, EngineInfo, open_engine
 from rtskel.errors import EngineError, FormatError, RtskelError, ServeError, WireError
+from rtskel.flags import Flag
 from rtskel.formats import Recording, read, write
 from rtskel.lift import Lifted, Lifter, lift
 from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
 from rtskel.skeleton import SKELETONS, UPPER_BODY_50, Skeleton, from_canonical, to_canonical
-from rtskel.wire import Flag
 
 __version__ = "0.1.0"
 

@@ -53,7 +53,7 @@ def kernels(tmp_path_factory):
 @pytest.fixture
 def gpu_with_kernels(gpu, kernels, monkeypatch, tmp_path):
     """As `gpu`, with a stand-in for the CUDA driver that runs the kernels."""
-    from rtskel.engine import device
+    from rtskel.engine import device_ring as device
 
     def install(**behaviour):
         cuda = gpu(**behaviour)

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from rtskel.engine.files import PlanHeader, write_plan
+from rtskel.engine.metadata import PlanHeader, write_plan
 from rtskel.skeleton import UPPER_BODY_50
 
 KERNELS = Path(__file__).resolve().parents[1] / "engines" / "native" / "device.cu"

@@ -19,12 +19,12 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.signal import savgol_filter
 from scipy.stats import median_abs_deviation
 
-from rtskel.data import Corpus, Sequence, write_corpus
 from rtskel.engine.base import NullEngine
-from rtskel.evaluate import ESTIMATOR, evaluate
 from rtskel.formats import SKELS_UNIT, Recording, write
 from rtskel.model import SkeletorConfig
 from rtskel.skeleton import UPPER_BODY_50
+from rtskel.training.data import Corpus, Sequence, write_corpus
+from rtskel.training.evaluate import ESTIMATOR, evaluate
 from tests.test_data import motion
 
 J = UPPER_BODY_50.joints

@@ -18,7 +18,7 @@ import instead  # noqa: E402
 import peers  # noqa: E402
 
 from rtskel.engine import describe  # noqa: E402
-from rtskel.export import export_onnx  # noqa: E402
+from rtskel.engine.onnx_export import export_onnx  # noqa: E402
 from rtskel.model import SkeletorConfig, save_weights  # noqa: E402
 from tests.test_model import trained  # noqa: E402
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rtskel.engine import describe, open_engine
-from rtskel.engine.build import COMPUTE_CAPABILITIES, build_plan
-from rtskel.engine.device import compiled
-from rtskel.engine.files import MAGIC, metadata_of, read_plan
+from rtskel.engine.device_ring import compiled
+from rtskel.engine.metadata import MAGIC, metadata_of, read_plan
+from rtskel.engine.tensorrt_build import COMPUTE_CAPABILITIES, build_plan
 from rtskel.errors import EngineError
 from tests import fake_gpu
 
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 trt = pytest.importorskip("tensorrt_rtx", reason="plans are built by tensorrt-rtx-cu13 here")
 
-from rtskel.export import export_model  # noqa: E402
+from rtskel.engine.onnx_export import export_model  # noqa: E402
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig  # noqa: E402
 
 # No geometric fill: with it the builder takes ten seconds for windows this short, and one for the released size below.

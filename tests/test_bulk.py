@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from rtskel import bulk, wire
-from rtskel.bulk import PoseWriter, RawFrames, RawReader
+from rtskel import wire
 from rtskel.wire import Flag, RawBatch, RawPose, StreamEnd, decode, encode
+from rtskel.wire import fast as bulk
+from rtskel.wire.fast import PoseWriter, RawFrames, RawReader
 from tests.test_wire import REFINED, refined_batches
 
 J = 3

@@ -22,8 +22,8 @@ from rtskel.engine import NullEngine
 from rtskel.errors import RtskelError
 from rtskel.formats import read, write
 from rtskel.lift import lift_recording
-from rtskel.replay import ReplayConfig, schedule
-from rtskel.synthesize import estimator_errors, synthesize
+from rtskel.tools.replay import ReplayConfig, schedule
+from rtskel.training.synthesize import estimator_errors, synthesize
 from rtskel.wire import Event, RefinedPose
 
 
@@ -118,7 +118,7 @@ def test_mistakes_are_one_line(argv: list[str], words: list[str], capsys, tmp_pa
 
 def test_a_package_that_is_absent_is_named(capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "rtskel.export", raising=False)
+    monkeypatch.delitem(sys.modules, "rtskel.engine.onnx_export", raising=False)
     monkeypatch.delitem(sys.modules, "rtskel.model", raising=False)
     assert main(["export", "a.safetensors", "-o", "b.onnx"]) == 2
     assert "pip install 'rtskel[train]'" in failed(capsys)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rtskel.collect import Collector, filled, latency, percentiles
 from rtskel.formats import read, write
+from rtskel.tools.collect import Collector, filled, latency, percentiles
 from rtskel.wire import Flag, RefinedPose
 
 MS = 1_000_000

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rtskel import corrupt
-from rtskel.corrupt import TRAINING, Poses, recipe
 from rtskel.skeleton import NECK, UPPER_BODY_50
+from rtskel.training import corrupt
+from rtskel.training.corrupt import TRAINING, Poses, recipe
 
 
 def clean(batch=3, window=40, seed=0):

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from rtskel.data import (
+from rtskel.errors import FormatError
+from rtskel.formats import Recording, write
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.training.data import (
     AugmentConfig,
     BuildConfig,
     Corpus,
@@ -23,9 +26,6 @@ from rtskel.data import (
     to_canonical_windows,
     write_corpus,
 )
-from rtskel.errors import FormatError
-from rtskel.formats import Recording, write
-from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 from tests.shared_data import shared_data
 
 PLAIN = AugmentConfig(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rtskel import demo
-from rtskel.demo import DemoConfig, Result, run
 from rtskel.formats import Recording, read, write
-from rtskel.score import held
-from rtskel.synthesize import EstimatorErrors, estimator_errors, synthesize
+from rtskel.tools import demo
+from rtskel.tools.demo import DemoConfig, Result, run
+from rtskel.training.score import held
+from rtskel.training.synthesize import EstimatorErrors, estimator_errors, synthesize
 from rtskel.wire import Flag
 from tests.shared_data import shared_data
 from tests.test_collect import pose

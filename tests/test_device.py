@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from rtskel.engine import device, open_engine
+from rtskel.engine import device_ring as device
+from rtskel.engine import open_engine
 from rtskel.errors import EngineError
 from rtskel.refine import Refined, Refiner, RefinerBank, refine
-from rtskel.ring import EngineRing, Put
+from rtskel.refine.ring import EngineRing, Put
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 from tests import contract, fake_gpu
 from tests.test_serve import Reader, publisher, serving
@@ -102,7 +103,7 @@ def test_the_same_as_the_numpy_twin(selects, rtx, opened):
                 bank.reset([1, 2])
         if number % 41 == 40:
             same(*[bank.skip([0, 3]) for bank in banks])
-        for name in ("frontier", "newest", "next_window", "ended", "pending"):
+        for name in ("watermark", "newest", "next_window", "ended", "pending"):
             assert np.array_equal(*[getattr(bank, name) for bank in banks]), name
     for bank in banks:
         bank.end(range(5))

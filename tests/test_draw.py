@@ -13,10 +13,10 @@ from PIL import Image as Pillow
 
 from rtskel import UPPER_BODY_50, FormatError, Recording, RtskelError
 from rtskel.cli import main
-from rtskel.draw import COLORS, FILLED, GHOST, animate, figure
 from rtskel.formats import write
-from rtskel.synthesize import synthesize
-from rtskel.video import Video, write_mp4
+from rtskel.tools.draw import COLORS, FILLED, GHOST, animate, figure
+from rtskel.tools.video import Video, write_mp4
+from rtskel.training.synthesize import synthesize
 
 BONES = UPPER_BODY_50.joints - 1
 RIGHT_WRIST = UPPER_BODY_50.names.index("right_wrist")
@@ -288,7 +288,7 @@ def test_mistakes_at_the_command_line(files, options, message, tmp_path, monkeyp
 )
 def test_what_is_not_installed_is_named(files, package, options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == package or name == "rtskel.draw"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package or name == "rtskel.tools.draw"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["draw", files[0], *options]) == 2

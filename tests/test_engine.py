@@ -16,15 +16,15 @@ import pytest
 
 from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
 from rtskel.engine.base import fitting, sizes
-from rtskel.engine.cpu import PIECES, largest_piece, pieces
-from rtskel.engine.files import metadata_of
+from rtskel.engine.metadata import metadata_of
+from rtskel.engine.openvino import PIECES, largest_piece, pieces
 from rtskel.errors import EngineError
 from tests import contract, fake_gpu
 from tests.fake_gpu import write_fake_plan
 
 torch = pytest.importorskip("torch")
 
-from rtskel.export import export_onnx  # noqa: E402
+from rtskel.engine.onnx_export import export_onnx  # noqa: E402
 from rtskel.model import Skeletor, SkeletorConfig, save_weights  # noqa: E402
 
 WINDOW, JOINTS, MAX_BATCH = 12, 50, 6  # a window of 12 has room for every radius up to 5
@@ -334,7 +334,7 @@ def one_line(error, path):
 
 def test_importing_imports_no_runtime():
     code = (
-        "import sys, rtskel.engine, rtskel.engine.build; "
+        "import sys, rtskel.engine, rtskel.engine.tensorrt_build; "
         "print([m for m in ('torch', 'onnx', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda', 'safetensors') "
         "if m in sys.modules])"
     )

@@ -13,11 +13,11 @@ import pytest
 
 from rtskel.cli import main
 from rtskel.errors import RtskelError
-from rtskel.estimate import INSTALL, Holistic, Pose, live, poses, publish, recording
 from rtskel.formats import read
-from rtskel.mappings import HOLISTIC, HOLISTIC_WORLD
+from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.video import Frame, Video, write_mp4
+from rtskel.tools.estimate import INSTALL, Holistic, Pose, live, poses, publish, recording
+from rtskel.tools.video import Frame, Video, write_mp4
 from rtskel.wire import RawPose, StreamEnd
 from tests.shared_data import shared_data
 from tests.sockets import RawReceiver
@@ -388,7 +388,7 @@ def test_frames_lost_by_a_slow_estimator_are_told(clip, mediapipe, monkeypatch, 
         for number in (0, 3, 6):
             each(Pose(number, 0, np.zeros((50, 3), np.float32), np.zeros(50, np.float32)))
 
-    monkeypatch.setattr("rtskel.estimate.publish", publish)
+    monkeypatch.setattr("rtskel.tools.estimate.publish", publish)
     assert main(["estimate", str(clip), "--raw", "tcp://127.0.0.1:9"]) == 0
     assert "4 of 7 frames came while the estimator was busy" in capsys.readouterr().err
 

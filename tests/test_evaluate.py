@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from rtskel import evaluate
-from rtskel.corrupt import Poses, recipe
-from rtskel.data import MM_PER_UNIT, Sequence, bandai_bodies, held_out, write_corpus
 from rtskel.engine.base import NullEngine
+from rtskel.engine.onnx_export import release
 from rtskel.errors import RtskelError
-from rtskel.evaluate import (
+from rtskel.formats import SKELS_UNIT, Recording, write
+from rtskel.model import Skeletor, load_weights, save_weights
+from rtskel.refine import refine
+from rtskel.skeleton import UPPER_BODY_50
+from rtskel.training import evaluate
+from rtskel.training.corrupt import Poses, recipe
+from rtskel.training.data import MM_PER_UNIT, Sequence, bandai_bodies, held_out, write_corpus
+from rtskel.training.evaluate import (
     CONDITIONS,
     ESTIMATOR,
     ModelEngine,
@@ -22,11 +27,6 @@ from rtskel.evaluate import (
     refine_all,
     sequences_of,
 )
-from rtskel.export import release
-from rtskel.formats import SKELS_UNIT, Recording, write
-from rtskel.model import Skeletor, load_weights, save_weights
-from rtskel.refine import refine
-from rtskel.skeleton import UPPER_BODY_50
 from tests.shared_data import shared_data
 from tests.test_data import motion
 from tests.test_model import TINY, trained, windows

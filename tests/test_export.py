@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from rtskel.engine import open_engine
+from rtskel.engine.onnx_export import export_onnx, release
 from rtskel.errors import EngineError
-from rtskel.export import export_onnx, release
 from rtskel.model import SkeletorConfig, load_weights, read_metadata, save_weights
 from tests.test_model import TINY, trained, windows
 

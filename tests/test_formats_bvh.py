@@ -7,7 +7,7 @@ import pytest
 from rtskel.errors import FormatError
 from rtskel.formats import Recording, read, write
 from rtskel.skeleton import NECK, UPPER_BODY_50, from_canonical
-from rtskel.synthesize import synthesize
+from rtskel.training.synthesize import synthesize
 from tests.bvh_reader import read_bvh
 from tests.shared_data import shared_data
 

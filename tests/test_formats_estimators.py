@@ -20,8 +20,8 @@ from rtskel.formats import (
     sides_look_swapped,
     write,
 )
+from rtskel.formats.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, OPENPOSE_25, OPENPOSE_135, Layout
 from rtskel.formats.mediapipe import Assembler
-from rtskel.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, OPENPOSE_25, OPENPOSE_135, Layout
 from tests.shared_data import shared_data
 
 RNG = np.random.default_rng(5)

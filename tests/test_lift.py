@@ -10,12 +10,12 @@ from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read, write
 from rtskel.lift import LiftConfig, Lifted, Lifter, lift, lift_recording
-from rtskel.score import errors
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, to_canonical
-from rtskel.synthesize import synthesize
+from rtskel.training.score import errors
+from rtskel.training.synthesize import synthesize
 from tests.shared_data import shared_data
 
-module = importlib.import_module("rtskel.lift")
+module = importlib.import_module("rtskel.lift.lifter")
 tree = module._tree(UPPER_BODY_50)
 J = UPPER_BODY_50.joints
 LEFT = list(UPPER_BODY_50.groups["left_hand"])

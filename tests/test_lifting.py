@@ -10,10 +10,10 @@ import pytest
 
 from rtskel.errors import WireError
 from rtskel.lift import Lifted, Lifter
-from rtskel.lifting import LiftingBank
 from rtskel.refine import Put, RefinerBank, refine
+from rtskel.serve.lifting_bank import LiftingBank
+from rtskel.serve.table import StreamTable, whole_pose
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
-from rtskel.streams import StreamTable, whole_pose
 from rtskel.wire import Flag, RawBatch, RawPose, decode, encode
 from tests.test_lift import J, seen, streamed, truth
 from tests.test_serve import Reader, publisher, serving
@@ -117,7 +117,7 @@ def test_a_slot_leaves_when_its_lookaheads_are_there(lift_lookahead):
     bank.lift(0, FPS)
     for k in range(12):
         bank.put([0], [k], np.concatenate([XY[k], XY[k, :, :1]], -1)[None], CONFIDENCE[k][None])
-        assert bank.frontier[0] == bank.newest[0] == k
+        assert bank.watermark[0] == bank.newest[0] == k
         assert bank.refinable[0] == max(k - lift_lookahead, -1)
         while bank.pending:
             out = bank.step()
@@ -183,7 +183,7 @@ def test_what_cannot_be_put_stores_nothing(rows, native):
     ):
         with pytest.raises(ValueError, match=named):
             bank.put(rows, slots, frames, confidence)
-        assert bank.newest.tolist() == bank.frontier.tolist() == [-1, -1]
+        assert bank.newest.tolist() == bank.watermark.tolist() == [-1, -1]
     assert (bank.put(rows, good, xyz, sure) == Put.TAKEN).all()
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rtskel.mappings import (
+from rtskel.formats.mappings import (
     BY_COMPONENT,
     HAND,
     HOLISTIC,

@@ -54,7 +54,7 @@ def test_the_rings_agree():
             if step == 100:
                 bank.reset(1)
             parts.append(bank.step(max_windows=int(rng.integers(1, 9))))
-            statuses += [bank.pending, *bank.frontier, *bank.newest, *bank.next_window, *bank.ended, *bank.drained]
+            statuses += [bank.pending, *bank.watermark, *bank.newest, *bank.next_window, *bank.ended, *bank.drained]
         outs.append((Refined.concatenate([*parts, drain(bank)]), statuses))
     (a, states_a), (b, states_b) = outs
     assert states_a == states_b

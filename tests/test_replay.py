@@ -5,7 +5,7 @@ import pytest
 
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
-from rtskel.replay import ReplayConfig, replay, schedule, stream_ids
+from rtskel.tools.replay import ReplayConfig, replay, schedule, stream_ids
 
 
 def take(frames: int, name: str = "a", fps: float = 25.0, **fields) -> Recording:

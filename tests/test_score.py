@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rtskel.score import aligned, errors, held, joint_groups
+from rtskel.training.score import aligned, errors, held, joint_groups
 
 
 def test_errors() -> None:

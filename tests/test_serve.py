@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 import zmq
 
-from rtskel import serve, wire
+from rtskel import wire
 from rtskel.client import GroupPublisher, Publisher, Subscriber
 from rtskel.curve import ClientKeys, ServerKeys, keygen
 from rtskel.engine import open_engine
 from rtskel.errors import EngineError, ServeError
 from rtskel.refine import refine
 from rtskel.serve import ServeConfig, Server
-from rtskel.streams import StreamConfig
+from rtskel.serve import server as serve
+from rtskel.serve.table import StreamConfig
 from rtskel.wire import Event, Flag, Heartbeat, RefinedBatch, RefinedPose
 from tests.test_streams import JOINTS, BlendEngine, recording
 
@@ -625,7 +626,7 @@ SCRIPT = """
 import sys, threading
 from rtskel.engine import open_engine
 from rtskel.serve import ServeConfig, run_server
-from rtskel.streams import StreamConfig
+from rtskel.serve.table import StreamConfig
 
 engine = open_engine("null", window=8)
 if "hang" in sys.argv:

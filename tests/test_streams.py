@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtskel.refine import RefinerBank, refine
+from rtskel.serve.table import StreamConfig, StreamTable, whole_pose
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
-from rtskel.streams import StreamConfig, StreamTable, whole_pose
 from rtskel.wire import Event, Flag, RawPose, RefinedEncoder, RefinedPose, StreamEnd, encode
 
 JOINTS = UPPER_BODY_50.joints

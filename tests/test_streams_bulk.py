@@ -10,11 +10,11 @@ import msgpack
 import numpy as np
 import pytest
 
-from rtskel.bulk import RawReader
 from rtskel.errors import WireError
 from rtskel.refine import refine
 from rtskel.skeleton import from_canonical
 from rtskel.wire import MAX_COUNT, RawBatch, RawPose, StreamEnd, encode
+from rtskel.wire.fast import RawReader
 from tests import test_streams
 from tests.test_streams import *  # noqa: F403 (its tests are run here too)
 from tests.test_streams import CLIP, JOINTS, PERIOD, BlendEngine, Rig, check_equal, end, frame, on_time
@@ -54,14 +54,14 @@ MODE = {"native": True}
 """Whether tables that are made now work in C++."""
 
 
-class CountedIntake:
+class CountedFastPath:
     """Counts the frames that take the short way."""
 
-    def __init__(self, intake) -> None:
-        self._intake = intake
+    def __init__(self, fast_path) -> None:
+        self._fast_path = fast_path
 
     def take(self, topics, bodies, read):
-        frames = self._intake.take(topics, bodies, read)
+        frames = self._fast_path.take(topics, bodies, read)
         if frames > 0:
             READ["bulk"] += frames
             READ["at once"] += frames
@@ -86,8 +86,8 @@ def _as_bytes(request):
 
         def made(self, *args, **options):
             init(self, *args, **options, native=MODE["native"])
-            if self._intake is not None:
-                self._intake = CountedIntake(self._intake)
+            if self._fast_path is not None:
+                self._fast_path = CountedFastPath(self._fast_path)
 
         patch.setattr(test_streams.StreamTable, "__init__", made)
         patch.setitem(MODE, "native", request.param == "native")

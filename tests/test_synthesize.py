@@ -5,10 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtskel import synthesize as module
 from rtskel.formats import Recording, read, sides_look_swapped
 from rtskel.skeleton import NECK, SHOULDER_WIDTH, UPPER_BODY_50, axes_matrix
-from rtskel.synthesize import EstimatorErrors, Track, demo_recording, estimator_errors, minimum_jerk, synthesize
+from rtskel.training import synthesize as module
+from rtskel.training.synthesize import (
+    EstimatorErrors,
+    Track,
+    demo_recording,
+    estimator_errors,
+    minimum_jerk,
+    synthesize,
+)
 
 PARENTS = np.array(UPPER_BODY_50.parents)
 JOINT = {name: joint for joint, name in enumerate(UPPER_BODY_50.names)}

@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rtskel.corrupt import TRAINING
-from rtskel.data import Corpus, write_corpus
 from rtskel.errors import FormatError, RtskelError
-from rtskel.evaluate import CONDITIONS, evaluate, geometric_mean
 from rtskel.model import PRESETS, SkeletorConfig, facing, load_weights
-from rtskel.train import RECIPES, SHAKY, TrainConfig, Trainer, main, train, validation_sequences
+from rtskel.training.corrupt import TRAINING
+from rtskel.training.data import Corpus, write_corpus
+from rtskel.training.evaluate import CONDITIONS, evaluate, geometric_mean
+from rtskel.training.train import RECIPES, SHAKY, TrainConfig, Trainer, main, train, validation_sequences
 from tests.test_data import Sequence, motion
 
 TINY = SkeletorConfig(
@@ -212,7 +212,8 @@ def test_two_processes_average_their_gradients_and_resume(corpus, tmp_path, monk
     config = replace(CONFIG, steps=1, validate_every=0, balance=False, triples=0, model=replace(TINY, gate=False))
     (tmp_path / "config").write_text(json.dumps(config.to_dict()))
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "rtskel.train",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "rtskel.training.train",
         "--data", str(corpus), "--out", str(tmp_path / "run"), "--config", str(tmp_path / "config"), "--threads", "1",
     ]  # fmt: skip
 
@@ -238,7 +239,7 @@ def test_two_processes_average_their_gradients_and_resume(corpus, tmp_path, monk
         for mine, other in zip(first.model.parameters(), others, strict=True):
             mine.grad.add_(other).div_(2)
 
-    monkeypatch.setattr("rtskel.train.processes", lambda: 2)
+    monkeypatch.setattr("rtskel.training.train.processes", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     monkeypatch.setattr(first, "_average_gradients", average)
     first.step()
@@ -261,7 +262,7 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_it_kept(corpus, tmp_path
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rtskel.train.save_file", full)
+    monkeypatch.setattr("rtskel.training.train.save_file", full)
     with pytest.raises(RtskelError, match="No space left on device"):
         trainer.save(tmp_path / "last.safetensors")
     assert (tmp_path / "last.safetensors").read_bytes() == before

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rtskel.errors import FormatError
-from rtskel.video import Video, write_mp4
+from rtskel.tools.video import Video, write_mp4
 
 
 def gray(level: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rtskel.watch import LiveTable, as_json
+from rtskel.tools.watch import LiveTable, as_json
 from rtskel.wire import Event, Flag, Heartbeat, StreamEnd
 from tests.test_collect import MS, pose
 

@@ -1,4 +1,4 @@
-// Many messages at once. The specification is the Python twin in rtskel/bulk.py, class for class; the same tests run both.
+// Many messages at once. The specification is the Python twin in rtskel/wire/fast.py, class for class; the same tests run both.
 //
 // These classes handle Python's bytes, so they keep the GIL, and are used by one thread at a time.
 

@@ -1,6 +1,6 @@
 // The ring's numbers on a GPU: new frames into the rings of many streams, canonical windows out of them for the network, and
 // predictions back, averaged. The books (which frames came, which windows run, what they complete) stay on the host, in
-// rtskel/ring.py, which is also the specification: same order of operations, same rounding as `NumpyRing`.
+// rtskel/refine/ring.py, which is also the specification: same order of operations, same rounding as `NumpyRing`.
 //
 // Every kernel is one function of a block, and a block works in phases: `each` runs one over all threads and waits for them.
 // Compiled by a plain C++ compiler, a phase is a loop, and the same functions run on the host, where the tests meet them.
@@ -22,7 +22,7 @@ namespace {
 
 using Index = std::int64_t;
 
-struct Ring {  // mirrored by rtskel.engine.device.RingArguments: fields of 8 bytes, in this order
+struct Ring {  // mirrored by rtskel.engine.device_ring.RingArguments: fields of 8 bytes, in this order
     Index window, joints, capacity, most_windows, positions, answers;  // answers: positions that the network answers for
     Index steady, neck, right_shoulder, left_shoulder;
     double min_confidence, shoulder_width, far, disagree;
@@ -40,7 +40,7 @@ struct Ring {  // mirrored by rtskel.engine.device.RingArguments: fields of 8 by
     float* predicted;             // [S, 2r+1, P, J, 3]
 };
 
-struct Step {  // mirrored by rtskel.engine.device.StepArguments
+struct Step {  // mirrored by rtskel.engine.device_ring.StepArguments
     const Index* counts;         // frames, windows
     const Index* frame_stream;   // [F]
     const Index* frame_slot;     // [F]
@@ -149,7 +149,7 @@ BLOCK_FUNCTION void median(const Block& block, Shared& shared, int which, const 
 
 FUNCTION inline float middle(const Shared& shared, int which) { return 0.5f * shared.low[which] + 0.5f * shared.high[which]; }
 
-// Window b as the network gets it, in its canonical frame: canonical_frames in rtskel/ring.py says how.
+// Window b as the network gets it, in its canonical frame: canonical_frames in rtskel/refine/ring.py says how.
 BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const Step& step, Index b, Shared& shared, Index* here,
                                   float* values) {
     if (b >= step.counts[1]) return;

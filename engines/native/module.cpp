@@ -1,9 +1,9 @@
-#include "intake.h"
+#include "fast_path.h"
 
 NB_MODULE(_native, m) {
-    m.doc() = "Native twins of rtskel.ring.NumpyRing and of what rtskel.bulk, rtskel.ledger and rtskel.streams do for every frame.";
+    m.doc() = "Native twins of rtskel.refine.ring.NumpyRing and of what rtskel.wire.fast, rtskel.serve.arrays and rtskel.serve.table do for every frame.";
     rtskel::bind_ring(m);
     rtskel::bind_bulk(m);
-    rtskel::bind_ledger(m);
-    rtskel::bind_intake(m);
+    rtskel::bind_stream_arrays(m);
+    rtskel::bind_fast_path(m);
 }

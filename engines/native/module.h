@@ -15,7 +15,7 @@ using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
 namespace rtskel {
 
-// What became of a frame: rtskel.ring.Put.
+// What became of a frame: rtskel.refine.ring.Put.
 enum Put : std::uint8_t { TAKEN, DUPLICATE, LATE, AHEAD };
 
 }  // namespace rtskel

@@ -1,4 +1,4 @@
-// The many-stream ring, window gather and overlap average. Its specification is the numpy twin, `NumpyRing` in rtskel/ring.py:
+// The many-stream ring, window gather and overlap average. Its specification is the numpy twin, `NumpyRing` in rtskel/refine/ring.py:
 // same names, same rounding but for the last digit of sigma; the same tests run both.
 //
 // One object is used by one thread at a time; every call that works on frames releases the GIL.
@@ -168,7 +168,7 @@ class Ring {
           capacity(cfg.window + most_windows + cfg.ahead),
           furthest(*std::max_element(cfg.reach.begin(), cfg.reach.end())),
           storage(cfg.streams),
-          frontier_(cfg.streams, NONE),
+          watermark_(cfg.streams, NONE),
           newest_(cfg.streams, NONE),
           next_(cfg.streams, 0),
           stale_(cfg.streams, 0),
@@ -231,7 +231,7 @@ class Ring {
             std::int64_t j = slot.data()[m];
             if (ended_[s]) j = std::min(j, last_[s]);
             newest_[s] = std::max(newest_[s], j);
-            frontier_[s] = std::max(frontier_[s], j);
+            watermark_[s] = std::max(watermark_[s], j);
             advance(s);
         }
     }
@@ -241,7 +241,7 @@ class Ring {
             const int s = checked(stream.data()[m]);
             last_[s] = std::max(last.data()[m], newest_[s]);
             ended_[s] = true;
-            newest_[s] = frontier_[s] = last_[s];
+            newest_[s] = watermark_[s] = last_[s];
         }
     }
 
@@ -249,7 +249,7 @@ class Ring {
         for (std::size_t m = 0; m < stream.size(); ++m) {
             const int s = checked(stream.data()[m]);
             storage[s] = Storage{};
-            frontier_[s] = newest_[s] = last_[s] = NONE;
+            watermark_[s] = newest_[s] = last_[s] = NONE;
             next_[s] = stale_[s] = 0;
             ended_[s] = false;
         }
@@ -342,7 +342,7 @@ class Ring {
     std::vector<Storage> storage;
 
   public:
-    std::vector<std::int64_t> frontier_, newest_, next_;
+    std::vector<std::int64_t> watermark_, newest_, next_;
 
   private:
     std::vector<std::int64_t> stale_, last_;
@@ -399,13 +399,13 @@ class Ring {
     void advance(int s) {
         const Storage& st = storage[s];
         if (st.slot.empty()) return;
-        while (st.slot[(frontier_[s] + 1) % capacity] == frontier_[s] + 1) ++frontier_[s];
+        while (st.slot[(watermark_[s] + 1) % capacity] == watermark_[s] + 1) ++watermark_[s];
     }
 
     // The windows that can run now are first(s)..limit(s).
     std::int64_t limit(int s) const {
         if (ended_[s] && last_[s] >= 0) return last_[s] + furthest;
-        return frontier_[s] - (frontier_[s] + 1) % cfg.hop;
+        return watermark_[s] - (watermark_[s] + 1) % cfg.hop;
     }
 
     std::int64_t first(int s) const {
@@ -522,7 +522,7 @@ class Ring {
         for (int k = 0; k < cfg.joints; ++k) std::copy_n(point, 3, origin.data() + 3 * k);
     }
 
-    // Origin, scale and whether anything is known, as canonical_frames in rtskel/ring.py says.
+    // Origin, scale and whether anything is known, as canonical_frames in rtskel/refine/ring.py says.
     void canonical_frame(const Storage& st, Planned& p) {
         auto valid = [&](int t, int k) { return here[t] != NONE && confidences(st, here[t])[k] > 0.0f; };
         auto point = [&](int t, int k) { return frame(st, here[t]) + 3 * k; };
@@ -678,7 +678,7 @@ inline void bind_ring(nb::module_& m) {
         .def("skip", &Ring::skip, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("pending", &Ring::pending)
         .def_prop_ro("outputs", &Ring::outputs)
-        .def_prop_ro("frontier", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).frontier_); })
+        .def_prop_ro("watermark", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).watermark_); })
         .def_prop_ro("newest", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).newest_); })
         .def_prop_ro("next", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).next_); })
         .def_prop_ro("ended", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).ended_); });

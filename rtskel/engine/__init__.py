@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rtskel.engine.base import Engine, EngineInfo, NullEngine
-from rtskel.engine.files import KINDS, describe
+from rtskel.engine.metadata import KINDS, describe
 from rtskel.errors import EngineError
 
 __all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine"]
@@ -23,9 +23,9 @@ BUNDLED = "skeletor-realtime.onnx"
 # kind -> module, class, and the options that mean something to it.
 _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     "null": ("rtskel.engine.base", "NullEngine", frozenset({"window", "joints"})),
-    "onnx": ("rtskel.engine.cpu", "OnnxEngine", frozenset({"precision", "threads"})),
-    "safetensors": ("rtskel.engine.reference", "SafetensorsEngine", frozenset({"threads"})),
-    "plan": ("rtskel.engine.plan", "PlanEngine", frozenset({"device", "graphs", "warm_up", "rings"})),
+    "onnx": ("rtskel.engine.openvino", "OnnxEngine", frozenset({"precision", "threads"})),
+    "safetensors": ("rtskel.engine.pytorch", "SafetensorsEngine", frozenset({"threads"})),
+    "plan": ("rtskel.engine.tensorrt", "PlanEngine", frozenset({"device", "graphs", "warm_up", "rings"})),
 }
 
 
@@ -61,7 +61,7 @@ def open_engine(
         device: index of the GPU, for `.plan`.
         window: frames in a window. Sets the one of the null engine (default 32); any other engine must have this one.
         joints: joints in a frame; likewise (default 50).
-        graphs: CUDA graphs, for `.plan`; see `rtskel.engine.plan.PlanEngine`.
+        graphs: CUDA graphs, for `.plan`; see `rtskel.engine.tensorrt.PlanEngine`.
         warm_up: prepare every batch size now, for `.plan`.
         rings: keep the rings of refinement on the GPU, for `.plan`.
 

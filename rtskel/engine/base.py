@@ -21,7 +21,7 @@ from rtskel.errors import EngineError
 from rtskel.skeleton import SKELETONS, UPPER_BODY_50
 
 if TYPE_CHECKING:
-    from rtskel.ring import EngineRing, RingConfig
+    from rtskel.refine.ring import EngineRing, RingConfig
 
 FORMAT = "1"
 """Value of `rtskel.format` in the files that this version writes and reads."""

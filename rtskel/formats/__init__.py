@@ -34,9 +34,9 @@ from typing import Any
 
 from rtskel.errors import FormatError
 from rtskel.formats.bvh import write_bvh
-from rtskel.formats.files import Options, named, parse_json, text
 from rtskel.formats.mediapipe import from_holistic, read_holistic_arrays
 from rtskel.formats.openpose import files_in, read_openpose
+from rtskel.formats.parsing import Options, named, parse_json, text
 from rtskel.formats.posefile import read_pose
 from rtskel.formats.recording import (
     MM_PER_UNIT,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import replace_file
+from rtskel.formats.parsing import replace_file
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import Skeleton, from_canonical, skeleton
 

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import Options, named
+from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD, Layout, gather
+from rtskel.formats.parsing import Options, named
 from rtskel.formats.recording import Recording
-from rtskel.mappings import HOLISTIC, HOLISTIC_WORLD, Layout, gather
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 
 AXES = "RDA"

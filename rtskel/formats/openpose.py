@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import Options, integer, numbers, parse_json, shown, text
+from rtskel.formats.mappings import OPENPOSE_18, OPENPOSE_25, OPENPOSE_135, Layout, gather
+from rtskel.formats.parsing import Options, integer, numbers, parse_json, shown, text
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
-from rtskel.mappings import OPENPOSE_18, OPENPOSE_25, OPENPOSE_135, Layout, gather
 
 LAYOUTS = {layout.points: layout for layout in (OPENPOSE_135,)} | {
     len(layout.components["pose_keypoints_2d"]): layout for layout in (OPENPOSE_25, OPENPOSE_18)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import named
+from rtskel.formats.parsing import named
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import UPPER_BODY_50
 

@@ -1,9 +1,9 @@
 """`.pose` files, versions 0.0, 0.1 and 0.2 (github.com/sign-language-processing/pose, docs/specs).
 
-Such a file names its components and points, and is mapped by those names (`rtskel.mappings.BY_COMPONENT`): MediaPipe
-Holistic with all its points or some (joints whose points are left out are missing), OpenPose with BODY_25 or BODY_135,
-COCO-WholeBody, AlphaPose. Pixels, frame rate and image size are the file's own; versions 0.0 and 0.1 cut the frame rate
-to a whole number.
+Such a file names its components and points, and is mapped by those names (`rtskel.formats.mappings.BY_COMPONENT`):
+MediaPipe Holistic with all its points or some (joints whose points are left out are missing), OpenPose with BODY_25 or
+BODY_135, COCO-WholeBody, AlphaPose. Pixels, frame rate and image size are the file's own; versions 0.0 and 0.1 cut the
+frame rate to a whole number.
 
 MediaPipe's z is in no stated unit, see `rtskel.formats.mediapipe`: `depth_scale` says how many pixels it is, and
 without it a recording is 2D. `world` takes world landmarks, in metres, where the file has them.
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import Options, content
+from rtskel.formats.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, Layout, gather
 from rtskel.formats.mediapipe import AXES, Assembler, with_depth
+from rtskel.formats.parsing import Options, content
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
-from rtskel.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, Layout, gather
 
 VERSIONS = (0.0, 0.1, 0.2)
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import Options, replace_file, text
+from rtskel.formats.parsing import Options, replace_file, text
 from rtskel.formats.recording import SKELS_UNIT, Recording
 from rtskel.skeleton import NECK, Skeleton, skeleton
 

@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats.files import Options, content, named, numbers, parse_json, replace_file, shown, text
+from rtskel.formats.parsing import Options, content, named, numbers, parse_json, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import CANONICAL_AXES, skeleton
 

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.files import Options, integer, numbers, parse_json, shown, text
+from rtskel.formats.mappings import WHOLEBODY_133, gather
+from rtskel.formats.parsing import Options, integer, numbers, parse_json, shown, text
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
-from rtskel.mappings import WHOLEBODY_133, gather
 from rtskel.skeleton import CANONICAL_AXES
 
 POINTS = WHOLEBODY_133.points

@@ -1,0 +1,460 @@
+"""Rings on the GPU: only new frames go up and only finished poses come down; windows never travel.
+
+`DeviceRing` keeps the books of many streams on the host, as `rtskel.refine.ring` specifies them, and their frames and
+predictions on the GPU of a plan. One step is one CUDA graph:
+
+    upload of new frames -> store -> gather windows -> network -> average -> download of what is complete
+
+The kernels are in engines/native/device.cu, compiled where nvcc is found when rtskel is built. Every prepared size has
+two turns of page-locked memory with a graph each, so that the next step can be packed, and be waiting on the GPU's
+stream, before the last one is taken: `submit` and `collect` do that, `step` is one after the other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.engine.base import fitting, sizes
+from rtskel.engine.tensorrt import Cuda, Parts, PlanEngine, RingMemory, layout, pinned, views
+from rtskel.errors import EngineError
+from rtskel.flags import Flag
+from rtskel.refine.ring import DISAGREE, FAR, EngineRing, Refined, RingConfig, steady_bones
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
+
+LIFE = 1 << 40
+"""What is stored on the GPU is tagged with a number of its own: the stream's life times this, plus slot or window."""
+
+THREADS = 128
+"""Threads of a block; a block has one frame, one window or the windows of one stream."""
+
+SHARED_BYTES = 47 << 10
+"""Fast memory that every GPU has for a block, less what the kernels name themselves."""
+
+NEVER = np.iinfo(np.int64).max
+
+RING = (
+    *("window", "joints", "capacity", "most_windows", "positions", "answers", "steady"),
+    *("neck", "right_shoulder", "left_shoulder"),
+)
+LIMITS = ("min_confidence", "shoulder_width", "far", "disagree")
+TABLES = ("parents", "bone_length", "steady_bones", "reach", "count", "asked", "column", "kept")
+STATE = ("slot_tag", "xyz", "confidence", "window_tag", "predicted")
+FRAME = ("frame_stream", "frame_slot", "frame_base")
+WINDOW = ("stream", "base", "window", "last", "following", "first", "skipped")
+STEP = ("counts", *FRAME, "frame_xyz", "frame_confidence", *WINDOW, "rows", "row_lookahead")
+LENT = ("x", "missing", "positions", "y")
+WORK = ("origin", "scale", "known")
+OUT = ("windows", "out_xyz", "out_sigma", "out_confidence")
+
+
+class RingArguments(ctypes.Structure):
+    """`Ring` of engines/native/device.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in RING),
+        *((name, ctypes.c_double) for name in LIMITS),
+        *((name, ctypes.c_void_p) for name in TABLES + STATE),
+    ]
+
+
+class StepArguments(ctypes.Structure):
+    """`Step` of engines/native/device.cu."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in STEP + LENT + WORK + OUT]
+
+
+def compiled() -> Path:
+    """The compiled kernels, beside rtskel's other compiled part; EngineError where rtskel was built without nvcc."""
+    try:
+        from rtskel import _native  # type: ignore[attr-defined]
+
+        path = Path(_native.__file__).with_name("device.fatbin")
+    except ImportError:
+        path = Path(__file__)
+    if path.suffix != ".fatbin" or not path.is_file():
+        raise EngineError("rings on the GPU: rtskel was built where no nvcc was found; install it again where there is")
+    return path
+
+
+def load_kernels(cuda: Cuda, memory: RingMemory) -> dict[str, Any]:
+    """The kernels by their names, on the GPU."""
+    library = memory.hold(
+        "cuLibraryUnload", cuda.call("cuLibraryLoadData", compiled().read_bytes(), [], [], 0, [], [], 0)
+    )
+    names = ("store", "gather", "average")
+    found = {name: cuda.call("cuLibraryGetKernel", library, f"rtskel_{name}".encode()) for name in names}
+    return {name: cuda.driver.CUfunction(int(kernel)) for name, kernel in found.items()}
+
+
+_Rows = list[tuple[int, int, int, int, int]]
+"""What a step completes, known before it runs: stream, slot, lookahead, windows of a full average, flags."""
+
+
+class _Turn:
+    """Page-locked memory of one step in flight, and its graph."""
+
+    def __init__(self, memory: RingMemory, cuda: Any, parts_in: Parts, parts_out: Parts) -> None:
+        self.given, self.taken = pinned(cuda, layout(parts_in)[1]), pinned(cuda, layout(parts_out)[1])
+        self.inputs, self.outputs = views(self.given, parts_in), views(self.taken, parts_out)
+        create, flag = "cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming
+        self.done = memory.hold("cudaEventDestroy", cuda.call(create, flag))
+        self.graph: Any = None
+        self.busy = False
+
+
+class _Size:
+    """What steps of up to `size` windows and as many new frames run on.
+
+    Args:
+        ring: for whom.
+        network: the engine's lane of that size; None for steps that run no windows.
+        turns: steps that may be in flight at once.
+    """
+
+    def __init__(self, ring: DeviceRing, size: int, network: Any, turns: int) -> None:
+        self.size, self._network = size, network
+        cuda, joints = ring.engine.cuda, ring.config.skeleton.joints
+        rows = size * len(ring.config.lookaheads)
+        self._in: Parts = {
+            "counts": ((2,), np.int64),
+            "frames": ((len(FRAME), size), np.int64),
+            "frame_xyz": ((size, joints, 3), np.float32),
+            "frame_confidence": ((size, joints), np.float32),
+            "windows": ((len(WINDOW), size), np.int64),
+            "rows": ((size + 1,), np.int64),
+            "row_lookahead": ((rows,), np.int64),
+        }
+        self._out: Parts = {
+            "windows": ((rows,), np.int64),
+            "out_xyz": ((rows, joints, 3), np.float32),
+            "out_sigma": ((rows, joints), np.float32),
+            "out_confidence": ((rows, joints), np.float32),
+        }
+        work: Parts = {"origin": ((size, 3), np.float32), "scale": ((size,), np.float32), "known": ((size,), np.int64)}
+        self._arguments = StepArguments()
+        self._blocks = []
+        for parts in (self._in, work, self._out):
+            places, count = layout(parts)
+            block = ring.memory.hold("cudaFree", cuda.call("cudaMalloc", count))
+            self._blocks.append((block, count))
+            together = {"frames": FRAME, "windows": WINDOW} if parts is self._in else {}
+            for name, place in places.items():
+                for k, each in enumerate(together.get(name, (name,))):
+                    setattr(self._arguments, each, block + place + 8 * k * size)
+        if network is not None:
+            for name, _, address in network.tensors():
+                setattr(self._arguments, name, address)
+        self.turns = [_Turn(ring.memory, cuda, self._in, self._out) for _ in range(turns)]
+        for turn in self.turns if network is not None else ():
+            self.enqueue(ring, turn)  # of nothing: what is put off until a first run must not happen under capture
+            ring.engine.wait()
+            graph = ring.engine.capture(network.context, partial(self.enqueue, ring, turn))
+            turn.graph = graph if graph is None else ring.memory.hold("cudaGraphExecDestroy", graph)
+
+    def free(self) -> _Turn:
+        """A turn that is not in flight."""
+        for turn in self.turns:
+            if not turn.busy:
+                return turn
+        raise ValueError("two steps are in flight: collect one")
+
+    def enqueue(self, ring: DeviceRing, turn: _Turn) -> None:
+        """Puts one step on the stream."""
+        size, cuda, stream = self.size, ring.engine.cuda, ring.engine.stream
+        (given, count), _, (taken, results) = self._blocks
+        cuda.upload(given, turn.given.ctypes.data, count, stream)
+        ring.launch("store", size, self._arguments)
+        if self._network is not None:
+            ring.launch("gather", size, self._arguments)
+            ring.engine.enqueue_network(self._network.context)
+        ring.launch("average", size, self._arguments)
+        cuda.download(turn.taken.ctypes.data, taken, results, stream)
+
+
+class DeviceRing(EngineRing):
+    """The ring of many streams on a GPU; see `rtskel.refine.ring.NumpyRing` for what it computes. Made by
+    `PlanEngine.ring`.
+
+    After an EngineError from the GPU itself nothing on it can be relied on: open the engine anew.
+
+    Args:
+        engine: the plan's engine; borrowed. Closing it gives back what the ring holds on the GPU.
+        memory: keeps account of that.
+
+    Raises:
+        EngineError: no compiled kernels, or none for this GPU; windows too long; not enough memory.
+    """
+
+    def __init__(self, engine: PlanEngine, config: RingConfig, memory: RingMemory) -> None:
+        super().__init__(config)
+        self.engine, self.memory = engine, memory
+        self._lives = [0] * config.streams
+        self._looks = {look: (k, config.reach(look), config.windows(look)) for k, look in enumerate(config.lookaheads)}
+        self._flying: deque[tuple[_Turn, _Rows]] = deque()
+        cuda, skeleton, positions = engine.cuda, config.skeleton, config.positions
+        if (shared := self._shared_bytes) > SHARED_BYTES:
+            raise EngineError(
+                f"{engine.info.path}: windows of {config.window} frames are too long for rings on the GPU "
+                f"({shared} bytes of {SHARED_BYTES})"
+            )
+        self._stream = cuda.driver.CUstream(int(engine.stream))
+        wanted = len(positions)
+        answers = fitting(wanted, config.window) if engine.selects else config.window
+        kept = np.zeros(config.window, np.int64)
+        kept[positions] = np.arange(wanted)
+        bones = steady_bones(skeleton)
+        tables = {
+            "parents": np.array(skeleton.parents),
+            "bone_length": np.array(skeleton.bone_length, np.float64),
+            "steady_bones": np.array(bones),
+            "reach": np.array([config.reach(lookahead) for lookahead in config.lookaheads]),
+            "count": np.array([config.windows(lookahead) for lookahead in config.lookaheads]),
+            "asked": np.resize(positions, answers),
+            "column": np.arange(wanted) if engine.selects else positions,
+            "kept": kept,
+        }
+        s, c, m, joints = config.streams, config.capacity, config.most_windows, skeleton.joints
+        state: Parts = {
+            "slot_tag": ((s, c), np.int64),
+            "xyz": ((s, c, joints, 3), np.float32),
+            "confidence": ((s, c, joints), np.float32),
+            "window_tag": ((s, m), np.int64),
+            "predicted": ((s, m, wanted, joints, 3), np.float32),
+        }
+        self._arguments = RingArguments(
+            *(config.window, joints, c, m, wanted, answers, len(bones)),
+            *(NECK, RIGHT_SHOULDER, LEFT_SHOULDER, config.min_confidence, SHOULDER_WIDTH, FAR, DISAGREE),
+        )
+        parts: Parts = {name: (table.shape, table.dtype.type) for name, table in tables.items()}
+        for each in (parts, state):
+            places, count = layout(each)
+            block = memory.hold("cudaFree", cuda.call("cudaMalloc", count))
+            for name, place in places.items():
+                setattr(self._arguments, name, block + place)
+            if each is parts:
+                upload = pinned(cuda, count)
+                for name, view in views(upload, parts).items():
+                    view[:] = tables[name]
+                cuda.upload(block, upload.ctypes.data, count, engine.stream)
+            else:
+                cuda.call("cudaMemsetAsync", block, 0xFF, count, engine.stream)  # no tag is negative
+        engine.wait()
+
+        most = engine.max_batch
+        self._sizes: dict[int, _Size] = {}
+        self._aside = _Size(self, max(64, most), None, 1)  # for frames beyond what a step takes, and windows skipped
+        self._staged = 0
+        self._staging = {name: array.copy() for name, array in self._aside.turns[0].inputs.items() if "frame" in name}
+        for size in sizes(most) if engine.warms_up else (1,):
+            self._sized(size)
+
+    @property
+    def _shared_bytes(self) -> int:
+        window = self.config.window
+        return 8 * window + 4 * window * self.config.skeleton.joints
+
+    def launch(self, name: str, blocks: int, step: StepArguments) -> None:
+        """Puts a kernel on the stream."""
+        arguments = (ctypes.c_void_p * 2)(ctypes.addressof(self._arguments), ctypes.addressof(step))
+        shared = self._shared_bytes if name == "gather" else 0
+        self.engine.cuda.call(
+            "cuLaunchKernel",
+            *(self.engine.kernels[name], blocks, 1, 1, THREADS, 1, 1, shared),
+            *(self._stream, ctypes.addressof(arguments), 0),
+        )
+
+    def _sized(self, windows: int) -> _Size:
+        size = fitting(windows, self.engine.max_batch)
+        if size not in self._sizes:
+            wanted = fitting(len(self.config.positions), self.config.window) if self.engine.selects else 0
+            self._sizes[size] = _Size(self, size, self.engine.lane(size, wanted), 2)
+        return self._sizes[size]
+
+    # -- frames in ---------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        stream: NDArray[np.int32],
+        slot: NDArray[np.int64],
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        status: NDArray[np.uint8],
+    ) -> None:
+        """See `NumpyRing.put`; frames go up with the next step, or once there are more than a step takes."""
+        taken = self._take_all(stream, slot, status)
+        if len(taken) < len(stream):
+            stream, slot, xyz, confidence = stream[taken], slot[taken], xyz[taken], confidence[taken]
+        begin, frames = 0, self._staging["frames"]
+        while begin < len(stream):
+            if self._staged == self._aside.size:
+                self._store()
+            end = min(len(stream), begin + self._aside.size - self._staged)
+            to = slice(self._staged, self._staged + end - begin)
+            frames[0, to], frames[1, to] = stream[begin:end], slot[begin:end]
+            frames[2, to] = [self._lives[s] * LIFE for s in stream[begin:end].tolist()]
+            self._staging["frame_xyz"][to] = xyz[begin:end]
+            self._staging["frame_confidence"][to] = confidence[begin:end]
+            self._staged, begin = to.stop, end
+
+    def reset(self, stream: NDArray[np.int32]) -> None:
+        """Forget everything about these streams."""
+        super().reset(stream)
+        kept = np.flatnonzero(~np.isin(self._staging["frames"][0, : self._staged], stream))
+        if len(kept) < self._staged:
+            self._staged = len(kept)
+            self._staging["frames"][:, : self._staged] = self._staging["frames"][:, kept]
+            for name in ("frame_xyz", "frame_confidence"):
+                self._staging[name][: self._staged] = self._staging[name][kept]
+        for s in stream.tolist():
+            self._lives[s] += 1
+
+    def _frames(self, turn: _Turn, count: int) -> None:
+        """Packs `count` staged frames."""
+        turn.inputs["counts"][0] = count
+        turn.inputs["frames"][:, :count] = self._staging["frames"][:, :count]
+        for name in ("frame_xyz", "frame_confidence"):
+            turn.inputs[name][:count] = self._staging[name][:count]
+
+    def _store(self) -> None:
+        """Sends the staged frames up by themselves, and waits."""
+        turn = self._aside.turns[0]
+        self._frames(turn, self._staged)
+        turn.inputs["counts"][1] = 0
+        self._run_aside(turn)
+        self._staged = 0
+
+    def _run_aside(self, turn: _Turn) -> None:
+        self._ready_to_run()
+        self._aside.enqueue(self, turn)
+        self.engine.wait()
+
+    # -- windows through the network -----------------------------------------------------------------------------------
+
+    def step(self, room: int) -> Refined:
+        """Run up to `room` windows, streams sharing the batch fairly: what they complete."""
+        return self.collect() if self.submit(room) else Refined.empty(0, self.config.skeleton.joints)
+
+    def submit(self, room: int) -> bool:
+        """Put a step of up to `room` windows on the GPU and do not wait; False if no window can run.
+
+        The books are of after it from now on. If it raises, nothing has changed.
+
+        Raises:
+            ValueError: two steps are in flight.
+        """
+        if len(self._flying) == 2:
+            raise ValueError("two steps are in flight: collect one")
+        plan = self._share(min(room, self.engine.max_batch))
+        if not plan:
+            return False
+        self._ready_to_run()
+        size = self._sized(len(plan))
+        if self._staged > size.size:
+            self._store()
+        turn = size.free()
+        self._frames(turn, self._staged)
+        rows = self._windows(turn, plan, skipped=False)
+        cuda = self.engine.cuda
+        if turn.graph is None:
+            size.enqueue(self, turn)
+        else:
+            cuda.call("cudaGraphLaunch", turn.graph, self.engine.stream)
+        cuda.call("cudaEventRecord", turn.done, self.engine.stream)
+        self._staged, turn.busy = 0, True
+        for s, e in plan:
+            self._pass(s, e)
+        self._flying.append((turn, rows))
+        return True
+
+    def collect(self) -> Refined:
+        """Wait for the oldest step in flight: what it completes.
+
+        Raises:
+            ValueError: none is in flight.
+        """
+        if not self._flying:
+            raise ValueError("no step is in flight: submit one")
+        self.engine.cuda.use()
+        turn, rows = self._flying.popleft()
+        self.engine.cuda.call("cudaEventSynchronize", turn.done)
+        turn.busy = False
+        return self._refined(turn, rows)
+
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
+        """See `NumpyRing.skip`."""
+        plan = [
+            (s, e)
+            for s, end in zip(stream.tolist(), window.tolist(), strict=True)
+            for e in range(self._streams[s].next, end)
+        ]
+        row, turn = 0, self._aside.turns[0]
+        for first in range(0, len(plan), self._aside.size):
+            part = plan[first : first + self._aside.size]
+            self._frames(turn, self._staged)
+            rows = self._windows(turn, part, skipped=True)
+            self._run_aside(turn)
+            self._staged = 0
+            for s, e in part:
+                self._pass(s, e)
+            done = self._refined(turn, rows)
+            done.flags[done.windows == 0] |= np.uint32(Flag.PASSTHROUGH)
+            for name, values in vars(done).items():
+                getattr(out, name)[row : row + len(done)] = values
+            row += len(done)
+
+    def _ready_to_run(self) -> None:
+        if self.engine.closed:
+            raise EngineError(f"{self.engine.info.path}: the engine is closed")
+        self.engine.cuda.use()
+
+    def _windows(self, turn: _Turn, plan: list[tuple[int, int]], *, skipped: bool) -> _Rows:
+        """Packs these windows and what they complete."""
+        inputs = turn.inputs
+        rows: _Rows = []
+        before: dict[int, int] = {}
+        windows: list[list[int]] = []
+        begins, looks = [0], list[int]()
+        for b, (s, e) in enumerate(plan):
+            st, earlier = self._streams[s], before.get(s, -1)
+            if earlier >= 0:
+                windows[earlier][WINDOW.index("following")] = b
+            before[s] = b
+            windows.append(
+                [s, self._lives[s] * LIFE, e, st.last if st.ended else NEVER, -1, int(earlier < 0), int(skipped)]
+            )
+            for lookahead in self._completed(s, e):
+                index, reach, count = self._looks[lookahead]
+                rows.append((s, e - reach, lookahead, count, self._flags(s, e, count)))
+                looks.append(index)
+            begins.append(len(looks))
+        inputs["counts"][1] = len(plan)
+        inputs["windows"][:, : len(plan)] = np.array(windows, np.int64).T
+        inputs["rows"][: len(begins)] = begins
+        inputs["row_lookahead"][: len(looks)] = looks
+        return rows
+
+    def _refined(self, turn: _Turn, rows: _Rows) -> Refined:
+        """What came down, out of the memory that the next step will overwrite."""
+        n, down = len(rows), turn.outputs
+        stream, slot, lookahead, most, known = np.array(rows, np.int64).reshape(n, 5).T
+        confidence, windows = down["out_confidence"][:n].copy(), down["windows"][:n].astype(np.int32)
+        flags = known.astype(np.uint32)
+        flags[~confidence.any(axis=1)] |= np.uint32(Flag.INTERPOLATED)
+        flags[windows < most] |= np.uint32(Flag.PARTIAL_AVERAGE)
+        return Refined(
+            stream=stream.astype(np.int32),
+            slot=slot.copy(),
+            lookahead=lookahead.astype(np.int32),
+            xyz=down["out_xyz"][:n].copy(),
+            sigma=down["out_sigma"][:n].copy(),
+            confidence=confidence,
+            windows=windows,
+            flags=flags,
+        )

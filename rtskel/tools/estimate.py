@@ -1,0 +1,256 @@
+"""Poses from a video or camera by MediaPipe Holistic: as a recording, or published live.
+
+Poses are in metres (`rtskel.formats.mediapipe` says how hands get there), whose depth is far steadier than that of the
+image, or in pixels, for pictures over the video. A hand that was not found is missing, and all is missing where nobody
+was found. A body joint that MediaPipe only guesses, hidden or beyond the image, has a low visibility, its confidence.
+
+MediaPipe's own smoothing is off by default: it delays, and hides from refinement what the estimator saw.
+
+`mediapipe` is imported when it is used, and by nothing else in rtskel (`INSTALL` says how to get it).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import RtskelError
+from rtskel.formats import Recording
+from rtskel.formats.mediapipe import AXES, Assembler, landmarks
+from rtskel.tools.replay import Sender
+from rtskel.tools.video import Frame, Image, Video
+
+INSTALL = "pip install 'rtskel[estimate]' && pip install --no-deps mediapipe==0.10.21"
+"""One line that installs MediaPipe: without its pins, one of which forbids the numpy that all else needs."""
+
+Found = tuple[Mapping[str, NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
+"""What an estimator found in one image, as `rtskel.formats.mediapipe.Assembler.joints` takes it."""
+
+
+class Estimator(Protocol):
+    """What finds a person in images."""
+
+    def find(self, image: Image) -> Found:
+        """What is in the next image."""
+
+
+class Holistic:
+    """MediaPipe Holistic, loaded; a context manager."""
+
+    def __init__(self, *, complexity: int = 1, smooth: bool = False) -> None:
+        """Loads the models, which the package contains.
+
+        Args:
+            complexity: of the body's model, 0, 1 or 2: the faster, or the better.
+            smooth: MediaPipe's own smoothing over time.
+
+        Raises:
+            RtskelError: MediaPipe is not installed, or cannot be loaded.
+        """
+        try:
+            solution = importlib.import_module("mediapipe.python.solutions.holistic")
+        except ImportError as error:
+            absent = (error.name or "").partition(".")[0] == "mediapipe"
+            what = "is not installed" if absent else f"cannot be loaded ({error})"
+            raise RtskelError(f"estimate needs mediapipe, which {what}: {INSTALL}") from None
+        with _silent():
+            self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
+            # Models load in threads of their own, and are there once an image is through. Nobody is in this one.
+            self._model.process(np.zeros((64, 64, 3), np.uint8))
+        self._used = False
+
+    def find(self, image: Image) -> Found:
+        """What is in the next image."""
+        height, width, _ = image.shape
+        with nullcontext() if self._used else _silent():  # there is more to warn of with the first image
+            results = self._model.process(image)
+        self._used = True
+        return landmarks(results, (width, height))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._model.close()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """MediaPipe's libraries write a page of warnings straight to file 2 as they load, whatever they are told."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+
+
+class Pose(NamedTuple):
+    """The pose in one frame.
+
+    Attributes:
+        number: of the frame; frames that were not estimated are holes.
+        time_ns: when the frame was taken: of the monotonic clock if live, else since the first frame.
+        xyz: float32 [50, 3].
+        confidence: float32 [50], 0 = missing.
+    """
+
+    number: int
+    time_ns: int
+    xyz: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+
+def poses(frames: Iterable[Frame], estimator: Estimator, *, pixels: bool = False) -> Iterator[Pose]:
+    """The poses in the frames of one video, in metres or pixels."""
+    assembler = Assembler(world=not pixels)
+    for frame in frames:
+        yield Pose(frame.number, frame.time_ns, *assembler.joints(*estimator.find(frame.image)))
+
+
+def recording(found: Sequence[Pose], video: Video, name: str, *, pixels: bool = False) -> Recording:
+    """Poses of one video as a recording.
+
+    Raises:
+        RtskelError: there are none.
+    """
+    if not found:
+        raise RtskelError(f"{video.name}: no frames")
+    return Recording(
+        np.stack([pose.xyz for pose in found]),
+        video.fps,
+        name,
+        confidence=np.stack([pose.confidence for pose in found]),
+        axes=AXES,
+        unit="px" if pixels else "m",
+        slot=np.array([pose.number for pose in found], np.int64),
+        time_ns=np.array([pose.time_ns for pose in found], np.int64),
+        image_size=(video.width, video.height),
+    )
+
+
+def live(
+    video: Video, *, now_ns: Callable[[], int] = time.monotonic_ns, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Frame]:
+    """Frames as they are there to be estimated: whoever asks gets the newest that was taken, or waits for the next.
+
+    A file is played as if a camera took it, from the moment the first frame is asked for. Frames that were taken while
+    the caller was busy are lost, but for the newest; of a file, the last frame is never lost. A camera's
+    are numbered from the first one that is asked for. Their times are those of `now_ns`.
+    """
+    if video.camera:
+        yield from _newest(video)
+        return
+    frames = iter(video)
+    held = next(frames, None)
+    start = now_ns()
+    while held is not None:
+        asked = now_ns()
+        following = next(frames, None)
+        # A camera takes its frames by itself: while a file is read, its clock stands still rather than have us late.
+        read = now_ns()
+        start += max(min(read - asked, read - start - held.time_ns), 0)
+        if following is None or now_ns() < start + following.time_ns:
+            wait = start + held.time_ns - now_ns()
+            if wait > 0:
+                sleep(wait / 1e9)
+            yield held._replace(time_ns=start + held.time_ns)
+        held = following
+
+
+def _newest(camera: Video) -> Iterator[Frame]:
+    """A camera's frames. It is read all the time, lest its driver hands over frames that have waited in a queue."""
+    changed = threading.Condition()
+    newest: Frame | None = None
+    ended = stop = False
+
+    def read() -> None:
+        nonlocal newest, ended
+        try:
+            for frame in camera:
+                with changed:
+                    newest = frame
+                    changed.notify()
+                if stop:
+                    break
+        finally:
+            with changed:
+                ended = True
+                changed.notify()
+
+    reader = threading.Thread(target=read, name="camera", daemon=True)
+    reader.start()
+    first: int | None = None
+    try:
+        while True:
+            with changed:
+                while newest is None and not ended:
+                    changed.wait(0.1)  # not for ever, so that Ctrl-C is heard on every system
+                frame, newest = newest, None
+            if frame is None:
+                return
+            first = frame.number if first is None else first
+            yield Frame(frame.number - first, frame.time_ns, frame.image)
+    finally:
+        stop = True
+        reader.join(1.0)
+
+
+def publish(
+    video: Video,
+    estimator: Estimator,
+    sender: Sender,
+    *,
+    pixels: bool = False,
+    fast: bool = False,
+    wait_s: float | None = None,
+    each: Callable[[Pose], None] | None = None,
+    now_ns: Callable[[], int] = time.monotonic_ns,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Send the poses of a video or camera as they are found, and end the stream, also if interrupted.
+
+    Begins once somebody has subscribed and the estimator has seen a frame, because the first takes it longest.
+
+    Args:
+        pixels: as they lie in the image, instead of metres.
+        fast: of a file every frame, however long that takes; else as if a camera took it, see `live`.
+        wait_s: how long to wait for a subscriber; None: as long as it takes.
+        each: called with every pose that was sent.
+        now_ns, sleep: the clock of the frames' times, and how to wait.
+
+    Raises:
+        RtskelError: no subscriber came in time.
+    """
+    estimator.find(video.first.image)
+    try:
+        sender.wait_for_subscriber(wait_s)
+    except TimeoutError as error:
+        raise RtskelError(f"{error} within {wait_s:g} s") from None
+    frames: Iterator[Frame]
+    if fast and not video.camera:
+        frames = (frame._replace(time_ns=now_ns()) for frame in video)
+    else:
+        frames = live(video, now_ns=now_ns, sleep=sleep)
+    slots = 0
+    try:
+        for pose in poses(frames, estimator, pixels=pixels):
+            sender.send(pose.xyz, pose.confidence, seq=pose.number, time_ns=pose.time_ns, block=True)
+            slots = pose.number + 1
+            if each is not None:
+                each(pose)
+    finally:
+        sender.end(slots)

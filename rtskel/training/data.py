@@ -1,0 +1,589 @@
+"""Clean motion to learn from: corpora on disk, windows out of them, augmentation, and builders of corpora.
+
+A corpus is a folder: `xyz.npy` float32 [F, J, 3] in canonical axes and units, mapped and never loaded whole,
+and `index.json`, which names its sequences, their source, split, frame rate and place. Windows are sampled by
+source weight, then uniformly over frames; augmentation runs batched in torch on the training device, before
+any corruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import mmap
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rtskel.errors import FormatError, RtskelError
+from rtskel.formats import SHOULDER_WIDTH_MM, Recording, read
+from rtskel.lift import lift_recording
+from rtskel.refine.ring import canonical_frames
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
+from rtskel.training.corrupt import autoregressive, means_of_three
+from rtskel.training.synthesize import synthesize
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence of a corpus: frames [first, first + length) of its `xyz`."""
+
+    name: str
+    source: str
+    split: str
+    fps: float
+    first: int
+    length: int
+
+
+class Corpus:
+    """A corpus on disk, opened read-only. FormatError names what is wrong with a folder that is none."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            index = json.loads((self.folder / "index.json").read_text())
+            self.xyz: Array = np.load(self.folder / "xyz.npy", mmap_mode="r")
+            self.sequences = [Sequence(**entry) for entry in index["sequences"]]
+            self.fingerprint: str = index["fingerprint"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise FormatError(f"{folder}: not a corpus ({error})") from None
+        frames = max((s.first + s.length for s in self.sequences), default=0)
+        if not frames:
+            raise FormatError(f"{folder}: empty corpus")
+        if len(self.xyz) and isinstance(self.xyz, np.memmap):
+            self._map: mmap.mmap = self.xyz._mmap  # type: ignore[attr-defined]
+            self._map.madvise(mmap.MADV_RANDOM)  # a window is a few pages: what lies around it is not read ahead
+        if self.xyz.ndim != 3 or self.xyz.shape[2] != 3 or len(self.xyz) < frames:
+            raise FormatError(f"{folder}: xyz.npy has shape {self.xyz.shape}, the index wants {frames} frames")
+
+    def release(self) -> None:
+        """Lets go of the memory that holds what was read; the system may keep it as cache. What is read later is read
+        again.
+        """
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def select(self, split: str, source: str | None = None) -> list[Sequence]:
+        """The sequences of a split, and of a source if one is given."""
+        return [s for s in self.sequences if s.split == split and source in (None, s.source)]
+
+
+def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]) -> dict[str, tuple[int, int]]:
+    """Writes sequences as a corpus, one after the other (their `first` and `length` are set here).
+
+    Only one sequence at a time is in memory. Frames must be finite and complete, of the same skeleton throughout. The
+    index is written last: a folder without one, of a build that was broken off, is no corpus.
+
+    Returns:
+        Sequences and frames by "source/split".
+
+    Raises:
+        FormatError: a sequence is unfit or cannot be read, there is none, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    entries, total, joints, digest = list[dict[str, Any]](), 0, 0, hashlib.sha256()
+    summary: dict[str, tuple[int, int]] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "index.json").unlink(missing_ok=True)
+        with (folder / "xyz.npy").open("wb") as file:
+            for sequence, xyz in _read(sequences):
+                joints = joints or xyz.shape[1]
+                if xyz.ndim != 3 or xyz.shape[1:] != (joints, 3):
+                    raise FormatError(f"sequence {sequence.name!r}: shape {xyz.shape}, expected [N, {joints}, 3]")
+                if not np.isfinite(xyz).all():
+                    raise FormatError(f"sequence {sequence.name!r}: NaN or infinite coordinates")
+                if not entries:
+                    _write_header(file, 0, joints)
+                frames = np.ascontiguousarray(xyz, np.float32).tobytes()
+                file.write(frames)
+                digest.update(f"{sequence.name}/{sequence.split}".encode())
+                digest.update(frames)
+                entries.append(asdict(sequence) | {"first": total, "length": len(xyz)})
+                total += len(xyz)
+                key = f"{sequence.source}/{sequence.split}"
+                count, so_far = summary.get(key, (0, 0))
+                summary[key] = (count + 1, so_far + len(xyz))
+            file.seek(0)
+            _write_header(file, total, joints)
+        if not total:
+            raise FormatError(f"{folder}: nothing to build a corpus from")
+        index = {"sequences": entries, "fingerprint": digest.hexdigest()}
+        (folder / "index.json").write_text(json.dumps(index, indent=0))
+    except OSError as error:
+        raise FormatError(f"{folder}: cannot be written ({error})") from None
+    return summary
+
+
+def _read(sequences: Iterable[tuple[Sequence, Array]]) -> Iterator[tuple[Sequence, Array]]:
+    """The sequences; what cannot be read to make them is named as that."""
+    try:
+        yield from sequences
+    except OSError as error:
+        raise FormatError(f"{error.filename or 'a source'}: cannot be read ({error.strerror or error})") from None
+
+
+def _write_header(file: IO[bytes], frames: int, joints: int) -> None:
+    # numpy leaves room for the first axis to grow, so the header has the same length for any number of frames.
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (frames, joints, 3)})
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How clean windows are varied before they are corrupted. Probabilities, and standard deviations in the
+    unit stated.
+
+    warp: windows played at another speed, log-uniform in `rates`. reverse: played backward. exchange: mirrored
+    with left and right exchanged. negate: seen in a mirror without that. bone: deviation of the log of each bone's
+    length, the same on both sides. hand_size: of both hands' as a whole, on top of it, for estimators see hands in any
+    size. asymmetry: of each bone's by itself. hands: hands taken from another window of the batch. wander: a moving
+    neck; still: how often a neck that moves is held at the origin.
+    breathe: a common scale that varies slowly through the window, as lifted data has.
+    beginning: windows that begin where their sequence does, which padding in front then makes a stream's first.
+    yaw, pitch, roll: largest rotation in degrees.
+    """
+
+    warp: float = 0.4
+    rates: tuple[float, float] = (0.6, 1.7)
+    reverse: float = 0.2
+    exchange: float = 0.5
+    negate: float = 0.5
+    bone: float = 0.12
+    hand_size: float = 0.12
+    asymmetry: float = 0.02
+    hands: float = 0.25
+    wander: float = 0.2
+    still: float = 0.6
+    breathe: float = 0.012
+    beginning: float = 0.2
+    yaw: float = 25.0
+    pitch: float = 10.0
+    roll: float = 8.0
+    front_padding: float = 0.3
+    tail_padding: float = 0.08
+
+
+RELEASE_EVERY = 500
+"""Batches after which the pages of a corpus that were read are let go, so that memory stays bounded."""
+
+
+class Windows:
+    """Draws batches of clean windows [B, W, J, 3] from a corpus, augmented and in no particular place.
+
+    Args:
+        weights: how often each source is drawn from, relative to the others; sources left out are not.
+        generator: where all randomness comes from; on the device where augmentation shall run.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        window: int,
+        *,
+        split: str = "train",
+        weights: Mapping[str, float] | None = None,
+        augment: AugmentConfig | None = None,
+        skeleton: Skeleton = UPPER_BODY_50,
+        generator: torch.Generator,
+    ) -> None:
+        self.corpus, self.window, self.skeleton, self.generator = corpus, window, skeleton, generator
+        self.augment = augment or AugmentConfig()
+        self.sequences = corpus.select(split)
+        weights = {s.source: 1.0 for s in self.sequences} if weights is None else weights
+        missing = [source for source in weights if not corpus.select(split, source)]
+        if missing:
+            raise FormatError(f"{corpus.folder}: no sequences of source {missing[0]!r} in split {split!r}")
+        lengths = np.array([s.length for s in self.sequences], np.float64)
+        source = np.array([s.source for s in self.sequences])
+        chance = np.zeros(len(lengths))
+        for name, weight in weights.items():
+            chance[source == name] = weight * lengths[source == name] / lengths[source == name].sum()
+        self.chance = torch.tensor(chance / chance.sum())
+        self.source = torch.tensor([list(weights).index(name) if name in weights else -1 for name in source])
+        self.first = np.array([s.first for s in self.sequences])
+        self.drawn = 0
+        self.length = lengths.astype(np.int64)
+
+    def draw(self, batch: int) -> tuple[Tensor, Tensor]:
+        """A batch of augmented clean windows [B, W, J, 3] on the generator's device, and the source [B] of each.
+
+        Sources are numbered in the order of the weights.
+        """
+        g, a, device = self.generator, self.augment, self.generator.device
+        drawn = torch.multinomial(self.chance.to(device), batch, replacement=True, generator=g).cpu()
+        pick, source = drawn.numpy(), self.source[drawn].to(device)
+        u = torch.rand(batch, 4, generator=g, device=device).cpu().numpy().astype(np.float64)
+        low, high = np.log(a.rates)
+        spread = np.minimum(u[:, 0] / max(a.warp, 1e-9), 1.0)
+        rate = np.where(u[:, 0] < a.warp, np.exp(low + (high - low) * spread), 1.0)
+        # A window that lies across an end of its sequence repeats the frame there, as padding does.
+        slack = np.maximum(self.length[pick] - rate * (self.window - 1) - 1, 0.0)
+        start = np.where(u[:, 3] < a.beginning, 0.0, u[:, 1] * slack)
+        start = np.where(rate == 1.0, np.floor(start), start)
+        position = start[:, None] + rate[:, None] * np.arange(self.window)
+        position = np.minimum(position, self.length[pick, None] - 1)
+        position = np.where(u[:, 2:3] < a.reverse, position[:, ::-1], position)
+        below = np.floor(position).astype(np.int64)
+        above = np.minimum(below + 1, self.length[pick, None] - 1)
+        first = self.first[pick, None]
+        x0 = torch.from_numpy(self.corpus.xyz[first + below]).to(device)
+        x1 = torch.from_numpy(self.corpus.xyz[first + above]).to(device)
+        self.drawn += 1
+        if self.drawn % RELEASE_EVERY == 0:
+            self.corpus.release()
+        part = torch.from_numpy((position - below).astype(np.float32)).to(device)[..., None, None]
+        return augment_windows(x0 + part * (x1 - x0), a, g, self.skeleton), source
+
+
+def _some(batch: int, probability: float, g: torch.Generator) -> Tensor:
+    return (torch.rand(batch, generator=g, device=g.device) < probability).view(-1, 1, 1, 1)
+
+
+def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: Skeleton = UPPER_BODY_50) -> Tensor:
+    """Varied copies of clean windows [B, W, J, 3]: see `AugmentConfig`."""
+    batch, window, joints, _ = x.shape
+    device = x.device
+    root = skeleton.root
+    origin = x[:, :, root : root + 1]
+    centre = origin.median(dim=1, keepdim=True).values
+    x = x - origin
+    path = (origin - centre) * ~_some(batch, a.still, g)
+    drift = 0.05 * autoregressive((batch, window, 1, 3), 0.98, g, x) * _some(batch, a.wander, g)
+
+    for name in ("left_hand", "right_hand"):
+        hand = list(skeleton.groups[name])
+        wrist = skeleton.parents[hand[0]]
+        other = torch.randperm(batch, generator=g, device=device)
+        borrowed = x[other][:, :, hand] - x[other][:, :, [wrist]] + x[:, :, [wrist]]
+        x[:, :, hand] = torch.where(_some(batch, a.hands, g), borrowed, x[:, :, hand])
+
+    mirror = torch.tensor(skeleton.mirror, device=device)
+    flip = torch.tensor([-1.0, 1.0, 1.0], device=device)
+    x = torch.where(_some(batch, a.exchange, g), x[:, :, mirror] * flip, x)
+    x = torch.where(_some(batch, a.negate, g), x * flip, x)
+
+    parents = torch.tensor(skeleton.parents_or_self, device=device)
+    factor = torch.randn(batch, 1, joints, 1, generator=g, device=device) * a.bone
+    factor = 0.5 * (factor + factor[:, :, mirror]) * 2**0.5  # the same on both sides
+    hands = torch.tensor(
+        [j in skeleton.groups["left_hand"] or j in skeleton.groups["right_hand"] for j in range(joints)]
+    )
+    whole = a.hand_size * torch.randn(batch, 1, 1, 1, generator=g, device=device)
+    factor = factor + whole * hands.to(device)[:, None]
+    factor = factor + a.asymmetry * torch.randn(batch, 1, joints, 1, generator=g, device=device)
+    x = torch.tensor(skeleton.chain, device=device) @ ((x - x[:, :, parents]) * factor.exp())
+    x = x * (1 + a.breathe * autoregressive((batch, window, 1, 1), 0.9, g, x) * _some(batch, 0.5, g))
+
+    angles = 2 * torch.rand(batch, 3, generator=g, device=device) - 1
+    angles = angles * torch.tensor([a.yaw, a.pitch, a.roll], device=device) * (torch.pi / 180)
+    rotation = rotations(angles)[:, None]  # [B, 1, 3, 3]
+    return (x + path + drift) @ rotation.transpose(-1, -2)
+
+
+def rotations(angles: Tensor) -> Tensor:
+    """Rotation matrices [B, 3, 3] of yaw (about y), pitch (about x) and roll (about z), angles [B, 3] in radians."""
+    (cy, cx, cz), (sy, sx, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
+    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
+    pitch = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
+    roll = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one], -1).view(-1, 3, 3)
+    return roll @ pitch @ yaw
+
+
+def pad_windows(
+    clean: Tensor, x: Tensor, missing: Tensor, a: AugmentConfig, g: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Some windows as at a sequence's start or end: the first (corrupted) frame repeated in front, or the last behind.
+
+    Returns the clean windows, the corrupted ones and the missing joints, all padded alike.
+    """
+    batch, window = clean.shape[:2]
+    device = clean.device
+    u = torch.rand(batch, 2, generator=g, device=device)
+    amount = 1 + (u[:, :1] * (window - 1)).long()
+    shift = torch.where(u[:, 1:] < a.front_padding, -amount, torch.where(u[:, 1:] > 1 - a.tail_padding, amount // 2, 0))
+    index = (torch.arange(window, device=device) + shift).clamp(0, window - 1)[:, :, None].expand(missing.shape)
+    index3 = index[..., None].expand(clean.shape)
+    return clean.gather(1, index3), x.gather(1, index3), missing.gather(1, index)
+
+
+def to_canonical_windows(
+    clean: Tensor, x: Tensor, missing: Tensor, skeleton: Skeleton
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean and corrupted windows in the canonical frame that refinement finds for the corrupted one, and its
+    scale [B].
+    """
+    origin, scale, _ = canonical_frames(x.cpu().numpy(), ~missing.cpu().numpy(), skeleton)
+    shift = torch.from_numpy(origin).to(x.device)[:, None, None]
+    factor = torch.from_numpy(scale).to(x.device)
+    k = factor[:, None, None, None]
+    return (clean - shift) * k, ((x - shift) * k).masked_fill(missing[..., None], 0.0), factor
+
+
+def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Mean bone vector [J, 3] (left shoulder at +x) and root mean square spread [J], sources mixed by weight."""
+    mirror = list(skeleton.mirror)
+    mean, square, total = np.zeros((skeleton.joints, 3)), np.zeros((skeleton.joints, 3)), sum(weights.values())
+    for source, weight in weights.items():
+        xyz = np.concatenate([corpus.xyz[s.first : s.first + s.length] for s in corpus.select("train", source)])
+        xyz = xyz[:: max(1, len(xyz) // 20000)]
+        left = xyz[:, skeleton.names.index("left_shoulder"), 0] < xyz[:, skeleton.names.index("right_shoulder"), 0]
+        xyz = np.where(left[:, None, None], xyz * [-1, 1, 1], xyz)
+        both = np.concatenate([xyz, xyz[:, mirror] * [-1, 1, 1]])
+        bone = both - both[:, skeleton.parents_or_self]
+        mean += weight / total * bone.mean(0)
+        square += weight / total * (bone**2).mean(0)
+    spread = np.sqrt(np.maximum(square - mean**2, 0).mean(-1))
+    spread[skeleton.root] = 0.05
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(spread, dtype=torch.float32)
+
+
+# The corpus builder.
+
+FIRST_SEED = 10_000
+"""Seeds of synthetic clips start here; the bundled demo recording has another one."""
+
+MM_PER_UNIT = SHOULDER_WIDTH_MM / SHOULDER_WIDTH
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Which parts of the shared data go into a corpus, and which are held out: one Bandai-Namco clip in `holdout`.
+
+    synthetic: how many clips of `rtskel.training.synthesize` go in, each with a body of its own, with seeds from
+    FIRST_SEED.
+    """
+
+    phoenix: bool = True
+    bandai: bool = True
+    how2sign: bool = True
+    synthetic: int = 2000
+    synthetic_seconds: float = 16.0
+    holdout: int = 10
+    seed: int = 0
+    skip: tuple[str, ...] = field(default=())
+
+
+def held_out(name: str, holdout: int = BuildConfig.holdout) -> bool:
+    """Whether the Bandai-Namco clip of that name is kept out of training: one in `holdout` is."""
+    return zlib.crc32(name.encode()) % holdout == 0
+
+
+def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | None = None) -> dict[str, tuple[int, int]]:
+    """Builds a corpus from the shared data (see its README): returns sequences and frames by source and split.
+
+    PHOENIX14T train is for training and dev for validation, as they are. Bandai-Namco bodies keep their
+    motion, facing the camera on average, with the typical bone lengths of the skeleton; hands from PHOENIX
+    train and from MediaPipe fingerspelling are attached along the forearm. How2Sign, all of it for training, is lifted
+    from 2D.
+    """
+    config = config or BuildConfig()
+    chosen = ((s, x) for s, x in shared_sequences(Path(data), config) if s.name not in config.skip)
+    return write_corpus(folder, chosen)
+
+
+def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence, Array]]:
+    """The sequences of `build_corpus`, in order."""
+    random = np.random.default_rng(config.seed)
+    hands: list[Array] = []
+    if config.phoenix:
+        for split in ("train", "dev"):
+            for recording in read(data / "phoenix14t" / f"{split}.skels"):
+                xyz = recording.canonical()
+                if split == "train":
+                    hands += phoenix_hands(xyz)
+                yield Sequence(recording.name, "phoenix", split, recording.fps, 0, 0), xyz
+    if config.bandai:
+        hands_by_source = [hands, list(mediapipe_hands(data / "mediapipe_holistic" / "holistic.npz"))]
+        hands_by_source = [h for h in hands_by_source if h]
+        for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz"):
+            split = "dev" if held_out(name, config.holdout) else "train"
+            yield Sequence(name, "bandai", split, 30.0, 0, 0), attach_hands(body, hands_by_source, random)
+    if config.how2sign:
+        for folder in sorted((data / "how2sign_openpose").iterdir()):
+            for recording in map(lift_recording, read(folder, fps=24.0)):
+                whole = np.asarray((recording.confidence[:, list(UPPER_BODY_50.groups["body"])] > 0).all(1))
+                yield from _stretches(recording, whole, f"how2sign/{recording.name}", "how2sign", "train")
+    for k in range(config.synthetic):
+        r = synthesize(config.synthetic_seconds, 25.0, FIRST_SEED + k)
+        xyz = r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
+        split = "dev" if k % config.holdout == 0 else "train"
+        yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), xyz
+
+
+def recorded_sequences(
+    paths: Iterable[str | Path], holdout: int = BuildConfig.holdout
+) -> Iterator[tuple[Sequence, Array]]:
+    """The complete stretches of recordings that `rtskel.formats.read` knows, brought to the training units.
+
+    A stretch ends where a joint is missing or a frame was dropped; those shorter than a second are left out. One
+    recording in `holdout`, the first among them, is for validation. The source is "recordings".
+    """
+    number = 0
+    for path in paths:
+        for recording in read(path):
+            if recording.dims != 3:
+                raise FormatError(f"{path}: 2D poses; lift them to 3D first")
+            split = "dev" if number % holdout == 0 else "train"
+            number += 1
+            whole = np.asarray(~recording.missing.any(1))
+            yield from _stretches(recording, whole, f"{Path(path).name}/{recording.name}", "recordings", split)
+
+
+def _stretches(
+    recording: Recording, whole: NDArray[np.bool_], name: str, source: str, split: str
+) -> Iterator[tuple[Sequence, Array]]:
+    """The runs of `whole` frames [N] of a recording, of a second and more, in training units."""
+    xyz = recording.canonical()
+    width = np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1)
+    cuts = np.flatnonzero(~whole[1:] | ~whole[:-1] | (np.diff(recording.slots) > 1)) + 1
+    for first, end in pairwise([0, *cuts.tolist(), len(xyz)]):
+        if (
+            whole[first:end].all()
+            and end - first >= recording.fps
+            and (scale := float(np.median(width[first:end]))) > 0
+        ):
+            stretch = xyz[first:end] * np.float32(SHOULDER_WIDTH / scale)
+            yield Sequence(f"{name}/{first}", source, split, recording.fps, 0, 0), stretch
+
+
+_LEFT = list(UPPER_BODY_50.groups["left_hand"])
+_RIGHT = list(UPPER_BODY_50.groups["right_hand"])
+_FLIP = np.array([-1, 1, 1], np.float32)
+
+
+def _with_bone_lengths(xyz: NDArray[Any], joints: list[int]) -> Array:
+    """The listed joints [N, len(joints), 3] (parents first) with the skeleton's typical bone lengths,
+    directions kept.
+    """
+    out = xyz.astype(np.float32).copy()
+    for k, joint in enumerate(joints):
+        if UPPER_BODY_50.parents[joint] in joints:
+            p = joints.index(UPPER_BODY_50.parents[joint])
+            bone = xyz[:, k] - xyz[:, p]
+            length = np.linalg.norm(bone, axis=-1, keepdims=True)
+            out[:, k] = out[:, p] + bone * (UPPER_BODY_50.bone_length[joint] / np.maximum(length, 1e-6))
+    return out
+
+
+def phoenix_hands(xyz: Array) -> Iterator[Array]:
+    """Both hands of a PHOENIX sequence as right hands at the origin, [N, 21, 3], right shoulder at -x."""
+    yield (xyz[:, _RIGHT] - xyz[:, _RIGHT[:1]]) * _FLIP
+    yield xyz[:, _LEFT] - xyz[:, _LEFT[:1]]
+
+
+def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
+    """Right hands at the origin [N, 21, 3] from MediaPipe Holistic clips, smoothed over three frames, typical bones."""
+    with np.load(path) as file:
+        ends = np.cumsum(file["length"])
+        sides = {"right": file["right_hand"], "left": file["left_hand"]}
+        width = file["width_height"][:, 0]
+    for clip, end in enumerate(ends):
+        first = 0 if clip == 0 else ends[clip - 1]
+        for side, points in sides.items():
+            hand = points[first:end].astype(np.float64)
+            seen = np.isfinite(hand).all(axis=(1, 2)) & (hand[..., 3] > 0).all(axis=1)
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
+            for a, b in zip(edges[::2], edges[1::2], strict=True):
+                if b - a >= shortest:
+                    xyz = hand[a:b, :, :3] - hand[a:b, :1, :3]
+                    xyz[..., 2] *= -float(width[clip])  # depth is in image widths and grows away from the camera
+                    xyz = means_of_three(np.concatenate([xyz[:1], xyz, xyz[-1:]])) * (_FLIP if side == "left" else 1)
+                    yield _with_bone_lengths(xyz, _RIGHT)
+
+
+def bandai_bodies(path: Path) -> Iterator[tuple[str, Array]]:
+    """Name and body [N, 8, 3] of each clip: canonical axes and units, facing the camera on average, typical
+    bone lengths.
+    """
+    with np.load(path) as file:
+        names = [str(name) for name in file["joint"]]
+        position, hips = file["position"], file["hips"]
+        ends, clips = np.cumsum(file["length"]), file["clip"]
+    wanted = ["Head", "Neck", "UpperArm_R", "LowerArm_R", "Hand_R", "UpperArm_L", "LowerArm_L", "Hand_L"]
+    joints = [names.index(name) for name in wanted]
+    for clip, end in enumerate(ends):
+        first = 0 if clip == 0 else ends[clip - 1]
+        # Metres, y up, +z where the person faces; seen from in front the person's left is at the image's right.
+        raw = position[first:end, joints].astype(np.float64) / 1e4 + hips[first:end, None].astype(np.float64) / 1e3
+        across = (raw[:, 5] - raw[:, 2]).mean(0)
+        yaw = np.arctan2(-across[2], across[0])
+        c, s = np.cos(-yaw), np.sin(-yaw)
+        turned = raw @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T
+        xyz = turned * [1, -1, 1]
+        xyz[:, 0, 2] += 0.04  # the nose lies in front of the head's joint
+        width = np.median(np.linalg.norm(xyz[:, 5] - xyz[:, 2], axis=-1))
+        neck = xyz[:, 1:2] * (SHOULDER_WIDTH / width)
+        neck = neck - np.median(neck, axis=0)
+        body = np.array(xyz - xyz[:, 1:2])
+        order = [1, 0, 2, 3, 4, 5, 6, 7]
+        body[:, order] = _with_bone_lengths(body[:, order], order)
+        yield str(clips[clip]), (body + neck).astype(np.float32)
+
+
+def _turn(toward: NDArray[Any]) -> NDArray[Any]:
+    """Rotations [N, 3, 3] that turn +z into unit vectors [N, 3] by the smallest angle."""
+    x, y, z = toward[:, 0], toward[:, 1], np.maximum(toward[:, 2], -0.999)
+    k = 1 / (1 + z)
+    rows = [1 - x * x * k, -x * y * k, x, -x * y * k, 1 - y * y * k, y, -x, -y, z]
+    return np.stack(rows, -1).reshape(-1, 3, 3)
+
+
+def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.random.Generator) -> Array:
+    """Body [N, 8, 3] with a hand clip on each wrist, turned with the forearm, played to and fro for as long as
+    needed.
+    """
+    n = len(body)
+    xyz = np.zeros((n, UPPER_BODY_50.joints, 3), np.float32)
+    xyz[:, :8] = body
+    for side, elbow, wrist, joints in (("right", 3, 4, _RIGHT), ("left", 6, 7, _LEFT)):
+        source = hands_by_source[random.integers(len(hands_by_source))]
+        hand = source[random.integers(len(source))] * (_FLIP if side == "left" else 1)
+        index = (np.arange(n) + random.integers(len(hand))) % (2 * len(hand))
+        hand = hand[np.minimum(index, 2 * len(hand) - 1 - index)]
+        forearm = body[:, wrist] - body[:, elbow]
+        forearm = forearm / np.maximum(np.linalg.norm(forearm, axis=-1, keepdims=True), 1e-6)
+        palm = hand[:, 9].mean(0)
+        palm = palm / max(float(np.linalg.norm(palm)), 1e-6)
+        angle = random.uniform(0, 2 * np.pi)
+        twist = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        turn = _turn(forearm) @ twist @ _turn(palm[None])[0].T
+        offset = forearm * UPPER_BODY_50.bone_length[joints[0]]
+        xyz[:, joints] = (hand @ turn.transpose(0, 2, 1)) + (body[:, wrist] + offset)[:, None]
+    return xyz
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m rtskel.training.data SHARED CORPUS`: builds a corpus and prints what went in."""
+    parser = argparse.ArgumentParser(prog="python -m rtskel.training.data", description=main.__doc__)
+    parser.add_argument("data", nargs="+", help="the shared data's folder, or recordings of complete 3D poses")
+    parser.add_argument("out", help="folder of the corpus")
+    args = parser.parse_args(argv)
+    try:
+        if len(args.data) == 1 and (Path(args.data[0]) / "phoenix14t").is_dir():
+            summary = build_corpus(args.data[0], args.out)
+        else:
+            summary = write_corpus(args.out, recorded_sequences(args.data))
+    except RtskelError as error:
+        print(f"rtskel.training.data: error: {error}", file=sys.stderr)
+        return 2
+    for part, (count, frames) in summary.items():
+        print(f"{part:16} {count:6} sequences {frames:9} frames")
+    print(f"fingerprint {Corpus(args.out).fingerprint}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
