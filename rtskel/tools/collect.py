@@ -1,4 +1,4 @@
-"""What a subscriber keeps of the refined poses it gets: recordings to save, and where the time went."""
+"""What a subscriber keeps of the refined poses it receives: recordings to save, latencies, and which streams ended."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.formats import Recording
-from rtskel.wire import Flag, RefinedPose
+from rtskel.errors import FormatError, RtskelError
+from rtskel.formats import Recording, check_writable, write, write_apart
+from rtskel.wire import Event, Flag, Message, RefinedPose
 
 
 class Collector:
@@ -62,6 +63,66 @@ def _recording(name: str, poses: list[RefinedPose]) -> Recording:
         windows=np.array([pose.windows for pose in poses], np.int32),
         flags=np.array([int(pose.flags) for pose in poses], np.int32),
     )
+
+
+def check_savable(path: str) -> str:
+    """Before hours of poses are collected: check that they can be saved there.
+
+    Returns:
+        A line that says what of them the format cannot hold; empty if it holds everything.
+
+    Raises:
+        FormatError: unknown suffix, or a place where no file can be written.
+    """
+    lacks = check_writable(path)
+    return lacks and f"{path} will not hold {lacks} (.npz, .csv and .jsonl do)"
+
+
+def save(recordings: list[Recording], path: str) -> str:
+    """Save recordings, into several files where the format cannot hold them all in one.
+
+    Returns:
+        A line that says what was saved.
+
+    Raises:
+        RtskelError: they could not be saved there; what the format refused is in `path`.npz.
+    """
+    if not recordings:
+        return f"no poses came: {path} is not written"
+    try:
+        files = write_apart(path, recordings)
+    except FormatError as error:
+        if path.endswith(".npz"):
+            raise
+        rescue = f"{path}.npz"
+        write(rescue, recordings)
+        raise RtskelError(f"{error}; all is in {rescue} instead") from None
+    poses = sum(recording.frames for recording in recordings)
+    streams = len({recording.name for recording in recordings})
+    return f"{poses} poses of {streams} streams saved to {', '.join(map(str, files))}"
+
+
+class Ends:
+    """Knows whether every stream that was seen has ended, and none has begun for a while."""
+
+    QUIET = 2.0
+
+    def __init__(self) -> None:
+        self._open: dict[str, bool] = {}
+        self._changed = 0.0
+
+    def add(self, message: Message, now: float) -> None:
+        """Take a message that came at `now`, in seconds."""
+        if isinstance(message, RefinedPose):
+            self._open[message.stream] = True
+            self._changed = now
+        elif isinstance(message, Event) and message.stream and message.kind in ("start", "end", "evicted"):
+            self._open[message.stream] = message.kind == "start"
+            self._changed = now
+
+    def over(self, now: float) -> bool:
+        """Whether all streams have ended, and none has begun in the `QUIET` seconds before `now`."""
+        return bool(self._open) and not any(self._open.values()) and now - self._changed >= self.QUIET
 
 
 PARTS = ("lookahead", "queue", "engine", "transport")
