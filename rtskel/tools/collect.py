@@ -16,9 +16,8 @@ from rtskel.wire import Event, Flag, Message, RefinedPose
 class Collector:
     """Gathers refined poses into recordings, one for each stream and lookahead.
 
-    Poses are kept as they come, in their order; nothing is sorted and nothing is thrown away. Where a stream starts
-    afresh (another epoch of its estimator, or a frame number that does not ascend), a new recording begins, called
-    `name@2`, `name@3`, ...
+    Poses are kept in the order of arrival; nothing is sorted or discarded. Where a stream restarts (a new epoch of its
+    estimator, or a frame number that does not ascend), a new recording begins, called `name@2`, `name@3`, ...
     """
 
     def __init__(self) -> None:
@@ -41,7 +40,7 @@ class Collector:
 
 
 def slot_of(pose: RefinedPose) -> int:
-    """The frame number of the estimator, or where it has none the number of the output."""
+    """The estimator's frame number, or the output's number if the estimator has none."""
     return pose.seq if pose.source_seq is None else pose.source_seq
 
 
@@ -133,9 +132,9 @@ class Latency:
     """Where the time between a camera frame and its refined pose went, in ms; the four parts add up to the total.
 
     Attributes:
-        lookahead: waiting for the frames that the refinement was asked to look at, at the camera's rate.
-        queue: everything else that is waiting: for a frame that is late or missing, for the lookahead of lifting, for
-            the engine, in the server.
+        lookahead: waiting for the frames of the lookahead, at the camera's rate.
+        queue: all other waiting: for a late or missing frame, for the lookahead of lifting, for the engine, in the
+            server.
         engine: the engine call.
         transport: from the estimator to the server, and from the server to here.
     """
@@ -147,16 +146,16 @@ class Latency:
 
     @property
     def total(self) -> float:
-        """ms from the moment the frame was taken until the pose was here."""
+        """ms from when the frame was taken until the pose arrived."""
         return self.lookahead + self.queue + self.engine + self.transport
 
 
 def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
-    """Where the time went of a pose that arrived at `arrived_ns` of this machine's monotonic clock.
+    """The latency of a pose that arrived at `arrived_ns` on this machine's monotonic clock.
 
-    None if the estimator's clock is another one. For a slot that had no frame, the time is measured from when its frame
-    would have been taken, and has only one leg of transport. Where a stream ended before its lookahead did, only
-    the time really waited counts as lookahead.
+    None if the estimator's clock is another one. For a slot without a frame, latency is measured from when its frame
+    would have been taken, and transport has one leg only. Where a stream ended within its lookahead, only the time
+    that was waited counts as lookahead.
     """
     if pose.source_clock != "monotonic" or pose.clock != "monotonic":
         return None
@@ -173,7 +172,7 @@ def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
 def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 99)) -> dict[str, dict[str, float]]:
     """Percentiles in ms of the total and of each part: {"total": {"p50": ..., "p99": ...}, "lookahead": ...}.
 
-    Parts are taken each for itself, so their percentiles do not add up to the total's.
+    Each part has percentiles of its own, so they do not add up to the total's.
     """
     rows = list(latencies)
     columns: dict[str, NDArray[np.float64]] = {
