@@ -794,9 +794,9 @@ def test_negative_numbers_in_a_batch(column, bad):
         assert batch.poses()[1].source_seq is None
         assert encode(batch) == (topic, msgpack.packb(body))
         return
-    with pytest.raises(WireError, match=r"numbers.*" + wire._ROW[column]):
+    with pytest.raises(WireError, match=r"numbers.*" + wire.ROW[column]):
         encode(batch)
-    refuses(topic, msgpack.packb(body), "numbers", wire._ROW[column])
+    refuses(topic, msgpack.packb(body), "numbers", wire.ROW[column])
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.wire.codec import MAX_COUNT, RefinedPose
+from rtskel.wire.fields import MAX_COUNT
+from rtskel.wire.messages import RefinedPose
 from rtskel.wire.templates import RawTemplate, RefinedEncoder, raw_template
 
 MOST_EXPECTED = 64

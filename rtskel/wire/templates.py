@@ -13,26 +13,18 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.wire.codec import (
-    _F4,
-    _I8,
-    _ROW,
-    _SOURCE,
-    _SPACE,
-    F32,
-    I64,
-    MAX_BODY,
-    MAX_ELEMENTS,
-    VERSION,
-    RefinedBatch,
-    RefinedPose,
-    Source,
-    _encode_refined,
-    _encode_refined_batch,
-    _pack_bits,
-    _packing,
-    _source,
-)
+from rtskel.wire.codec import checked_source as _source
+from rtskel.wire.codec import encode_refined as _encode_refined
+from rtskel.wire.codec import encode_refined_batch as _encode_refined_batch
+from rtskel.wire.codec import packing as _packing
+from rtskel.wire.fields import F4 as _F4
+from rtskel.wire.fields import I8 as _I8
+from rtskel.wire.fields import MAX_BODY, MAX_ELEMENTS, VERSION
+from rtskel.wire.fields import SOURCE as _SOURCE
+from rtskel.wire.fields import SPACE as _SPACE
+from rtskel.wire.fields import pack_bits as _pack_bits
+from rtskel.wire.messages import F32, I64, RefinedBatch, RefinedPose, Source
+from rtskel.wire.messages import ROW as _ROW
 
 
 class RawTemplate(NamedTuple):
