@@ -288,7 +288,6 @@ def _check_numbers(numbers: I64) -> I64:
 # --- events and heartbeats --------------------------------------------------------------------------------------------
 
 _EVENT = {"event": f.TEXT, "epoch": f.COUNT, "seq": f.COUNT_OR_NIL, "time_ns": f.COUNT, "clock": f.TEXT}
-
 _HEARTBEAT = {
     "epoch": f.COUNT,
     "seq": f.COUNT,
@@ -305,9 +304,9 @@ _HEARTBEAT = {
 
 
 def _encode_event(event: Event) -> _Parts:
-    values = {name: event.kind if name == "event" else getattr(event, name) for name in _EVENT}
-    more = {"detail": event.detail, "counts": dict(event.counts)}
-    body = _named("event", "stream", event.stream) | values | more
+    body = _named("event", "stream", event.stream) | {"event": event.kind}
+    body |= {name: getattr(event, name) for name in (*_EVENT, "detail") if name != "event"}
+    body["counts"] = dict(event.counts)
     return _decode_event(body)[0], body
 
 
@@ -316,10 +315,9 @@ def _decode_event(body: f.Body) -> tuple[bytes, Event]:
     _named("event", "stream", stream)
     if type(detail) is not str:
         raise f.offence("event", stream, f"detail is {f.show(detail)}, not a string")
-    kind, *values = (f.checked(body[name], types, "event", stream, name) for name, types in _EVENT.items())
-    epoch, seq, time_ns, clock = values
+    *event, clock = (f.checked(body[name], types, "event", stream, name) for name, types in _EVENT.items())
     counts = f.check_counts("event", stream, body["counts"])
-    return topics.event_topic(stream), Event(stream, kind, epoch, seq, time_ns, detail, counts, clock)
+    return topics.event_topic(stream), Event(stream, *event, detail, counts, clock)
 
 
 def _encode_heartbeat(beat: Heartbeat) -> _Parts:
