@@ -315,9 +315,11 @@ def _decode_event(body: f.Body) -> tuple[bytes, Event]:
     _named("event", "stream", stream)
     if type(detail) is not str:
         raise f.offence("event", stream, f"detail is {f.show(detail)}, not a string")
-    *event, clock = (f.checked(body[name], types, "event", stream, name) for name, types in _EVENT.items())
+    kind, epoch, seq, time_ns, clock = (
+        f.checked(body[name], types, "event", stream, name) for name, types in _EVENT.items()
+    )
     counts = f.check_counts("event", stream, body["counts"])
-    return topics.event_topic(stream), Event(stream, *event, detail, counts, clock)
+    return topics.event_topic(stream), Event(stream, kind, epoch, seq, time_ns, detail, counts, clock)
 
 
 def _encode_heartbeat(beat: Heartbeat) -> _Parts:
