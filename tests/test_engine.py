@@ -19,6 +19,7 @@ from rtskel.engine.base import fitting, sizes
 from rtskel.engine.metadata import metadata_of
 from rtskel.engine.openvino import PIECES, largest_piece, pieces
 from rtskel.errors import EngineError
+from rtskel.refine.ring import native_ring
 from tests import contract, fake_gpu
 from tests.fake_gpu import write_fake_plan
 
@@ -275,7 +276,7 @@ def test_another_thread(engine):
 
 @pytest.mark.parametrize("check", contract.ALL, ids=lambda check: check.__name__)
 def test_law(check, engine, kind):
-    check(engine, True, tolerance(kind))
+    check(engine, native_ring, tolerance(kind))
 
 
 @pytest.mark.parametrize("kind", ONNX_KINDS)

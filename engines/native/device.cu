@@ -23,7 +23,7 @@ namespace {
 using Index = std::int64_t;
 
 struct Ring {  // mirrored by rtskel.engine.device_ring.RingArguments: fields of 8 bytes, in this order
-    Index window, joints, capacity, most_windows, positions, answers;  // answers: positions that the network answers for
+    Index window, joints, capacity, max_windows, positions, answers;  // answers: positions that the network answers for
     Index steady, neck, right_shoulder, left_shoulder;
     double min_confidence, shoulder_width, far, disagree;
     const Index* parents;         // [J] -1: none
@@ -233,7 +233,7 @@ FUNCTION inline void write_joint(const Ring& ring, const Step& step, Index b, In
     Index n = 0;
     auto each = [&](auto use) {
         for (Index end = e - ring.count[look] + 1; end <= e; ++end) {
-            const Index at = s * ring.most_windows + end % ring.most_windows;
+            const Index at = s * ring.max_windows + end % ring.max_windows;
             if (ring.window_tag[at] != base + end) continue;
             use(ring.predicted + 3 * ((at * ring.positions + ring.kept[ring.window - 1 - (end - slot)]) * joints + k));
         }
@@ -277,7 +277,7 @@ BLOCK_FUNCTION void average_windows(const Block& block, const Ring& ring, const 
     const Index s = step.stream[b], joints = ring.joints;
     for (; b >= 0; b = step.following[b]) {
         if (!step.skipped[b]) {
-            const Index at = s * ring.most_windows + step.window[b] % ring.most_windows;
+            const Index at = s * ring.max_windows + step.window[b] % ring.max_windows;
             block.each(1, [&](Index) { shared.known = step.known[b]; });
             block.each(ring.positions * joints, [&](Index i) {
                 const Index p = i / joints, k = i % joints;

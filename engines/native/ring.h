@@ -164,8 +164,8 @@ class Ring {
   public:
     explicit Ring(Config config)
         : cfg(std::move(config)),
-          most_windows(2 * cfg.radius + 1),
-          capacity(cfg.window + most_windows + cfg.ahead),
+          max_windows(2 * cfg.radius + 1),
+          capacity(cfg.window + max_windows + cfg.ahead),
           furthest(*std::max_element(cfg.reach.begin(), cfg.reach.end())),
           storage(cfg.streams),
           watermark_(cfg.streams, NONE),
@@ -288,7 +288,7 @@ class Ring {
             Storage& st = storage[s];
             if (next_[s] < window.data()[m] && st.slot.empty()) allocate(st);
             for (std::int64_t e = next_[s]; e < window.data()[m]; ++e) {
-                st.usable[e % most_windows] = false;
+                st.usable[e % max_windows] = false;
                 for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
                     if (!completes(s, e, cfg.reach[l])) continue;
                     if (row == slot.size()) throw std::invalid_argument("fewer rows than poses");
@@ -336,7 +336,7 @@ class Ring {
     }
 
     const Config cfg;
-    const std::int64_t most_windows, capacity, furthest;
+    const std::int64_t max_windows, capacity, furthest;
 
   private:
     std::vector<Storage> storage;
@@ -392,8 +392,8 @@ class Ring {
         st.whole.assign(capacity, false);
         st.summary.assign(capacity * SUMMARY, ABSENT);
         st.ratios.assign(capacity * cfg.steady.size(), ABSENT);
-        st.predicted.assign(most_windows * cfg.positions.size() * pose, 0.0f);
-        st.usable.assign(most_windows, false);
+        st.predicted.assign(max_windows * cfg.positions.size() * pose, 0.0f);
+        st.usable.assign(max_windows, false);
     }
 
     void advance(int s) {
@@ -409,7 +409,7 @@ class Ring {
     }
 
     std::int64_t first(int s) const {
-        if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - most_windows + 1);
+        if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - max_windows + 1);
         return next_[s];
     }
 
@@ -593,7 +593,7 @@ class Ring {
         Storage& st = storage[p.stream];
         if (st.slot.empty()) allocate(st);
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
-        const std::size_t at = p.window % most_windows;
+        const std::size_t at = p.window % max_windows;
         float* to = st.predicted.data() + at * cfg.positions.size() * pose;
         repeat(p.origin);
         bool finite = true;
@@ -621,7 +621,7 @@ class Ring {
         const int count = cfg.count[l];
         averaged.clear();
         for (std::int64_t end = e - count + 1; end <= e; ++end) {
-            const std::size_t at = end % most_windows;
+            const std::size_t at = end % max_windows;
             if (!st.usable[at]) continue;
             const int position = cfg.window - 1 - static_cast<int>(end - i);
             const std::size_t column = std::lower_bound(cfg.positions.begin(), cfg.positions.end(), position) - cfg.positions.begin();
@@ -681,7 +681,10 @@ inline void bind_ring(nb::module_& m) {
         .def_prop_ro("watermark", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).watermark_); })
         .def_prop_ro("newest", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).newest_); })
         .def_prop_ro("next", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).next_); })
-        .def_prop_ro("ended", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).ended_); });
+        .def_prop_ro("ended", [](nb::handle self) {
+            const auto& ended = nb::cast<Ring&>(self).ended_;
+            return View<bool>(reinterpret_cast<const bool*>(ended.data()), {ended.size()}, self);
+        });
 }
 
 }  // namespace rtskel

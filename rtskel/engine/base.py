@@ -21,7 +21,8 @@ from rtskel.errors import EngineError
 from rtskel.skeleton import SKELETONS, UPPER_BODY_50
 
 if TYPE_CHECKING:
-    from rtskel.refine.ring import EngineRing, RingConfig
+    from rtskel.refine.config import RingConfig
+    from rtskel.refine.ring import EngineRing
 
 FORMAT = "1"
 """Value of `rtskel.format` in the files that this version writes and reads."""

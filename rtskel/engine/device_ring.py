@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel import native
 from rtskel.engine.base import fitting, sizes
 from rtskel.engine.tensorrt import Cuda, Parts, PlanEngine, RingMemory, layout, pinned, views
 from rtskel.errors import EngineError
 from rtskel.flags import Flag
-from rtskel.refine.ring import DISAGREE, FAR, EngineRing, Refined, RingConfig, steady_bones
+from rtskel.refine.canonical import DISAGREE, FAR, steady_bones
+from rtskel.refine.config import Refined, RingConfig
+from rtskel.refine.ring import EngineRing
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
 
 LIFE = 1 << 40
@@ -40,7 +43,7 @@ SHARED_BYTES = 47 << 10
 NEVER = np.iinfo(np.int64).max
 
 RING = (
-    *("window", "joints", "capacity", "most_windows", "positions", "answers", "steady"),
+    *("window", "joints", "capacity", "max_windows", "positions", "answers", "steady"),
     *("neck", "right_shoulder", "left_shoulder"),
 )
 LIMITS = ("min_confidence", "shoulder_width", "far", "disagree")
@@ -72,13 +75,8 @@ class StepArguments(ctypes.Structure):
 
 def compiled() -> Path:
     """The compiled kernels, beside rtskel's other compiled part; EngineError where rtskel was built without nvcc."""
-    try:
-        from rtskel import _native  # type: ignore[attr-defined]
-
-        path = Path(_native.__file__).with_name("device.fatbin")
-    except ImportError:
-        path = Path(__file__)
-    if path.suffix != ".fatbin" or not path.is_file():
+    path = native.FOLDER / "device.fatbin"
+    if not path.is_file():
         raise EngineError("rings on the GPU: rtskel was built where no nvcc was found; install it again where there is")
     return path
 
@@ -220,7 +218,7 @@ class DeviceRing(EngineRing):
             "column": np.arange(wanted) if engine.selects else positions,
             "kept": kept,
         }
-        s, c, m, joints = config.streams, config.capacity, config.most_windows, skeleton.joints
+        s, c, m, joints = config.streams, config.capacity, config.max_windows, skeleton.joints
         state: Parts = {
             "slot_tag": ((s, c), np.int64),
             "xyz": ((s, c, joints, 3), np.float32),
@@ -387,8 +385,8 @@ class DeviceRing(EngineRing):
         turn.busy = False
         return self._refined(turn, rows)
 
-    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
-        """See `NumpyRing.skip`."""
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], /, *columns: NDArray[Any]) -> None:
+        """See `HostRing.skip`."""
         plan = [
             (s, e)
             for s, end in zip(stream.tolist(), window.tolist(), strict=True)
@@ -405,8 +403,8 @@ class DeviceRing(EngineRing):
                 self._pass(s, e)
             done = self._refined(turn, rows)
             done.flags[done.windows == 0] |= np.uint32(Flag.PASSTHROUGH)
-            for name, values in vars(done).items():
-                getattr(out, name)[row : row + len(done)] = values
+            for column, values in zip(columns, done.columns, strict=True):
+                column[row : row + len(done)] = values
             row += len(done)
 
     def _ready_to_run(self) -> None:

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from rtskel.engine.base import USUAL_POSITIONS, Engine, EngineInfo, fitting, sizes
 from rtskel.engine.metadata import PlanHeader, read_plan
 from rtskel.errors import EngineError
-from rtskel.refine.ring import EngineRing, RingConfig
+from rtskel.refine.config import RingConfig
+from rtskel.refine.ring import EngineRing
 
 EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Which extra of rtskel installs each module."""

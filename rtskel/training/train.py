@@ -437,9 +437,7 @@ class Trainer:
         """Scores of the moving average on clean sequences [N, J, 3] under the conditions of the protocol, L =
         0 and 4.
         """
-        return evaluate(
-            truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius, native=False
-        )
+        return evaluate(truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius)
 
 
 def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
