@@ -16,23 +16,16 @@ it; see the options.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rtskel.engine.base import FORMAT
-from rtskel.errors import EngineError
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
 
 
@@ -127,8 +120,19 @@ PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
 )
 
 
-FAINT = 1e-3
-"""Weight of a filled-in joint in local regression, and the least that any joint has."""
+# -- the paper --------------------------------------------------------------------------------------------------------
+
+
+def at(x: Tensor, positions: Tensor | None, dim: int = 1) -> Tensor:
+    """x at some positions along `dim`; None: all of it."""
+    return x if positions is None else x.index_select(dim, positions)
+
+
+def sinusoids(window: int, d_model: int) -> Tensor:
+    """Equation 2: p[t, 2k] = sin(t / 10000^(2k/d)), p[t, 2k+1] = cos(the same): [W, d]."""
+    t = torch.arange(window, dtype=torch.float64)[:, None]
+    angle = t * torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
 
 
 class EncoderLayer(nn.Module):
@@ -225,6 +229,105 @@ class Trunk(nn.Module):
         return y.float(), early
 
 
+# -- beyond the paper: a geometric fill, local regression, gates -----------------------------------------------------
+
+
+FAINT = 1e-3
+"""Weight of a filled-in joint in local regression, and the least that any joint has."""
+
+
+def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
+    """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
+
+    Before the first and after the last valid frame that one is held; `default` [..., J, 3] where there is none at all.
+    With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
+    the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
+    on average. Linear motion between valid frames comes back exactly up to rounding.
+    """
+    window = values.shape[-1]
+    time = torch.arange(window, dtype=torch.float32, device=values.device)
+    before = _running(torch.where(valid, time, -1.0), forward=True)[:, :, None]  # [B, J, 1, W]; -1: none
+    after = _running(torch.where(valid, time, float(window)), forward=False)[:, :, None]  # W: none
+    both = (valid[..., 1:] & valid[..., :-1])[:, :, None].float()  # [B, J, 1, W - 1]
+    step = torch.cat([(values[..., 1:] - values[..., :-1]) * both, both], 2)  # and whether it is known
+    nothing = values.new_zeros((*values.shape[:2], 4, 1))
+    # [B, J, 7, W]: place, the velocity that leads there (or away from there), and whether that is known.
+    behind = _pick(torch.cat([values, torch.cat([nothing, step], -1)], 2), before.clamp(min=0.0))
+    ahead = _pick(torch.cat([values, torch.cat([step, nothing], -1)], 2), after.clamp(max=window - 1.0))
+    (x0, v0, known0), (x1, v1, known1) = (torch.split(part, [3, 3, 1], 2) for part in (behind, ahead))
+    any_before, any_after = before >= 0, after < window
+    inside = any_before & any_after
+    span = (after - before).clamp(min=1.0)
+    chord = torch.where(inside, (x1 - x0) / span, 0.0)
+    weight = torch.where(inside, (time - before) / span, any_after.float())  # of what comes after
+    between = torch.where(any_before, x0 + (time - before) * chord, x1)
+    if momentum:
+        onward = _coasted(time - before, momentum) * (v0 - known0 * chord)
+        back = _coasted(after - time, momentum) * (v1 - known1 * chord)
+        between = between + (1 - weight) * onward - weight * back
+    between = torch.where(any_before | any_after, between, default[..., None])
+    return torch.where(valid[:, :, None], values, between)
+
+
+def _coasted(frames: Tensor, momentum: float) -> Tensor:
+    """Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ..."""
+    return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
+
+
+def _running(values: Tensor, forward: bool) -> Tensor:
+    """The largest value so far (forward), or the smallest to come, in time [..., W]: by doubling strides."""
+    stride = 1
+    while stride < values.shape[-1]:
+        # Frames without a neighbour at that stride keep their own value, which changes nothing.
+        if forward:
+            values = torch.maximum(values, torch.cat([values[..., :stride], values[..., :-stride]], -1))
+        else:
+            values = torch.minimum(values, torch.cat([values[..., stride:], values[..., -stride:]], -1))
+        stride *= 2
+    return values
+
+
+def _pick(values: Tensor, frames: Tensor) -> Tensor:
+    """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
+
+    As torch.gather, written as the selection from one long row, which runtimes do several times as fast.
+    """
+    window = values.shape[-1]
+    first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
+    index = first.view(*values.shape[:3], 1) + frames.int()
+    return values.flatten().index_select(0, index.flatten()).view(values.shape)
+
+
+def usual(length: Tensor, present: Tensor) -> Tensor:
+    """A robust mean of each bone's length over the frames that have it: [B, J, W], [B, J, W] in {0, 1} -> [B, J, 1].
+
+    Stands in for the median: three reweighted means (Cauchy weights), made of elementwise operations and sums only.
+    """
+    weight = present
+    for _ in range(3):
+        total = weight.sum(-1, keepdim=True).clamp(min=1e-6)
+        centre = (weight * length).sum(-1, keepdim=True) / total
+        off = length - centre
+        spread = (weight * off.abs()).sum(-1, keepdim=True) / total
+        weight = present / (1.0 + (off / (spread + 1e-4)).square())
+    return centre
+
+
+def facing(x: Tensor, missing: Tensor) -> Tensor:
+    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 where the left shoulder is at -x of the right one on average."""
+    both = ~(missing[:, :, LEFT_SHOULDER] | missing[:, :, RIGHT_SHOULDER])
+    across = torch.where(both, x[:, :, LEFT_SHOULDER, 0] - x[:, :, RIGHT_SHOULDER, 0], 0.0).sum(1)  # [B]
+    sign = torch.where(across < 0, -1.0, 1.0)[:, None, None, None]
+    return torch.cat([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
+
+
+def open_gate(logits: Tensor, missing: Tensor) -> Tensor:
+    """Gate of each joint in 0..1: a sigmoid stretched so that it reaches 0 and 1; a filled-in joint's is
+    always open.
+    """
+    return torch.where(missing, 1.0, (1.1 * torch.sigmoid(logits) - 0.05).clamp(0.0, 1.0))
+
+
 class LocalRegression(nn.Module):
     """Fits of each joint's path around each frame, weighted by nearness in time and by reliability.
 
@@ -267,6 +370,9 @@ class LocalRegression(nn.Module):
         """How far each joint is from the narrowest constant fit of the other frames: [B, J, 3, W]."""
         near = self.kernels[0, 0] - torch.eye(self.kernels.shape[-1], device=x.device)  # symmetric
         return x - (weight[:, :, None] * x) @ near / (weight @ near)[:, :, None]
+
+
+# -- all together -----------------------------------------------------------------------------------------------------
 
 
 class Skeletor(nn.Module):
@@ -470,177 +576,3 @@ class Skeletor(nn.Module):
             correction = correction * open_gate(logits, at(missing, positions))[..., None]
         y = self.keep_lengths(base + correction, base, missing)
         return y if side is None else y * side
-
-
-def at(x: Tensor, positions: Tensor | None, dim: int = 1) -> Tensor:
-    """x at some positions along `dim`; None: all of it."""
-    return x if positions is None else x.index_select(dim, positions)
-
-
-def sinusoids(window: int, d_model: int) -> Tensor:
-    """Equation 2: p[t, 2k] = sin(t / 10000^(2k/d)), p[t, 2k+1] = cos(the same): [W, d]."""
-    t = torch.arange(window, dtype=torch.float64)[:, None]
-    angle = t * torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
-
-
-def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
-    """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
-
-    Before the first and after the last valid frame that one is held; `default` [..., J, 3] where there is none at all.
-    With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
-    the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
-    on average. Linear motion between valid frames comes back exactly up to rounding.
-    """
-    window = values.shape[-1]
-    time = torch.arange(window, dtype=torch.float32, device=values.device)
-    before = _running(torch.where(valid, time, -1.0), forward=True)[:, :, None]  # [B, J, 1, W]; -1: none
-    after = _running(torch.where(valid, time, float(window)), forward=False)[:, :, None]  # W: none
-    both = (valid[..., 1:] & valid[..., :-1])[:, :, None].float()  # [B, J, 1, W - 1]
-    step = torch.cat([(values[..., 1:] - values[..., :-1]) * both, both], 2)  # and whether it is known
-    nothing = values.new_zeros((*values.shape[:2], 4, 1))
-    # [B, J, 7, W]: place, the velocity that leads there (or away from there), and whether that is known.
-    behind = _pick(torch.cat([values, torch.cat([nothing, step], -1)], 2), before.clamp(min=0.0))
-    ahead = _pick(torch.cat([values, torch.cat([step, nothing], -1)], 2), after.clamp(max=window - 1.0))
-    (x0, v0, known0), (x1, v1, known1) = (torch.split(part, [3, 3, 1], 2) for part in (behind, ahead))
-    any_before, any_after = before >= 0, after < window
-    inside = any_before & any_after
-    span = (after - before).clamp(min=1.0)
-    chord = torch.where(inside, (x1 - x0) / span, 0.0)
-    weight = torch.where(inside, (time - before) / span, any_after.float())  # of what comes after
-    between = torch.where(any_before, x0 + (time - before) * chord, x1)
-    if momentum:
-        onward = _coasted(time - before, momentum) * (v0 - known0 * chord)
-        back = _coasted(after - time, momentum) * (v1 - known1 * chord)
-        between = between + (1 - weight) * onward - weight * back
-    between = torch.where(any_before | any_after, between, default[..., None])
-    return torch.where(valid[:, :, None], values, between)
-
-
-def _coasted(frames: Tensor, momentum: float) -> Tensor:
-    """Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ..."""
-    return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
-
-
-def _running(values: Tensor, forward: bool) -> Tensor:
-    """The largest value so far (forward), or the smallest to come, in time [..., W]: by doubling strides."""
-    stride = 1
-    while stride < values.shape[-1]:
-        # Frames without a neighbour at that stride keep their own value, which changes nothing.
-        if forward:
-            values = torch.maximum(values, torch.cat([values[..., :stride], values[..., :-stride]], -1))
-        else:
-            values = torch.minimum(values, torch.cat([values[..., stride:], values[..., -stride:]], -1))
-        stride *= 2
-    return values
-
-
-def _pick(values: Tensor, frames: Tensor) -> Tensor:
-    """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
-
-    As torch.gather, written as the selection from one long row, which runtimes do several times as fast.
-    """
-    window = values.shape[-1]
-    first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
-    index = first.view(*values.shape[:3], 1) + frames.int()
-    return values.flatten().index_select(0, index.flatten()).view(values.shape)
-
-
-def usual(length: Tensor, present: Tensor) -> Tensor:
-    """A robust mean of each bone's length over the frames that have it: [B, J, W], [B, J, W] in {0, 1} -> [B, J, 1].
-
-    Stands in for the median: three reweighted means (Cauchy weights), made of elementwise operations and sums only.
-    """
-    weight = present
-    for _ in range(3):
-        total = weight.sum(-1, keepdim=True).clamp(min=1e-6)
-        centre = (weight * length).sum(-1, keepdim=True) / total
-        off = length - centre
-        spread = (weight * off.abs()).sum(-1, keepdim=True) / total
-        weight = present / (1.0 + (off / (spread + 1e-4)).square())
-    return centre
-
-
-def facing(x: Tensor, missing: Tensor) -> Tensor:
-    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 where the left shoulder is at -x of the right one on average."""
-    both = ~(missing[:, :, LEFT_SHOULDER] | missing[:, :, RIGHT_SHOULDER])
-    across = torch.where(both, x[:, :, LEFT_SHOULDER, 0] - x[:, :, RIGHT_SHOULDER, 0], 0.0).sum(1)  # [B]
-    sign = torch.where(across < 0, -1.0, 1.0)[:, None, None, None]
-    return torch.cat([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
-
-
-def open_gate(logits: Tensor, missing: Tensor) -> Tensor:
-    """Gate of each joint in 0..1: a sigmoid stretched so that it reaches 0 and 1; a filled-in joint's is
-    always open.
-    """
-    return torch.where(missing, 1.0, (1.1 * torch.sigmoid(logits) - 0.05).clamp(0.0, 1.0))
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, so that every file made from the same weights carries the same."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name}{tuple(state[name].shape)}".encode())
-        digest.update(state[name].detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def preset_name(config: SkeletorConfig) -> str:
-    """The preset that this config is, or "custom"."""
-    return next((name for name, preset in PRESETS.items() if preset == config), "custom")
-
-
-def describe(model: Skeletor, precision: str = "fp32", name: str = "skeletor") -> dict[str, str]:
-    """The `rtskel.*` metadata that every engine file made from this model carries."""
-    config = model.config
-    return {
-        "rtskel.format": FORMAT,
-        "rtskel.name": name,
-        "rtskel.window": str(config.window),
-        "rtskel.joints": str(config.joints),
-        "rtskel.skeleton": config.skeleton,
-        "rtskel.preset": preset_name(config),
-        "rtskel.precision": precision,
-        "rtskel.weights_hash": weights_hash(model.state_dict()),
-        "rtskel.config": json.dumps(config.to_dict(), sort_keys=True),
-    }
-
-
-def save_weights(model: Skeletor, path: str | Path, *, dtype: torch.dtype = torch.float32, **metadata: str) -> None:
-    """Writes the weights, stored as `dtype`, as safetensors with the model's config in the metadata.
-
-    Args:
-        metadata: `name="..."` names the model; other keys are kept as `rtskel.<key>`.
-    """
-    stored = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
-    header = describe(model, name=metadata.pop("name", Path(path).stem))
-    header["rtskel.weights_hash"] = weights_hash(stored)
-    try:
-        save_file(stored, str(path), header | {f"rtskel.{key}": value for key, value in metadata.items()})
-    except (SafetensorError, OSError) as error:
-        raise EngineError(f"{path}: cannot be written ({error})") from None
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The `rtskel.*` metadata of a weights file; EngineError names a file that is not one of ours."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise EngineError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("rtskel.format") != FORMAT:
-        raise EngineError(f"{path}: not rtskel weights (rtskel.format {metadata.get('rtskel.format')!r})")
-    return metadata
-
-
-def load_weights(path: str | Path) -> Skeletor:
-    """The model of a weights file, in float32 and in evaluation mode; EngineError names what is wrong with the file."""
-    metadata = read_metadata(path)
-    try:
-        model = Skeletor(SkeletorConfig.from_dict(json.loads(metadata["rtskel.config"])))
-        with safe_open(str(path), framework="pt") as file:
-            model.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise EngineError(f"{path}: the weights do not fit their config ({reason})") from None
-    return model.eval()

@@ -164,7 +164,7 @@ def test_one_graph_a_step_and_only_frames_travel(opened):
         bank.step()
         names = [name for name, _ in cuda._calls]
         assert names == ["cudaSetDevice", "cudaGraphLaunch", "cudaEventRecord", "cudaSetDevice", "cudaEventSynchronize"]
-    (_, count), _, (_, results) = bank._ring._sizes[1]._blocks
+    (_, count), _, (_, results) = bank._ring._buckets[1]._blocks
     assert count < WINDOW * JOINTS * 12 / 1.5  # less than its window, though every array begins at 256 bytes
     assert results < 2000
 
@@ -219,10 +219,10 @@ def test_what_is_let_go_while_a_graph_is_captured_is_freed_behind_it(opened):
     engine = opened(warm_up=False)
     cuda, frees = opened.cuda, []
     bank, end = RefinerBank(engine, lookahead=0), cuda.cudaStreamEndCapture
-    turns = [bank._ring._aside.turns[0]]
+    staging = [bank._ring._aside.staging[0]]
 
     def ending(stream):
-        turns.clear()  # as when the collector finds an old ring just now
+        staging.clear()  # as when the collector finds an old ring just now
         frees.append(sum(name == "cudaFreeHost" for name, _ in cuda._calls))
         return end(stream)
 
@@ -230,7 +230,7 @@ def test_what_is_let_go_while_a_graph_is_captured_is_freed_behind_it(opened):
     gc.collect()
     cuda.cudaStreamEndCapture = ending
     before = sum(name == "cudaFreeHost" for name, _ in cuda._calls)
-    engine.lane(2, 1)
+    engine.slot(2, 1)
     assert frees == [before]
     assert sum(name == "cudaFreeHost" for name, _ in cuda._calls) == before + 2
 

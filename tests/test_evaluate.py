@@ -8,9 +8,10 @@ import torch
 
 from rtskel.engine.base import NullEngine
 from rtskel.engine.onnx_export import release
+from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
 from rtskel.formats import SKELS_UNIT, Recording, write
-from rtskel.model import Skeletor, load_weights, save_weights
+from rtskel.model import Skeletor
 from rtskel.refine import refine
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import evaluate

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rtskel.engine.base import Engine, EngineInfo, NullEngine
-from rtskel.engine.metadata import KINDS, describe
+from rtskel.engine.base import Engine, NullEngine
+from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
 __all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine"]
@@ -97,6 +97,3 @@ def open_engine(
     engine_class = getattr(importlib.import_module(module), name)
     engine: Engine = engine_class(*([] if info is None else [path]), max_batch=max_batch, **arguments)
     return engine
-
-
-assert set(KINDS.values()) == _KINDS.keys() - {"null"}

@@ -21,8 +21,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from rtskel.engine.metadata import read_metadata
+from rtskel.engine.weights import load_weights, model_metadata, save_weights
 from rtskel.errors import EngineError
-from rtskel.model import Skeletor, describe, load_weights, read_metadata, save_weights
+from rtskel.model import Skeletor
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPSET = 18
@@ -45,7 +47,7 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
     """Exports a model in memory: see `export_onnx`."""
     if precision not in PRECISIONS:
         raise EngineError(f"unknown precision {precision!r} (known: {', '.join(PRECISIONS)})")
-    metadata = describe(model, precision, name)
+    metadata = model_metadata(model, precision, name)
     model = copy.deepcopy(model).cpu().eval()
     model.trunk.to(PRECISIONS[precision])
     config = model.config

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.engine.base import USUAL_POSITIONS, Engine, EngineInfo, fitting
-from rtskel.engine.metadata import describe
+from rtskel.engine.base import USUAL_POSITIONS, Engine, bucket
+from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
 PIECES = (8, 4, 2, 1)
@@ -87,7 +87,7 @@ class OnnxEngine(Engine):
                 builder=f"openvino {ov.__version__.split('-')[0]}",
                 extra={**info.extra, "file_precision": info.precision, "threads": str(self._threads)},
             )
-            self._prepared(1, fitting(USUAL_POSITIONS, self.window))  # what cannot run is found now
+            self._prepared(1, bucket(USUAL_POSITIONS, self.window))  # what cannot run is found now
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO cannot open it ({_one_line(error)})") from None
 
@@ -121,7 +121,7 @@ class OnnxEngine(Engine):
     def _run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        wanted = fitting(len(positions), self.window)
+        wanted = bucket(len(positions), self.window)
         asked = np.resize(positions, wanted)  # which repeats some where more are computed than are wanted
         y = np.empty((len(x), len(positions), self.joints, 3), np.float32)
         running: dict[Any, slice] = {}
@@ -164,7 +164,7 @@ class OnnxEngine(Engine):
 
 def largest_piece(batch: int, threads: int) -> int:
     """The least of `PIECES` that would leave each thread with one at most, if there is such a large one."""
-    return fitting(-(-batch // threads), PIECES[0])
+    return bucket(-(-batch // threads), PIECES[0])
 
 
 def pieces(batch: int, threads: int) -> list[slice]:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rtskel.engine.base import USUAL_POSITIONS, EngineInfo
-from rtskel.engine.metadata import PlanHeader, describe, metadata_of, write_plan
-from rtskel.engine.tensorrt import EXTRAS, Cuda, error_logger, load_tensorrt
+from rtskel.engine.base import USUAL_POSITIONS
+from rtskel.engine.cuda import Cuda
+from rtskel.engine.metadata import EngineInfo, PlanHeader, describe, read_metadata, write_plan
+from rtskel.engine.tensorrt import EXTRAS, error_logger, load_tensorrt
 from rtskel.errors import EngineError
 
 COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
@@ -78,7 +79,7 @@ def build_plan(
     write_plan(
         out_path,
         PlanHeader(
-            metadata=metadata_of(onnx_path),
+            metadata=read_metadata(onnx_path),
             module=module,
             module_version=trt.__version__,
             compute_capabilities=tuple(capabilities),

@@ -27,11 +27,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from rtskel.engine import open_engine
-from rtskel.engine.base import Engine, EngineInfo
+from rtskel.engine import Engine, EngineInfo, open_engine
+from rtskel.engine.weights import model_metadata
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import SKELS_UNIT, read
-from rtskel.model import Skeletor, describe
+from rtskel.model import Skeletor
 from rtskel.refine import RefinerBank
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import corrupt
@@ -97,7 +97,7 @@ class ModelEngine(Engine):
     """A model in memory as an engine: for validation during training. Computes on the model's device."""
 
     def __init__(self, model: Skeletor, max_batch: int = 64) -> None:
-        header = describe(model)
+        header = model_metadata(model)
         super().__init__(EngineInfo.from_metadata("model", "", header), max_batch)
         self._model = model
 

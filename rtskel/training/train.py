@@ -32,8 +32,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
-from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, load_weights, open_gate, save_weights
+from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, open_gate
 from rtskel.skeleton import skeleton
 from rtskel.training.corrupt import TRAINING, Poses, recipe
 from rtskel.training.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
