@@ -1,12 +1,12 @@
 // The ring's numbers on a GPU: new frames into the rings of many streams, canonical windows out of them for the network, and
-// predictions back, averaged. The books (which frames came, which windows run, what they complete) stay on the host, in
-// rtskel/refine/ring.py, which is also the specification: same order of operations, same rounding as `NumpyRing`.
+// predictions back, averaged. The state (which frames came, which windows run, what they complete) stays on the host, in
+// rtskel/refine/ring.py. The specification is tests/oracles/ring.py: same order of operations, same rounding.
 //
 // Every kernel is one function of a block, and a block works in phases: `each` runs one over all threads and waits for them.
-// Compiled by a plain C++ compiler, a phase is a loop, and the same functions run on the host, where the tests meet them.
+// Compiled by a plain C++ compiler, a phase is a loop, and the tests run the same functions on the host.
 //
-// Nothing here is ever cleared but once. Whatever is stored carries a tag, the stream's base plus the slot or window that it is
-// of; a stream that is forgotten gets a new base, and nothing of before fits it.
+// Memory is cleared once, at the start. Everything stored has a tag, the stream's base plus its slot or window; a stream that is
+// reset gets a new base, which no older tag matches.
 
 #include <cfloat>
 #include <cmath>
@@ -149,7 +149,7 @@ BLOCK_FUNCTION void median(const Block& block, Shared& shared, int which, const 
 
 FUNCTION inline float middle(const Shared& shared, int which) { return 0.5f * shared.low[which] + 0.5f * shared.high[which]; }
 
-// Window b as the network gets it, in its canonical frame: canonical_frames in rtskel/refine/ring.py says how.
+// Window b as the network gets it, in its canonical frame: see canonical_frames in rtskel/refine/canonical.py.
 BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const Step& step, Index b, Shared& shared, Index* here,
                                   float* values) {
     if (b >= step.counts[1]) return;
