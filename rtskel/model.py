@@ -1,5 +1,4 @@
-"""Skeletor (Jiang, Camgoz, Bowden, CVPR Workshops 2021), and the options beyond the paper that the released
-weights use.
+"""Skeletor (Jiang, Camgoz, Bowden, CVPR Workshops 2021), and the options beyond the paper of the released weights.
 
 The paper's network is a BERT-like encoder over a window of W frames, each one token (equations 1 to 5):
 
@@ -9,9 +8,8 @@ The paper's network is a BERT-like encoder over a window of W frames, each one t
     h   = LayerNorm(a + FeedForward(a))           (5)  ReLU feed-forward; n layers of (3) to (5)
     y_t = Wo h_t + bo
 
-With every option of `SkeletorConfig` off (preset `paper`) that is all there is, and missing joints enter as
-zeros. Preset `realtime` starts instead from a geometric fill of what is missing and learns what to change in
-it; see the options.
+With every option of `SkeletorConfig` off (preset `paper`) that is the whole network, and missing joints enter as zeros.
+Preset `realtime` starts instead from a geometric fill of missing joints and learns to correct it; see the options.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
 
 @dataclass(frozen=True)
 class SkeletorConfig:
-    """What a Skeletor is made of. The defaults are the preset `paper`, whose sizes but `layers` are our choice.
+    """Sizes and options of a Skeletor. The defaults are the preset `paper`; its sizes, except `layers`, are our choice.
 
     The options below `layers` go beyond the paper. All but `missing_channel`, `fill` and `pre_norm` need `fill`:
 
@@ -48,7 +46,7 @@ class SkeletorConfig:
         all windows became one.)
     local_regression: the correction may also draw each joint toward local fits of its own path in time
         (`LocalRegression`), and the embedding sees how far each joint is from its neighbours in time (3 J inputs).
-    unmirror: a window in which the left shoulder is at -x is turned over before, and its prediction after.
+    unmirror: a window in which the left shoulder is at -x is mirrored before, and its prediction mirrored back.
     """
 
     skeleton: str = "upper-body-50"
@@ -77,7 +75,7 @@ class SkeletorConfig:
         options = ("bones", "bone_deviation", "momentum", "gate", "local_regression", "unmirror")
         without = [option for option in options if getattr(self, option) and not self.fill]
         if without:
-            raise ValueError(f"{', '.join(without)} without fill: what these do, they do with the filled window")
+            raise ValueError(f"{', '.join(without)} without fill: these work on the filled window")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
 
@@ -160,7 +158,7 @@ class EncoderLayer(nn.Module):
             return y.view(y.shape[0], -1, self.heads, d // self.heads).transpose(1, 2).flatten(0, 1)
 
         q, k, v = heads(at(h, positions), 0), heads(h, 1), heads(h, 2)
-        # Written out: for windows this short it trains five times as fast as the fused kernel of PyTorch on a CPU.
+        # Written out: for such short windows it trains five times as fast as PyTorch's fused kernel on a CPU.
         score = (q @ k.transpose(1, 2)).float() / math.sqrt(d // self.heads)  # [B * heads, P, W]
         a = score.softmax(-1).to(v.dtype) @ v
         y: Tensor = self.project(a.view(-1, self.heads, *a.shape[1:]).transpose(1, 2).flatten(2))
@@ -185,10 +183,10 @@ class EncoderLayer(nn.Module):
 class Trunk(nn.Module):
     """Equations 1 to 5 and the linear output: [B, W, inputs] -> [B, P, outputs], in the dtype of its weights.
 
-    Where only the frames at `positions` are wanted, only keys and values of the last layer are computed for the others.
-    `early` outputs are taken before it, for these are wanted of every frame.
+    If only the frames at `positions` are wanted, the last layer computes only keys and values for the others. `early`
+    outputs are taken before it, because they are needed for every frame.
 
-    With `autocast` set to a dtype, that is what it computes in while its weights stay as they are (for training).
+    With `autocast` set to a dtype, it computes in that dtype and its weights stay as they are (for training).
     """
 
     sinusoids: Tensor
@@ -233,7 +231,7 @@ class Trunk(nn.Module):
 
 
 FAINT = 1e-3
-"""Weight of a filled-in joint in local regression, and the least that any joint has."""
+"""Weight of a filled-in joint in local regression, and the minimum of any joint."""
 
 
 def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
@@ -278,7 +276,7 @@ def _running(values: Tensor, forward: bool) -> Tensor:
     """The largest value so far (forward), or the smallest to come, in time [..., W]: by doubling strides."""
     stride = 1
     while stride < values.shape[-1]:
-        # Frames without a neighbour at that stride keep their own value, which changes nothing.
+        # Frames without a neighbour at that stride are compared with themselves.
         if forward:
             values = torch.maximum(values, torch.cat([values[..., :stride], values[..., :-stride]], -1))
         else:
@@ -290,7 +288,7 @@ def _running(values: Tensor, forward: bool) -> Tensor:
 def _pick(values: Tensor, frames: Tensor) -> Tensor:
     """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
 
-    As torch.gather, written as the selection from one long row, which runtimes do several times as fast.
+    As torch.gather, written as a selection from one long row, which runtimes execute several times as fast.
     """
     window = values.shape[-1]
     first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
@@ -314,7 +312,7 @@ def usual(length: Tensor, present: Tensor) -> Tensor:
 
 
 def facing(x: Tensor, missing: Tensor) -> Tensor:
-    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 where the left shoulder is at -x of the right one on average."""
+    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 if the left shoulder is on average at -x of the right."""
     both = ~(missing[:, :, LEFT_SHOULDER] | missing[:, :, RIGHT_SHOULDER])
     across = torch.where(both, x[:, :, LEFT_SHOULDER, 0] - x[:, :, RIGHT_SHOULDER, 0], 0.0).sum(1)  # [B]
     sign = torch.where(across < 0, -1.0, 1.0)[:, None, None, None]
@@ -333,8 +331,8 @@ class LocalRegression(nn.Module):
 
     Cleveland's LOWESS ("Robust Locally Weighted Regression and Smoothing Scatterplots", JASA 1979), with
     reliabilities that a network gives. For each of `BANDWIDTHS` (frames; nearness is exp(-|distance| / bandwidth))
-    there is a constant fit and a linear one, whose slope is held back by a ridge: at the ends of a window they differ
-    as holding does from extrapolating.
+    there is a constant fit and a linear one, whose slope is limited by a ridge: at the ends of a window the first holds
+    and the latter extrapolates.
     """
 
     BANDWIDTHS = (1.0, 2.5, 6.0)
@@ -379,9 +377,9 @@ class Skeletor(nn.Module):
     """The network: `forward(x [B, W, J, 3] canonical float32, missing [B, W, J] bool) -> [B, W, J, 3]`, or of the
     frames at some `positions` of the window only, for the cost of these.
 
-    Inside, paths are [B, J, 3, W], time last: what is done to them is done along time, or to whole joints.
+    Inside, paths are [B, J, 3, W], time last: operations run along time, or on whole joints.
 
-    What x holds at a missing joint does not matter, NaN excepted. With `fill`, `bone_mean` [J, 3] and `bone_scale` [J]
+    The value of x at a missing joint does not matter, except NaN. With `fill`, `bone_mean` [J, 3] and `bone_scale` [J]
     (canonical units) describe bone vectors of the training corpus; `set_bone_statistics` fills them in before training.
     """
 
@@ -399,7 +397,7 @@ class Skeletor(nn.Module):
         self.config = config
         tree = skeleton(config.skeleton)
         joints = tree.joints
-        # What the embedding sees and what the output holds, in this order, [joints, size] each.
+        # Parts of the embedding's input and of the output, in this order, [joints, size] each.
         sees = {"pose": 3, "bones": 3 * config.bones, "bone_deviation": int(config.bone_deviation)}
         sees |= {"path_deviation": 3 * config.local_regression, "missing": int(config.missing_channel)}
         self.sees = {name: size for name, size in sees.items() if size}
@@ -434,10 +432,10 @@ class Skeletor(nn.Module):
             nn.init.zeros_(self.trunk.out.weight)  # an untrained network leaves the filled window as it is
 
     def grow_from(self, other: Skeletor) -> None:
-        """Takes over the weights of a model with fewer options, so that at first it computes what that one does.
+        """Takes over the weights of a model with fewer options, so that at first it computes the same.
 
-        What only this one sees is ignored at first, and what only this one says is 0 at first: all else must agree, or
-        ValueError names the weights that do not.
+        Inputs that only this model has are ignored at first, outputs that only this one has are 0 at first. ValueError
+        names other weights that differ.
         """
         joints, state = self.config.joints, other.state_dict()
 
@@ -489,7 +487,7 @@ class Skeletor(nn.Module):
         default = torch.where(self.unseen(missing)[..., None], rest, self.bone_mean)
         bone = interpolate(bones, has_bone, default, self.config.momentum)
         filled = x
-        for _ in range(self.depth):  # one level of the tree more is right after each round
+        for _ in range(self.depth):  # each round completes one more level of the tree
             filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)
         return filled
 
@@ -500,7 +498,7 @@ class Skeletor(nn.Module):
     def keep_lengths(self, y: Tensor, base: Tensor, missing: Tensor) -> Tensor:
         """Refined y [B, P, J, 3] with the bones of a hand that no frame shows as long as in the filled window `base`.
 
-        The network answers with a mean over all that such a hand may do, and a mean of bones is shorter than each.
+        The network predicts a mean over all poses of such a hand, and a mean of bone vectors is shorter than each.
         """
         within = self.unseen(missing.transpose(1, 2)) & (self.hands[self.parents].diagonal() > 0)  # but for its root
         bone, filled = (v - v.index_select(2, self.parents) for v in (y, base))
@@ -552,7 +550,7 @@ class Skeletor(nn.Module):
             return base, out.unflatten(-1, (joints, 3)) - base, None
         sizes = [joints * size for size in self.parts.values()]
         part = dict(zip(self.parts, out.split(sizes, -1), strict=True))
-        # A joint's noise is its own, a limb's motion is shared by all that hangs on it: one output for each.
+        # A joint's noise is its own, a limb's motion is shared by all joints below it: one output for each.
         scale = self.bone_scale[:, None]
         correction = part["own"].unflatten(-1, (joints, 3)) * scale
         correction = correction + self.chain @ (part["limb"].unflatten(-1, (joints, 3)) * scale)

@@ -50,7 +50,7 @@ class SafetensorsEngine(Engine):
     ) -> NDArray[np.float32]:
         torch = self._torch
         with torch.inference_mode():
-            # Copies: torch warns about read-only arrays, and the reference need not be fast.
+            # Copies, because torch warns about read-only arrays; the reference need not be fast.
             wanted = None if positions is self._every else torch.tensor(positions)
             y: NDArray[np.float32] = self._model(torch.tensor(x), torch.tensor(missing), wanted).contiguous().numpy()
         return y

@@ -171,7 +171,7 @@ def error_logger(trt: Any) -> Any:
 
 
 def _check_tensors(path: str, trt: Any, engine: Any, info: EngineInfo) -> bool:
-    """The plan's inputs and outputs are what its header says; whether it takes positions, as older ones do not."""
+    """EngineError unless the plan's tensors are what its header says; whether it takes positions (older ones: no)."""
     window, joints = info.window, info.joints
     inputs = {
         "x": (trt.TensorIOMode.INPUT, trt.DataType.FLOAT, (-1, window, joints, 3)),
