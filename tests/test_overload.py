@@ -11,6 +11,7 @@ from rtskel.refine import Refined, RefinerBank
 from rtskel.skeleton import NECK
 from rtskel.wire import Flag
 from tests.contract import JOINTS, MixingEngine, average, predictions
+from tests.oracles.ring import ring_maker
 from tests.test_serve import PATIENCE, Reader, publisher, serving
 from tests.test_streams import MS, PERIOD, START, BlendEngine, Rig, end, frame, recording
 
@@ -29,7 +30,7 @@ def test_averages_take_the_windows_that_ran(native, radius, lookaheads, seed):
     xyz = recording(frames, seed)
     came = rng.random((frames, JOINTS)) > 0.1
     came[[5, 6, 20]] = False
-    bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, native=native)
+    bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, ring=ring_maker(native))
     done, ran = [], np.zeros(frames + most, np.bool_)
 
     def step():
@@ -79,7 +80,7 @@ def never_predicted(predicted, known, frames, lookahead, radius) -> np.ndarray:
 
 @RINGS
 def test_skipping_what_is_not_waiting_changes_nothing(native):
-    bank = RefinerBank(MixingEngine(), lookahead=2, streams=3, native=native)
+    bank = RefinerBank(MixingEngine(), lookahead=2, streams=3, ring=ring_maker(native))
     assert len(bank.skip([0, 1, 2])) == 0
     bank.put(1, 0, np.ones((1, JOINTS, 3), np.float32))
     assert len(bank.skip([0, 1])) == 0

@@ -16,6 +16,7 @@ from rtskel.refine import RefinerBank, refine
 from rtskel.serve.table import StreamConfig, StreamTable, whole_pose
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
 from rtskel.wire import Event, Flag, RawPose, RefinedEncoder, RefinedPose, StreamEnd, encode
+from tests.oracles.ring import ring_maker
 
 JOINTS = UPPER_BODY_50.joints
 MS = 1_000_000
@@ -89,7 +90,7 @@ class Rig:
             lookahead=lookaheads,
             streams=self.config.max_streams,
             ahead=self.config.ahead,
-            native=native,
+            ring=ring_maker(native),
         )
         self.table = StreamTable(self.bank, self.config, epoch=77, model="blend", output=whole_pose)
         self.now = START

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.refine.ring import Put
+from rtskel.refine import Put
 from rtskel.serve.arrival import FOLLOW, PACE_MEMORY, PACE_TOLERANCE, ArrivalClock, Slots, Times
 from rtskel.skeleton import turned_in, turned_out
 
@@ -68,7 +68,7 @@ class StreamArrays:
         self.captured = np.zeros((places, ring), np.int64)
         self.compiled: Any = None
         if native:
-            from rtskel import _native  # type: ignore[attr-defined]
+            from rtskel import _native
 
             self.compiled = _native.StreamArrays(self, self.arrival, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
         self._each = self.compiled or _NumpyStreamArrays(self)

@@ -1278,12 +1278,12 @@ class _Note:
 
 def _fast_path(reader: RawReader, books: StreamArrays, bank: RefinerBank, jump: int) -> Any:
     """What takes messages into the ring in one call, where all three parts are in C++ (engines/native/fast_path.h)."""
-    parts = reader.compiled, books.compiled, bank.compiled_ring
-    if None in parts:
+    ring = bank.compiled_ring
+    if ring is None or reader.compiled is None or books.compiled is None:
         return None
-    from rtskel import _native  # type: ignore[attr-defined]
+    from rtskel import _native
 
-    return _native.FastPath(*parts, jump, MOST_NUMBER)
+    return _native.FastPath(reader.compiled, books.compiled, ring, jump, MOST_NUMBER)
 
 
 _EARLY_IF_UNSURE = 1 / 16

@@ -332,6 +332,6 @@ class _PythonWriter:
 
 
 def _native() -> Any:
-    from rtskel import _native  # type: ignore[attr-defined]
+    from rtskel import _native
 
     return _native
