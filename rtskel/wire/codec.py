@@ -1042,7 +1042,7 @@ def encode(message: Message) -> tuple[bytes, bytes]:
     except (ValueError, TypeError, OverflowError) as error:  # such as a lone surrogate in a text
         raise WireError(f"{body['kind']} message cannot be packed: {_show_error(error)}") from None
     if len(packed) > MAX_BODY:
-        raise WireError(f"{body['kind']} message of {len(packed)} bytes, more than {MAX_BODY}")
+        raise WireError(f"{body['kind']} message of {len(packed)} bytes, more than {MAX_BODY}", "oversize")
     return topic, packed
 
 
@@ -1056,7 +1056,7 @@ def decode(topic: bytes, body: bytes) -> Message:
         WireError: these are not the parts of a message of this version, with one line that names the offender.
     """
     if len(body) > MAX_BODY:
-        raise WireError(f"message on {_show_topic(topic)}: {len(body)} bytes, more than {MAX_BODY}")
+        raise WireError(f"message on {_show_topic(topic)}: {len(body)} bytes, more than {MAX_BODY}", "oversize")
     try:
         # A declared length is believed only up to these limits, so that no few bytes make us allocate much.
         fields = msgpack.unpackb(body, max_array_len=MAX_ELEMENTS, max_map_len=MAX_ELEMENTS)
@@ -1066,7 +1066,8 @@ def decode(topic: bytes, body: bytes) -> Message:
         raise WireError(f"message on {_show_topic(topic)}: {_show(fields)}, not a map")
     if type(fields.get("v")) is not int or fields["v"] != VERSION:
         version = _show(fields["v"]) if "v" in fields else "absent"
-        raise WireError(f"message on {_show_topic(topic)}: version v is {version}, this is version {VERSION}")
+        other = "version" if type(fields.get("v")) is int else "malformed"  # no version at all is no other version
+        raise WireError(f"message on {_show_topic(topic)}: version v is {version}, this is version {VERSION}", other)
     kind = fields.get("kind")
     decoder = _DECODERS.get(kind) if type(kind) is str else None
     if decoder is None:

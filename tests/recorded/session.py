@@ -274,7 +274,7 @@ def play(name: str) -> Iterator[Parts]:
         now = engine.now
         if came:
             topics, bodies = [topic for topic, _ in came], [body for _, body in came]
-            refuse = lambda k, why: table.offend(stream_of(topics[k]) or "", "malformed", why, now)  # noqa: E731, B023
+            refuse = lambda k, why: table.offend(stream_of(topics[k]) or "", "malformed", str(why), now)  # noqa: E731, B023
             count = table.receive(topics, bodies, [now] * len(came), refuse)
             assert count <= 60 * len(came)
             tell()
