@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -24,18 +25,31 @@ WrongParts = Callable[[bytes, str], None]
 """Told the topic of a message that is not topic and body, and what it is."""
 
 
+@dataclass
+class Inbox:
+    """Messages as they were read."""
+
+    topics: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
+    poses: int = 0
+    """About how many they hold."""
+
+
 class Sockets:
     """Raw poses in, refined poses, events and heartbeats out. `bind` opens the doors; closing is the caller's.
 
     Args:
         config: endpoints, queues and keys.
+        joints: of a pose.
 
     Raises:
         ServeError: an endpoint must not be bound without keys.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, *, joints: int) -> None:
         self._config = config
+        self._min_pose = 16 * joints  # bytes, and a raw message has hardly more for each of its poses
         with ExitStack() as stack:
             self._wake, self._waker = os.pipe()
             for end in (self._wake, self._waker):
@@ -85,29 +99,39 @@ class Sockets:
         """Until there is something to read."""
         return bool(self._raw.poll(timeout_ms))
 
-    @property
-    def readable(self) -> bool:
-        """Whether there is a message to `receive`. To ask is cheaper than to find out in `receive`."""
-        return bool(_get(self._raw, _EVENTS) & _READABLE)
+    def receive(self, inbox: Inbox, room: int, clock: Callable[[], int], wrong: WrongParts) -> bool:
+        """Reads messages until the inbox holds `room` poses, each stamped with `clock()`; whether more may be waiting.
 
-    def receive(self, wrong: WrongParts) -> tuple[bytes, bytes] | None:
-        """The next message's topic and body; None if there is none. Others than such are told to `wrong`."""
-        recv, raw = _recv, self._raw
-        while True:
+        Messages that are not topic and body are told to `wrong`.
+        """
+        recv, get, raw, size = _recv, _get, self._raw, self._min_pose
+        while inbox.poses < room:
             try:
                 topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
-                return None
+                return False
             # The parts of a message are there together or not at all.
             body = recv(raw, 0, False) if topic.more else topic
-            if not body.more and body is not topic:
-                return topic.bytes, body.bytes
-            parts = 1 if body is topic else 2
-            while body.more:
-                body = recv(raw, 0, False)
-                parts += 1
-            name = topic.bytes
-            wrong(name, f"message on {ascii(name[:100])[1:]}: {parts} parts, not topic and body")
+            if body.more or body is topic:
+                self._refuse(topic, body, wrong)
+                continue
+            data = body.bytes
+            inbox.topics.append(topic.bytes)
+            inbox.bodies.append(data)
+            inbox.read.append(clock())
+            inbox.poses += len(data) // size or 1
+            # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
+            if len(inbox.topics) == 1 and not get(raw, _EVENTS) & _READABLE:
+                return False
+        return True
+
+    def _refuse(self, topic: zmq.Frame, body: zmq.Frame, wrong: WrongParts) -> None:
+        parts = 1 if body is topic else 2
+        while body.more:
+            body = _recv(self._raw, 0, False)
+            parts += 1
+        name = topic.bytes
+        wrong(name, f"message on {ascii(name[:100])[1:]}: {parts} parts, not topic and body")
 
     def subscriptions(self) -> Iterator[bytes]:
         """What readers have subscribed to since the last call, as the XPUB socket tells it."""
