@@ -8,10 +8,11 @@ import pytest
 from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read, write
-from rtskel.lift import LiftConfig, Lifted, Lifter, initial, lift, lift_recording
+from rtskel.lift import LiftConfig, Lifted, Lifter, initial, lift
 from rtskel.lift.lifter import _checked
 from rtskel.lift.objective import Objective
 from rtskel.lift.tree import tree_of
+from rtskel.recordings import lift_recording
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, to_canonical
 from rtskel.training.score import errors
 from rtskel.training.synthesize import synthesize

@@ -5,6 +5,6 @@ Must hold: bones have constant lengths, the image of the result is what the esti
 """
 
 from rtskel.lift.config import LiftConfig
-from rtskel.lift.lifter import Lifted, Lifter, lift, lift_recording
+from rtskel.lift.lifter import Lifted, Lifter, lift
 
-__all__ = ["LiftConfig", "Lifted", "Lifter", "lift", "lift_recording"]
+__all__ = ["LiftConfig", "Lifted", "Lifter", "lift"]

@@ -38,18 +38,16 @@ frame before them, already given out, is held fixed. Its law:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtskel.errors import RtskelError
-from rtskel.formats import Recording
 from rtskel.lift.config import LiftConfig
 from rtskel.lift.initial import first_lengths, place, sides_of, targets, typical_depth
 from rtskel.lift.objective import Objective, minimise
 from rtskel.lift.tree import Array, Tree, tree_of
-from rtskel.skeleton import UPPER_BODY_50, Skeleton, from_canonical, skeleton
+from rtskel.skeleton import UPPER_BODY_50, Skeleton
 
 FIRST = 10.0
 """The lengths with which a stream begins, averages over its first few frames, weigh as much as this many frames."""
@@ -292,57 +290,3 @@ def _checked(
 def _to_frames(pose: Array) -> NDArray[np.float32]:
     """[3, N, J] to [N, J, 3]."""
     return np.ascontiguousarray(pose.transpose(1, 2, 0), dtype=np.float32)
-
-
-def lift_recording(
-    recording: Recording,
-    *,
-    lookahead: int | None = None,
-    min_confidence: float = 0.0,
-    config: LiftConfig | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Recording:
-    """A 2D recording as a 3D one: the same frames, unit, axes and place.
-
-    Args:
-        recording: with `dims` 2. Its dropped frames are lifted over, and stay dropped.
-        lookahead: how many later frames a pose may use, as live; None: all.
-        min_confidence, config: as in `lift`.
-        progress: called with an ascending estimate of how many frames, dropped ones included, are done.
-
-    Raises:
-        RtskelError: the recording is not 2D.
-    """
-    if recording.dims != 2:
-        raise RtskelError(f"recording {recording.name!r} has depth already: lifting is for 2D")
-    first = int(recording.slots[0])
-    xy = recording.by_slot(recording.canonical()[..., :2], first)
-    confidence = recording.by_slot(recording.confidence, first)
-    slots, count = recording.slots - first, len(xy)
-    config, told = config or LiftConfig(), progress or (lambda done: None)
-    body, fps = skeleton(recording.skeleton), recording.fps
-    if lookahead is None:
-        share = count / max(1, config.iterations)
-        lifted = lift(
-            xy,
-            confidence,
-            fps=fps,
-            skeleton=body,
-            min_confidence=min_confidence,
-            config=config,
-            progress=lambda k: told(int(k * share)),
-        )
-    else:
-        lifter = Lifter(lookahead=lookahead, fps=fps, skeleton=body, min_confidence=min_confidence, config=config)
-        parts = []
-        for k in range(count):
-            parts.append(lifter.push(xy[k], confidence[k]))
-            told(k)
-        lifted = Lifted.concatenate([*parts, lifter.flush()])
-    told(count)
-    return replace(
-        recording,
-        xyz=from_canonical(lifted.xyz[slots], recording.axes, recording.mirrored),
-        confidence=lifted.confidence[slots],
-        dims=3,
-    )
