@@ -1,19 +1,18 @@
-"""How much better than a filter is a refined pose, at the same lookahead?
+"""How much better than a filter is a refined pose, at the same look-ahead?
 
-Every peer of `peers.py` is tuned, on train and dev, for each condition, lookahead and measure by itself: it knows
-what is coming. What it learns from motion (means, a covariance, taps) it learns from train. SmoothNet (`smoothnet.py`)
-is trained here on the windows and corruptions that Skeletor learned from. The engine is one model for everything.
-Scored on PHOENIX14T dev under the conditions, masks and noise of `rtskel evaluate`, and there once more with every bone
-made longer or shorter; and, as a monocular estimator errs, on Bandai-Namco clips that no model was trained on. "Best of
-each" is the best peer of each condition; "best single" is the best peer with one setting for all conditions, which is
-what a user of a filter has.
+Every peer of `peers.py` is tuned, on train and dev, for each condition, look-ahead and measure separately. What it
+learns from motion (means, a covariance, taps) comes from train. SmoothNet (`smoothnet.py`) is trained here on the
+windows and corruptions that Skeletor was trained on. The engine is one model for everything.
+
+Scored are PHOENIX14T dev under the conditions, masks and noise of `rtskel evaluate`, the same with every bone made
+longer or shorter, and, with the error of a monocular estimator, Bandai-Namco clips that no model was trained on. "Best
+of each" is the best peer of each condition; "best single" is the best peer with one setting for all conditions, as a
+user of a filter has it.
 
     python bench/accuracy.py --data ../shared/data --save accuracy
 
-`--tables` trains models as the paper's Tables 1 to 4 want them and prints those tables instead (`tables.py`),
-`--figures` draws the paper's Figures 3 to 6.
-
-Needs the packages of the extra `bench` and that of `train`.
+`--tables` instead trains models for the paper's Tables 1 to 4 and prints those tables (`tables.py`), `--figures` draws
+the paper's Figures 3 to 6. Needs the packages of the extras `bench` and `train`.
 """
 
 from __future__ import annotations
@@ -39,9 +38,10 @@ import peers
 import smoothnet
 import tables
 import torch
-from harness import arguments, report
+from measure.poses import Example
+from measure.report import arguments, report, table
 from numpy.typing import NDArray
-from peers import PEERS, Body, Example, Lookahead, Peer
+from peers import PEERS, Body, Lookahead, Peer
 from smoothnet import SmoothNetPeer
 
 from rtskel.cli import positive
@@ -49,15 +49,7 @@ from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
 from rtskel.formats import SKELS_UNIT, Recording, read
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.training.data import (
-    MM_PER_UNIT,
-    AugmentConfig,
-    BuildConfig,
-    augment_windows,
-    bandai_bodies,
-    build_corpus,
-    held_out,
-)
+from rtskel.training.data import AugmentConfig, BuildConfig, augment_windows, bandai_bodies, build_corpus, held_out
 from rtskel.training.evaluate import (
     CLIPS,
     CONDITIONS,
@@ -68,36 +60,33 @@ from rtskel.training.evaluate import (
     kept_out,
     refine_all,
     spread,
-)  # fmt: skip
-from rtskel.training.score import errors, joint_groups, log_mean
+)
+from rtskel.training.score import CANONICAL_MM, errors, joint_groups, log_mean
 
 Array = NDArray[np.float32]
 
 LOOKAHEADS: dict[str, Lookahead] = {"0": 0, "1": 1, "2": 2, "4": 4, "8": 8, "offline": None}
-"""That the engine is measured at; peers at those of `COMPARED`."""
+"""Of the engine; peers are measured at those of `COMPARED`."""
 COMPARED = ("0", "4", "offline")
 RADII = (2, 0)
 SEED, TUNING_SEED, FITTING_SEEDS = 0, 1, (2, 3)
-"""Of the masks and noise: scored (as in `rtskel evaluate`), tuned on, and learnt from by peers that learn."""
+"""Seeds of masks and noise: for scores (as in `rtskel evaluate`), for tuning, and for peers that learn."""
 JITTERED = AugmentConfig(
     warp=0, reverse=0, exchange=0, negate=0, bone=0, asymmetry=0.05, hands=0, wander=0, still=0, breathe=0, yaw=0,
     pitch=0, roll=0, front_padding=0, tail_padding=0,
 )  # fmt: skip
-"""Every bone 5% (a standard deviation) longer or shorter, the same throughout a sequence."""
+"""Every bone longer or shorter by a standard deviation of 5%, constant in a sequence."""
 LEARNT = 120
-"""Bandai-Namco clips that peers learn from; they are tuned on as many as are scored."""
+"""Bandai-Namco clips that peers learn from."""
 SYNTHETIC = 200
 """Synthetic clips in a corpus that is built here."""
 MEASURES = ("mse", "mpjpe", "acceleration")
 TUNED_FOR = ("mse", "mpjpe")
-"""Peers are tuned for each of these on PHOENIX14T (and scored in it)."""
+"""Peers are tuned for each of these on PHOENIX14T."""
 
 
 class Task(NamedTuple):
-    """What the peers are measured on: one condition. `sets` maps names of scored sets to their examples.
-
-    network: path of SmoothNet's weights, "" to leave it out.
-    """
+    """One condition. `sets`: scored examples by name; `network`: path of SmoothNet's weights, "" to leave it out."""
 
     condition: str
     body: Body
@@ -111,7 +100,7 @@ class Task(NamedTuple):
 
 
 def examples(truth: Sequence[Array], condition: str, seed: int) -> list[Example]:
-    """Sequences under a condition; sequence k is drawn with seed 1000 seed + k."""
+    """Sequences under a condition; sequence k is corrupted with seed 1000 seed + k."""
     made = []
     for k, xyz in enumerate(truth):
         seen, confidence = corrupted(xyz, condition, 1000 * seed + k)
@@ -120,7 +109,7 @@ def examples(truth: Sequence[Array], condition: str, seed: int) -> list[Example]
 
 
 def other_bones(truth: Sequence[Array]) -> list[Array]:
-    """Sequences with every bone's length changed by about 5%, each sequence with a body of its own."""
+    """Sequences with every bone's length changed by about 5%, each with its own body."""
     out = []
     for k, xyz in enumerate(truth):
         windows = torch.from_numpy(xyz.copy())[None]
@@ -130,8 +119,7 @@ def other_bones(truth: Sequence[Array]) -> list[Array]:
 
 def tasks(data: Path, conditions: Sequence[str], network: str = "") -> list[Task]:
     """The conditions, with their data."""
-    made = []
-    tree = UPPER_BODY_50
+    made, tree = [], UPPER_BODY_50
     if set(conditions) - {ESTIMATOR}:
         files = [data / "phoenix14t" / f"{split}.skels" for split in ("train", "dev")]
         train, dev = ([r.canonical() for r in read(path)] for path in files)
@@ -161,9 +149,8 @@ def tasks(data: Path, conditions: Sequence[str], network: str = "") -> list[Task
         fitting = examples(learnt, ESTIMATOR, FITTING_SEEDS[0])
         sets = {"scored": examples(kept, ESTIMATOR, SEED)}
         tuning = examples(tuned_on, ESTIMATOR, TUNING_SEED)
-        made.append(
-            Task(ESTIMATOR, body, fitting, [], tuning, sets, joint_groups(tree.id)["body"], ["0", "4"], network)
-        )
+        scored = joint_groups(tree.id)["body"]
+        made.append(Task(ESTIMATOR, body, fitting, [], tuning, sets, scored, ["0", "4"], network))
     return made
 
 
@@ -173,21 +160,16 @@ def tuned(found: dict[str, Any], measures: Sequence[str]) -> int:
     return int(np.argmin([log_mean([row[k] for k in at]) for row in found["tuned"]]))
 
 
-def contestants(task: Task) -> list[Peer]:
-    """The peers of a task."""
-    classical: list[Peer] = [kind(task.body) for kind in PEERS]
-    return [*classical, SmoothNetPeer(task.body, task.network)] if task.network else classical
-
-
 def measure_peers(task: Task) -> dict[str, Any]:
-    """Errors of every setting of every peer: result[lookahead][peer] has `settings`, and a list of (MSE, MPJPE,
-    acceleration) for "tuned" and for each scored set; of the jittered one only for settings that tuning chooses.
+    """Errors of every setting of every peer: result[lookahead][peer] has `settings`, and for "tuned" and each scored
+    set a list of (MSE, MPJPE, acceleration); for the set "jittered" only of settings that tuning chooses.
     """
-    torch.set_num_threads(1)  # every task has a process of its own
+    torch.set_num_threads(1)  # every task has its own process
     result: dict[str, Any] = {}
     for label in task.lookaheads:
         result[label] = {}
-        for peer in contestants(task):
+        contestants: list[Peer] = [kind(task.body) for kind in PEERS]
+        for peer in [*contestants, *([SmoothNetPeer(task.body, task.network)] if task.network else [])]:
             peer.fit(task.fitting, LOOKAHEADS[label])
             found: dict[str, Any] = {"settings": peer.settings}
             sets = {"tuned": task.dev if peer.learns else task.train + task.dev, **task.sets}
@@ -218,7 +200,7 @@ def fingerprint(task: Task) -> str:
 
 
 def all_peers(todo: Sequence[Task], cache: Path | None, jobs: int) -> dict[str, Any]:
-    """`measure_peers` of every task, or what the cache has of it; the cache is brought up to date."""
+    """`measure_peers` of every task, from the cache if it is there; the cache is updated."""
     known: dict[str, Any] = {}
     if cache is not None and cache.exists():
         try:
@@ -237,34 +219,9 @@ def all_peers(todo: Sequence[Task], cache: Path | None, jobs: int) -> dict[str, 
     return {condition: known[key] for condition, key in keys.items()}
 
 
-class Remembering(Engine):
-    """An engine that does not compute the same window twice: windows are averaged with two radii here.
-
-    Does not close the engine it asks.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.info, engine.max_batch)
-        self._engine = engine
-        self._known: dict[bytes, Array] = {}
-
-    def forget(self) -> None:
-        """Forget all windows."""
-        self._known.clear()
-
-    def _run(self, x: Array, missing: NDArray[np.bool_], positions: NDArray[np.int64] | None = None) -> Array:
-        keys = [hashlib.sha256(w.tobytes() + m.tobytes()).digest() for w, m in zip(x, missing, strict=True)]
-        new = [k for k, key in enumerate(keys) if key not in self._known]
-        if new:
-            for k, y in zip(new, self._engine.run(x[new], missing[new]), strict=True):
-                self._known[keys[k]] = y.copy()
-        refined = np.stack([self._known[key] for key in keys])
-        return refined if positions is None else np.take(refined, positions, axis=1)
-
-
 def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
     """Errors of the engine: result[condition][set][lookahead][radius] is (MSE, MPJPE, acceleration)."""
-    asked, result = Remembering(engine), dict[str, Any]()
+    result: dict[str, Any] = {}
     for task in todo:
         result[task.condition] = {}
         for name, chosen in task.sets.items():
@@ -273,31 +230,29 @@ def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
             labels = LOOKAHEADS if name == "scored" else task.lookaheads
             found: dict[str, Any] = {label: {} for label in labels}
             for radius in RADII if name == "scored" else RADII[:1]:
-                refined = refine_all(sequences, asked, [LOOKAHEADS[label] for label in labels], radius)
+                refined = refine_all(sequences, engine, [LOOKAHEADS[label] for label in labels], radius)
                 for label in labels:
                     found[label][str(radius)] = errors(refined[LOOKAHEADS[label]], truth, task.joints)
             result[task.condition][name] = found
-            asked.forget()
         print(f"engine measured: {task.condition}", file=sys.stderr)
     return result
 
 
 def peer_table(measured: dict[str, Any], measure: str, label: str, name: str = "scored") -> dict[str, Any]:
-    """Of each condition: every peer's error, tuned for it by that measure, with its setting, and the best peer."""
-    at, table = MEASURES.index(measure), {}
+    """For each condition: every peer's error and setting, tuned for that measure, and the best peer."""
+    at, found_best = MEASURES.index(measure), {}
     for condition, by_lookahead in measured.items():
         row = {}
         for peer, found in by_lookahead[label].items():
             k = tuned(found, [measure])
             row[peer] = {"error": found[name][k][at], "setting": found["settings"][k]}
-        table[condition] = {"peers": row, "best": min(row, key=lambda peer: row[peer]["error"])}
-    return table
+        found_best[condition] = {"peers": row, "best": min(row, key=lambda peer: row[peer]["error"])}
+    return found_best
 
 
 def best_single(measured: dict[str, Any], measure: str, label: str) -> dict[str, Any]:
-    """The peer that is best with one setting for all conditions: setting chosen and peer compared by geometric mean.
-
-    Peers that are fitted to the condition (Wiener) have no such setting.
+    """The best peer with one setting for all conditions, by geometric mean, without peers that are fitted to the
+    condition (Wiener).
     """
     at, found = MEASURES.index(measure), {}
     for peer in next(iter(measured.values()))[label]:
@@ -313,32 +268,30 @@ def best_single(measured: dict[str, Any], measure: str, label: str) -> dict[str,
 
 
 def compare(measured: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, Any]:
-    """Tables and ratios over the ten conditions (those of them that were measured): result[lookahead][measure]."""
+    """Tables and ratios over those of the ten conditions that were measured: result[lookahead][measure]."""
     ten = {condition: measured[condition] for condition in TEN if condition in measured}
     result: dict[str, Any] = {}
     for label in COMPARED if ten else ():
         result[label] = {}
         for measure in TUNED_FOR:
             at = MEASURES.index(measure)
-            table, single = peer_table(ten, measure, label), best_single(ten, measure, label)
-            best = {condition: row["peers"][row["best"]]["error"] for condition, row in table.items()}
-            entry: dict[str, Any] = {"table": table, "single": single, "best_mean": log_mean(list(best.values()))}
-            entry["single_to_best"] = single["peers"][single["best"]]["mean"] / entry["best_mean"]
+            rows, single = peer_table(ten, measure, label), best_single(ten, measure, label)
+            best = {condition: row["peers"][row["best"]]["error"] for condition, row in rows.items()}
+            entry: dict[str, Any] = {"table": rows, "single": single, "best_mean": log_mean(list(best.values()))}
+            single_mean = single["peers"][single["best"]]["mean"]
+            entry["single_to_best"] = single_mean / entry["best_mean"]
             if ours:
                 own = {c: {r: ours[c]["scored"][label][r][at] for r in map(str, RADII)} for c in ten}
                 ratio = {c: own[c]["2"] / best[c] for c in ten}
-                other = peer_table(ten, measure, label, "jittered")
-                jitter = {
-                    c: ours[c]["jittered"][label]["2"][at] / row["peers"][row["best"]]["error"]
-                    for c, row in other.items()
-                }
+                others = peer_table(ten, measure, label, "jittered")
+                least = {c: row["peers"][row["best"]]["error"] for c, row in others.items()}
+                jitter = {c: ours[c]["jittered"][label]["2"][at] / least[c] for c in ten}
                 entry |= {
                     "ours": own,
                     "ratio": ratio,
                     "ratio_mean": log_mean(list(ratio.values())),
                     "ratio_worst": max(ratio.values()),
-                    "ratio_to_single": log_mean([o["2"] for o in own.values()])
-                    / single["peers"][single["best"]]["mean"],
+                    "ratio_to_single": log_mean([o["2"] for o in own.values()]) / single_mean,
                     "jittered_ratio": jitter,
                     "jittered_ratio_mean": log_mean(list(jitter.values())),
                     "radius_2_over_0": {c: o["2"] / o["0"] for c, o in own.items()},
@@ -361,7 +314,7 @@ def compare_estimator(measured: dict[str, Any], ours: dict[str, Any] | None) -> 
             rows[peer] = {}
             for criterion in (("mpjpe",), ("acceleration",), ("mpjpe", "acceleration")):
                 k = tuned(found, criterion)
-                off, bend = (found["scored"][k][MEASURES.index(m)] * MM_PER_UNIT for m in ("mpjpe", "acceleration"))
+                off, bend = (found["scored"][k][MEASURES.index(m)] * CANONICAL_MM for m in ("mpjpe", "acceleration"))
                 row = {"mpjpe_mm": off, "acceleration_mm": bend, "setting": found["settings"][k]}
                 rows[peer]["+".join(criterion)] = row
         both = "mpjpe+acceleration"
@@ -369,7 +322,7 @@ def compare_estimator(measured: dict[str, Any], ours: dict[str, Any] | None) -> 
         apart = [min(row[m][f"{m}_mm"] for row in rows.values()) for m in ("mpjpe", "acceleration")]
         entry: dict[str, Any] = {"peers": rows, "best": best, "best_apart_mm": apart}
         if ours:
-            own = {r: [e * MM_PER_UNIT for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
+            own = {r: [e * CANONICAL_MM for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
             together = [own["2"][0] / rows[best][both]["mpjpe_mm"], own["2"][1] / rows[best][both]["acceleration_mm"]]
             entry |= {"ours_mm": own, "together": together, "together_mean": log_mean(together)}
             entry |= {"apart": [o / a for o, a in zip(own["2"], apart, strict=True)]}
@@ -383,7 +336,7 @@ def by_lookahead(ours: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {measure: {} for measure in MEASURES}
     for condition, sets in ours.items():
         for at, measure in enumerate(MEASURES):
-            unit = MM_PER_UNIT ** (2 if measure == "mse" else 1) if condition == ESTIMATOR else 1.0
+            unit = CANONICAL_MM ** (2 if measure == "mse" else 1) if condition == ESTIMATOR else 1.0
             result[measure][condition] = {
                 str(radius): {label: row[str(radius)][at] * unit for label, row in sets["scored"].items()}
                 for radius in RADII
@@ -393,25 +346,24 @@ def by_lookahead(ours: dict[str, Any]) -> dict[str, Any]:
 
 def worst(ratios: dict[str, float]) -> tuple[float, str]:
     """The largest ratio and its name."""
-    name = max(ratios, key=ratios.__getitem__)
-    return ratios[name], name
+    return max((ratio, name) for name, ratio in ratios.items())
 
 
-def averaging(table: dict[str, Any]) -> dict[str, float]:
-    """Errors with windows averaged over those without, by "condition at lookahead", of a measure of `by_lookahead`."""
+def averaging(by_condition: dict[str, Any]) -> dict[str, float]:
+    """Errors with averaged windows over those without, by "condition at lookahead", in a measure of `by_lookahead`."""
     return {
         f"{condition} at {label}": error / rows["0"][label]
-        for condition, rows in table.items()
+        for condition, rows in by_condition.items()
         if condition != "clean"
         for label, error in rows["2"].items()
     }
 
 
-def growth(table: dict[str, Any], radius: str = "2") -> dict[str, float]:
-    """Errors over those with the next shorter lookahead, by "condition, from to", of a measure of `by_lookahead`."""
+def growth(by_condition: dict[str, Any], radius: str = "2") -> dict[str, float]:
+    """Errors over those with the next shorter look-ahead, by "condition, from to", from a measure of `by_lookahead`."""
     return {
         f"{condition}, {a} to {b}": rows[radius][b] / rows[radius][a]
-        for condition, rows in table.items()
+        for condition, rows in by_condition.items()
         if condition != "clean"
         for a, b in itertools.pairwise(rows[radius])
     }
@@ -430,30 +382,32 @@ def phoenix_lines(result: dict[str, Any]) -> list[str]:
     for label, measures in result.items():
         for measure, entry in measures.items():
             unit = 1e4 if measure == "mse" else 1e3
-            table, conditions = entry["table"], list(entry["table"])
+            by_condition, single, rows = entry["table"], entry["single"], dict[str, dict[str, float]]()
 
-            def line(name: str, values: Sequence[float], scale: float = unit, total: float | None = None) -> str:
-                cells = [*values, log_mean(values) if total is None else total]
-                return f"{name:22}" + "".join(f"{value * scale:8.3g}" for value in cells)
+            def add(
+                name: str,
+                values: Sequence[float],
+                scale: float = unit,
+                rows: Any = rows,
+                conditions: Any = by_condition,
+            ) -> None:
+                cells = {SHORT[c]: value * scale for c, value in zip(conditions, values, strict=True)}
+                rows[name] = cells | {"mean": log_mean(values) * scale}
 
-            lines.append(f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition")
-            lines.append(f"{'':22}" + "".join(f"{SHORT[c]:>8}" for c in conditions) + f"{'mean':>8}")
-            rows = {p: [table[c]["peers"][p]["error"] for c in conditions] for p in table[conditions[0]]["peers"]}
-            lines += [line(peer, row) for peer, row in rows.items()]
-            lines.append(line("best of each", [table[c]["peers"][table[c]["best"]]["error"] for c in conditions]))
-            single = entry["single"]
-            chosen = single["peers"][single["best"]]
-            lines.append(line(f"one: {single['best']}", list(chosen["errors"].values())))
-            means = [f"{peer} {row['mean'] * unit:.3g}" for peer, row in single["peers"].items()]
-            lines.append(f"one setting for all conditions, mean: {', '.join(means)}")
+            for peer in next(iter(by_condition.values()))["peers"]:
+                add(peer, [row["peers"][peer]["error"] for row in by_condition.values()])
+            add("best of each", [row["peers"][row["best"]]["error"] for row in by_condition.values()])
+            add(f"one: {single['best']}", list(single["peers"][single["best"]]["errors"].values()))
             if "ours" in entry:
-                lines.append(line("ours", [o["2"] for o in entry["ours"].values()]))
-                lines.append(line("ours, radius 0", [o["0"] for o in entry["ours"].values()]))
-                lines.append(line("ours / best of each", list(entry["ratio"].values()), 1.0))
-                lines.append(line("  bones jittered 5%", list(entry["jittered_ratio"].values()), 1.0))
-                lines.append(line("  radius 2 / radius 0", list(entry["radius_2_over_0"].values()), 1.0))
-                lines.append(f"{'ours / one setting':22}{'':{8 * len(conditions)}}{entry['ratio_to_single']:8.3g}")
-            lines.append("")
+                add("ours", [o["2"] for o in entry["ours"].values()])
+                add("ours, radius 0", [o["0"] for o in entry["ours"].values()])
+                add("ours / best of each", list(entry["ratio"].values()), 1.0)
+                add("  bones jittered 5%", list(entry["jittered_ratio"].values()), 1.0)
+                add("  radius 2 / radius 0", list(entry["radius_2_over_0"].values()), 1.0)
+                rows["ours / one setting"] = {"mean": entry["ratio_to_single"]}
+            title = f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition"
+            means = [f"{peer} {row['mean'] * unit:.3g}" for peer, row in single["peers"].items()]
+            lines += [*table(title, rows, ".3g"), f"one setting for all conditions, mean: {', '.join(means)}", ""]
     return lines
 
 
@@ -461,12 +415,19 @@ def estimator_lines(result: dict[str, Any]) -> list[str]:
     """The tables of `compare_estimator`."""
     lines = []
     for label, entry in result.items():
-        lines.append(f"estimator, lookahead {label}: MPJPE and acceleration, mm; tuned for both, MPJPE, acceleration")
-        for peer, rows in entry["peers"].items():
-            cells = [rows[key] for key in ("mpjpe+acceleration", "mpjpe", "acceleration")]
-            lines.append(f"{peer:22}" + "".join(f"{c['mpjpe_mm']:10.2f} {c['acceleration_mm']:8.2f}" for c in cells))
+        rows = {
+            peer: {
+                f"{unit} for {key}": of[f"{name}_mm"]
+                for key, of in by_key.items()
+                for unit, name in (("MPJPE", "mpjpe"), ("acceleration", "acceleration"))
+            }
+            for peer, by_key in entry["peers"].items()
+        }
+        lines += table(f"estimator, lookahead {label}: mm, tuned for ...", rows, ".2f")
         if "ours_mm" in entry:
-            lines += [f"{f'ours, radius {r}':22}{a:10.2f} {b:8.2f}" for r, (a, b) in entry["ours_mm"].items()]
+            lines += [
+                f"ours, radius {r}: MPJPE {a:.2f}, acceleration {b:.2f}" for r, (a, b) in entry["ours_mm"].items()
+            ]
             for kind, against in (("together", entry["best"]), ("apart", "the best in each")):
                 a, b = entry[kind]
                 lines.append(f"ours / {against}: {a:.3f}, {b:.3f}, geometric mean {entry[f'{kind}_mean']:.3f}")
@@ -475,40 +436,36 @@ def estimator_lines(result: dict[str, Any]) -> list[str]:
 
 
 def lookahead_lines(result: dict[str, Any]) -> list[str]:
-    """The table of `by_lookahead`, for MSE (the condition `ESTIMATOR`: MPJPE) with windows averaged and without."""
+    """The table of `by_lookahead`, for MSE (the condition `ESTIMATOR`: MPJPE) with averaged windows and without."""
     lines = []
     for radius in map(str, RADII):
-        lines.append(f"by lookahead, radius {radius}: MSE x 1e-04 ({ESTIMATOR}: MPJPE, mm)")
-        lines.append(f"{'':22}" + "".join(f"{label:>9}" for label in LOOKAHEADS))
+        rows = {}
         for condition in result["mse"]:
             live = condition == ESTIMATOR
             row = result["mpjpe" if live else "mse"][condition][radius]
-            lines.append(f"{condition:22}" + "".join(f"{row[k] * (1 if live else 1e4):9.4g}" for k in LOOKAHEADS))
-        ten = [result["mse"][condition][radius] for condition in TEN if condition in result["mse"]]
-        if ten:
-            means = [log_mean([row[label] for row in ten]) * 1e4 for label in LOOKAHEADS]
-            lines.append(f"{'mean of ten':22}" + "".join(f"{value:9.4g}" for value in means))
-        lines.append("")
+            rows[condition] = {label: row[label] * (1 if live else 1e4) for label in LOOKAHEADS}
+        if ten := [result["mse"][condition][radius] for condition in TEN if condition in result["mse"]]:
+            rows["mean of ten"] = {label: log_mean([row[label] for row in ten]) * 1e4 for label in LOOKAHEADS}
+        lines += [*table(f"by lookahead, radius {radius}: MSE x 1e-04 ({ESTIMATOR}: MPJPE, mm)", rows, ".4g"), ""]
     return lines
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
-    """What the project promises, in a few lines."""
+    """The figures of the project's promises."""
     lines = []
     for label, measures in result["phoenix"].items():
         for measure, entry in measures.items():
             if "ratio_mean" in entry:
-                where = worst(entry["ratio"])[1]
                 lines.append(
-                    f"lookahead {label:7} {measure:5}: ours / best of each {entry['ratio_mean']:.3f} (worst {where} "
-                    f"{entry['ratio_worst']:.2f}), bones jittered {entry['jittered_ratio_mean']:.3f}, "
-                    f"/ best single {entry['ratio_to_single']:.3f}"
+                    f"lookahead {label:7} {measure:5}: ours / best of each {entry['ratio_mean']:.3f} (worst "
+                    f"{worst(entry['ratio'])[1]} {entry['ratio_worst']:.2f}), bones jittered "
+                    f"{entry['jittered_ratio_mean']:.3f}, / best single {entry['ratio_to_single']:.3f}"
                 )
     for measure in TUNED_FOR if result["by_lookahead"] else ():
-        table = result["by_lookahead"][measure]
+        by_condition = result["by_lookahead"][measure]
         for what, ratios, most in (
-            ("windows averaged / not", averaging(table), 1.02),
-            ("more lookahead / less", growth(table), 1.0),
+            ("windows averaged / not", averaging(by_condition), 1.02),
+            ("more lookahead / less", growth(by_condition), 1.0),
         ):
             ratio, where = worst(ratios)
             kept = sum(r <= most for r in ratios.values())
@@ -524,7 +481,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
 
 @contextmanager
 def working_folder(chosen: Path | None) -> Iterator[Path]:
-    """The folder that keeps what is trained here; none chosen: one that is gone afterwards."""
+    """The folder that keeps what is trained here; if none is chosen, a temporary one."""
     if chosen is not None:
         chosen.mkdir(parents=True, exist_ok=True)
         yield chosen
@@ -534,7 +491,7 @@ def working_folder(chosen: Path | None) -> Iterator[Path]:
 
 
 def corpus(options: argparse.Namespace, runs: Path) -> Path:
-    """The corpus that is trained on: the one named, else one built from the recordings."""
+    """The corpus to train on: the one given, else one built from the recordings."""
     if options.corpus is not None:
         return Path(options.corpus)
     built = runs / "corpus"
@@ -545,12 +502,12 @@ def corpus(options: argparse.Namespace, runs: Path) -> Path:
 
 
 FIGURES = {3: "frame_mask", 4: "joint_mask", 5: "frame_noise_0.9", 6: "joint_noise_0.9"}
-"""The paper's figures, and the conditions that they show."""
+"""The paper's figures and the conditions that they show."""
 
 
 def draw_figures(options: argparse.Namespace) -> list[str]:
-    """Ten frames as they were, corrupted, and refined offline, for each of `FIGURES`; returns the files' names."""
-    from rtskel.tools.draw import figure  # not before it is needed: matplotlib takes seconds
+    """Ten frames: original, corrupted, and refined offline, for each of `FIGURES`; returns the files' names."""
+    from rtskel.tools.draw import figure  # matplotlib takes seconds to import
 
     recording = max(read(options.data / "phoenix14t" / "dev.skels"), key=lambda r: r.frames)
     truth, made = recording.canonical(), []
@@ -560,7 +517,7 @@ def draw_figures(options: argparse.Namespace) -> list[str]:
         for number, condition in FIGURES.items():
             seen, confidence = corrupted(truth, condition, 1000 * SEED)
             ((refined,),) = refine_all([(seen, confidence)], engine, [None], RADII[0]).values()
-            # Ten frames in a row: those with the most motion in frames that are changed.
+            # The ten consecutive frames with the most motion in corrupted frames.
             moving = np.linalg.norm(np.diff(truth, axis=0, prepend=truth[:1]), axis=-1).mean(1)
             shown = np.convolve((seen != truth).any((1, 2)) * moving, np.ones(10), "valid").argmax()
             rows = [original, replace(original, xyz=seen, confidence=confidence)]
@@ -573,7 +530,7 @@ def draw_figures(options: argparse.Namespace) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything that the options ask for."""
+    """Measure what the options ask for."""
     conditions = options.conditions.split(",")
     if unknown := set(conditions) - {*CONDITIONS, ESTIMATOR}:
         known = ", ".join([*CONDITIONS, ESTIMATOR])
@@ -608,15 +565,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     """Command line."""
-    parser = arguments(str(__doc__).splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the recordings")
+    parser = arguments(__doc__, data=True)
     parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
     parser.add_argument("--peers-only", action="store_true", help="measure no engine")
     parser.add_argument("--conditions", default=",".join([*CONDITIONS, ESTIMATOR]), help="with commas between")
     parser.add_argument("--cache", type=Path, help="file that keeps what was measured of the peers")
-    parser.add_argument(
-        "--jobs", type=positive, default=os.cpu_count() or 1, help="processes that tune peers, or train"
-    )
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that tune or train")
     parser.add_argument("--runs", type=Path, help="folder that keeps what is trained here (default: none)")
     parser.add_argument("--corpus", type=Path, help="corpus to train on (default: one built from the recordings)")
     parser.add_argument("--no-smoothnet", action="store_true", help="leave out the peer that has to be trained")

@@ -1,14 +1,12 @@
-"""What does a window cost in each engine and precision, what does precision cost, and what would others take?
+"""What does a window cost in each engine and precision, what does precision cost, and what do other runtimes take?
 
-Everything computes the same weights, in a process of its own that may use all cores. Ours are asked for the positions
-that a server with `--lookahead 0,4` reads; the others compute all, as a user would write or export the network first:
+Everything computes the same weights, each in its own process that may use all cores. Our engines compute the positions
+that a server with `--lookahead 0,4` reads; the others compute all, as a user would first write or export the network:
 PyTorch eager and compiled, ONNX Runtime and OpenVINO with their defaults on a plain export. The ceiling is the fastest
-square matrix product in PyTorch or OpenVINO; the share of it counts the FLOPs of the products that the positions asked
-for need.
+square matrix product in PyTorch or OpenVINO; shares of it count the FLOPs that the requested positions need.
 
-Errors are those of raw predictions beside PyTorch's in float32, in canonical units (shoulders are 1/3 apart), and of a
-refined clip beside the truth. CPU time is that of all threads: on a busy machine its ratios hold better than those of
-the clock.
+Errors are those of raw predictions against PyTorch in float32, in canonical units (shoulders are 1/3 apart), and of a
+refined clip against the truth. CPU time is that of all threads: on a busy machine its ratios are more reliable.
 
     python bench/engine.py --save engine
     python bench/engine.py --profile NAME --runs 200    # OpenVINO's own time of each operation, on one thread
@@ -24,29 +22,20 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from harness import (
-    WEIGHTS,
-    apart,
-    arguments,
-    counts,
-    flops,
-    keep_profile,
-    names,
-    percentiles,
-    report,
-    ring_config,
-    unavailable,
-)
+from measure.engines import flops, ring_config, seconds_of
+from measure.poses import synthetic
+from measure.processes import apart
+from measure.report import WEIGHTS, arguments, counts, keep_profile, names, percentiles, report, table, unavailable
 from numpy.typing import NDArray
-from peers import synthetic
 
 from rtskel.cli import positive
-from rtskel.engine import Engine, EngineInfo, describe, open_engine
+from rtskel.engine import Engine, describe, open_engine
 from rtskel.refine import refine
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
@@ -69,25 +58,14 @@ class Files(NamedTuple):
 
 
 class Whole(Engine):
-    """An engine that computes all positions whatever is asked for: what a user would write."""
+    """An engine that always computes all positions, as a user would write it."""
 
     def __init__(self, files: Files, builder: str, function: Callable[[Floats, Mask], Floats], precision: str) -> None:
-        info: EngineInfo = replace(describe(files.weights), precision=precision, builder=builder)
-        super().__init__(info, MAX_BATCH)
+        super().__init__(replace(describe(files.weights), precision=precision, builder=builder), MAX_BATCH)
         self._function = function
 
     def _run(self, x: Floats, missing: Mask, positions: Positions) -> Floats:
         return self._chosen(self._function(x, missing), positions)
-
-
-def ours(precision: str) -> Callable[[Files], Engine]:
-    """The graph in our engine."""
-    return lambda files: open_engine(files.graph, precision=precision)
-
-
-def safetensors(files: Files) -> Engine:
-    """The weights in our engine."""
-    return open_engine(files.weights)
 
 
 def eager(files: Files, compiled: bool = False) -> Engine:
@@ -136,10 +114,10 @@ def openvino_plain(files: Files) -> Engine:
 
 
 OPPONENTS: dict[str, Callable[[Files], Engine]] = {
-    "rtskel onnx fp32": ours("fp32"),
-    "rtskel onnx bf16": ours("bf16"),
-    "rtskel onnx int8": ours("int8"),
-    "rtskel safetensors": safetensors,
+    "rtskel onnx fp32": lambda files: open_engine(files.graph, precision="fp32"),
+    "rtskel onnx bf16": lambda files: open_engine(files.graph, precision="bf16"),
+    "rtskel onnx int8": lambda files: open_engine(files.graph, precision="int8"),
+    "rtskel safetensors": lambda files: open_engine(files.weights),
     "torch eager": eager,
     "torch.compile": lambda files: eager(files, compiled=True),
     "ONNX Runtime": onnx_runtime,
@@ -148,7 +126,7 @@ OPPONENTS: dict[str, Callable[[Files], Engine]] = {
 
 
 def inputs(batch: int, window: int) -> tuple[Floats, Mask]:
-    """Windows of a signer as an estimator sees him, in canonical units."""
+    """Windows of a signer as seen by an estimator, in canonical units."""
     seen = synthetic((batch + window) / 25.0 + 1.0, seed=3)
     neck, width = seen.truth[:, NECK].mean(0), seen.truth[:, LEFT_SHOULDER] - seen.truth[:, RIGHT_SHOULDER]
     rows = np.arange(batch)[:, None] + np.arange(window)
@@ -163,7 +141,7 @@ def wanted(window: int) -> Positions:
 
 
 def prepare(files: Files, control: Connection) -> None:
-    """Exports the network plainly; sends reference predictions, and the FLOPs of a window by positions asked for."""
+    """Exports the network plainly; sends reference predictions, and the FLOPs of a window by requested positions."""
     import torch
 
     from rtskel.engine.weights import load_weights
@@ -205,14 +183,11 @@ def _measured(engine: Engine, options: Namespace, expected: Floats) -> dict[str,
         x, missing = inputs(batch, engine.window)
         for _ in range(3):
             engine.run(x, missing, positions)
-        wall: list[float] = []
-        cpu, until = time.process_time(), time.perf_counter() + options.seconds
-        while len(wall) < options.runs or time.perf_counter() < until:
-            start = time.perf_counter()
-            engine.run(x, missing, positions)
-            wall.append(1e3 * (time.perf_counter() - start))
+        run = partial(engine.run, x, missing, positions)
+        cpu = time.process_time()
+        wall = seconds_of(run, options.runs, options.seconds)
         cpu = (time.process_time() - cpu) / len(wall)
-        batches[str(batch)] = {**percentiles(wall), "cpu": 1e3 * cpu}
+        batches[str(batch)] = {**percentiles(1e3 * np.array(wall)), "cpu": 1e3 * cpu}
     seen = synthetic(options.clip, seed=11)
     confidence = (~seen.missing).astype(np.float32)
     refined = refine(seen.xyz, engine=engine, confidence=confidence, lookahead=LOOKAHEADS[-1], radius=RADIUS)
@@ -235,13 +210,8 @@ def ceiling(sizes: list[int], control: Connection) -> None:
         rates = []
         for size in sizes:
             a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-            for multiply in (lambda a=a, b=b: a @ b, _openvino_product(size, name)):
-                times: list[float] = []
-                while len(times) < 8:
-                    start = time.perf_counter()
-                    multiply()
-                    times.append(time.perf_counter() - start)
-                rates.append(2 * size**3 / float(np.median(times[2:])))
+            several = partial(torch.matmul, a, b), _openvino_product(size, name)
+            rates += [2 * size**3 / float(np.median(seconds_of(multiply, 8, 0.0)[2:])) for multiply in several]
         found[name] = max(rates)
     control.send(found)
 
@@ -259,7 +229,7 @@ def _openvino_product(size: int, precision: str) -> Callable[[], Any]:
 
 
 def compare(measured: dict[str, Any], operations: dict[str, int], ceilings: dict[str, float]) -> dict[str, Any]:
-    """Adds each one's share of the ceiling; returns the ratios that targets are about."""
+    """Adds each engine's share of the ceiling; returns the ratios that have targets."""
     there = {name: found for name, found in measured.items() if "ms" in found}
     for found in there.values():
         peak = ceilings.get(found["precision"])
@@ -278,39 +248,32 @@ def compare(measured: dict[str, Any], operations: dict[str, int], ceilings: dict
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as a table."""
-    batches = result["batches"]
     gflops = {name: f"{rate / 1e9:.0f}" for name, rate in result["ceiling"].items()}
-    table = [
-        f"{result['model']}: {result['flops']['asked'] / 1e6:.0f} MFLOP a window asked for "
-        f"{result['positions']} positions, {result['flops']['all'] / 1e6:.0f} for all",
+    out = [
+        f"{result['model']}: {result['flops']['asked'] / 1e6:.0f} MFLOP a window for {result['positions']} requested "
+        f"positions, {result['flops']['all'] / 1e6:.0f} for all",
         f"fastest product: {gflops['fp32']} GFLOP/s fp32, {gflops['bf16']} bf16",
-        "",
-        f"{'ms a run: p50 (p90, p99), share of the ceiling':<48}" + "".join(f"{f'batch {b}':>30}" for b in batches),
     ]
-    for name, found in result["opponents"].items():
-        if "ms" not in found:
-            table.append(f"{name:<48}{found['unavailable']}")
-            continue
-        row = f"{name + ' (' + found['builder'] + ', ' + found['precision'] + ')':<48}"
-        for ms in found["ms"].values():
-            share = f" {ms['share']:4.0%}" if ms["share"] else "     "
-            row += f"{ms['p50']:10.2f} ({ms['p90']:.2f}, {ms['p99']:.2f})".rjust(25) + share
-        table.append(row)
-    table += ["", f"{'error':<48}{'max':>10}{'rms':>12}{'MSE of a clip, mm^2':>24}"]
+    out += [f"{name}: {found['unavailable']}" for name, found in result["opponents"].items() if "ms" not in found]
+    times, errors = {}, {}
     for name, found in result["opponents"].items():
         if "ms" in found:
-            error = found["error"]
-            table.append(f"{name:<48}{error['max']:>10.1e}{error['rms']:>12.1e}{found['clip_mse']:>24.4f}")
-    table.append("")
+            row = {}
+            for batch, ms in found["ms"].items():
+                share = f" {ms['share']:4.0%}" if ms["share"] else ""
+                row[f"batch {batch}"] = f"{ms['p50']:.2f} ({ms['p90']:.2f}, {ms['p99']:.2f}){share}"
+            times[f"{name} ({found['builder']}, {found['precision']})"] = row
+            errors[name] = dict(found["error"]) | {"MSE of a clip, mm^2": f"{found['clip_mse']:.4f}"}
+    out += ["", *table("ms a run: p50 (p90, p99), share of the ceiling", times), "", *table("error", errors, ".1e"), ""]
     for name, ratio in result["ratios"].items():
         cpu = f", CPU time {ratio['cpu']:.2f}" if "cpu" in ratio else ""
         target = "at least 0.70" if "share" in name else "at most 0.50"
-        table.append(f"{name}: {ratio['p50']:.2f}{cpu} (target: {target})")
-    return table
+        out.append(f"{name}: {ratio['p50']:.2f}{cpu} (target: {target})")
+    return out
 
 
 def profile(graph: str, runs: int, control: Connection) -> None:
-    """OpenVINO's own time of each operation: the least of many runs, on one thread, so that it holds on a busy machine.
+    """OpenVINO's own time of each operation: the least of many runs, on one thread, to be reliable on a busy machine.
 
     The engine's own graphs are compiled again with counters: for a window alone, and for the largest piece.
     """
@@ -346,13 +309,13 @@ def profile(graph: str, runs: int, control: Connection) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = arguments(str(__doc__).splitlines()[0])
+    parser = arguments(__doc__)
     graph = str(WEIGHTS.with_suffix(".onnx"))
-    parser.add_argument("--engine", default=graph, help="an .onnx file, its .safetensors beside it")
+    parser.add_argument("--engine", default=graph, help="an .onnx file with its .safetensors beside it")
     parser.add_argument("--batches", type=counts, default=[1, 4, 16, 64], help="with commas between")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each opponent and batch at least")
-    parser.add_argument("--runs", type=positive, default=10, help="for each opponent and batch at least")
+    parser.add_argument("--seconds", type=float, default=1.0, help="least, for each opponent and batch")
+    parser.add_argument("--runs", type=positive, default=10, help="least, for each opponent and batch")
     parser.add_argument("--clip", type=float, default=12.0, help="seconds of the clip that errors are of")
     parser.add_argument("--gemm", type=counts, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
     parser.add_argument("--profile", metavar="NAME", help="only profile our graph, into bench/results/NAME.txt")

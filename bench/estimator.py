@@ -1,17 +1,17 @@
-"""What does a real estimator's user get: MediaPipe Holistic on videos, refined live?
+"""What does the user of a real estimator get: MediaPipe Holistic on videos, refined live?
 
-Each video goes through three processes, `rtskel estimate`, `rtskel serve` and `rtskel subscribe --save`. What the
-estimator published is kept in --recordings; where it already lies there, it is replayed (`rtskel publish`) instead, so
-that measuring again, with other weights, needs neither MediaPipe nor the videos.
+Each video goes through three processes: `rtskel estimate`, a server, and `rtskel subscribe --save`. The estimator's
+recording is kept in --recordings; if it is already there, it is replayed (`rtskel publish`), so that measuring again,
+with other weights, needs neither MediaPipe nor the videos.
 
-    slots         that came, of those that the video has; in the JSON also "late", frames that the server gave up
-    acceleration  median norm of the second difference of a wrist in mm, over frames that the estimator saw on either
-                  side; "filter": of its raw path after a zero-phase 6 Hz Butterworth (second order, there and back),
-                  for which missing spans are interpolated linearly
+    slots         published, of those of the video; in the JSON also "late", frames that the server dropped as late
+    acceleration  median norm of the second difference of a wrist in mm, over frames whose neighbours the estimator saw
+                  too; "filter": of its raw path after a zero-phase 6 Hz Butterworth (second order, forward and
+                  backward), for which missing spans are interpolated linearly
     RMS           distance of the wrist from that filtered path
-    bones         of hands that were filled in, against the same bones where the hand was seen (the other hand, where
-                  it was never seen): difference from their median length, median and 95th percentile, and the share
-                  of those within the range of lengths that were seen
+    bones         of hands that were filled in, against the same bones where the hand was seen (the other hand, if it
+                  was never seen): difference from their median length, median and 95th percentile, and the share of
+                  those within the range of lengths that were seen
 
     python bench/estimator.py ../shared/data/video/*.mp4 --recordings ../raw --save estimator
     python bench/estimator.py --recordings ../raw --engine other.safetensors --pictures ../pictures
@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import arguments, report, server
+from measure.processes import serving
+from measure.report import arguments, report, table
 from numpy.typing import NDArray
 from scipy.signal import butter, filtfilt
 
 from rtskel import UPPER_BODY_50, Recording, read, to_canonical
+from rtskel.serve import ServeConfig, StreamConfig
 
 LOOKAHEADS = (0, 4)
 SIDES = ("right", "left")
@@ -47,13 +49,11 @@ def cli(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "rtskel.cli", *arguments]
 
 
-def refined(raw: Path, video: Path | None, engine: list[str], fast: bool) -> list[Recording]:
-    """The recording, or if it is not there yet the video, through a server; what a subscriber saves of it."""
-    with (
-        # It waits long for late frames, so that a slow machine changes nothing: this is not about time.
-        server("--lookahead", ",".join(map(str, LOOKAHEADS)), "--slack-ms", "2000", *engine) as running,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+def refined(raw: Path, video: Path | None, engine: str, fast: bool) -> list[Recording]:
+    """The recording, or the video if there is none yet, through a server; what a subscriber saves."""
+    # A large slack for late frames, so that a slow machine changes nothing.
+    config = ServeConfig(lookaheads=LOOKAHEADS, streams=StreamConfig(slack_s=2.0))
+    with serving(engine, config) as running, tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "refined.npz"
         subscribe = subprocess.Popen(
             cli("subscribe", "--refined", running.refined, "--json", "--until-end", "--save", str(out)),
@@ -63,7 +63,7 @@ def refined(raw: Path, video: Path | None, engine: list[str], fast: bool) -> lis
         )
         try:
             assert subscribe.stdout is not None
-            assert json.loads(subscribe.stdout.readline())["kind"] == "heartbeat"  # from now on nothing is missed
+            assert json.loads(subscribe.stdout.readline())["kind"] == "heartbeat"  # the subscription is in force
             if raw.exists():
                 send = cli("publish", str(raw), "--raw", running.raw, "--stream", raw.stem)
             else:
@@ -78,7 +78,7 @@ def refined(raw: Path, video: Path | None, engine: list[str], fast: bool) -> lis
 
 
 def on_slots(recording: Recording, slots: int, scale: float) -> tuple[Array, Mask]:
-    """Positions [slots, J, 3] in mm along canonical axes, and which joints were seen."""
+    """Positions [slots, J, 3] in mm in canonical axes, and which joints were seen."""
     xyz = np.zeros((slots, UPPER_BODY_50.joints, 3))
     seen = np.zeros((slots, UPPER_BODY_50.joints), np.bool_)
     xyz[recording.slots] = to_canonical(recording.xyz, recording.axes, recording.mirrored) * scale
@@ -90,7 +90,7 @@ def median_acceleration(path: Array, seen: Mask) -> float:
     """mm per frame squared."""
     three = seen[:-2] & seen[1:-1] & seen[2:]
     if not three.any():
-        raise SystemExit("too few frames were estimated to tell a wrist's acceleration (--fast estimates all)")
+        raise SystemExit("too few frames were estimated to measure a wrist's acceleration (--fast estimates all)")
     return float(np.median(np.linalg.norm(np.diff(path, 2, axis=0), axis=-1)[three]))
 
 
@@ -108,18 +108,17 @@ def rms(off: Array) -> float:
 
 
 def bones(xyz: Array, hand: list[int]) -> Array:
-    """Lengths [N, 20] of a hand's bones in mm; its root's, which joins it to the wrist, is not one of them."""
+    """Lengths [N, 20] of a hand's bones in mm, without the bone from the wrist to its root."""
     inner = hand[1:]
     return np.asarray(np.linalg.norm(xyz[:, inner] - xyz[:, [UPPER_BODY_50.parents[j] for j in inner]], axis=-1))
 
 
 def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
     """All figures of one video."""
-    slots = int(raw.slots[-1]) + 1
-    scale = raw.mm_per_unit()
+    slots, scale = int(raw.slots[-1]) + 1, raw.mm_per_unit()
     path, seen = on_slots(raw, slots, scale)
-    names = UPPER_BODY_50.names
     hands = {side: list(UPPER_BODY_50.groups[f"{side}_hand"]) for side in SIDES}
+    wrists = {side: UPPER_BODY_50.names.index(f"{side}_wrist") for side in SIDES}
     found = {side: seen[:, hand].all(axis=1) for side, hand in hands.items()}
     result: dict[str, Any] = {
         "fps": raw.fps,
@@ -130,8 +129,7 @@ def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
         "lookahead": {},
     }
     lengths = {side: bones(path[found[side]], hand) for side, hand in hands.items()}
-    for side in hands:
-        wrist = names.index(f"{side}_wrist")
+    for side, wrist in wrists.items():
         there = seen[:, wrist]
         smooth = filtered(path[:, wrist], there, raw.fps)
         result["raw"]["acceleration"][side] = median_acceleration(path[:, wrist], there)
@@ -146,7 +144,7 @@ def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
         of: dict[str, Any] = {"slots": int(came.sum()), "late": int((seen & ~taken).any(axis=1).sum())}
         of |= {"acceleration": {}, "ratio": {}, "rms": {}, "bones": {}}
         for side, hand in hands.items():
-            wrist = names.index(f"{side}_wrist")
+            wrist = wrists[side]
             there = seen[:, wrist]
             off = (refined_path[:, wrist] - filtered(path[:, wrist], there, raw.fps))[came]
             of["acceleration"][side] = median_acceleration(refined_path[:, wrist], there & came)
@@ -162,47 +160,41 @@ def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
 
 
 def against(lengths: Array, reference: Array) -> dict[str, float]:
-    """Lengths of bones [N, 20] against those that were seen."""
+    """Lengths of bones [N, 20] compared with those that were seen."""
     off = np.abs(lengths / np.median(reference, axis=0) - 1)
     within = (lengths >= reference.min(axis=0)) & (lengths <= reference.max(axis=0))
     return {"p50": float(np.median(off)), "p95": float(np.percentile(off, 95)), "within": float(within.mean())}
 
 
-def table(results: dict[str, dict[str, Any]]) -> list[str]:
-    """The result for people."""
-    rows = [["video", "wrist", "slots", "acceleration", "filter"]]
-    for lookahead in LOOKAHEADS:
-        rows[0] += [f"L={lookahead}", "falls"]
-    rows[0] += ["RMS", *(f"L={lookahead}" for lookahead in LOOKAHEADS), "hand seen", "bones p50", "p95", "in range"]
+def lines(results: dict[str, dict[str, Any]]) -> list[str]:
+    """The result as a table."""
+    rows, falls = {}, {ahead: list[float]() for ahead in LOOKAHEADS}
     for name, result in results.items():
-        raw, of = result["raw"], [result["lookahead"][str(lookahead)] for lookahead in LOOKAHEADS]
+        raw, of = result["raw"], {ahead: result["lookahead"][str(ahead)] for ahead in LOOKAHEADS}
+        last = of[LOOKAHEADS[-1]]
         for side in SIDES:
-            row = [name, side, f"{of[-1]['slots']}/{result['slots']}"]
-            row += [f"{raw['acceleration'][side]:.2f}", f"{raw['filtered_acceleration'][side]:.2f}"]
-            for each in of:
-                row += [f"{each['acceleration'][side]:.2f}", f"{each['ratio'][side]:.2f}x"]
-            row += [f"{each['rms'][side]:.1f}" for each in (raw, *of)]
-            row += [f"{result['hand_seen'][side]:.0%}"]
-            filled = of[-1]["bones"].get(side)
-            row += [f"{filled[key]:.0%}" for key in ("p50", "p95", "within")] if filled else ["-"] * 3
-            rows.append(row)
-    falls = [
-        np.median([each["lookahead"][str(lookahead)]["ratio"][side] for each in results.values() for side in SIDES])
-        for lookahead in LOOKAHEADS
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    medians = ", ".join(f"{fall:.2f}x at L={lookahead}" for fall, lookahead in zip(falls, LOOKAHEADS, strict=True))
-    return [*lines, f"acceleration falls in the median of the wrists: {medians}"]
+            row = {"slots": f"{last['slots']}/{result['slots']}", "acceleration": raw["acceleration"][side]}
+            row["filter"] = raw["filtered_acceleration"][side]
+            for ahead, each in of.items():
+                row |= {f"L={ahead}": each["acceleration"][side], f"falls at {ahead}": f"{each['ratio'][side]:.2f}x"}
+                falls[ahead].append(each["ratio"][side])
+            row["RMS"] = raw["rms"][side]
+            row |= {f"RMS at {ahead}": each["rms"][side] for ahead, each in of.items()}
+            row["hand seen"] = f"{result['hand_seen'][side]:.0%}"
+            filled = last["bones"].get(side)
+            row |= {f"bones {key}": f"{filled[key]:.0%}" if filled else None for key in ("p50", "p95", "within")}
+            rows[f"{name} {side}"] = row
+    medians = ", ".join(f"{np.median(ratios):.2f}x at L={ahead}" for ahead, ratios in falls.items())
+    return [*table("wrist", rows, ".2f"), f"acceleration falls in the median of the wrists: {medians}"]
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("videos", nargs="*", type=Path, help="videos; default: the recordings that there are")
+    parser = arguments(__doc__)
+    parser.add_argument("videos", nargs="*", type=Path, help="videos; default: the recordings in --recordings")
     parser.add_argument("--recordings", type=Path, required=True, help="folder of the estimator's recordings")
     parser.add_argument("--fast", action="store_true", help="estimate every frame, however long it takes")
-    parser.add_argument("--engine", help="engine file (default: the bundled one)")
+    parser.add_argument("--engine", default="bundled", help="engine file")
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each video, raw above refined")
     options = parser.parse_args()
     videos = {video.stem: video for video in options.videos}
@@ -213,8 +205,7 @@ def main() -> None:
     results = {}
     for name in names:
         path = options.recordings / f"{name}.npz"
-        engine = [] if options.engine is None else ["--engine", options.engine]
-        outputs = refined(path, videos.get(name), engine, options.fast)
+        outputs = refined(path, videos.get(name), options.engine, options.fast)
         raw = read(path)[0]
         results[name] = compare(raw, outputs)
         if options.pictures is not None:
@@ -224,7 +215,7 @@ def main() -> None:
             labels = ["MediaPipe Holistic", f"refined, lookahead {outputs[-1].lookahead}"]
             traces = ["right_wrist.y", "right_wrist.z", "left_wrist.y", "right_index_4.y"]
             figure([raw, outputs[-1]], labels=labels, traces=traces).savefig(options.pictures / f"{name}.png")
-    report({"lookaheads": LOOKAHEADS, "cutoff_hz": CUTOFF_HZ, "videos": results}, table(results), options)
+    report({"lookaheads": LOOKAHEADS, "cutoff_hz": CUTOFF_HZ, "videos": results}, lines(results), options)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What does a GPU make of it: is it right, what does a frame take, how many windows a second, how far from the limits?
+"""On a GPU: are the results right, what does a frame take, how many windows a second, how far from the limits?
 
-On a machine with an NVIDIA GPU, one command and no network; without one it says so and exits with 2. Four questions:
+Needs a machine with an NVIDIA GPU, no network; without a GPU it says so and exits with 2. Four questions:
 
-- Do the rings on the GPU (`rtskel.engine.device_ring`) give what the rings on the host give? With a network that
+- Do rings on the GPU (`rtskel.engine.device_ring`) give the same results as rings on the host? With a network that
   copies its input, which needs no TensorRT, and with every plan that runs here.
 - How long from a frame in host memory to its refined pose in host memory, one stream, rings on the GPU and on the host?
-- How many windows a second over batches, one new frame of each stream a step, two steps in flight; what share is that
-  of the GPU's largest bf16 product, and of the roofline: the time that the FLOPs or the bytes alone would take?
-- Does a plan of TensorRT-RTX run on this GPU, also where its support list leaves it out?
+- How many windows a second by batch size, one new frame of each stream a step, two steps in flight; which share of the
+  GPU's largest bf16 product, and of the roofline (the time that the FLOPs or the bytes alone would take)?
+- Does a plan of TensorRT-RTX run on this GPU, even if its support list omits it?
 
-Beside them PyTorch with CUDA graphs, windows up and predictions down as the plan's engine does without rings.
+For comparison PyTorch with CUDA graphs, windows up and predictions down, as the plan's engine does without rings.
 
     python bench/gpu.py
 """
@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import WEIGHTS, arguments, counts, flops, percentiles, report, ring_config, unavailable
+from measure.engines import flops, ring_config
+from measure.report import WEIGHTS, arguments, counts, percentiles, report, unavailable
 from numpy.typing import NDArray
 
 from rtskel.cli import positive
@@ -72,12 +73,12 @@ def clips(streams: int, frames: int) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 
 def bank_of(engine: Engine, streams: int) -> RefinerBank:
-    """What a server would make of the engine."""
+    """The bank that a server would use."""
     return RefinerBank(engine, lookahead=LOOKAHEAD, radius=RADIUS, streams=streams)
 
 
 def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[str, Any]:
-    """How far two engines' poses are apart at the most, in units of the poses; whether all else is equal."""
+    """Largest difference between two engines' poses, in their unit; whether everything else is equal."""
     xyz, confidence = clips(streams, frames)
     found = []
     for engine in (one, other):
@@ -161,7 +162,7 @@ def bandwidth(cuda: Cuda, size: int = 1 << 30, runs: int = 20) -> float:
 
 
 def limits(cuda: Cuda, weights: str) -> dict[str, float]:
-    """What bounds a window: FLOP/s and bytes/s of this GPU, FLOPs of a window, bytes of the weights and of a window."""
+    """What limits a window: FLOP/s and bytes/s of this GPU, FLOPs of a window, bytes of the weights and of a window."""
     found = {"bytes/s": bandwidth(cuda)}
     if importlib.util.find_spec("torch") is None:
         return found
@@ -187,7 +188,7 @@ def limits(cuda: Cuda, weights: str) -> dict[str, float]:
 
 
 def shares(limit: dict[str, float], batch: int, windows_per_second: float) -> dict[str, float]:
-    """Of the bf16 peak, and of what the roofline allows at that batch."""
+    """Share of the bf16 peak, and of what the roofline allows at that batch."""
     if not {"FLOP/s", "FLOPs a window"} <= limit.keys():
         return {}
     compute = limit["FLOPs a window"] * batch / limit["FLOP/s"]
@@ -263,7 +264,7 @@ def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | Engine
 
 
 def attempt(measured: dict[str, Any], name: str, measure: Callable[..., Any], *given: Any) -> None:
-    """Keeps what a measurement finds or, where it does not run here, why."""
+    """Keeps the result of a measurement or, if it does not run here, the reason."""
     try:
         measured[name] = measure(*given)
     except Exception as error:
@@ -292,7 +293,7 @@ def of_engine(open_it: Opener, limit: dict[str, float], options: Namespace) -> d
 
 
 def run(cuda: Cuda, options: Namespace) -> dict[str, Any]:
-    """All that can be measured here."""
+    """Everything that can be measured here."""
     measured: dict[str, Any] = {"GPU": cuda.capability}
     limit: dict[str, float] = {}
     attempt(measured, "limits", lambda: limit.update(limits(cuda, options.weights)) or limit)
@@ -344,10 +345,10 @@ def lines(measured: dict[str, Any], indent: str = "") -> list[str]:
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--weights", default=str(WEIGHTS), help="what to export, and what PyTorch runs")
-    parser.add_argument("--graph", help="an exported .onnx, where there is no PyTorch to export with")
-    parser.add_argument("--batches", type=counts, default=[16, 64, 256, 1024], help="streams of a step")
+    parser = arguments(__doc__)
+    parser.add_argument("--weights", default=str(WEIGHTS), help="weights to export, and for PyTorch")
+    parser.add_argument("--graph", help="an exported .onnx, if there is no PyTorch to export with")
+    parser.add_argument("--batches", type=counts, default=[16, 64, 256, 1024], help="streams in a step")
     parser.add_argument("--frames", type=positive, default=2000, help="for latency")
     parser.add_argument("--seconds", type=float, default=1.0, help="for throughput, each batch")
     options = parser.parse_args()

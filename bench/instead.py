@@ -1,10 +1,10 @@
-"""What would a user pick instead, what does it take a frame, and what error is left at the same lookahead?
+"""What would a user pick instead, what does it take a frame, and what error remains at the same look-ahead?
 
-A signer as a live estimator sees him goes frame by frame through each of them, in a process of its own on one thread:
-what rtskel does in one call, Casiez's filter from its package, SciPy's polynomials, the same network in a plain loop in
-PyTorch, and SmoothNet's network likewise. Those that know no missing joints get them where they were last seen. The
-filters are set to what leaves the least squared error of another clip at that lookahead. SmoothNet's error needs
-weights, such as `bench/accuracy.py --runs` keeps.
+A signer as seen by a live estimator goes frame by frame through each opponent, on one thread of its own: rtskel,
+Casiez's filter from its package, SciPy's polynomials, the same network in a plain loop in PyTorch, and SmoothNet's
+network likewise. Opponents without a notion of missing joints get them where they were last seen. The filters are tuned
+to the least squared error on another clip at that look-ahead. SmoothNet's error needs weights, such as
+`bench/accuracy.py --runs` keeps.
 
     python bench/instead.py --smoothnet FILE --save instead
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from harness import WEIGHTS, apart, arguments, names, numbers, percentiles, report, unavailable
-from numpy.typing import NDArray
-from peers import Array, Example, Mask, OneEuro, SavitzkyGolay, fill_in_time, one_euro, synthetic, weighted
+from measure.poses import Array, Example, Mask, synthetic
+from measure.processes import apart
+from measure.report import WEIGHTS, arguments, names, numbers, percentiles, report, table, unavailable
+from peers import OneEuro, SavitzkyGolay, fill_in_time, one_euro, weighted
 from scipy.signal import savgol_coeffs, savgol_filter
 
 from rtskel.engine import describe, open_engine
@@ -30,6 +31,7 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
 WARM_UP = 20
 """Frames that are not timed."""
+SMOOTHNET = "SmoothNet (PyTorch)"
 
 
 def held(example: Example) -> Array:
@@ -37,10 +39,17 @@ def held(example: Example) -> Array:
     return fill_in_time(example.xyz, example.missing, 0, np.zeros(example.xyz.shape[1:]))
 
 
-class Hold:
-    """Every joint where it was last seen, and the base of what knows no missing joints.
+def error(estimate: Array, truth: Array, lookahead: int) -> float:
+    """Mean squared error of a coordinate, without the last frames, whose future never came."""
+    end = len(truth) - lookahead
+    return float(np.square(estimate[:end] - truth[:end]).mean())
 
-    `push` takes frame i and returns the estimate of frame i - lookahead.
+
+class Hold:
+    """Every joint where it was last seen; the base of opponents without a notion of missing joints.
+
+    `push` takes frame i, xyz [J, 3] and missing [J], and returns the estimate [J, 3] of frame i - lookahead; the first
+    frame stands for those before it.
     """
 
     def __init__(self, lookahead: int, options: Namespace) -> None:
@@ -49,20 +58,20 @@ class Hold:
         self._frames: deque[Array] = deque(maxlen=1 + lookahead)
 
     def push(self, xyz: Array, missing: Mask) -> Array:
-        """xyz [J, 3], missing [J] -> [J, 3]; the first frame stands for those before it."""
+        """See the class."""
         last = np.zeros_like(xyz) if self._last is None else self._last
         self._last = np.where(missing[:, None], last, xyz)
         return self.filtered(self._last)
 
     def kept(self, frame: Array) -> deque[Array]:
-        """The frames up to this one, as many as are kept."""
+        """The last frames up to this one."""
         while len(self._frames) < (self._frames.maxlen or 0) - 1:
             self._frames.append(frame)
         self._frames.append(frame)
         return self._frames
 
     def filtered(self, frame: Array) -> Array:
-        """The estimate, once the newest frame is known in whole."""
+        """The estimate, given the newest frame without missing joints."""
         return self.kept(frame)[0]
 
 
@@ -81,8 +90,7 @@ class OneEuroPackage(Hold):
 
         choices = [s for s in OneEuro.settings if s is not None and s[3] <= lookahead]
         *setting, back = self.setting = min(choices, key=lambda s: error(estimate(*s), tuning.truth, lookahead))
-        made = range(seen[0].size)
-        self._filters = [OneEuroFilter(1.0, *setting) for _ in made]
+        self._filters = [OneEuroFilter(1.0, *setting) for _ in range(seen[0].size)]
         self._frames = deque(maxlen=1 + lookahead - int(back))
 
     def filtered(self, frame: Array) -> Array:
@@ -99,10 +107,8 @@ class SavitzkyGolayScipy(Hold):
         seen = held(tuning)
 
         def estimate(past: float, order: float) -> Array:
-            size = int(past) + 1 + lookahead
-            taps = savgol_coeffs(size, int(order), pos=int(past), use="dot")
-            frames = [np.roll(seen, shift, 0) for shift in range(int(past), -lookahead - 1, -1)]
-            out = weighted(frames, taps)
+            taps = savgol_coeffs(int(past) + 1 + lookahead, int(order), pos=int(past), use="dot")
+            out = weighted([np.roll(seen, shift, 0) for shift in range(int(past), -lookahead - 1, -1)], taps)
             out[: int(past)] = seen[: int(past)]
             return out
 
@@ -161,28 +167,27 @@ class SmoothNetTorch(Hold):
     def filtered(self, frame: Array) -> Array:
         rows = np.stack(self.kept(frame), -1).reshape(frame.size, -1).astype(np.float32)
         with self._torch.inference_mode():
-            out: NDArray[np.float32] = self._network(self._torch.from_numpy(rows)).numpy()
-        return out[:, -1 - self.lookahead].reshape(frame.shape).astype(np.float64)
+            out = self._network(self._torch.from_numpy(rows)).double().numpy()
+        return np.asarray(out[:, -1 - self.lookahead].reshape(frame.shape))
 
 
 class Ours:
-    """rtskel: nothing comes out before the lookahead is there."""
+    """rtskel: nothing is returned before the look-ahead is there."""
 
     precision: ClassVar[str | None] = None
 
     def __init__(self, lookahead: int, options: Namespace) -> None:
-        self._refiner = Refiner(
-            open_engine(options.engine, precision=self.precision, max_batch=1, threads=1), lookahead=lookahead
-        )
+        engine = open_engine(options.engine, precision=self.precision, max_batch=1, threads=1)
+        self._refiner = Refiner(engine, lookahead=lookahead)
 
     def push(self, xyz: Array, missing: Mask) -> Array:
-        """As `Hold.push`; while there is no estimate yet, the frame as it came."""
+        """As `Hold.push`; the frame as it is while there is no estimate yet."""
         done = self._refiner.push(xyz, ~missing).xyz
         return np.asarray(done[0] if len(done) else xyz, np.float64)
 
 
 class OursInBf16(Ours):
-    """rtskel in less precision."""
+    """rtskel with `--precision bf16`."""
 
     precision = "bf16"
 
@@ -191,21 +196,15 @@ OPPONENTS: dict[str, Any] = {
     "hold last": Hold,
     "One-Euro (OneEuroFilter)": OneEuroPackage,
     "Savitzky-Golay (SciPy)": SavitzkyGolayScipy,
-    "SmoothNet (PyTorch)": SmoothNetTorch,
+    SMOOTHNET: SmoothNetTorch,
     "sliding window (PyTorch)": PlainTorch,
     "rtskel": Ours,
     "rtskel bf16": OursInBf16,
 }
 
 
-def error(estimate: Array, truth: Array, lookahead: int) -> float:
-    """Mean squared error of a coordinate, without the frames at the end whose future never came."""
-    end = len(truth) - lookahead
-    return float(np.square(estimate[:end] - truth[:end]).mean())
-
-
 def measure(name: str, lookahead: int, options: Namespace, control: Connection) -> None:
-    """One opponent at one lookahead: errors, and microseconds a frame."""
+    """One opponent at one look-ahead: errors, and microseconds a frame."""
     if "PyTorch" in name:
         import torch
 
@@ -222,11 +221,10 @@ def measure(name: str, lookahead: int, options: Namespace, control: Connection) 
         out.append(opponent.push(x, m))
         wall.append(1e6 * (time.perf_counter() - start))
         cpu.append(1e6 * (time.process_time() - used))
-    estimate, truth = np.stack(out[lookahead:]), truth[: len(truth) - lookahead]
-    off = 1e3 * (estimate - truth)  # mm
+    off = 1e3 * (np.stack(out[lookahead:]) - truth[: len(truth) - lookahead])  # mm
     found: dict[str, Any] = {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:]))}
     found["setting"] = getattr(opponent, "setting", None)
-    if name != "SmoothNet (PyTorch)" or options.smoothnet:
+    if name != SMOOTHNET or options.smoothnet:
         found["mse"] = float(np.square(off).mean())
         found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
         found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
@@ -234,27 +232,26 @@ def measure(name: str, lookahead: int, options: Namespace, control: Connection) 
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """The result as a table."""
-    columns = ("us a frame p50", "p99", "CPU us", "MSE mm^2", "MPJPE mm", "jitter mm")
-    table = []
+    """The result as tables."""
+    out = []
     for lookahead, opponents in result["lookaheads"].items():
-        table.append(f"{'lookahead ' + lookahead:<28}" + "".join(f"{column:>16}" for column in columns))
+        rows = {}
         for name, found in opponents.items():
             if "us" not in found:
-                table.append(f"{name:<28}{found['unavailable']}")
+                out.append(f"{name}: {found['unavailable']}")
                 continue
-            row = f"{name:<28}{found['us']['p50']:>16.0f}{found['us']['p99']:>16.0f}{found['cpu_us']:>16.0f}"
-            errors = [f"{found[key]:>16.2f}" for key in ("mse", "mpjpe", "acceleration") if key in found]
-            table.append(row + ("".join(errors) or f"{'(no weights)':>16}"))
-        table.append("")
-    return table
+            row = {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
+            titles = {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
+            rows[name] = row | {title: found.get(key) for key, title in titles.items()}
+        out += [*table(f"lookahead {lookahead}", rows, ".2f"), ""]
+    return out
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(str(__doc__).splitlines()[0])
+    parser = arguments(__doc__)
     graph = str(WEIGHTS.with_suffix(".onnx"))
-    parser.add_argument("--engine", default=graph, help="an .onnx file, its .safetensors beside it")
+    parser.add_argument("--engine", default=graph, help="an .onnx file with its .safetensors beside it")
     parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")

@@ -1,13 +1,13 @@
 """How well is 2D lifted to 3D, and how fast, offline and live?
 
-How2Sign (real OpenPose output, 5 clips): how far the image of the lifted poses is from what OpenPose saw, in percent of
-the shoulder width (root mean square over joints with a confidence above 0.5); accelerations before and behind; how
-constant the bones are; CPU time a frame, of all threads.
+How2Sign (real OpenPose output, 5 clips): distance of the image of the lifted poses from OpenPose's, in percent of the
+shoulder width (root mean square over joints with a confidence above 0.5); acceleration before and after; how constant
+the bones are; CPU time a frame, of all threads.
 
-Bandai-Namco (motion capture, body joints): clips that no model learned from, with bodies of their own (bones longer or
-shorter by 10%, a standard deviation), seen from 3 m by a camera that follows them, from in front and turned by 35
-degrees. Mean distance in mm of the seven joints from the truth, both from the neck, for the stages: flat (z = 0),
-placed (the initialisation alone), lifted, and live. Noise is in percent of the shoulder width in the image; joints are
+Bandai-Namco (motion capture, body joints): clips that no model was trained on, each with its own body (bones longer or
+shorter by a standard deviation of 10%), seen from 3 m by a camera that follows them, from the front and turned by 35
+degrees. Mean distance in mm of the seven joints from the truth, both relative to the neck, by stage: flat (z = 0),
+placed (initialisation only), lifted, and live. Noise is in percent of the shoulder width in the image; joints are
 missing in runs of five frames on average.
 
     OPENBLAS_NUM_THREADS=1 python bench/lifting.py --data ../shared/data --save lifting
@@ -23,20 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import arguments, report
+from measure.report import arguments, report, table
 from numpy.typing import NDArray
 
 from rtskel.formats import Recording, read
 from rtskel.lift import LiftConfig, Lifted, Lifter, lift
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
-from rtskel.training.data import MM_PER_UNIT, bandai_bodies, held_out
-from rtskel.training.score import errors
+from rtskel.training.data import BODY, bandai_bodies, held_out
+from rtskel.training.score import CANONICAL_MM, errors
 
 Array = NDArray[Any]
 
 LOOKAHEADS = (4, 2, 0)
 FPS_HOW2SIGN = 24.0
-BODY = UPPER_BODY_50.groups["body"]
 SCORED = [joint for joint in BODY if joint != NECK]
 CLIPS = 16
 DISTANCE_MM, FOCAL_PX = 3000.0, 900.0
@@ -57,7 +56,7 @@ def acceleration(poses: Array) -> float:
 
 
 def centred(poses: Array) -> Array:
-    """From the neck, float32."""
+    """Relative to the neck, float32."""
     return np.asarray(poses - poses[:, [NECK]], np.float32)
 
 
@@ -71,7 +70,7 @@ def of_clip(recording: Recording) -> dict[str, dict[str, float]]:
         ways[f"live {lookahead}"] = lambda n=lookahead: live(xy, confidence, recording.fps, n)  # type: ignore[misc]
     out = {}
     whole: Array | None = None
-    parents = np.array([max(parent, 0) for parent in UPPER_BODY_50.parents])
+    parents = UPPER_BODY_50.parents_or_self
     for way, run in ways.items():
         start = time.process_time()
         poses = run().xyz.astype(np.float64)
@@ -127,17 +126,17 @@ def bandai(data: Path) -> dict[str, dict[str, float]]:
     """Mean errors in mm by turn and condition, for each stage."""
     bodies = [body for name, body in bandai_bodies(data / "bandai_namco" / "motion.npz") if held_out(name)]
     bodies = bodies[:: max(1, len(bodies) // CLIPS)][:CLIPS]
-    table = {}
+    measured = {}
     for turn in TURNS:
         for condition, (noise, missing) in CONDITIONS.items():
             random = np.random.default_rng(0)
             found: dict[str, list[Array]] = {}
             truth = []
             for body in bodies:
-                xyz, xy, sure, scale = seen(body.astype(np.float64) * MM_PER_UNIT, turn, noise, missing, random)
+                xyz, xy, sure, scale = seen(body.astype(np.float64) * CANONICAL_MM, turn, noise, missing, random)
                 truth.append(centred(xyz))
                 placed = lift(xy, sure, fps=30, config=LiftConfig(iterations=0))
-                # What a user without lifting has: missing joints filled in as by the initialisation.
+                # Without lifting: missing joints filled in as by the initialisation.
                 filled = np.where(sure[..., None] > 0, xy, placed.xyz[..., :2])
                 stages = {
                     "flat": np.concatenate([filled, 0 * filled[..., :1]], axis=-1),
@@ -148,17 +147,15 @@ def bandai(data: Path) -> dict[str, dict[str, float]]:
                 }
                 for stage, poses in stages.items():
                     found.setdefault(stage, []).append(centred(poses[:, : len(BODY)] / scale))
-            table[f"turned by {turn:g}, {condition}"] = {
+            measured[f"turned by {turn:g}, {condition}"] = {
                 stage: errors(poses, truth, SCORED).mpjpe for stage, poses in found.items()
             }
-    return table
+    return measured
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the shared data")
-    options = parser.parse_args()
+    options = arguments(__doc__, data=True).parse_args()
     clips = {}
     of_clip(read(sorted((options.data / "how2sign_openpose").iterdir())[0], fps=FPS_HOW2SIGN)[0])  # warms up
     for folder in sorted((options.data / "how2sign_openpose").iterdir()):
@@ -171,20 +168,16 @@ def main() -> None:
     for way in ways:
         of_way = {name: np.array([clip[way][name] for clip in clips.values()]) for name in names}
         pooled[way] = {name: float(frames @ values / frames.sum()) for name, values in of_way.items()}
-        pooled[way]["reprojection_percent"] = float(
-            np.sqrt(frames @ of_way["reprojection_percent"] ** 2 / frames.sum())
-        )
-        pooled[way]["worst_reprojection_percent"] = float(of_way["reprojection_percent"].max())
+        off = of_way["reprojection_percent"]
+        pooled[way]["reprojection_percent"] = float(np.sqrt(frames @ off**2 / frames.sum()))
+        pooled[way]["worst_reprojection_percent"] = float(off.max())
         pooled[way]["frames_a_second_of_cpu"] = 1000 / pooled[way]["cpu_ms_a_frame"]
         del pooled[way]["frames"]
-    lines = [f"How2Sign, {len(clips)} clips, {frames.sum()} frames" + "".join(f"{way:>12}" for way in ways)]
-    lines += [f"  {name:34}" + "".join(f"{pooled[way][name]:12.3f}" for way in ways) for name in pooled[ways[0]]]
-    table = bandai(options.data)
-    stages = list(next(iter(table.values())))
-    lines.append(f"Bandai-Namco, {CLIPS} clips, mm: " + ", ".join(stages))
-    for condition, row in table.items():
-        lines.append(f"  {condition:40}" + "".join(f"{row[stage]:8.1f}" for stage in stages))
-    result = {"bench": "lifting", "how2sign": pooled, "how2sign_clips": clips, "bandai_namco_mm": table}
+    rows = {name: {way: pooled[way][name] for way in ways} for name in pooled[ways[0]]}
+    lines = table(f"How2Sign, {len(clips)} clips, {frames.sum()} frames", rows)
+    measured = bandai(options.data)
+    lines += table(f"Bandai-Namco, {CLIPS} clips, mm", measured, ".1f")
+    result = {"bench": "lifting", "how2sign": pooled, "how2sign_clips": clips, "bandai_namco_mm": measured}
     report(result, lines, options)
 
 

@@ -1,4 +1,4 @@
-"""Draws README's picture: the bundled recording as the estimator saw it, as rtskel refines it, and as it was.
+"""Draws the README's picture: the bundled recording as the estimator saw it, as refined by rtskel, and the truth.
 
     python bench/picture.py -o bench/results/refined.png
 
@@ -21,14 +21,14 @@ from rtskel.tools.draw import figure
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("-o", "--out", default="bench/results/refined.png")
     parser.add_argument("--first", type=int, default=100, help="first slot of the strip")
     parser.add_argument("--every", type=positive, default=3, help="slots between its skeletons")
     parser.add_argument("--lookahead", type=int, default=4)
     options = parser.parse_args()
 
-    with as_file(files("rtskel") / "recordings" / "demo.npz") as path:
+    with as_file(files("rtskel") / "assets" / "demo.npz") as path:
         truth, raw = read(path)
     xyz, confidence = np.zeros_like(truth.xyz), np.zeros_like(truth.confidence)
     xyz[raw.slots], confidence[raw.slots] = raw.xyz, raw.confidence

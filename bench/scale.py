@@ -1,8 +1,8 @@
-"""What do memory and CPU time a frame do as streams grow, and as the window, the radius and the lookaheads do?
+"""How do memory and CPU time a frame grow with streams, window, radius and look-aheads?
 
-The server's loop without its sockets, in a process of its own for each case: messages as bytes in, windows through the
-engine `null`, poses as bytes out, one frame of every stream a turn. CPU time is that of the thread, so that it holds on
-a busy machine, as far as others leave it the caches. Memory is the growth of the process with all streams running.
+The server's loop without its sockets, each case in its own process: messages as bytes in, windows through the engine
+`null`, poses as bytes out, one frame of every stream a turn. CPU time is that of the thread, so that it holds on a busy
+machine. Memory is the growth of the process with all streams running.
 
     python bench/scale.py --save scale      # about three minutes
 """
@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import apart, arguments, counts, numbers, report
-from throughput import JOINTS, body, frame
+from measure.poses import JOINTS, body, frame, groups_of
+from measure.processes import apart
+from measure.report import arguments, counts, numbers, report, table
 
-from rtskel import open_engine
+from rtskel import open_engine, wire
 from rtskel.cli import positive
 from rtskel.refine import RefinerBank
 from rtskel.serve import Emission, Outlet, StreamConfig, StreamTable, Subscriptions
-from rtskel.wire import REFINED_BATCH_PREFIX, REFINED_PREFIX
 
 PARTS = ("read", "refine", "engine", "write")
+USUAL = {"streams": 256, "people": 16, "window": 32, "radius": 2, "lookaheads": [4]}
 
 
 def resident() -> int:
@@ -38,14 +39,10 @@ class TimedEngine:
     """An engine that adds up its own CPU time."""
 
     def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self.window, self.joints, self.max_batch, self.info = (
-            engine.window,
-            engine.joints,
-            engine.max_batch,
-            engine.info,
-        )
-        self.seconds = 0.0
+        self._engine, self.seconds = engine, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
     def run(self, *arguments: Any) -> Any:
         """See `rtskel.Engine.run`."""
@@ -54,25 +51,19 @@ class TimedEngine:
         self.seconds += time.thread_time() - start
         return y
 
-    def ring(self, config: Any) -> Any:
-        """See `rtskel.Engine.ring`."""
-        return self._engine.ring(config)
-
 
 def measure(case: dict[str, Any], control: Connection) -> None:
-    """One case: us of CPU time a frame by part, and bytes of memory a stream."""
+    """One case: CPU time in us a frame by part, and bytes of memory a stream."""
     streams, people, frames = case["streams"], case["people"], case["frames"]
     engine = TimedEngine(open_engine("null", window=case["window"]))
-    pose, names = body(), [f"s{s}" for s in range(streams)]
-    groups = [tuple(names[first : first + people]) for first in range(0, streams, people)]
-    clock = time.monotonic_ns
+    pose, groups, clock = body(), groups_of(streams, people), time.monotonic_ns
 
     gc.collect()
     before = resident()
-    bank = RefinerBank(engine, lookahead=case["lookaheads"], radius=case["radius"], streams=streams)
+    bank: Any = RefinerBank(engine, lookahead=case["lookaheads"], radius=case["radius"], streams=streams)
     table = StreamTable(bank, StreamConfig(max_streams=streams, slack_s=60.0), epoch=1, model="null")
     wanted = Subscriptions()
-    wanted.take(b"\1" + (REFINED_PREFIX if people == 1 else REFINED_BATCH_PREFIX))
+    wanted.take(b"\1" + (wire.REFINED_PREFIX if people == 1 else wire.REFINED_BATCH_PREFIX))
     outlet = Outlet(table, bank.lookaheads, JOINTS, wanted)
     outlet.subscribed()
     spent = dict.fromkeys(PARTS, 0.0)
@@ -86,8 +77,8 @@ def measure(case: dict[str, Any], control: Connection) -> None:
         spent["write"] += time.thread_time() - start
         poses += len(emission)
 
-    def turn(messages: list[tuple[bytes, bytes]]) -> None:
-        now = clock()
+    def turn(k: int) -> None:
+        messages, now = [frame(group, k, pose) for group in groups], clock()
         topics, bodies = [topic for topic, _ in messages], [data for _, data in messages]
         start = time.thread_time()
         table.receive(topics, bodies, [now] * len(topics), lambda which, why: None)
@@ -98,69 +89,53 @@ def measure(case: dict[str, Any], control: Connection) -> None:
             table.run(deliver, clock)
         spent["refine"] += time.thread_time() - start - (engine.seconds + spent["write"] - others)
 
-    full = case["window"] + 8  # frames until every window is
+    full = case["window"] + 8  # frames until every window is full
     for k in range(full):
-        turn([frame(group, k, pose) for group in groups])
+        turn(k)
     gc.collect()
     memory = resident() - before
     spent |= dict.fromkeys(PARTS, 0.0)
     engine.seconds, poses = 0.0, 0
     for k in range(full, full + frames):
-        turn([frame(group, k, pose) for group in groups])
+        turn(k)
     spent["engine"] = engine.seconds
     assert poses == streams * frames * len(case["lookaheads"])
-    control.send(
-        {
-            **case,
-            "bytes_per_stream": memory / streams,
-            "us": {part: seconds / (streams * frames) * 1e6 for part, seconds in spent.items()},
-        }
-    )
-
-
-def run(frames: int, **case: Any) -> dict[str, Any]:
-    """One case in a process of its own."""
-    usual: dict[str, Any] = {"streams": 256, "people": 16, "window": 32, "radius": 2, "lookaheads": [4]}
-    case = usual | case
-    case["people"] = min(case["people"], case["streams"])
-    case["frames"] = max(4, min(2000, frames // case["streams"]))
-    found: dict[str, Any] = apart(measure, case)
-    return found
+    us = {part: seconds / (streams * frames) * 1e6 for part, seconds in spent.items()}
+    control.send({**case, "bytes_per_stream": memory / streams, "us": us})
 
 
 def main() -> None:
     """Command line."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--streams", type=counts, default=[1, 10, 100, 1000, 10_000])
     parser.add_argument("--window", type=counts, default=[8, 16, 32, 64, 128])
     parser.add_argument("--radius", type=numbers, default=[0, 2, 5])
-    parser.add_argument(
-        "--lookaheads", type=positive, default=4, help="1 to so many at once: 4, then also 0, 8, 12, ..."
-    )
+    parser.add_argument("--lookaheads", type=positive, default=4, help="1 to this many at once: 4, 0, 8, 12, ...")
     parser.add_argument("--frames", type=positive, default=40_000, help="of all streams together, about")
     options = parser.parse_args()
     ladder = [4, 0, *range(8, 4 * options.lookaheads, 4)]
-    cases = [
-        *(("streams", {"streams": streams, "people": people}) for people in (1, 16) for streams in options.streams),
-        *(("window", {"window": window}) for window in options.window),
-        *(("radius", {"radius": radius}) for radius in options.radius),
-        *(("lookaheads", {"lookaheads": ladder[:count]}) for count in range(1, options.lookaheads + 1)),
+    cases: dict[str, list[dict[str, Any]]] = {
+        "streams": [{"streams": s, "people": people} for people in (1, 16) for s in options.streams],
+        "window": [{"window": window} for window in options.window],
+        "radius": [{"radius": radius} for radius in options.radius],
+        "lookaheads": [{"lookaheads": ladder[:count]} for count in range(1, options.lookaheads + 1)],
+    }
+    lines = [
+        "CPU time in us a frame of one stream, memory in kB a stream; unless stated otherwise: 256 streams, 16 to a"
     ]
-    lines, results = [], []
-    lines.append(
-        "CPU time in us a frame of one stream; memory in kB a stream; 256 streams, 16 to a message, window 32,"
-    )
-    lines.append("radius 2 and lookahead 4 where nothing else is said")
-    grown = None
-    for what, case in cases:
-        found = run(options.frames, **case)
-        results.append({"grows": what, **found})
-        if what != grown:
-            lines.append(f"{'':34}{'all':>9}" + "".join(f"{part:>9}" for part in PARTS) + f"{'memory':>10}")
-            grown = what
-        said = ", ".join(f"{name} {','.join(map(str, np.atleast_1d(value)))}" for name, value in case.items())
-        line = f"{said:34}{sum(found['us'].values()):9.2f}" + "".join(f"{found['us'][part]:9.2f}" for part in PARTS)
-        lines.append(f"{line}{found['bytes_per_stream'] / 1e3:10.1f}")
+    lines.append("message, window 32, radius 2, lookahead 4")
+    results = []
+    for what, several in cases.items():
+        rows = {}
+        for given in several:
+            case: dict[str, Any] = USUAL | given
+            case["people"] = min(case["people"], case["streams"])
+            case["frames"] = max(4, min(2000, options.frames // case["streams"]))
+            found = apart(measure, case)
+            results.append({"grows": what, **found})
+            name = ", ".join(f"{key} {','.join(map(str, np.atleast_1d(value)))}" for key, value in given.items())
+            rows[name] = {"all": sum(found["us"].values()), **found["us"], "memory": found["bytes_per_stream"] / 1e3}
+        lines += table("", rows, ".2f")
     report({"bench": "scale", "cases": results}, lines, options)
 
 

@@ -1,11 +1,11 @@
 """SmoothNet as a peer (Zeng et al.: SmoothNet, a plug-and-play network for refining human poses in videos, ECCV 2022).
 
-A network that sees one coordinate of one joint over a window of frames, the same for all of them: a linear layer,
-residual blocks, a linear layer, in the sizes of its authors' configuration for Human3.6M and AIST++, over 32 frames. It
-is trained here, on the windows and the corruptions that Skeletor is trained on, with missing joints filled in time
-first: it knows no missing joints. What differs from the original makes it better here, where it is trained for minutes:
-it sees each coordinate relative to its mean and spread over the window and predicts a correction; squared differences
-instead of absolute ones are minimised (most corrections being 0, the median learns to do nothing), without dropout.
+A network over one coordinate of one joint in a window of frames, the same for all coordinates: a linear layer, residual
+blocks, a linear layer, in the sizes of its authors' configuration for Human3.6M and AIST++, over 32 frames. It is
+trained here, on the windows and corruptions that Skeletor is trained on, after missing joints are filled in time.
+Differences from the original make it better here, where it is trained for minutes: it sees each coordinate relative to
+its mean and deviation over the window and predicts a correction; squared instead of absolute differences are minimised
+(most corrections are 0, so that the median learns to do nothing); no dropout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from peers import Array, Body, Lookahead, Mask, Setting, Smoother, padded
+from measure.poses import Array, Mask
+from peers import Body, Lookahead, Peer, Setting, padded
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,19 +31,19 @@ from torch import Tensor, nn
 from rtskel.errors import RtskelError
 from rtskel.model import interpolate
 from rtskel.training.data import Corpus
-from rtskel.training.train import RECIPES, TrainConfig, Trainer
+from rtskel.training.train import RECIPES, TrainConfig, Trainer, present_sources
 
 WINDOW, HIDDEN, INNER, BLOCKS = 32, 512, 128, 5
 BENDING = 0.1
 """Weight of the second differences in the loss."""
 BATCH, PARTS = 64, 8
-"""Windows drawn at once; their coordinates are split at random into parts, and half of the parts are learnt from."""
+"""Windows drawn at once; their coordinates are split at random into parts, half of which are used."""
 RATE = 1e-3
 UPDATES = 3000
 CONFIG = RECIPES["realtime"]
-"""Whose windows and corruptions are learnt from."""
+"""Its windows and corruptions are used."""
 ROWS = 1 << 13
-"""Windows of one coordinate that are computed at once."""
+"""Windows of one coordinate computed at once."""
 
 
 class Block(nn.Module):
@@ -79,17 +80,11 @@ class SmoothNet(nn.Module):
         return x + spread * y.float()
 
 
-def sources(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
-    """The weights of a config's sources, of those that a corpus has; all that it has alike if it has none of them."""
-    there = sorted({sequence.source for sequence in corpus.select("train")})
-    return {source: config.sources[source] for source in there if source in config.sources} or dict.fromkeys(there, 1.0)
-
-
 def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -> SmoothNet:
     """A network trained on the windows that `config` (default: `CONFIG`) trains on."""
     config = config or CONFIG
     opened = Corpus(corpus)
-    config = replace(config, model=replace(config.model, window=WINDOW), sources=sources(config, opened))
+    config = replace(config, model=replace(config.model, window=WINDOW), sources=present_sources(config, opened))
     trainer = Trainer(replace(config, batch=BATCH, triples=0), opened, "cpu")
     torch.manual_seed(config.seed)
     network = SmoothNet()
@@ -99,7 +94,7 @@ def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -
             clean, x, missing = trainer.draw()[:3]
             x, clean, there = x.permute(0, 2, 3, 1), clean.permute(0, 2, 3, 1), ~missing.transpose(1, 2)
             filled = interpolate(x, there, x.new_zeros(x.shape[1:3]))
-            seen = there.any(-1)  # [B, J]: where the others are cannot be known
+            seen = there.any(-1)  # [B, J]: the others cannot be known
             inputs, wanted = (v[seen].flatten(0, 1) for v in (filled, clean))  # [rows, W]
             parts = torch.randperm(len(inputs)).chunk(PARTS)
         rows = parts[step % (PARTS // 2)]
@@ -108,13 +103,13 @@ def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -
         loss = off.square().mean() + BENDING * off.diff(n=2).square().mean()
         optimiser.param_groups[0]["lr"] = RATE * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / updates)))
         optimiser.zero_grad()
-        torch.autograd.backward(100.0 * loss)  # so that gradients are well above what Adam takes for none
+        torch.autograd.backward(100.0 * loss)  # so that gradients are well above Adam's epsilon
         optimiser.step()
     return network
 
 
 def trained(path: Path, corpus: str | Path, updates: int = UPDATES) -> str:
-    """Trains a network into a file unless one of that corpus and length is there; returns how it was, in words."""
+    """Trains a network into a file, unless it holds one of that corpus and length; returns a description."""
     key = [Corpus(corpus).fingerprint, CONFIG.to_dict(), inspect.getsource(sys.modules[__name__]), updates]
     about: dict[str, Any] = {"key": hashlib.sha256(json.dumps(key).encode()).hexdigest()}
     known: dict[str, Any] = {}
@@ -134,11 +129,11 @@ def trained(path: Path, corpus: str | Path, updates: int = UPDATES) -> str:
     return f"SmoothNet: {updates} updates in {known['seconds']:.0f} s of one thread"
 
 
-class SmoothNetPeer(Smoother):
+class SmoothNetPeer(Peer):
     """SmoothNet over the plainly filled sequence.
 
-    With a lookahead the window that ends as far ahead is read at the frame that it is for; offline, all windows that
-    have the frame are averaged, as its authors do.
+    With a look-ahead, the window that ends that far ahead is read at the frame that it is for; offline, all windows
+    with the frame are averaged, as its authors do.
     """
 
     name = "SmoothNet"
@@ -151,7 +146,7 @@ class SmoothNetPeer(Smoother):
         with safe_open(str(path), framework="pt") as file:
             self.network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
 
-    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         frames = len(xyz)
         if lookahead is None:
             filled = padded(self.fill(xyz, missing, None), WINDOW - 1, WINDOW - 1)
@@ -160,7 +155,7 @@ class SmoothNetPeer(Smoother):
         past, windows = WINDOW - 1 - lookahead, []
         filled = padded(self.fill(xyz, missing, lookahead), past, lookahead)
         for k in range(-past, lookahead + 1):
-            if missing.any():  # every frame of a window is filled with what comes up to the window's end
+            if missing.any():  # every frame of a window may be filled from all frames up to the window's end
                 filled = padded(self.fill(xyz, missing, lookahead - k), past, lookahead)
             windows.append(filled[past + k : past + k + frames])
         return self._run(np.stack(windows, -1))[..., past]

@@ -2,12 +2,12 @@
 
     python bench/accuracy.py --tables --runs runs --data ../shared/data
 
-What is scaled down: the network (the paper states 8 layers and no other size) and the training, hundreds of updates
-instead of 300,000; the learning rate is higher for it. No model is chosen by its score: the last weights count, so that
-PHOENIX14T dev, which they never saw, stands for the paper's test set. `dev` is the error of single windows there, as a
-training loop validates; `test` that of refinement offline, windows averaged as in the paper, by sequence. The paper
-does not state its unit: compare shapes (each table also relative to its middle row), not values. What is kept,
-bench/results/tables.json, holds `--recipes paper` only.
+Scaled down are the network (the paper states 8 layers and no other size) and the training: hundreds of updates instead
+of 300,000, at a higher learning rate. No model is chosen by its score: the last weights count, so that PHOENIX14T dev,
+which they never saw, stands for the paper's test set. `dev` is the error of single windows there, as in a training
+loop; `test` is that of offline refinement, windows averaged as in the paper, by sequence. The paper does not state its
+unit: compare shapes (each table also relative to its middle row), not values. bench/results/tables.json holds only
+`--recipes paper`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import multiprocessing
 import shutil
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from smoothnet import sources
+from measure.report import table
 
 from rtskel.cli import positive
 from rtskel.engine import open_engine
@@ -32,7 +33,7 @@ from rtskel.errors import RtskelError
 from rtskel.formats import read
 from rtskel.training.data import Corpus
 from rtskel.training.evaluate import SHARE, evaluate
-from rtskel.training.train import RECIPES, TrainConfig, train
+from rtskel.training.train import RECIPES, TrainConfig, present_sources, train
 
 RADIUS = 2
 MASKED, NOISE = (0.05, 0.1, 0.15, 0.2, 0.25), (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -40,7 +41,7 @@ MIDDLE = 2
 
 
 class Paper(NamedTuple):
-    """A table of the paper: what its rows are, the kind of corruption of each, and its figures where they are known."""
+    """A table of the paper: its rows, the kind of corruption of each, and its figures where they are known."""
 
     title: str
     levels: tuple[float, ...]
@@ -71,13 +72,12 @@ TABLES = {
         (13.645, 13.521, 14.640, 17.914, 16.418), (4.543, 3.555, 4.181, 6.390, 5.031),
     ),
 }  # fmt: skip
-"""The paper's joint masks are 12 to 23 times harder than its frame masks, which fits joints masked throughout: "2s" is
-Table 2 for those.
+"""The paper's joint masks are 12 to 23 times harder than its frame masks, as if joints were masked in all frames: "2s"
+is Table 2 for those.
 """
 
-
 UPDATES = {"paper": 600, "realtime": 350}
-"""Of the recipes that the tables' models may have: about 60 s of one thread of a Zen 4 core each."""
+"""By recipe: about 60 s of one thread of a Zen 4 core each."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,16 +90,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config(recipe: str, kind: str, updates: int | None, corpus: Corpus) -> TrainConfig:
-    """The scaled-down training of a model of the tables: by the recipe, but from all sources."""
+    """The scaled-down training of a model: the recipe's, but from all sources."""
     made = replace(RECIPES[recipe], kinds=(kind,), steps=updates or UPDATES[recipe], batch=16, validate_every=0)
     if recipe == "paper":
         small = replace(made.model, window=32, d_ff=512, layers=3)
         made = replace(made, model=small, lr=1e-3, final_lr=0.02, warmup=50, clip=1.0, precision="bf16")
-    return replace(made, triples=0, sources=sources(RECIPES["realtime"], corpus))
+    return replace(made, triples=0, sources=present_sources(RECIPES["realtime"], corpus))
 
 
 class Model(NamedTuple):
-    """A model to be trained and scored, in a process of its own."""
+    """A model to train and score in its own process."""
 
     config: TrainConfig
     corpus: str
@@ -108,13 +108,13 @@ class Model(NamedTuple):
 
 
 def measure(model: Model) -> dict[str, Any]:
-    """Trains the model on one thread, unless that was done before, and scores it."""
+    """Trains the model on one thread, unless that was already done, and scores it."""
     torch.set_num_threads(1)
     corpus, kind = Corpus(model.corpus), model.config.kinds[0]
     known = json.dumps([model.config.to_dict(), corpus.fingerprint], sort_keys=True)
     out = Path(model.runs) / f"table-{kind.replace('@', '-')}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
     if not (out / "seconds.json").exists():
-        shutil.rmtree(out, ignore_errors=True)  # what an interrupted call has left
+        shutil.rmtree(out, ignore_errors=True)  # left by an interrupted call
         began = time.process_time()
         train(model.config, model.corpus, out, quiet=True)
         (out / "seconds.json").write_text(json.dumps(time.process_time() - began))
@@ -138,17 +138,20 @@ def measure(model: Model) -> dict[str, Any]:
     }
 
 
+def _names(option: str, text: str, known: Collection[str]) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise RtskelError(f"{option}: unknown {unknown[0]!r} (known: {', '.join(known)})")
+    return names
+
+
 def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]:
     """Trains and scores the models of the chosen tables: rows by table, in MSE of canonical units."""
-    chosen = options.tables.split(",")
-    if unknown := [name for name in chosen if name not in TABLES]:
-        raise RtskelError(f"--tables: unknown {unknown[0]!r} (known: {', '.join(TABLES)})")
+    chosen = _names("--tables", options.tables, TABLES)
+    recipes = _names("--recipes", options.recipes, UPDATES)
     recording = options.data / "phoenix14t" / "dev.skels"
-    read(recording)  # says what is wrong with it before anything is trained
+    read(recording)  # reports errors before anything is trained
     opened = Corpus(corpus)
-    recipes = options.recipes.split(",")
-    if unknown := [name for name in recipes if name not in UPDATES]:
-        raise RtskelError(f"--recipes: unknown {unknown[0]!r} (known: {', '.join(UPDATES)})")
     configs = [
         config(recipe, kind, options.updates, opened)
         for recipe in recipes
@@ -167,43 +170,32 @@ def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]
 def lines(found: dict[str, Any]) -> list[str]:
     """The tables in the paper's layout, the paper's figures on the right."""
     unit = 1e4
-    out = [
-        f"MSE x {1 / unit:.0e}, offline; input: the corrupted sequences as they are; rel: relative to the middle row",
-        "",
-    ]
+    out = [f"MSE x {1 / unit:.0e}, offline; input: the corrupted sequences; rel: relative to the middle row", ""]
     for recipe, how in found["configs"].items():
-        out += _lines(recipe, how, found["tables"][recipe], unit)
-    trained = sum(row["seconds"] for by in found["tables"].values() for rows in by.values() for row in rows)
-    out.append(f"trained for {trained:.0f} s of one thread in all; the command took {found['seconds']:.0f} s")
-    return out
-
-
-def _lines(recipe: str, how: dict[str, Any], by_table: dict[str, Any], unit: float) -> list[str]:
-    model = how["model"]
-    out = [
-        f"Recipe {recipe}: {model['layers']} layers, d_model {model['d_model']}, {model['window']} frames; "
-        f"{how['steps']} updates of {how['batch']} windows (the paper: 8 layers, 300,000 updates)",
-        "",
-    ]
-    for name, rows in by_table.items():
-        paper = TABLES[name]
-        test = f"{'':32}{'':18}{'test':>18}{'':25}| the paper's{'test':>17}"
-        heads = "".join(f"{head:>9}" for head in ("input", "dev", "min", "ave", "max")) + f"{'rel':>8}{'s':>8}"
-        theirs = "".join(f"{head:>8}" for head in ("dev", "min", "ave", "max", "rel"))
-        out += [f"Table {name}", test, f"{paper.title:32}{heads}|{theirs}"]
-        for k, (level, row) in enumerate(zip(paper.levels, rows, strict=True)):
-            cells = "".join(f"{row[key] * unit:9.4g}" for key in ("input", "dev", "min", "ave", "max"))
-            cells += f"{row['ave'] / rows[MIDDLE]['ave']:8.2f}{row['seconds']:8.0f}"
-            dev = "-" if paper.dev is None else f"{paper.dev[k]:.3f}"
-            theirs = f"{dev:>8}{'-':>8}{paper.test[k]:8.3f}{'-':>8}{paper.test[k] / paper.test[MIDDLE]:8.2f}"
-            out.append(f"{level:<32g}{cells}|{theirs}")
-        out.append("")
-    averages = {name: sum(row["ave"] for row in rows) / len(rows) for name, rows in by_table.items()}
-    for other in ("2", "2s"):
-        if {"1", other} <= set(averages):
+        model, by_table = how["model"], found["tables"][recipe]
+        out.append(
+            f"Recipe {recipe}: {model['layers']} layers, d_model {model['d_model']}, {model['window']} frames; "
+            f"{how['steps']} updates of {how['batch']} windows (the paper: 8 layers, 300,000 updates)"
+        )
+        for name, rows in by_table.items():
+            paper, cells = TABLES[name], dict[str, dict[str, str]]()
+            for k, (level, row) in enumerate(zip(paper.levels, rows, strict=True)):
+                cells[f"{level:g}"] = {
+                    **{key: f"{row[key] * unit:.4g}" for key in ("input", "dev", "min", "ave", "max")},
+                    "rel": f"{row['ave'] / rows[MIDDLE]['ave']:.2f}",
+                    "s": f"{row['seconds']:.0f}",
+                    "paper's dev": "-" if paper.dev is None else f"{paper.dev[k]:.3f}",
+                    "ave ": f"{paper.test[k]:.3f}",
+                    "rel ": f"{paper.test[k] / paper.test[MIDDLE]:.2f}",
+                }
+            out += ["", f"Table {name}", *table(paper.title, cells)]
+        averages = {name: sum(row["ave"] for row in rows) / len(rows) for name, rows in by_table.items()}
+        for other in [name for name in ("2", "2s") if {"1", name} <= set(averages)]:
             ratio = sum(TABLES[other].test) / sum(TABLES["1"].test)
-            out.append(
-                f"joint masks over frame masks, table {other} / 1, mean of ave: {averages[other] / averages['1']:.2f} "
-                f"(the paper: {ratio:.2f})"
+            joint = (
+                f"joint masks over frame masks, table {other} / 1, mean of ave: {averages[other] / averages['1']:.2f}"
             )
-    return [*out, ""]
+            out.append(f"{joint} (the paper: {ratio:.2f})")
+        out.append("")
+    trained = sum(row["seconds"] for by in found["tables"].values() for rows in by.values() for row in rows)
+    return [*out, f"trained for {trained:.0f} s of one thread in all; the command took {found['seconds']:.0f} s"]

@@ -81,6 +81,12 @@ class Skeleton:
         return _constant(np.where(np.less(self.parents, 0), own, self.parents))
 
     @cached_property
+    def hands(self) -> tuple[tuple[int, list[int]], tuple[int, list[int]]]:
+        """(wrist of the body, joints of the hand), left and right."""
+        left, right = (list(self.groups[f"{side}_hand"]) for side in ("left", "right"))
+        return (self.parents[left[0]], left), (self.parents[right[0]], right)
+
+    @cached_property
     def chain(self) -> NDArray[np.float32]:
         """[J, J] 1 where the second joint is the first or above it in the tree: `chain @ bones` are positions."""
         chain = np.eye(self.joints, dtype=np.float32)

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
 import engine as bench  # noqa: E402
-import harness  # noqa: E402
 import instead  # noqa: E402
 import peers  # noqa: E402
+from measure import poses, processes, report  # noqa: E402
 
 from rtskel.engine import describe  # noqa: E402
 from rtskel.engine.onnx_export import export_onnx  # noqa: E402
@@ -64,7 +64,7 @@ def test_engines(graph, monkeypatch, capsys):
 
 def test_what_does_not_run_is_told(monkeypatch):
     monkeypatch.setitem(bench.OPPONENTS, "absent", lambda files: Path(files.graph).read_bytes())
-    here, there = harness.SPAWN.Pipe()
+    here, there = processes.SPAWN.Pipe()
     bench.measure("absent", bench.Files("", "/nowhere", ""), argparse.Namespace(), np.zeros(0), there)
     assert "/nowhere" in here.recv()["unavailable"]
 
@@ -105,8 +105,8 @@ def test_unknown_opponents_are_named(main, monkeypatch, capsys):
 
 
 def test_a_profile_names_its_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(harness, "_commit", lambda: "at commit 1234567\n")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "_commit", lambda: "at commit 1234567\n")
     monkeypatch.setattr(bench, "apart", lambda *_: "12 us in all\n")
     monkeypatch.setattr(sys, "argv", ["engine.py", "--profile", "kept", "--runs", "1"])
     bench.main()
@@ -121,7 +121,7 @@ def test_frame_by_frame_is_the_whole_sequence(name, lookahead):
     if "One-Euro" in name:
         pytest.importorskip("OneEuroFilter")
     opponent = instead.OPPONENTS[name](lookahead, argparse.Namespace(clip=1.0))
-    example = peers.synthetic(1.0, seed=4)
+    example = poses.synthetic(1.0, seed=4)
     out = np.stack([opponent.push(x, m) for x, m in zip(example.xyz, example.missing, strict=True)])[lookahead:]
     expected = seen = instead.held(example)
     if "One-Euro" in name:

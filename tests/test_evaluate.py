@@ -16,7 +16,7 @@ from rtskel.refine import refine
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import evaluate
 from rtskel.training.corrupt import Poses, recipe
-from rtskel.training.data import MM_PER_UNIT, Sequence, bandai_bodies, held_out, write_corpus
+from rtskel.training.data import Sequence, bandai_bodies, held_out, write_corpus
 from rtskel.training.evaluate import (
     CONDITIONS,
     ESTIMATOR,
@@ -28,6 +28,7 @@ from rtskel.training.evaluate import (
     refine_all,
     sequences_of,
 )
+from rtskel.training.score import CANONICAL_MM
 from tests.shared_data import shared_data
 from tests.test_data import motion
 from tests.test_model import TINY, trained, windows
@@ -115,7 +116,7 @@ def test_shorter_than_a_window_and_bodies_without_hands():
         assert all(np.isfinite((s.mse, s.mpjpe, s.pa_mpjpe, s.acceleration)).all() for s in scores)
     (score,) = evaluate.evaluate([truth(40)[:, :8]], engine, conditions=[ESTIMATOR], lookaheads=(0,))
     assert (score.condition, score.group) == (ESTIMATOR, "body")
-    assert 20 < score.mpjpe * MM_PER_UNIT < 200
+    assert 20 < score.mpjpe * CANONICAL_MM < 200
 
 
 def test_estimator_errors_are_what_the_protocol_says():
@@ -126,7 +127,7 @@ def test_estimator_errors_are_what_the_protocol_says():
     wrists = [UPPER_BODY_50.names.index(name) for name in ("left_wrist", "right_wrist")]
     assert missing[:, wrists].mean() == pytest.approx(0.1, abs=0.01)
     assert missing.sum() == missing[:, wrists].sum()
-    error = seen[:, 0] * MM_PER_UNIT
+    error = seen[:, 0] * CANONICAL_MM
     white = np.sqrt(np.array([5.0, 5.0, 13.0]) ** 2 * (0.92 + 0.08 * 9))
     assert error.std(0) == pytest.approx(np.hypot([17, 17, 100], white), rel=0.2)
     step = np.diff(error, axis=0)

@@ -1,6 +1,5 @@
 """Lifting: its gradient, its stages, its law as a stream, and how2sign."""
 
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +8,17 @@ import pytest
 from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read, write
-from rtskel.lift import LiftConfig, Lifted, Lifter, lift
+from rtskel.lift import LiftConfig, Lifted, Lifter, initial, lift
+from rtskel.lift.lifter import _checked
+from rtskel.lift.objective import Objective
+from rtskel.lift.tree import tree_of
 from rtskel.recordings import lift_recording
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, to_canonical
 from rtskel.training.score import errors
 from rtskel.training.synthesize import synthesize
 from tests.shared_data import shared_data
 
-module = importlib.import_module("rtskel.lift.lifter")
-tree = module._tree(UPPER_BODY_50)
+tree = tree_of(UPPER_BODY_50)
 J = UPPER_BODY_50.joints
 LEFT = list(UPPER_BODY_50.groups["left_hand"])
 CLIP = synthesize(3.0, 25.0, 7)
@@ -59,14 +60,13 @@ def test_gradient():
     n, kinds = 4, len(tree.typical)
     pose = rng.normal(size=(3, n, J))
     lengths = np.exp(rng.normal(size=kinds) * 0.3)
-    objective = module._Objective(
+    objective = Objective(
         tree,
         rng.normal(size=(2, n, J)),
-        rng.uniform(0, 1, (n, J)),
+        rng.uniform(-0.5, 1, (n, J)).clip(0),
         rng.uniform(-1, 1, (n, J - 1)),
         LiftConfig(trajectory=0.3, lengths=0.2, depth=0.7),
         30.0,
-        rng.uniform(0, 1, J),
         (lengths * 1.1, 3.0),
         before=rng.normal(size=(3, J)),
         dtype=np.float64,
@@ -103,14 +103,14 @@ def test_placing_by_true_lengths_and_sides_is_exact():
     # Symmetric bones of the truth are equal, and constant.
     assert np.allclose(lengths_of(truth(5)), size[tree.kind], rtol=1e-4)
     sides = np.where(pose[2] @ tree.across < 0, -1.0, 1.0)
-    placed = module._place(tree, pose[:2], size, sides)
+    placed = initial.place(tree, pose[:2], size, sides)
     assert np.abs(placed[:2] - pose[:2]).max() < 0.1
     assert np.abs(placed[2] - (pose[2] - pose[2][:, [NECK]])).max() < 3  # where length and image agree to rounding
 
 
 def test_each_stage_helps():
     true, (xy, confidence) = truth(), seen()
-    flat = np.concatenate([module._targets(tree, *_targets_of(xy, confidence)).transpose(1, 2, 0), xy[..., :1] * 0], -1)
+    flat = np.concatenate([initial.targets(tree, *_targets_of(xy, confidence)).transpose(1, 2, 0), xy[..., :1] * 0], -1)
     stages = {
         "flat": flat,
         "placed": lift(xy, confidence, config=LiftConfig(iterations=0)).xyz,
@@ -123,8 +123,8 @@ def test_each_stage_helps():
 
 
 def _targets_of(xy: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    x, w = module._checked(xy, confidence, tree, 0.0, LiftConfig())
-    return x, w, module._first_lengths(tree, x, w)[1]
+    x, w = _checked(xy, confidence, tree, 0.0, LiftConfig())
+    return x, w, initial.first_lengths(tree, x, w)[1]
 
 
 def test_image_bones_and_smoothness():
@@ -169,7 +169,7 @@ def test_a_lost_hand_follows_its_wrist():
     confidence = np.ones((20, J), np.float32)
     confidence[8:12, LEFT[1:]] = 0
     x, w, lengths = _targets_of(xy, confidence)
-    targets = module._targets(tree, x, w, lengths)
+    targets = initial.targets(tree, x, w, lengths)
     hand = targets[:, :, LEFT] - targets[:, :, LEFT[:1]]
     steps = np.abs(np.diff(hand, axis=1)).max()
     assert steps < 15, "it does not stay behind in the image"
@@ -209,8 +209,8 @@ def test_a_bone_keeps_its_side_until_it_lies_in_the_plane():
     typical = np.zeros((41, J - 1))
     typical[:, bone] = np.where(np.arange(41) % 3, -0.1, 0.1)  # votes that do not agree, more of them behind
     typical[-5:, bone] = 1
-    side = module._sides(tree, x, lengths, typical)[0][:, bone]
-    deep = np.abs(np.sin(angle)) > module.PLANE
+    side = initial.sides_of(tree, x, lengths, typical)[0][:, bone]
+    deep = np.abs(np.sin(angle)) > initial.PLANE
     assert (side[deep & (angle < 0)] == -1).all()
     assert (side[deep & (angle > 0)] == 1).all()
 
@@ -221,7 +221,7 @@ def test_shoulders_turn_where_the_nose_points():
     for sign in (1, -1):
         x = pose[:2] / 200
         x[0, :, 0] = x[0, :, NECK] + sign * 0.3
-        typical = module._typical_depth(tree, x, lengths)
+        typical = initial.typical_depth(tree, x, lengths)
         right, left = (typical[:, tree.names.index(f"{side}_shoulder")] for side in ("right", "left"))
         assert (right * sign > 0).all()
         assert np.array_equal(left, -right)

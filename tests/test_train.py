@@ -16,11 +16,22 @@ from safetensors.torch import save_file
 
 from rtskel.engine.weights import load_weights
 from rtskel.errors import FormatError, RtskelError
+from rtskel.formats import Recording, write
 from rtskel.model import PRESETS, SkeletorConfig, facing
 from rtskel.training.corrupt import TRAINING
 from rtskel.training.data import Corpus, write_corpus
+from rtskel.training.data import main as build
 from rtskel.training.evaluate import CONDITIONS, evaluate, geometric_mean
-from rtskel.training.train import RECIPES, SHAKY, TrainConfig, Trainer, main, train, validation_sequences
+from rtskel.training.train import (
+    RECIPES,
+    SHAKY,
+    TrainConfig,
+    Trainer,
+    main,
+    present_sources,
+    train,
+    validation_sequences,
+)
 from tests.test_data import Sequence, motion
 
 TINY = SkeletorConfig(
@@ -57,6 +68,37 @@ def test_a_run_holds_what_it_was_and_its_best_weights(corpus, tmp_path):
     entries = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [3, 6]
     assert trainer.best == min(entry["geometric_mean"] for entry in entries)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_a_corpus_of_ones_own_recordings_needs_no_sources(tmp_path, recipe, capsys):
+    """The recipes' sources are those of the shared data; a corpus without them is trained on as a whole."""
+    paths = [tmp_path / f"r{k}.npz" for k in range(3)]
+    for k, path in enumerate(paths):
+        write(path, [Recording(500 * motion(60, k), 25.0, path.stem)])
+    assert build([*map(str, paths), str(tmp_path / "corpus")]) == 0
+    options = {"model": TINY.to_dict(), "batch": 8, "precision": "fp32", "validate_every": 0}
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    run = ["--data", str(tmp_path / "corpus"), "--recipe", recipe, "--config", str(tmp_path / "options.json")]
+    assert main([*run, "--out", str(tmp_path / "run"), "--steps", "2"]) == 0
+    assert json.loads((tmp_path / "run/config.json").read_text())["sources"] == {"recordings": 1.0}
+    assert main([*run, "--out", str(tmp_path / "run"), "--steps", "3", "--resume"]) == 0
+    with pytest.raises(RtskelError, match=r"no sequences of source 'recordigs' .*\(there is recordings\)"):
+        main([*run, "--out", str(tmp_path / "other"), "--set", 'sources={"recordigs": 1.0}'])
+    capsys.readouterr()
+    assert build([str(paths[0]), str(tmp_path / "one")]) == 0
+    assert "nothing to train on: the first recording is for validation" in capsys.readouterr().err
+    with pytest.raises(RtskelError, match=r"no sequences in split 'train' \(there is dev\)"):
+        main([*run, "--data", str(tmp_path / "one"), "--out", str(tmp_path / "other")])
+
+
+def test_sources_that_a_corpus_lacks_are_left_out_of_the_recipes(tmp_path):
+    parts = [("a", "phoenix", "train"), ("b", "bandai", "train"), ("c", "how2sign", "dev")]
+    made = [(Sequence(name, source, split, 25.0, 0, 0), motion(40)) for name, source, split in parts]
+    write_corpus(tmp_path, made)
+    weights = RECIPES["realtime"].sources
+    expected = {source: weights[source] for source in ("bandai", "phoenix")}
+    assert present_sources(RECIPES["realtime"], Corpus(tmp_path)) == expected
 
 
 def test_resuming_is_bit_exact(corpus, tmp_path):

@@ -1,19 +1,19 @@
-"""Corruptions of clean poses, batched in torch on whatever device the poses are on, reproducible from a generator.
+"""Corruptions of clean poses, batched in torch on the device of the poses, reproducible from a generator.
 
-The first four are the paper's (section 5.1): a share p of the frames, or of the joints of each frame, is
-masked or moved by uniform noise in [-s limb, s limb], where limb is the length of the bone that ends in the
-joint; the frames and joints of the highest confidence are taken, ties at random. The others are what live
-estimators do: bursts of lost frames, a hand gone for a while, a joint never seen, small noise everywhere,
-slowly wandering error with noisy depth, frozen frames, exchanged sides.
+The first four are the paper's (section 5.1): a share p of the frames, or of the joints of each frame, is masked, or
+moved by uniform noise in [-s limb, s limb], where limb is the length of the bone that ends in the joint. The frames and
+joints with the highest confidence are chosen, ties at random. The others are what live estimators do: bursts of lost
+frames, a hand lost for a while, a joint never seen, small noise everywhere, slow drift with noisy depth, frozen frames,
+exchanged sides.
 
-Every function takes `poses` and returns new `Poses`. Shares and strengths are numbers, or tensors [B] with one for each
-window. The root (the neck, origin of the canonical frame) is left alone unless it is said that it is not.
+Every function takes `poses` and returns new `Poses`. Shares and strengths are numbers, or tensors [B] with one value a
+window. The root (the neck, origin of the canonical frame) is not corrupted unless a function says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtskel.skeleton import UPPER_BODY_50, Skeleton
+from rtskel.training.score import CANONICAL_MM
 
 Amount = float | Tensor
 
@@ -30,7 +31,7 @@ Amount = float | Tensor
 class Poses:
     """A batch of pose windows: xyz [B, W, J, 3], missing [B, W, J] bool (xyz is 0 there), confidence [B, W, J].
 
-    truth [B, W, J, 3] is what is to be recovered from them.
+    truth [B, W, J, 3] is what a model should recover.
     """
 
     xyz: Tensor
@@ -41,15 +42,9 @@ class Poses:
 
     @classmethod
     def clean(cls, xyz: Tensor, confidence: Tensor | None = None, skeleton: Skeleton = UPPER_BODY_50) -> Poses:
-        """Poses with no joint missing; confidence is 1 where none is given."""
+        """Poses without missing joints; confidence is 1 unless given."""
         ones = torch.ones(xyz.shape[:3], device=xyz.device)
-        return cls(
-            xyz,
-            torch.zeros(xyz.shape[:3], dtype=torch.bool, device=xyz.device),
-            ones if confidence is None else confidence,
-            xyz,
-            skeleton,
-        )
+        return cls(xyz, ones == 0, ones if confidence is None else confidence, xyz, skeleton)
 
     def hide(self, where: Tensor) -> Poses:
         """The poses with the joints `where` [B, W, J] missing."""
@@ -84,26 +79,21 @@ def _column(amount: Amount, dims: int, like: Tensor) -> Tensor:
 
 
 def top(confidence: Tensor, share: Amount, generator: torch.Generator) -> Tensor:
-    """The round(share * n) entries of highest confidence along the last dimension, ties at random: bool like
-    [..., n].
-    """
+    """The round(share * n) entries of the last dimension with the highest confidence, ties at random: [..., n] bool."""
     tie = torch.rand(confidence.shape, generator=generator, device=confidence.device).argsort(-1)
     order = tie.gather(-1, confidence.gather(-1, tie).argsort(dim=-1, descending=True, stable=True))
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
+    ranks = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(-1, order, ranks)
     return rank < (_column(share, confidence.dim(), confidence) * confidence.shape[-1]).round()
 
 
 def frames(poses: Poses, share: Amount, generator: torch.Generator) -> Tensor:
-    """A share of the frames, those of highest mean confidence first: [B, W, J] bool, without the root."""
+    """A share of the frames, highest mean confidence first: [B, W, J] bool, without the root."""
     return top(poses.confidence.mean(-1), share, generator)[..., None] & poses.movable()
 
 
 def joints(poses: Poses, share: Amount, generator: torch.Generator, static: bool = False) -> Tensor:
-    """A share of each frame's joints, those of highest confidence first (`static`: the same throughout): [B,
-    W, J] bool.
-    """
+    """A share of each frame's joints, highest confidence first; `static`: the same in all frames: [B, W, J] bool."""
     confidence = poses.confidence.mean(1, keepdim=True) if static else poses.confidence
     keep = poses.movable()
     chosen = torch.zeros(confidence.shape, dtype=torch.bool, device=confidence.device)
@@ -112,16 +102,14 @@ def joints(poses: Poses, share: Amount, generator: torch.Generator, static: bool
 
 
 def limb_noise(poses: Poses, where: Tensor, strength: Amount, generator: torch.Generator) -> Poses:
-    """Uniform noise in [-s limb, s limb] on every coordinate of the joints `where` [B, W, J]; confidence stays
-    as it is.
-    """
+    """Uniform noise in [-s limb, s limb] on all coordinates of the joints `where` [B, W, J]; same confidence."""
     noise = 2.0 * torch.rand(poses.xyz.shape, generator=generator, device=poses.xyz.device) - 1.0
     size = poses.limb() * _column(strength, 3, poses.xyz) * where
     return poses.move(noise * size[..., None])
 
 
 def frame_mask(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
-    """The paper's first corruption: a share of the frames without any joint (but the root)."""
+    """The paper's first corruption: all joints but the root missing in a share of the frames."""
     return poses.hide(frames(poses, share, generator))
 
 
@@ -153,11 +141,13 @@ def dense_noise(poses: Poses, strength: Amount, generator: torch.Generator) -> P
 def runs(
     like: Tensor, share: Amount, shortest: int, longest: int, generator: torch.Generator, inside: bool = False
 ) -> Tensor:
-    """Runs of `shortest` to `longest` frames along dim 1 of `like` [B, W, ...], until a share of each row is taken.
+    """Runs of `shortest` to `longest` frames along dim 1 of `like` [B, W, ...], until a share of each row is covered.
 
-    Rows are independent; the last run is shortened, down to `shortest`, so that no more than that is taken.
-    Runs lie anywhere, cut by both ends of the row, as a window sees them; `inside`: whole, and never on the
-    first frame. Returns bool [B, W].
+    Rows are independent. The last run is shortened, down to `shortest`, to cover no more than the share. Runs lie
+    anywhere and are cut at both ends of the row, as in a window; `inside`: whole runs, never on the first frame.
+
+    Returns:
+        bool [B, W].
     """
     batch, window = like.shape[:2]
     wanted = (_column(share, 1, like) * window).round().long().expand(batch)
@@ -186,26 +176,25 @@ def burst_mask(
     longest: int = 15,
     inside: bool = False,
 ) -> Poses:
-    """Bursts of `shortest` to `longest` frames without any joint (but the root), until a share of the frames is gone.
+    """All joints but the root missing in bursts of `shortest` to `longest` frames, for a share of the frames.
 
-    inside: whole bursts only, never on the first frame: for whole sequences, of which nothing is known before it.
+    inside: whole bursts only, never on the first frame: for whole sequences, in which nothing precedes it.
     """
     gone = runs(poses.missing, share, shortest, longest, generator, inside)
     return poses.hide(gone[..., None] & poses.movable())
 
 
 def drop_frames(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
-    """A share of the frames lost whole, the root too, as when a camera or an estimator skips."""
+    """A share of the frames lost, the root too, as when a camera or an estimator skips frames."""
     lost = _rand(generator, *poses.missing.shape[:2], like=poses.xyz) < _column(share, 2, poses.xyz)
     return poses.hide(lost[..., None].expand_as(poses.missing))
 
 
 def hand_gone(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
-    """Each hand lost in runs of 3 to 40 frames for a share of the time, its 21 joints together; the wrist stays."""
+    """Each hand missing in runs of 3 to 40 frames for a share of the time, its 21 joints together; not the wrist."""
     where = torch.zeros_like(poses.missing)
-    for hand in ("left_hand", "right_hand"):
-        gone = runs(poses.missing, share, 3, 40, generator)
-        where[:, :, list(poses.skeleton.groups[hand])] = gone[..., None]
+    for _, hand in poses.skeleton.hands:
+        where[:, :, hand] = runs(poses.missing, share, 3, 40, generator)[..., None]
     return poses.hide(where)
 
 
@@ -223,15 +212,15 @@ def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch
 def measured_error(
     shape: tuple[int, int, int], generator: torch.Generator, like: Tensor, before: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The error measured between a monocular estimator and optical capture, at wrists and elbows, in millimetres.
+    """The error of a monocular estimator against optical capture, measured at wrists and elbows, in millimetres.
 
-    Drift is slow, first-order autoregressive with coefficient 0.96 and deviation 17 mm across the image, 0.99 and
-    100 mm in depth; jitter is white, 5 and 13 mm, three times that in 8% of the frames.
+    Drift is slow: first-order autoregressive with coefficient 0.96 and standard deviation 17 mm across the image, 0.99
+    and 100 mm in depth. Jitter is white: 5 and 13 mm, three times that in 8% of the frames.
 
     Args:
-        shape: (B, W, J); every joint errs by itself.
-        like: on whose device the errors shall be.
-        before: how many frames of drift more there shall be.
+        shape: (B, W, J); joints err independently.
+        like: a tensor on the device of the errors.
+        before: how many more frames of drift to draw.
 
     Returns:
         Drift [B, W + before, J, 3] and jitter [B, W, J, 3].
@@ -252,55 +241,51 @@ def estimator_error(
     depth_drift: Amount,
     jitter: Amount,
     generator: torch.Generator,
-    millimetre: float = 1 / 3 / 370,
     even: bool = False,
     kept: bool = False,
 ) -> Poses:
-    """`measured_error` for the whole body: less nearer to the trunk (unless `even`), and a hand moves with its wrist.
+    """`measured_error` for the whole body: smaller near the trunk (unless `even`), and a hand moves with its wrist.
 
-    The root moves too.
+    The root moves too. Poses are in canonical units.
 
     Args:
-        drift, depth_drift, jitter: how much of each, 1 being as measured.
-        millimetre: length of a millimetre in the units of `poses` (default: canonical, shoulders 370 mm apart).
+        drift, depth_drift, jitter: strength of each; 1: as measured.
         even: every joint of the body errs as much as the wrists.
-        kept: drift is smooth, and the truth drifts with it; where there is jitter, it is what a filter without delay
-            makes of the poses (`smoothed`). In a video of one person nobody can tell slow error from motion.
+        kept: drift is smooth and belongs to the truth, because slow error cannot be told from motion. Where there is
+            jitter, the truth is what a filter without delay makes of the poses (`smoothed`).
     """
     batch, window, joints = poses.missing.shape
     slow, white = measured_error((batch, window, joints), generator, poses.xyz, before=2 * _AROUND * kept)
-    slow = torch.cat(
-        [slow[..., :2] * _column(drift, 4, poses.xyz), slow[..., 2:] * _column(depth_drift, 4, poses.xyz)], -1
-    )
-    if kept:
-        for _ in range(_AROUND):
-            slow = means_of_three(slow)
+    strengths = [_column(strength, 4, poses.xyz) for strength in (drift, depth_drift)]
+    slow = torch.cat([slow[..., :2] * strengths[0], slow[..., 2:] * strengths[1]], -1)
+    for _ in range(_AROUND * kept):
+        slow = means_of_three(slow)
     white = white * _column(jitter, 4, poses.xyz)
     above = torch.tensor(poses.skeleton.chain.sum(1) - 1, device=poses.xyz.device)  # how many joints
     nearness = 1.0 if even else (0.4 + 0.2 * above).clamp(max=1.0)[:, None]
 
     def spread(error: Tensor, of_hand: float) -> Tensor:
         whole = error * nearness
-        for wrist, hand in _hands(poses.skeleton):
+        for wrist, hand in poses.skeleton.hands:
             whole[:, :, hand] = whole[:, :, [wrist]] + of_hand * error[:, :, hand]
-        return whole * millimetre
+        return whole * (1 / CANONICAL_MM)
 
     slow, white = spread(slow, 0.07), spread(white, 0.35)
     if kept:
         shaken = _column(jitter, 4, poses.xyz) > 0
-        left = torch.zeros_like(white)  # of the jitter: none at the ends, where a filter would have to see beyond them
+        left = torch.zeros_like(white)  # what the filter leaves; 0 at the ends, where it would need frames beyond
         left[:, 2:-2] = smoothed(white)[:, 2:-2]
         poses = replace(poses, truth=torch.where(shaken, smoothed(poses.truth) + left, poses.truth) + slow)
     return poses.move(slow + white)
 
 
 _AROUND = 4
-"""How often drift that is kept is smoothed, which takes as many frames on either side: a deviation of 1.4 frames."""
+"""Passes that smooth kept drift, each of which uses one frame on either side: a standard deviation of 1.4 frames."""
 
 
 def smoothed(xyz: Tensor) -> Tensor:
-    """Binomially weighted means [1, 4, 6, 4, 1] / 16 of five frames [B, W, J, 3], which halve what moves at a fifth of
-    the frame rate; of three next to the ends, and the ends themselves stay.
+    """Means of five frames [B, W, J, 3] with weights [1, 4, 6, 4, 1] / 16, which halve motion at a fifth of the frame
+    rate; of three frames next to the ends. The first and the last frame are unchanged.
     """
     out, once = xyz.clone(), means_of_three(xyz)
     out[:, 1:-1] = once
@@ -312,31 +297,34 @@ Frames = TypeVar("Frames", Tensor, NDArray[Any])
 
 
 def means_of_three(xyz: Frames) -> Frames:
-    """Binomially weighted means [1, 2, 1] / 4 of three frames each: [..., W, J, 3] -> [..., W - 2, J, 3]."""
+    """Means of three frames with weights [1, 2, 1] / 4: [..., W, J, 3] -> [..., W - 2, J, 3]."""
     means: Frames = 0.25 * xyz[..., :-2, :, :] + 0.5 * xyz[..., 1:-1, :, :] + 0.25 * xyz[..., 2:, :, :]
     return means
 
 
 def depth_noise(poses: Poses, strength: Amount, generator: torch.Generator) -> Poses:
-    """White noise of `strength` canonical units in depth, a fifth of that across the image, on every joint."""
-    noise = torch.randn(poses.xyz.shape, generator=generator, device=poses.xyz.device)
-    noise = noise * torch.tensor([0.2, 0.2, 1.0], device=poses.xyz.device) * _column(strength, 4, poses.xyz)
-    return poses.move(noise * poses.movable()[:, None])
+    """White noise on every joint: `strength` canonical units in depth, a fifth of that across the image."""
+    return poses.move(_deep_noise(poses.xyz.shape, strength, generator, poses.xyz) * poses.movable()[:, None])
+
+
+def _deep_noise(shape: Sequence[int], strength: Amount, generator: torch.Generator, like: Tensor) -> Tensor:
+    """White noise [B, ..., 3] of that strength in depth, a fifth of it across the image."""
+    noise = torch.randn(shape, generator=generator, device=like.device)
+    return noise * torch.tensor([0.2, 0.2, 1.0], device=like.device) * _column(strength, len(shape), like)
 
 
 def depth_leaps(poses: Poses, strength: Amount, generator: torch.Generator) -> Poses:
-    """A hand that leaps in depth, about once in 12 frames, and stays there: an estimator that finds it and loses it.
+    """A hand that jumps in depth, about once in 12 frames, and stays there, as when an estimator loses and finds it.
 
-    The truth follows, smoothed, as in `estimator_error(kept=True)`. The wrist moves with its hand, the elbow by half of
-    that. `strength` is the deviation in canonical units (0.05: 55 mm); across the image a fifth of it.
+    The truth follows, smoothed, as in `estimator_error(kept=True)`. The wrist moves with its hand, the elbow by half as
+    much. `strength` is the standard deviation in canonical units (0.05: 55 mm); across the image a fifth of it.
     """
     batch, window, _ = poses.missing.shape
     error = torch.zeros_like(poses.xyz)
     time = torch.arange(window, device=error.device)[:, None]
-    for wrist, hand in _hands(poses.skeleton):
+    for wrist, hand in poses.skeleton.hands:
         since = torch.where(_rand(generator, batch, window, 1, like=error) < 1 / 12, time, 0).cummax(1).values
-        levels = torch.randn((batch, window, 3), generator=generator, device=error.device)
-        levels = levels * torch.tensor([0.2, 0.2, 1.0], device=error.device) * _column(strength, 3, error)
+        levels = _deep_noise((batch, window, 3), strength, generator, error)
         arm = levels.gather(1, since.expand_as(levels))[:, :, None]
         error[:, :, [wrist, *hand]] = arm
         error[:, :, [poses.skeleton.parents[wrist]]] = 0.5 * arm
@@ -358,11 +346,11 @@ def frozen_frames(poses: Poses, share: Amount, generator: torch.Generator) -> Po
 
 
 def swap_sides(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
-    """Left and right exchanged, arms and hands or the hands alone, in runs of 1 to 5 frames for a share of the time."""
+    """Left and right exchanged (arms and hands, or only hands) in runs of 1 to 5 frames for a share of the time."""
     swapped = runs(poses.missing, share, 1, 5, generator)
     mirror = torch.tensor(poses.skeleton.mirror, device=poses.xyz.device)
     hands = torch.zeros_like(poses.movable())
-    for _, hand in _hands(poses.skeleton):
+    for _, hand in poses.skeleton.hands:
         hands[hand] = True
     only_hands = _rand(generator, swapped.shape[0], 1, 1, like=poses.xyz) < 0.5
     where = swapped[..., None] & (hands | ~only_hands)
@@ -374,62 +362,61 @@ def swap_sides(poses: Poses, share: Amount, generator: torch.Generator) -> Poses
     )
 
 
-def _hands(skeleton: Skeleton) -> list[tuple[int, list[int]]]:
-    """(wrist of the body, joints of the hand) for both sides."""
-    hands = [list(skeleton.groups[name]) for name in ("left_hand", "right_hand")]
-    return [(skeleton.parents[hand[0]], hand) for hand in hands]
-
-
 Recipe = Callable[[Poses, torch.Generator], Poses]
 
 
-def _uniform(low: float, high: float) -> Callable[[Poses, torch.Generator], Tensor]:
-    return lambda poses, g: low + (high - low) * _rand(g, poses.xyz.shape[0], like=poses.xyz)
+def _uniform(poses: Poses, g: torch.Generator, low: float, high: float) -> Tensor:
+    """A number for each window: [B]."""
+    return low + (high - low) * _rand(g, poses.xyz.shape[0], like=poses.xyz)
+
+
+def _share(poses: Poses, g: torch.Generator) -> Tensor:
+    return _uniform(poses, g, 0.05, 0.25)
 
 
 def _estimator(low: float, high: float) -> Recipe:
-    """Estimator error with drift of `low` to `high` times the measured, half of the windows with losses on top."""
+    """Estimator error, `low` to `high` times the measured drift; half of the windows also lose joints and frames."""
 
     def recipe(poses: Poses, g: torch.Generator) -> Poses:
-        drift = _uniform(low, high)
-        poses = estimator_error(poses, drift(poses, g), 0.7 * drift(poses, g), _uniform(0.3, 1.6)(poses, g), g)
+        drift, depth_drift = _uniform(poses, g, low, high), 0.7 * _uniform(poses, g, low, high)
+        poses = estimator_error(poses, drift, depth_drift, _uniform(poses, g, 0.3, 1.6), g)
         where = _wrists_lost(poses, 0.3, g)
         lossy = _some(0.5, poses, g)
         poses = poses.hide(where & lossy[:, None, None])
-        share = _uniform(0.0, 0.1)(poses, g) * ~lossy
+        share = _uniform(poses, g, 0.0, 0.1) * ~lossy
         return drop_frames(joint_mask(hand_gone(poses, 1.5 * share, g), 0.5 * share, g), share, g)
 
     return recipe
 
 
 def _estimator_body(poses: Poses, g: torch.Generator) -> Poses:
-    """About the measured error on every joint of the body alike, wrists lost a tenth of the time; often handless."""
-    strength = _uniform(0.7, 1.3)
-    poses = estimator_error(poses, strength(poses, g), strength(poses, g), strength(poses, g), g, even=True)
+    """About the measured error, alike on every joint of the body; wrists lost a tenth of the time; often no hands."""
+    drift, depth_drift, jitter = (_uniform(poses, g, 0.7, 1.3) for _ in range(3))
+    poses = estimator_error(poses, drift, depth_drift, jitter, g, even=True)
     return poses.hide(_wrists_lost(poses, 0.7, g))
 
 
 def _wrists_lost(poses: Poses, handless: float, g: torch.Generator) -> Tensor:
-    """Each wrist lost a tenth of the time, and in the share `handless` of the windows both hands: [B, W, J]."""
+    """Each wrist lost a tenth of the time; both hands lost in the share `handless` of the windows: [B, W, J]."""
     where = torch.zeros_like(poses.missing)
     without = _some(handless, poses, g)[:, None, None]
-    for wrist, hand in _hands(poses.skeleton):
+    for wrist, hand in poses.skeleton.hands:
         where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
         where[:, :, hand] = without
     return where
 
 
 def _jitter(low: float, high: float) -> Recipe:
-    """What is left of an estimator's error when drift is let be, with `low` to `high` times the measured jitter.
+    """Estimator error whose drift is part of the truth, with `low` to `high` times the measured jitter.
 
-    Half of the windows have losses; in some, hands leap in depth; in some, hardly a hand is seen.
+    Half of the windows also lose joints and frames; in some, hands jump in depth; in some, hands are hardly seen.
     """
 
     def recipe(poses: Poses, g: torch.Generator) -> Poses:
-        drift = _uniform(0.0, 1.0)
-        poses = estimator_error(poses, drift(poses, g), drift(poses, g), _uniform(low, high)(poses, g), g, kept=True)
-        poses = depth_leaps(poses, _uniform(0.0, 0.08)(poses, g) * _some(0.4, poses, g), g)
-        share = _uniform(0.0, 0.1)(poses, g) * _some(0.5, poses, g)
+        drift, depth_drift = _uniform(poses, g, 0.0, 1.0), _uniform(poses, g, 0.0, 1.0)
+        poses = estimator_error(poses, drift, depth_drift, _uniform(poses, g, low, high), g, kept=True)
+        poses = depth_leaps(poses, _uniform(poses, g, 0.0, 0.08) * _some(0.4, poses, g), g)
+        share = _uniform(poses, g, 0.0, 0.1) * _some(0.5, poses, g)
         poses = _hardly_a_hand(hand_gone(poses, 4 * share, g), _some(0.4, poses, g), g)
         return drop_frames(joint_mask(poses, 0.5 * share, g), share, g)
 
@@ -437,31 +424,31 @@ def _jitter(low: float, high: float) -> Recipe:
 
 
 def _some(share: float, poses: Poses, g: torch.Generator) -> Tensor:
-    """That share of the windows [B]."""
+    """A random share of the windows: [B] bool."""
     return _rand(g, poses.xyz.shape[0], like=poses.xyz) < share
 
 
 def _hardly_a_hand(poses: Poses, chosen: Tensor, g: torch.Generator) -> Poses:
-    """In the windows `chosen` [B] one hand is never seen and the other now and then."""
+    """In the windows `chosen` [B] one hand is never seen, and the other only at times."""
     where = torch.zeros_like(poses.missing)
     first = _some(0.5, poses, g)
-    for (_, hand), never in zip(_hands(poses.skeleton), (first, ~first), strict=True):
-        gone = runs(poses.missing, _uniform(0.3, 0.9)(poses, g), 2, 20, g)
+    for (_, hand), never in zip(poses.skeleton.hands, (first, ~first), strict=True):
+        gone = runs(poses.missing, _uniform(poses, g, 0.3, 0.9), 2, 20, g)
         where[:, :, hand] = (chosen[:, None] & (never[:, None] | gone))[..., None]
     return poses.hide(where)
 
 
 def _live(poses: Poses, g: torch.Generator) -> Poses:
-    """Several failures at once, each in some of the windows only."""
+    """Several failures at once, each in some of the windows."""
 
     def some(low: float, high: float, probability: float) -> Tensor:
-        return _uniform(low, high)(poses, g) * _some(probability, poses, g)
+        return _uniform(poses, g, low, high) * _some(probability, poses, g)
 
     drift = some(0.05, 0.5, 0.5)
     poses = estimator_error(poses, drift, 0.6 * drift, some(0.1, 1.5, 0.6), g, kept=True)
     poses = dense_noise(poses, some(0.02, 0.2, 0.3), g)
     poses = depth_noise(poses, some(0.005, 0.03, 0.3), g)
-    poses = joint_noise(poses, some(0.02, 0.2, 0.4), _uniform(0.2, 1.0)(poses, g), g)
+    poses = joint_noise(poses, some(0.02, 0.2, 0.4), _uniform(poses, g, 0.2, 1.0), g)
     poses = swap_sides(poses, some(0.02, 0.15, 0.2), g)
     poses = frozen_frames(poses, some(0.02, 0.2, 0.2), g)
     poses = hand_gone(poses, some(0.1, 1.0, 0.5), g)
@@ -470,22 +457,19 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
     return drop_frames(poses, some(0.02, 0.3, 0.6), g)
 
 
-# What training draws from: a recipe for each kind, and how often. Strengths are split so that each kind has
-# errors of one order of magnitude: training balances the kinds by their running error.
-_SHARE = _uniform(0.05, 0.25)
 TRAINING: dict[str, tuple[float, Recipe]] = {
     "clean": (1.0, lambda x, g: x),
-    "frame_mask": (1.6, lambda x, g: frame_mask(x, _SHARE(x, g), g)),
-    "joint_mask": (1.4, lambda x, g: joint_mask(x, _SHARE(x, g), g)),
-    "frame_noise_low": (1.0, lambda x, g: frame_noise(x, _SHARE(x, g), _uniform(0.05, 0.2)(x, g), g)),
-    "frame_noise_mid": (1.0, lambda x, g: frame_noise(x, _SHARE(x, g), _uniform(0.2, 0.6)(x, g), g)),
-    "frame_noise_high": (1.0, lambda x, g: frame_noise(x, _SHARE(x, g), _uniform(0.6, 1.0)(x, g), g)),
-    "joint_noise_low": (0.7, lambda x, g: joint_noise(x, _SHARE(x, g), _uniform(0.05, 0.2)(x, g), g)),
-    "joint_noise_mid": (1.0, lambda x, g: joint_noise(x, _SHARE(x, g), _uniform(0.2, 0.6)(x, g), g)),
-    "joint_noise_high": (1.0, lambda x, g: joint_noise(x, _SHARE(x, g), _uniform(0.6, 1.0)(x, g), g)),
-    "burst_mask": (1.6, lambda x, g: burst_mask(x, _SHARE(x, g), g)),
-    "static_joint_mask": (2.0, lambda x, g: static_joint_mask(x, _SHARE(x, g), g)),
-    "dense_noise": (1.2, lambda x, g: dense_noise(x, _uniform(0.05, 0.45)(x, g), g)),
+    "frame_mask": (1.6, lambda x, g: frame_mask(x, _share(x, g), g)),
+    "joint_mask": (1.4, lambda x, g: joint_mask(x, _share(x, g), g)),
+    "frame_noise_low": (1.0, lambda x, g: frame_noise(x, _share(x, g), _uniform(x, g, 0.05, 0.2), g)),
+    "frame_noise_mid": (1.0, lambda x, g: frame_noise(x, _share(x, g), _uniform(x, g, 0.2, 0.6), g)),
+    "frame_noise_high": (1.0, lambda x, g: frame_noise(x, _share(x, g), _uniform(x, g, 0.6, 1.0), g)),
+    "joint_noise_low": (0.7, lambda x, g: joint_noise(x, _share(x, g), _uniform(x, g, 0.05, 0.2), g)),
+    "joint_noise_mid": (1.0, lambda x, g: joint_noise(x, _share(x, g), _uniform(x, g, 0.2, 0.6), g)),
+    "joint_noise_high": (1.0, lambda x, g: joint_noise(x, _share(x, g), _uniform(x, g, 0.6, 1.0), g)),
+    "burst_mask": (1.6, lambda x, g: burst_mask(x, _share(x, g), g)),
+    "static_joint_mask": (2.0, lambda x, g: static_joint_mask(x, _share(x, g), g)),
+    "dense_noise": (1.2, lambda x, g: dense_noise(x, _uniform(x, g, 0.05, 0.45), g)),
     "estimator_low": (2.0, _estimator(0.1, 0.45)),
     "estimator_high": (1.2, _estimator(0.45, 1.2)),
     "estimator_body": (1.6, _estimator_body),
@@ -493,6 +477,10 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "jitter_high": (2.0, _jitter(0.5, 1.6)),
     "live": (2.0, _live),
 }
+"""Kinds of corruption in training: how often each is drawn, and what it does.
+
+Strengths are split so that errors of one kind have one order of magnitude: training balances kinds by running error.
+"""
 
 FIXED: dict[str, tuple[int, Callable[..., Poses]]] = {
     "frame_mask": (1, frame_mask),
@@ -501,14 +489,18 @@ FIXED: dict[str, tuple[int, Callable[..., Poses]]] = {
     "frame_noise": (2, frame_noise),
     "joint_noise": (2, joint_noise),
 }
-"""What `recipe` takes at fixed amounts, and how many of them: a share, then a strength."""
+"""Corruptions that `recipe` takes with fixed amounts, and how many amounts: a share, then a strength."""
 
 
 def recipe(kind: str) -> tuple[float, Recipe]:
     """How often training draws a kind of corruption, and the corruption.
 
-    A kind is a name of `TRAINING`, or a name of `FIXED` with its amounts, as in "frame_mask@0.15" (a share) and
-    "joint_noise@0.15,0.5" (a share and a strength). Anything else raises ValueError.
+    Args:
+        kind: a name of `TRAINING`, or a name of `FIXED` with its amounts, as in "frame_mask@0.15" (a share) and
+            "joint_noise@0.15,0.5" (a share and a strength).
+
+    Raises:
+        ValueError: unknown kind or wrong amounts.
     """
     if kind in TRAINING:
         return TRAINING[kind]

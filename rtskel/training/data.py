@@ -1,9 +1,8 @@
-"""Clean motion to learn from: corpora on disk, windows out of them, augmentation, and builders of corpora.
+"""Clean motion to learn from: corpora on disk, windows drawn from them, augmentation, and builders of corpora.
 
-A corpus is a folder: `xyz.npy` float32 [F, J, 3] in canonical axes and units, mapped and never loaded whole,
-and `index.json`, which names its sequences, their source, split, frame rate and place. Windows are sampled by
-source weight, then uniformly over frames; augmentation runs batched in torch on the training device, before
-any corruption.
+A corpus is a folder: `xyz.npy` float32 [F, J, 3] in canonical axes and units, memory-mapped and never loaded whole, and
+`index.json`, which lists its sequences with their source, split, frame rate and position. Windows are sampled by source
+weight, then uniformly over frames. Augmentation runs batched in torch on the training device, before any corruption.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats import SHOULDER_WIDTH_MM, Recording, read
+from rtskel.formats import Recording, read
 from rtskel.recordings import lift_recording
 from rtskel.refine.canonical import canonical_frames
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
 from rtskel.training.corrupt import autoregressive, means_of_three
+from rtskel.training.score import CANONICAL_MM
 from rtskel.training.synthesize import synthesize
 
 Array = NDArray[np.float32]
@@ -49,7 +49,7 @@ class Sequence:
 
 
 class Corpus:
-    """A corpus on disk, opened read-only. FormatError names what is wrong with a folder that is none."""
+    """A corpus on disk, opened read-only. FormatError tells why a folder is not a corpus."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -65,32 +65,34 @@ class Corpus:
             raise FormatError(f"{folder}: empty corpus")
         if len(self.xyz) and isinstance(self.xyz, np.memmap):
             self._map: mmap.mmap = self.xyz._mmap  # type: ignore[attr-defined]
-            self._map.madvise(mmap.MADV_RANDOM)  # a window is a few pages: what lies around it is not read ahead
+            self._map.madvise(mmap.MADV_RANDOM)  # a window is a few pages: no read-ahead
         if self.xyz.ndim != 3 or self.xyz.shape[2] != 3 or len(self.xyz) < frames:
             raise FormatError(f"{folder}: xyz.npy has shape {self.xyz.shape}, the index wants {frames} frames")
 
     def release(self) -> None:
-        """Lets go of the memory that holds what was read; the system may keep it as cache. What is read later is read
-        again.
-        """
+        """Releases the memory of the pages read so far; the system may keep them as cache."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def select(self, split: str, source: str | None = None) -> list[Sequence]:
         """The sequences of a split, and of a source if one is given."""
         return [s for s in self.sequences if s.split == split and source in (None, s.source)]
 
+    def frames(self, sequence: Sequence) -> Array:
+        """A copy of a sequence's frames [N, J, 3]."""
+        return np.array(self.xyz[sequence.first : sequence.first + sequence.length])
+
 
 def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]) -> dict[str, tuple[int, int]]:
     """Writes sequences as a corpus, one after the other (their `first` and `length` are set here).
 
-    Only one sequence at a time is in memory. Frames must be finite and complete, of the same skeleton throughout. The
-    index is written last: a folder without one, of a build that was broken off, is no corpus.
+    Only one sequence at a time is in memory. Frames must be finite and complete, all of one skeleton. The index is
+    written last: the folder of an interrupted build has none and is not a corpus.
 
     Returns:
         Sequences and frames by "source/split".
 
     Raises:
-        FormatError: a sequence is unfit or cannot be read, there is none, or the folder cannot be written.
+        FormatError: a sequence is unusable or cannot be read, there is none, or the folder cannot be written.
     """
     folder = Path(folder)
     entries, total, joints, digest = list[dict[str, Any]](), 0, 0, hashlib.sha256()
@@ -128,7 +130,7 @@ def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]
 
 
 def _read(sequences: Iterable[tuple[Sequence, Array]]) -> Iterator[tuple[Sequence, Array]]:
-    """The sequences; what cannot be read to make them is named as that."""
+    """The sequences; an error while making them names the file that cannot be read."""
     try:
         yield from sequences
     except OSError as error:
@@ -136,23 +138,27 @@ def _read(sequences: Iterable[tuple[Sequence, Array]]) -> Iterator[tuple[Sequenc
 
 
 def _write_header(file: IO[bytes], frames: int, joints: int) -> None:
-    # numpy leaves room for the first axis to grow, so the header has the same length for any number of frames.
+    # numpy pads the header so that the first axis can grow: its length is the same for any number of frames.
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (frames, joints, 3)})
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How clean windows are varied before they are corrupted. Probabilities, and standard deviations in the
-    unit stated.
+    """How clean windows are varied before they are corrupted.
 
-    warp: windows played at another speed, log-uniform in `rates`. reverse: played backward. exchange: mirrored
-    with left and right exchanged. negate: seen in a mirror without that. bone: deviation of the log of each bone's
-    length, the same on both sides. hand_size: of both hands' as a whole, on top of it, for estimators see hands in any
-    size. asymmetry: of each bone's by itself. hands: hands taken from another window of the batch. wander: a moving
-    neck; still: how often a neck that moves is held at the origin.
-    breathe: a common scale that varies slowly through the window, as lifted data has.
-    beginning: windows that begin where their sequence does, which padding in front then makes a stream's first.
-    yaw, pitch, roll: largest rotation in degrees.
+    Attributes:
+        warp: probability of another playing speed, log-uniform in `rates`.
+        reverse: probability of playing backward.
+        exchange, negate: probability of mirroring, with and without exchanging left and right.
+        bone: standard deviation of the log of each bone's length, the same on both sides.
+        hand_size: the same for both hands as a whole, in addition: estimators see hands in any size.
+        asymmetry: the same for each bone by itself.
+        hands: probability of taking a hand from another window of the batch.
+        wander: probability of neck drift. still: probability of holding a moving neck at the origin.
+        breathe: standard deviation of a common scale that varies slowly in the window, as in lifted data.
+        beginning: probability of the first window of a sequence, which front padding turns into a stream's first.
+        yaw, pitch, roll: largest rotation in degrees.
+        front_padding, tail_padding: probabilities of `pad_windows`.
     """
 
     warp: float = 0.4
@@ -176,15 +182,18 @@ class AugmentConfig:
 
 
 RELEASE_EVERY = 500
-"""Batches after which the pages of a corpus that were read are let go, so that memory stays bounded."""
+"""Batches after which the pages of a corpus are released, so that memory stays bounded."""
 
 
 class Windows:
-    """Draws batches of clean windows [B, W, J, 3] from a corpus, augmented and in no particular place.
+    """Draws batches of clean, augmented windows [B, W, J, 3] from a corpus, anywhere in space.
 
     Args:
-        weights: how often each source is drawn from, relative to the others; sources left out are not.
-        generator: where all randomness comes from; on the device where augmentation shall run.
+        weights: how often each source is drawn, relative to the others; sources not listed are never drawn.
+        generator: source of all randomness, on the device where augmentation runs.
+
+    Raises:
+        FormatError: the split has no sequences, or none of a source.
     """
 
     def __init__(
@@ -201,10 +210,13 @@ class Windows:
         self.corpus, self.window, self.skeleton, self.generator = corpus, window, skeleton, generator
         self.augment = augment or AugmentConfig()
         self.sequences = corpus.select(split)
-        weights = {s.source: 1.0 for s in self.sequences} if weights is None else weights
-        missing = [source for source in weights if not corpus.select(split, source)]
-        if missing:
-            raise FormatError(f"{corpus.folder}: no sequences of source {missing[0]!r} in split {split!r}")
+        there = {s.source: 1.0 for s in self.sequences}
+        weights = there if weights is None else weights
+        missing = [source for source in weights if source not in there]
+        if missing or not there:
+            of = f" of source {missing[0]!r}" if missing and there else ""
+            known = f" (there is {', '.join(sorted(there or {s.split for s in corpus.sequences}))})"
+            raise FormatError(f"{corpus.folder}: no sequences{of} in split {split!r}{known}")
         lengths = np.array([s.length for s in self.sequences], np.float64)
         source = np.array([s.source for s in self.sequences])
         chance = np.zeros(len(lengths))
@@ -228,7 +240,7 @@ class Windows:
         low, high = np.log(a.rates)
         spread = np.minimum(u[:, 0] / max(a.warp, 1e-9), 1.0)
         rate = np.where(u[:, 0] < a.warp, np.exp(low + (high - low) * spread), 1.0)
-        # A window that lies across an end of its sequence repeats the frame there, as padding does.
+        # A window that exceeds its sequence repeats the last frame, as padding does.
         slack = np.maximum(self.length[pick] - rate * (self.window - 1) - 1, 0.0)
         start = np.where(u[:, 3] < a.beginning, 0.0, u[:, 1] * slack)
         start = np.where(rate == 1.0, np.floor(start), start)
@@ -262,9 +274,7 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     path = (origin - centre) * ~_some(batch, a.still, g)
     drift = 0.05 * autoregressive((batch, window, 1, 3), 0.98, g, x) * _some(batch, a.wander, g)
 
-    for name in ("left_hand", "right_hand"):
-        hand = list(skeleton.groups[name])
-        wrist = skeleton.parents[hand[0]]
+    for wrist, hand in skeleton.hands:
         other = torch.randperm(batch, generator=g, device=device)
         borrowed = x[other][:, :, hand] - x[other][:, :, [wrist]] + x[:, :, [wrist]]
         x[:, :, hand] = torch.where(_some(batch, a.hands, g), borrowed, x[:, :, hand])
@@ -277,11 +287,9 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     parents = torch.tensor(skeleton.parents_or_self, device=device)
     factor = torch.randn(batch, 1, joints, 1, generator=g, device=device) * a.bone
     factor = 0.5 * (factor + factor[:, :, mirror]) * 2**0.5  # the same on both sides
-    hands = torch.tensor(
-        [j in skeleton.groups["left_hand"] or j in skeleton.groups["right_hand"] for j in range(joints)]
-    )
+    hands = torch.tensor([j not in skeleton.groups["body"] for j in range(joints)], device=device)
     whole = a.hand_size * torch.randn(batch, 1, 1, 1, generator=g, device=device)
-    factor = factor + whole * hands.to(device)[:, None]
+    factor = factor + whole * hands[:, None]
     factor = factor + a.asymmetry * torch.randn(batch, 1, joints, 1, generator=g, device=device)
     x = torch.tensor(skeleton.chain, device=device) @ ((x - x[:, :, parents]) * factor.exp())
     x = x * (1 + a.breathe * autoregressive((batch, window, 1, 1), 0.9, g, x) * _some(batch, 0.5, g))
@@ -305,9 +313,10 @@ def rotations(angles: Tensor) -> Tensor:
 def pad_windows(
     clean: Tensor, x: Tensor, missing: Tensor, a: AugmentConfig, g: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Some windows as at a sequence's start or end: the first (corrupted) frame repeated in front, or the last behind.
+    """Some windows as at a sequence's start or end: the first (corrupted) frame repeated before, or the last one after.
 
-    Returns the clean windows, the corrupted ones and the missing joints, all padded alike.
+    Returns:
+        The clean windows, the corrupted ones and the missing joints, all padded alike.
     """
     batch, window = clean.shape[:2]
     device = clean.device
@@ -322,9 +331,7 @@ def pad_windows(
 def to_canonical_windows(
     clean: Tensor, x: Tensor, missing: Tensor, skeleton: Skeleton
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean and corrupted windows in the canonical frame that refinement finds for the corrupted one, and its
-    scale [B].
-    """
+    """Clean and corrupted windows in the canonical frame that refinement finds for the corrupted one; its scale [B]."""
     origin, scale, _ = canonical_frames(x.cpu().numpy(), ~missing.cpu().numpy(), skeleton)
     shift = torch.from_numpy(origin).to(x.device)[:, None, None]
     factor = torch.from_numpy(scale).to(x.device)
@@ -333,14 +340,14 @@ def to_canonical_windows(
 
 
 def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skeleton) -> tuple[Tensor, Tensor]:
-    """Mean bone vector [J, 3] (left shoulder at +x) and root mean square spread [J], sources mixed by weight."""
+    """Mean bone vector [J, 3] (left shoulder at +x) and root mean square deviation [J], sources mixed by weight."""
     mirror = list(skeleton.mirror)
     mean, square, total = np.zeros((skeleton.joints, 3)), np.zeros((skeleton.joints, 3)), sum(weights.values())
     for source, weight in weights.items():
-        xyz = np.concatenate([corpus.xyz[s.first : s.first + s.length] for s in corpus.select("train", source)])
+        xyz = np.concatenate([corpus.frames(s) for s in corpus.select("train", source)])
         xyz = xyz[:: max(1, len(xyz) // 20000)]
-        left = xyz[:, skeleton.names.index("left_shoulder"), 0] < xyz[:, skeleton.names.index("right_shoulder"), 0]
-        xyz = np.where(left[:, None, None], xyz * [-1, 1, 1], xyz)
+        turned = xyz[:, LEFT_SHOULDER, 0] < xyz[:, RIGHT_SHOULDER, 0]
+        xyz = np.where(turned[:, None, None], xyz * [-1, 1, 1], xyz)
         both = np.concatenate([xyz, xyz[:, mirror] * [-1, 1, 1]])
         bone = both - both[:, skeleton.parents_or_self]
         mean += weight / total * bone.mean(0)
@@ -350,20 +357,31 @@ def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skel
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(spread, dtype=torch.float32)
 
 
-# The corpus builder.
+# Builders of corpora
 
 FIRST_SEED = 10_000
 """Seeds of synthetic clips start here; the bundled demo recording has another one."""
 
-MM_PER_UNIT = SHOULDER_WIDTH_MM / SHOULDER_WIDTH
+BODY = list(UPPER_BODY_50.groups["body"])
+"""Joints that motion capture without hands has."""
+
+
+def in_canonical_units(recording: Recording) -> Array:
+    """Poses [N, J, 3] in canonical axes and units."""
+    return recording.canonical() * np.float32(recording.mm_per_unit() / CANONICAL_MM)
 
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """Which parts of the shared data go into a corpus, and which are held out: one Bandai-Namco clip in `holdout`.
+    """Which parts of the shared data go into a corpus.
 
-    synthetic: how many clips of `rtskel.training.synthesize` go in, each with a body of its own, with seeds from
-    FIRST_SEED.
+    Attributes:
+        phoenix, bandai, how2sign: whether these data sets are included.
+        synthetic: number of clips of `rtskel.training.synthesize`, each with its own body, seeds from FIRST_SEED on.
+        synthetic_seconds: length of each.
+        holdout: one Bandai-Namco clip and one synthetic clip in this many is for validation.
+        seed: for attaching hands.
+        skip: names of sequences to leave out.
     """
 
     phoenix: bool = True
@@ -377,17 +395,19 @@ class BuildConfig:
 
 
 def held_out(name: str, holdout: int = BuildConfig.holdout) -> bool:
-    """Whether the Bandai-Namco clip of that name is kept out of training: one in `holdout` is."""
+    """Whether the Bandai-Namco clip with that name is kept out of training, as one in `holdout` is."""
     return zlib.crc32(name.encode()) % holdout == 0
 
 
 def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | None = None) -> dict[str, tuple[int, int]]:
-    """Builds a corpus from the shared data (see its README): returns sequences and frames by source and split.
+    """Builds a corpus from the shared data (see its README).
 
-    PHOENIX14T train is for training and dev for validation, as they are. Bandai-Namco bodies keep their
-    motion, facing the camera on average, with the typical bone lengths of the skeleton; hands from PHOENIX
-    train and from MediaPipe fingerspelling are attached along the forearm. How2Sign, all of it for training, is lifted
-    from 2D.
+    PHOENIX14T is used as it is, its train split for training and dev for validation. Bandai-Namco bodies keep their
+    motion, face the camera on average, and get the typical bone lengths of the skeleton; hands from PHOENIX train and
+    from MediaPipe fingerspelling are attached along the forearm. How2Sign is lifted from 2D and is for training.
+
+    Returns:
+        Sequences and frames by "source/split".
     """
     config = config or BuildConfig()
     chosen = ((s, x) for s, x in shared_sequences(Path(data), config) if s.name not in config.skip)
@@ -414,24 +434,26 @@ def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence
     if config.how2sign:
         for folder in sorted((data / "how2sign_openpose").iterdir()):
             for recording in map(lift_recording, read(folder, fps=24.0)):
-                whole = np.asarray((recording.confidence[:, list(UPPER_BODY_50.groups["body"])] > 0).all(1))
+                whole = np.asarray((recording.confidence[:, BODY] > 0).all(1))
                 yield from _stretches(recording, whole, f"how2sign/{recording.name}", "how2sign", "train")
     for k in range(config.synthetic):
         r = synthesize(config.synthetic_seconds, 25.0, FIRST_SEED + k)
-        xyz = r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
         split = "dev" if k % config.holdout == 0 else "train"
-        yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), xyz
+        yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), in_canonical_units(r)
 
 
 def recorded_sequences(
     paths: Iterable[str | Path], holdout: int = BuildConfig.holdout
 ) -> Iterator[tuple[Sequence, Array]]:
-    """The complete stretches of recordings that `rtskel.formats.read` knows, brought to the training units.
+    """The complete stretches of recordings that `rtskel.formats.read` reads, in training units.
 
-    A stretch ends where a joint is missing or a frame was dropped; those shorter than a second are left out. One
-    recording in `holdout`, the first among them, is for validation. The source is "recordings".
+    A stretch ends where a joint is missing or a frame was dropped; stretches shorter than a second are left out. One
+    recording in `holdout`, starting with the first, is for validation. The source is "recordings".
+
+    Raises:
+        FormatError: a recording is 2D, or none has a complete stretch.
     """
-    number = 0
+    number = used = 0
     for path in paths:
         for recording in read(path):
             if recording.dims != 3:
@@ -439,13 +461,17 @@ def recorded_sequences(
             split = "dev" if number % holdout == 0 else "train"
             number += 1
             whole = np.asarray(~recording.missing.any(1))
-            yield from _stretches(recording, whole, f"{Path(path).name}/{recording.name}", "recordings", split)
+            for part in _stretches(recording, whole, f"{Path(path).name}/{recording.name}", "recordings", split):
+                used += 1
+                yield part
+    if number and not used:
+        raise FormatError(f"{number} recordings without a second in which no joint is missing: refine them first")
 
 
 def _stretches(
     recording: Recording, whole: NDArray[np.bool_], name: str, source: str, split: str
 ) -> Iterator[tuple[Sequence, Array]]:
-    """The runs of `whole` frames [N] of a recording, of a second and more, in training units."""
+    """The runs of `whole` frames [N] of a recording that last a second or longer, in training units."""
     xyz = recording.canonical()
     width = np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1)
     cuts = np.flatnonzero(~whole[1:] | ~whole[:-1] | (np.diff(recording.slots) > 1)) + 1
@@ -459,15 +485,12 @@ def _stretches(
             yield Sequence(f"{name}/{first}", source, split, recording.fps, 0, 0), stretch
 
 
-_LEFT = list(UPPER_BODY_50.groups["left_hand"])
-_RIGHT = list(UPPER_BODY_50.groups["right_hand"])
+(_, _LEFT), (_, _RIGHT) = UPPER_BODY_50.hands
 _FLIP = np.array([-1, 1, 1], np.float32)
 
 
 def _with_bone_lengths(xyz: NDArray[Any], joints: list[int]) -> Array:
-    """The listed joints [N, len(joints), 3] (parents first) with the skeleton's typical bone lengths,
-    directions kept.
-    """
+    """The listed joints [N, len(joints), 3], parents first, with typical bone lengths and the same directions."""
     out = xyz.astype(np.float32).copy()
     for k, joint in enumerate(joints):
         if UPPER_BODY_50.parents[joint] in joints:
@@ -505,9 +528,7 @@ def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
 
 
 def bandai_bodies(path: Path) -> Iterator[tuple[str, Array]]:
-    """Name and body [N, 8, 3] of each clip: canonical axes and units, facing the camera on average, typical
-    bone lengths.
-    """
+    """Name and body [N, 8, 3] of each clip: canonical axes and units, facing the camera on average, typical bones."""
     with np.load(path) as file:
         names = [str(name) for name in file["joint"]]
         position, hips = file["position"], file["hips"]
@@ -542,9 +563,7 @@ def _turn(toward: NDArray[Any]) -> NDArray[Any]:
 
 
 def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.random.Generator) -> Array:
-    """Body [N, 8, 3] with a hand clip on each wrist, turned with the forearm, played to and fro for as long as
-    needed.
-    """
+    """Body [N, 8, 3] with a hand clip on each wrist, turned with the forearm and played back and forth."""
     n = len(body)
     xyz = np.zeros((n, UPPER_BODY_50.joints, 3), np.float32)
     xyz[:, :8] = body
@@ -582,6 +601,8 @@ def main(argv: list[str] | None = None) -> int:
     for part, (count, frames) in summary.items():
         print(f"{part:16} {count:6} sequences {frames:9} frames")
     print(f"fingerprint {Corpus(args.out).fingerprint}")
+    if not any(part.endswith("/train") for part in summary):
+        print("nothing to train on: the first recording is for validation, add more recordings", file=sys.stderr)
     return 0
 
 

@@ -1,12 +1,11 @@
-"""How well an engine refines: the conditions of the accuracy protocol, through the refiner itself.
+"""How well an engine refines: the conditions of the accuracy protocol, measured through the refiner itself.
 
-Sequences are corrupted whole, with fixed seeds, so that every engine sees the same. Scored are all joints but the neck,
-in the units of the recordings: pooled over the frames of all sequences, and as the least, the average and the largest
-value of a sequence, as in the paper's tables. A lookahead of L never lets a frame beyond i + L be used: that is
-the refiner's law.
+Whole sequences are corrupted with fixed seeds, so that every engine sees the same input. All joints but the neck are
+scored in the units of the recordings: pooled over the frames of all sequences, and as the smallest, average and largest
+value of a sequence, as in the paper's tables. A look-ahead of L never uses a frame after i + L: the refiner's law.
 
-`CONDITIONS` are for whole skeletons. The condition `ESTIMATOR` is for bodies of motion capture that no model was
-trained on (`kept_out`), whose true positions are known.
+`CONDITIONS` are for whole skeletons. The condition `ESTIMATOR` is for motion-capture bodies that no model was trained
+on (`kept_out`), whose true positions are known.
 """
 
 from __future__ import annotations
@@ -36,37 +35,32 @@ from rtskel.refine import RefinerBank
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import corrupt
 from rtskel.training.corrupt import Poses, runs
-from rtskel.training.data import MM_PER_UNIT, Corpus, bandai_bodies, held_out
-from rtskel.training.score import aligned, errors, joint_groups, log_mean
+from rtskel.training.data import BODY, Corpus, bandai_bodies, held_out, in_canonical_units
+from rtskel.training.score import CANONICAL_MM, aligned, errors, joint_groups, log_mean
 
 Array = NDArray[np.float32]
 Condition = Callable[[Poses, torch.Generator], Poses]
 
 SHARE = 0.15
+"""Share of the frames or joints that a condition masks or moves."""
 
 CONDITIONS: Mapping[str, Condition] = MappingProxyType(
     {
-        "frame_mask": lambda x, g: corrupt.frame_mask(x, SHARE, g),
-        "joint_mask": lambda x, g: corrupt.joint_mask(x, SHARE, g),
-        "frame_noise_0.1": lambda x, g: corrupt.frame_noise(x, SHARE, 0.1, g),
-        "frame_noise_0.5": lambda x, g: corrupt.frame_noise(x, SHARE, 0.5, g),
-        "frame_noise_0.9": lambda x, g: corrupt.frame_noise(x, SHARE, 0.9, g),
-        "joint_noise_0.5": lambda x, g: corrupt.joint_noise(x, SHARE, 0.5, g),
-        "joint_noise_0.9": lambda x, g: corrupt.joint_noise(x, SHARE, 0.9, g),
+        **{kind: corrupt.recipe(f"{kind}@{SHARE}")[1] for kind in ("frame_mask", "joint_mask")},
+        **{f"frame_noise_{s}": corrupt.recipe(f"frame_noise@{SHARE},{s}")[1] for s in (0.1, 0.5, 0.9)},
+        **{f"joint_noise_{s}": corrupt.recipe(f"joint_noise@{SHARE},{s}")[1] for s in (0.5, 0.9)},
         "burst_mask": lambda x, g: corrupt.burst_mask(x, SHARE, g, inside=True),
-        "static_joint_mask": lambda x, g: corrupt.static_joint_mask(x, SHARE, g),
+        "static_joint_mask": corrupt.recipe(f"static_joint_mask@{SHARE}")[1],
         "dense_noise_0.3": lambda x, g: corrupt.dense_noise(x, 0.3, g),
         "clean": lambda x, g: x,
     }
 )
-"""The ten conditions that count, and `clean`, which must come back as it was."""
+"""The ten conditions of the protocol, and `clean`, whose input should be returned unchanged."""
 
 TEN = tuple(name for name in CONDITIONS if name != "clean")
 ESTIMATOR = "estimator"
 CLIPS, SHORTEST = 24, 60
-"""Clips that `ESTIMATOR` is scored on, and the frames that each must have."""
-BODY = len(UPPER_BODY_50.groups["body"])
-"""The first joints of the skeleton, which motion capture without hands has."""
+"""Clips that `ESTIMATOR` is scored on, and the least number of frames of each."""
 MEASURES = ("mse", "mpjpe", "pa_mpjpe", "acceleration")
 
 
@@ -76,11 +70,10 @@ class Score:
 
     Attributes:
         lookahead: in frames; None: offline.
-        group: "all", "body", "hands", or those joints of each frame that are "corrupted" or "untouched".
-        mse: mean squared error of a coordinate. mpjpe: mean distance of a joint from where it should be. pa_mpjpe: that
-            distance once each pose is moved, turned and scaled to fit the truth best. acceleration: mean norm of
-            the error's second difference, per frame squared. All pooled over frames.
-        sequences: least, average and largest value of a sequence, for each measure.
+        group: "all", "body", "hands", or the joints of each frame that are "corrupted" or "untouched".
+        mse, mpjpe, acceleration: see `rtskel.training.score.Errors`; pooled over frames.
+        pa_mpjpe: MPJPE after each pose is moved, turned and scaled to fit the truth best.
+        sequences: smallest, average and largest value of a sequence, for each measure.
     """
 
     condition: str
@@ -94,7 +87,7 @@ class Score:
 
 
 class ModelEngine(Engine):
-    """A model in memory as an engine: for validation during training. Computes on the model's device."""
+    """A model in memory as an engine, for validation during training. Computes on the model's device."""
 
     def __init__(self, model: Skeletor, max_batch: int = 64) -> None:
         header = model_metadata(model)
@@ -113,17 +106,17 @@ class ModelEngine(Engine):
 def estimator(body: Array, seed: int) -> tuple[Array, Array]:
     """A body [N, 8, 3] as a live estimator sees it: positions, and confidence [N, 8] (0 where missing).
 
-    Each joint errs by itself, the neck too (`rtskel.training.corrupt.measured_error`). Each wrist is missing in runs
-    of 5 to 20 frames for a tenth of the time.
+    Joints err independently, the neck too (`rtskel.training.corrupt.measured_error`). Each wrist is missing in runs of
+    5 to 20 frames for a tenth of the time.
     """
     g = torch.Generator().manual_seed(seed)
     n, joints, _ = body.shape
     like = torch.zeros(1, n, joints, 3)
     drift, jitter = corrupt.measured_error((1, n, joints), g, like)
     missing = torch.zeros(n, joints, dtype=torch.bool)
-    for wrist in ("right_wrist", "left_wrist"):
-        missing[:, UPPER_BODY_50.names.index(wrist)] = runs(like, 0.1, 5, 20, g, inside=True)[0]
-    seen = torch.from_numpy(body) + (drift + jitter)[0] / MM_PER_UNIT
+    for wrist, _ in reversed(UPPER_BODY_50.hands):
+        missing[:, wrist] = runs(like, 0.1, 5, 20, g, inside=True)[0]
+    seen = torch.from_numpy(body) + (drift + jitter)[0] / CANONICAL_MM
     return seen.masked_fill(missing[..., None], 0.0).numpy(), (~missing).float().numpy()
 
 
@@ -136,7 +129,7 @@ def corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array]:
 
 
 def _corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array, Array]:
-    """What `corrupted` returns, and what is to be recovered from it [N, J, 3]: not always the sequence itself."""
+    """What `corrupted` returns, and what should be recovered [N, J, 3], which is not always the sequence itself."""
     if condition == ESTIMATOR:
         return *estimator(xyz, seed), xyz
     generator = torch.Generator().manual_seed(seed)
@@ -146,9 +139,7 @@ def _corrupted(xyz: Array, condition: str, seed: int) -> tuple[Array, Array, Arr
 
 
 def kept_out(clips: Iterable[tuple[str, Array]]) -> list[Array]:
-    """The clips (name, xyz) that `ESTIMATOR` is scored on: of those kept out of training and long enough, `CLIPS`,
-    evenly spread.
-    """
+    """The clips (name, xyz) that `ESTIMATOR` is scored on: `CLIPS` of those kept out of training, evenly spread."""
     return spread([xyz for name, xyz in clips if held_out(name) and len(xyz) >= SHORTEST], CLIPS)
 
 
@@ -165,7 +156,7 @@ def refine_all(
 ) -> dict[int | None, list[Array]]:
     """Refines sequences (xyz [N, J, 3], confidence [N, J]) in shared engine batches: by lookahead, [N, J, 3] each.
 
-    Sequences may have the engine's first joints only: the others are missing. A lookahead of None is offline.
+    Sequences may have only the engine's first joints: the others are missing. A look-ahead of None is offline.
     """
     longest = max(len(xyz) for xyz, _ in sequences)
     frames = {lookahead: engine.window // 2 + radius if lookahead is None else lookahead for lookahead in lookaheads}
@@ -199,13 +190,13 @@ def evaluate(
     conditions: Sequence[str] = tuple(CONDITIONS),
     seed: int = 0,
 ) -> list[Score]:
-    """Scores an engine, or the corrupted input itself where it is None.
+    """Scores an engine, or the corrupted input itself if the engine is None.
 
     Args:
         truth: clean sequences [N, J, 3], canonical axes, neck at the origin; for `ESTIMATOR` bodies [N, 8, 3] in
-            canonical units. Errors are measured from them, or from what a kind of corruption moves them to.
+            canonical units. Errors are measured from them, or from the truth that a kind of corruption defines.
         lookaheads: in frames; None is offline.
-        seed: the masks and noise of sequence k are drawn with seed 1000 seed + k.
+        seed: masks and noise of sequence k are drawn with seed 1000 seed + k.
 
     Returns:
         A score for each condition, lookahead and group of joints that has any.
@@ -221,7 +212,7 @@ def evaluate(
             refined = refine_all(sequences, engine, lookaheads, radius)
         touched = [(seen != goal).any(-1) | (confidence == 0) for seen, confidence, goal in drawn]
         wholly = groups if condition != ESTIMATOR else {"body": groups["body"]}
-        scored = next(iter(wholly.values()))  # what poses are aligned by
+        scored = next(iter(wholly.values()))  # the joints that poses are aligned by
         for lookahead in lookaheads:
             poses = refined[lookahead]
             fitted = [aligned(p, t, scored) for p, t in zip(poses, goals, strict=True)]
@@ -242,7 +233,7 @@ def _measure(
     joints: Sequence[int],
     where: Sequence[NDArray[np.bool_]] | None,
 ) -> tuple[float, float, float, float, Mapping[str, tuple[float, float, float]]]:
-    """What a `Score` holds of poses, and of the same aligned to the truth."""
+    """The measures of a `Score`, from poses and from the same poses aligned to the truth."""
 
     def pooled(over: slice) -> tuple[float, float, float, float]:
         counts = None if where is None else where[over]
@@ -256,32 +247,29 @@ def _measure(
 
 
 def geometric_mean(scores: Sequence[Score], lookahead: int | None, group: str = "all") -> float:
-    """Geometric mean of the MSE over the ten conditions that count."""
+    """Geometric mean of the MSE over the ten conditions."""
     return log_mean([s.mse for s in scores if s.lookahead == lookahead and s.group == group and s.condition in TEN])
 
 
 def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
-    """What a path holds to be scored: whole sequences [N, J, 3] for `CONDITIONS`, bodies [N, 8, 3] for `ESTIMATOR`.
+    """The sequences to score: whole [N, J, 3] for `CONDITIONS`, and bodies [N, 8, 3] for `ESTIMATOR`.
 
     Both in canonical axes and units (`.skels` as they are: they define the unit).
 
     Args:
-        path: a recording of clean poses; a corpus, of which the dev sequences of PHOENIX14T (of all sources where it
-            has none) and the Bandai-Namco clips kept out of training are scored; or the Bandai-Namco file itself.
+        path: a recording of clean poses; a corpus, of which the dev sequences of PHOENIX14T (if it has none: of all
+            sources) and the Bandai-Namco clips kept out of training are scored; or the Bandai-Namco file itself.
 
     Raises:
-        FormatError: nothing that can be read, or poses that are not complete.
+        FormatError: the path cannot be read, or poses are incomplete.
     """
     path = Path(path)
     if path.is_dir():
         corpus = Corpus(path)
-        taken = {
-            source: [(s.name, np.array(corpus.xyz[s.first : s.first + s.length])) for s in corpus.select("dev", source)]
-            for source in ("phoenix", "bandai")
-        }
-        whole, bodies = [xyz for _, xyz in taken["phoenix"]], kept_out((n, xyz[:, :BODY]) for n, xyz in taken["bandai"])
+        whole = [corpus.frames(s) for s in corpus.select("dev", "phoenix")]
+        bodies = kept_out((s.name, corpus.frames(s)[:, BODY]) for s in corpus.select("dev", "bandai"))
         if not whole and not bodies:
-            whole = [np.array(corpus.xyz[s.first : s.first + s.length]) for s in corpus.select("dev")]
+            whole = [corpus.frames(s) for s in corpus.select("dev")]
         if not whole and not bodies:
             raise FormatError(f"{path}: a corpus without dev sequences")
         _check(path, ((f"sequence {k}", xyz, 0) for k, xyz in enumerate([*whole, *bodies])))
@@ -291,17 +279,9 @@ def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
     recordings = read(path)
     if any(recording.dims == 2 for recording in recordings):
         raise FormatError(f"{path}: poses in two dimensions: errors are measured in three")
-    whole = [
-        r.canonical() if r.unit == SKELS_UNIT else r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
-        for r in recordings
-    ]
-    _check(
-        path,
-        (
-            (r.name, xyz, int(r.missing.sum() + (np.diff(r.slots) - 1).sum() * r.xyz.shape[1]))
-            for r, xyz in zip(recordings, whole, strict=True)
-        ),
-    )
+    whole = [r.canonical() if r.unit == SKELS_UNIT else in_canonical_units(r) for r in recordings]
+    missing = [int(r.missing.sum() + (np.diff(r.slots) - 1).sum() * r.xyz.shape[1]) for r in recordings]
+    _check(path, zip((r.name for r in recordings), whole, missing, strict=True))
     return whole, []
 
 
@@ -310,19 +290,17 @@ def _is_bandai(path: Path) -> bool:
         with np.load(path) as file:
             return {"hips", "position", "length", "clip"} <= set(file.files)
     except (OSError, ValueError):
-        return False  # the reader of recordings says what is wrong with it
+        return False  # the reader of recordings reports what is wrong with it
 
 
 def _check(path: Path, sequences: Iterable[tuple[str, Array, int]]) -> None:
-    """FormatError unless the sequences (name, xyz, missing joints) can be the truth."""
+    """FormatError unless the sequences (name, xyz, number of missing joints) can serve as the truth."""
     for name, xyz, missing in sequences:
         if not len(xyz):
             raise FormatError(f"{path}: {name}: no frames")
         if missing or not np.isfinite(xyz).all():
             bad = missing or int((~np.isfinite(xyz)).any(-1).sum())
-            raise FormatError(
-                f"{path}: {name}: {bad} joints are missing: clean poses are what errors are measured from"
-            )
+            raise FormatError(f"{path}: {name}: {bad} joints are missing: errors are measured from clean poses")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -343,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--lookahead", default="0,4", help="lookaheads in frames, or `offline`, with commas between (default 0,4)"
     )
     parser.add_argument("--radius", type=int, default=2, help="2 r + 1 predictions are averaged (default 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks and the noise (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of masks and noise (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     lookaheads = _lookaheads(args.lookahead)
@@ -396,7 +374,7 @@ TITLES = {
 
 
 def tables(scores: Sequence[Score]) -> list[Table]:
-    """A table for each lookahead and measure: groups of joints pooled over frames, then all joints by sequence.
+    """A table for each look-ahead and measure: groups of joints pooled over frames, then all joints by sequence.
 
     The mean of the ten conditions is geometric.
     """
@@ -424,7 +402,7 @@ def tables(scores: Sequence[Score]) -> list[Table]:
         for score in live:
             label = "offline" if score.lookahead is None else str(score.lookahead)
             cells = [score.mpjpe, score.pa_mpjpe, score.acceleration, *score.sequences["mpjpe"]]
-            table.add_row(label, *(f"{cell * MM_PER_UNIT:.2f}" for cell in cells))
+            table.add_row(label, *(f"{cell * CANONICAL_MM:.2f}" for cell in cells))
         made.append(table)
     return made
 

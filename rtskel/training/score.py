@@ -1,4 +1,4 @@
-"""How far poses are from the truth: the errors that everything in rtskel is judged by."""
+"""How far poses are from the truth: the errors by which everything in rtskel is measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.skeleton import skeleton
+from rtskel.formats import SHOULDER_WIDTH_MM
+from rtskel.skeleton import SHOULDER_WIDTH, skeleton
+
+CANONICAL_MM = SHOULDER_WIDTH_MM / SHOULDER_WIDTH
+"""Millimetres in a canonical unit: shoulders 370 mm apart."""
 
 
 class Errors(NamedTuple):
@@ -35,7 +39,7 @@ def errors(
 
     Args:
         where: [N, J] for each sequence, which joints of which frames count; None: all. An acceleration counts where the
-            middle one of its three frames does. What nothing counts for is 0.
+            middle one of its three frames does. An error over nothing is 0.
     """
     squared, distance, bend = 0.0, 0.0, 0.0
     entries = bends = 0
@@ -54,9 +58,9 @@ def errors(
 def aligned(poses: NDArray[np.float32], truth: NDArray[np.float32], joints: Sequence[int]) -> NDArray[np.float32]:
     """Every frame of poses [N, J, 3] moved, turned and scaled so that its listed joints fit the truth's best.
 
-    The similarity with the least squared distance (Umeyama, PAMI 1991), never a reflection; the MPJPE of what comes
-    back is PA-MPJPE (which may exceed MPJPE: one joint far off draws the others along). Where the listed joints all
-    lie in one point they are put into the truth's centroid.
+    The similarity with the least squared distance (Umeyama, PAMI 1991), never a reflection. The MPJPE of the result is
+    PA-MPJPE, which may exceed MPJPE: one joint far off pulls the others along. If all listed joints lie in one point,
+    they are put at the truth's centroid.
     """
     p, t = (x.astype(np.float64) for x in (poses, truth))
     chosen, wanted = p[:, list(joints)], t[:, list(joints)]
@@ -78,7 +82,7 @@ def log_mean(values: Sequence[float]) -> float:
 
 
 def joint_groups(skeleton_id: str) -> dict[str, list[int]]:
-    """The joints that are scored: all but the root, those of the body, those of the hands."""
+    """The scored joints: all but the root, those of the body, those of the hands."""
     tree = skeleton(skeleton_id)
     body = [joint for joint in tree.groups["body"] if joint != tree.root]
     hands = [*tree.groups["left_hand"], *tree.groups["right_hand"]]
@@ -86,11 +90,11 @@ def joint_groups(skeleton_id: str) -> dict[str, list[int]]:
 
 
 def held(xyz: NDArray[np.float32], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What a consumer of a raw stream has: every joint [N, J, 3] where it was last seen.
+    """What a consumer of a raw stream sees: every joint [N, J, 3] where it was last seen.
 
     Args:
         xyz: [N, J, 3], one row a slot.
-        missing: [N, J], joints (of dropped frames: all) whose coordinates mean nothing.
+        missing: [N, J], joints without coordinates (all joints of a dropped frame).
 
     Returns:
         [N, J, 3]; 0 for joints that were not seen yet.

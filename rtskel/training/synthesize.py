@@ -1,16 +1,16 @@
-"""Recordings that nobody had to be filmed for: signing-like motion, and what a live pose estimator makes of it.
+"""Synthetic recordings: signing-like motion, and what a live pose estimator makes of it.
 
-`synthesize(seconds, fps, seed)` moves a random body through random signs: a hand travels to a place in signing space,
-strokes there (a line, an arc, taps, a circle, a twist, a change of hand shape), holds, and goes on to the next, alone
-or with the other hand as its mirror, its alternate or its base. Every movement is a minimum-jerk submovement (Flash
-and Hogan, "The coordination of arm movements", J. Neurosci. 1985) and submovements may overlap, which rounds the
+`synthesize(seconds, fps, seed)` moves a random body through random signs: a hand moves to a place in signing space,
+makes a stroke there (a line, an arc, taps, a circle, a twist, a change of hand shape), holds, and moves on, alone or
+with the other hand as its mirror image, in alternation, or as its base. Every movement is a minimum-jerk submovement
+(Flash and Hogan, "The coordination of arm movements", J. Neurosci. 1985). Submovements may overlap, which rounds the
 paths. Arms are posed by two-bone inverse kinematics, hands by anatomical angles within joint limits, positions by
-forward kinematics over the tree of `rtskel.skeleton`. The motion means nothing in any sign language.
+forward kinematics over the tree of `rtskel.skeleton`. The motion has no meaning in any sign language.
 
 `estimator_errors(recording, seed)` turns such a truth into what a live monocular estimator would deliver, for demos and
-tests. Training corrupts its batches elsewhere (`rtskel.training.corrupt`); this is one recording, once, in numpy.
+tests: one recording, in numpy. Training corrupts batches with `rtskel.training.corrupt`.
 
-`python -m rtskel.training.synthesize OUT.npz` makes the recording that `rtskel demo` replays: truth, and the
+`python -m rtskel.training.synthesize OUT.npz` makes the recording that `rtskel demo` replays: the truth and the
 estimator's version.
 """
 
@@ -30,11 +30,11 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 Array = NDArray[np.float64]
 
 SKELETON = UPPER_BODY_50
-SIDES = (("left", 1.0), ("right", -1.0))
-"""Name of each side and the sign of x on which it lies: the person faces the camera, unmirrored."""
+SIGN_OF_X = {"left": 1.0, "right": -1.0}
+"""Each side of a person who faces the camera, unmirrored."""
 
-# Where a wrist may be, relative to the neck in a frame that turns with the trunk, in shoulder widths: lateral (toward
-# the hand's own side), down, toward the camera; the lowest and the highest of each.
+# Range of wrist positions relative to the neck, in a frame that turns with the trunk, in shoulder widths: lateral
+# (toward the hand's own side), down, toward the camera.
 PLACES: Mapping[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = MappingProxyType(
     {
         "neutral": ((0.05, 0.50), (0.35, 0.95), (0.55, 0.95)),
@@ -48,17 +48,11 @@ PLACES: Mapping[str, tuple[tuple[float, float], tuple[float, float], tuple[float
     }
 )
 PLACE_WEIGHTS = {
-    "neutral": 0.45,
-    "chest": 0.12,
-    "mouth": 0.12,
-    "temple": 0.07,
-    "forehead": 0.06,
-    "aside": 0.1,
-    "low": 0.08,
-}
+    "neutral": 0.45, "chest": 0.12, "mouth": 0.12, "temple": 0.07, "forehead": 0.06, "aside": 0.1, "low": 0.08,
+}  # fmt: skip
 
-# Hand shapes in degrees: flexion at the first and second joint of index, middle, ring and little finger, spread of the
-# fingers, and the thumb: radial and palmar angle of its metacarpal, flexion at its first and second joint.
+# Hand shapes in degrees: flexion at the first and second joint of index, middle, ring and little finger; spread of the
+# fingers; the thumb's radial and palmar angle of the metacarpal, and flexion at its first and second joint.
 _FIST = (82, 95)
 _STRAIGHT = (2, 5)
 _ACROSS = (12, 55, 35, 40)
@@ -97,10 +91,10 @@ _SHAPE_HIGH = np.array([90, 105] * 4 + [15, 70, 70, 55, 70], float)
 _TURN_LOW = np.array([-75, -55, -28], float)
 _TURN_HIGH = np.array([88, 60, 18], float)
 
-FINGERS = ("index", "middle", "ring", "little")
+# Of index, middle, ring and little finger:
 _FAN = np.radians((17, 4, -9, -22))  # of the metacarpals, toward the thumb
 _SPLAY = np.radians((3, 0, -3, -7))  # of the straight fingers at spread 0
-_SPREAD = np.array((1.0, 0.15, -0.5, -1.1))  # how far each finger goes at spread 1
+_SPREAD = np.array((1.0, 0.15, -0.5, -1.1))  # angle of each finger at spread 1
 _ARCH = np.radians((0, 0, 4, 9))  # of the metacarpals, toward the palm
 
 
@@ -122,11 +116,11 @@ class Body:
 
 
 def random_body(rng: np.random.Generator) -> Body:
-    """A body whose size and proportions vary as among adults (about 5% each); left and right are alike."""
+    """A body whose size and proportions vary as among adults (about 5% each); left and right are equal."""
     shoulder_width = rng.normal(0.37, 0.02)
     bone = np.array(SKELETON.bone_length) * 3 * shoulder_width  # the table is in thirds of a shoulder width
-    # One factor for each arm bone, one for the hand as a whole, one for each finger segment. The table's arms are
-    # those of pose estimators, and a little short in the forearm.
+    # One factor for each arm bone, one for the hand as a whole, one for each finger segment. The skeleton's typical
+    # lengths are those of pose estimators, with a slightly short forearm.
     factor = np.exp(rng.normal(0, 0.04, SKELETON.joints))
     hand = np.exp(rng.normal(0, 0.05))
     for name, joint in ((name, joint) for joint, name in enumerate(SKELETON.names) if name.startswith("left_")):
@@ -144,13 +138,13 @@ def random_body(rng: np.random.Generator) -> Body:
 
 
 def minimum_jerk(phase: Array) -> Array:
-    """How far a minimum-jerk movement has come, 0..1, at a phase (0 before it, 1 after it)."""
+    """Progress 0..1 of a minimum-jerk movement at a phase (0 before it, 1 after it)."""
     s = np.clip(phase, 0, 1)
     return np.asarray(s**3 * (10 - 15 * s + 6 * s**2))
 
 
 class Track:
-    """A value of D numbers that moves from target to target; movements may overlap and then add up."""
+    """A value of D numbers that moves from target to target; overlapping movements add up."""
 
     def __init__(self, start: Array) -> None:
         self.start = start
@@ -158,7 +152,7 @@ class Track:
         self._moves: list[tuple[float, float, Array, Array]] = []
 
     def move(self, begin: float, duration: float, target: Array, bulge: Array | None = None) -> None:
-        """Go to `target` between `begin` and `begin + duration` (s), over a detour of `bulge` half-way."""
+        """Move to `target` between `begin` and `begin + duration` (s), with a detour of `bulge` at half the way."""
         self._moves.append((begin, duration, target - self.last, np.zeros_like(target) if bulge is None else bulge))
         self.last = target
 
@@ -174,19 +168,22 @@ class Track:
 
 @dataclass(frozen=True)
 class _Arm:
-    """What one arm does. Positions in the units of PLACES, angles in degrees."""
+    """The motion of one arm. Positions in the units of PLACES, angles in degrees."""
 
     place: Track  # [3] of the wrist
     turn: Track  # [3] pronation, flexion, deviation of the hand
     shape: Track  # [13] as HAND_SHAPES
-    swivel: Track  # [1] of the elbow about the line from shoulder to wrist; more is outward and up
+    swivel: Track  # [1] of the elbow about the line from shoulder to wrist; positive is outward and up
 
 
 def synthesize(seconds: float, fps: float = 25.0, seed: int = 0) -> Recording:
-    """A person signs nonsense: `round(seconds * fps)` clean poses in metres, canonical axes, 50 joints.
+    """Random signing: `round(seconds * fps)` clean poses in metres, canonical axes, 50 joints.
 
     The neck moves about the origin by a few centimetres. Bone lengths are constant. The same arguments give the same
     recording, up to rounding.
+
+    Raises:
+        ValueError: not a single frame.
     """
     frames = round(seconds * fps)
     if frames < 1:
@@ -200,7 +197,7 @@ def synthesize(seconds: float, fps: float = 25.0, seed: int = 0) -> Recording:
     return Recording(xyz.astype(np.float32), fps, f"signing-{seed}", skeleton=SKELETON.id)
 
 
-# What happens
+# The script: which arm does what, and when
 
 
 def _script(rng: np.random.Generator, seconds: float) -> tuple[_Arm, _Arm]:
@@ -212,7 +209,7 @@ def _script(rng: np.random.Generator, seconds: float) -> tuple[_Arm, _Arm]:
             Track(_shape(rng, "relaxed")),
             Track(np.array([5.0])),
         )
-        for _ in SIDES
+        for _ in SIGN_OF_X
     )
     strong, weak = (0, 1) if rng.random() < 0.1 else (1, 0)  # nine in ten are right-handed
     time = rng.uniform(0.0, 0.2)
@@ -231,7 +228,7 @@ def _script(rng: np.random.Generator, seconds: float) -> tuple[_Arm, _Arm]:
 
 
 def _sign(rng: np.random.Generator, strong: _Arm, weak: _Arm, time: float) -> float:
-    """Script one sign; returns when the next may begin."""
+    """Script one sign; returns the time when the next may begin."""
     kind = rng.choice(["one", "mirror", "alternate", "base"], p=[0.33, 0.32, 0.15, 0.20])
     names = list(PLACE_WEIGHTS)
     where = str(rng.choice(names, p=np.array(list(PLACE_WEIGHTS.values()))))
@@ -240,17 +237,17 @@ def _sign(rng: np.random.Generator, strong: _Arm, weak: _Arm, time: float) -> fl
     place = _between(rng, PLACES[where])
     arms = [strong]
     if kind == "one":
-        # The other hand waits where it is, or sinks.
+        # The other hand stays where it is, or sinks.
         if rng.random() < 0.25 and weak.place.last[1] < 1.2:
             _go(rng, weak, time + rng.uniform(0, 0.2), _between(rng, PLACES["rest"]), "relaxed")
     elif kind == "base":
         base = _between(rng, ((0.05, 0.2), (0.65, 0.9), (0.6, 0.85)))
         flat = str(rng.choice(["flat", "fist, thumb across", "index", "cup"]))
         _go(rng, weak, time, base, flat, np.array([rng.choice([-35.0, 10.0, 80.0]), 0.0, 0.0]))
-        # A contact: the strong hand comes from above, its wrist beside the other's, seen from its own side.
+        # A contact: the dominant hand comes from above, its wrist beside the other's (coordinates of its own side).
         place = np.array([-base[0] + rng.uniform(0.25, 0.45), base[1] - rng.uniform(0.05, 0.3), base[2]])
     else:
-        place[0] = max(place[0], 0.18)  # else the hands would meet inside each other
+        place[0] = max(place[0], 0.18)  # otherwise the hands would overlap
         arms.append(weak)
     arrived = time
     for arm in arms:
@@ -279,12 +276,12 @@ def _go(
     turn: Array | None = None,
     bulge: Array | None = None,
 ) -> float:
-    """Move an arm to a place; the hand takes its shape and turn on the way. Returns when it arrives."""
+    """Move an arm to a place; the hand takes its shape and turn on the way. Returns the time of arrival."""
     place = _clear_of_trunk(place)
     far = float(np.linalg.norm(place - arm.place.last))
     duration = (0.17 + 0.27 * far) * rng.uniform(0.9, 1.15)
     arm.place.move(time, duration, place, bulge)
-    # Shape and turn are ready a little before the hand arrives.
+    # Shape and turn are complete a little before the hand arrives.
     arm.shape.move(time + 0.1 * duration, max(0.16, 0.75 * duration), _shape(rng, shape))
     arm.turn.move(time + 0.05 * duration, max(0.18, 0.85 * duration), _turn(rng, "rest") if turn is None else turn)
     arm.swivel.move(time, duration, np.array([np.clip(rng.normal(12 if turn is not None else 4, 10), -10, 45)]))
@@ -374,7 +371,7 @@ def _limit(value: Array, low: Array, high: Array) -> Array:
 
 
 def _shape(rng: np.random.Generator, name: str) -> Array:
-    """A hand shape as one person makes it once."""
+    """One person's version of a hand shape."""
     return _limit(HAND_SHAPES[name] + rng.normal(0, 4, 13), _SHAPE_LOW, _SHAPE_HIGH)
 
 
@@ -383,7 +380,7 @@ def _turn(rng: np.random.Generator, where: str) -> Array:
     return _limit(rng.normal(centre, (12, 8, 5) if where == "rest" else (38, 22, 9)), _TURN_LOW, _TURN_HIGH)
 
 
-# Where that puts the joints
+# From the script to joint positions
 
 
 def _pose(body: Body, time: Array, script: tuple[_Arm, _Arm], trunk: Array, head: Array) -> Array:
@@ -397,9 +394,9 @@ def _pose(body: Body, time: Array, script: tuple[_Arm, _Arm], trunk: Array, head
     xyz[:, NECK] = hips - np.einsum("nij,j->ni", turned, hips)
     looking = turned @ _rotation(head)
     xyz[:, 0] = xyz[:, NECK] + body.bone[0] * (looking @ body.nose)
-    for (name, sign), arm in zip(SIDES, script, strict=True):
+    for (name, sign), arm in zip(SIGN_OF_X.items(), script, strict=True):
         place = arm.place.at(time)
-        # The shoulder follows the hand: up with a high one, forward with a far one.
+        # The shoulder follows the hand: up if the hand is high, forward if it is far.
         lift = body.slope - 0.2 * (1 + np.tanh((0.15 - place[:, 1]) / 0.35)) / 2
         reach = 0.15 * (1 + np.tanh((place[:, 2] - 0.85) / 0.2)) / 2
         along = np.stack([sign * np.cos(lift) * np.cos(reach), np.sin(lift), np.cos(lift) * np.sin(reach)], axis=-1)
@@ -424,11 +421,11 @@ def _pose(body: Body, time: Array, script: tuple[_Arm, _Arm], trunk: Array, head
 
 
 def _reach(shoulder: Array, wrist: Array, upper: float, fore: float, swivel: Array, sign: float) -> tuple[Array, Array]:
-    """Elbow and wrist [N, 3] of an arm that reaches from a shoulder for a place.
+    """Elbow and wrist [N, 3] of an arm that reaches for a place.
 
-    The elbow lies below, outside and behind the line from shoulder to wrist, turned outward by `swivel`, as far as
-    the two bone lengths say. Places that the arm cannot reach without stretching (97% of its length) or folding (35
-    degrees at the elbow) are brought into reach smoothly.
+    The elbow lies below, outside and behind the line from shoulder to wrist, turned outward by `swivel`, at the
+    distance that the two bone lengths determine. Places that the arm cannot reach without stretching (97% of its
+    length) or folding (35 degrees at the elbow) are moved into reach smoothly.
     """
     line = wrist - shoulder
     distance = np.linalg.norm(line, axis=-1)
@@ -512,27 +509,27 @@ def _rotation(angles: Array) -> Array:
     return np.asarray(yaw @ pitch @ roll)
 
 
-# What an estimator makes of it
+# The estimator's version
 
 
 @dataclass(frozen=True)
 class EstimatorErrors:
-    """How bad a live estimator is. Millimetres are for (x, y, z), shares are of all frames.
+    """How large a live estimator's errors are. Millimetres are for (x, y, z), shares are of all frames.
 
-    The defaults are a good monocular estimator in good light: its error wanders slowly (and more in depth), jitters a
-    little from frame to frame, is three times that in bad frames, and it loses whole hands for a while, single joints
-    for a frame, and now and then a frame. Against motion capture, MediaPipe Pose's wrists and elbows wander by 17, 17
-    and 100 mm and jitter by 5, 5 and 13 mm.
+    The defaults are those of a good monocular estimator in good light: slow drift (larger in depth), a little jitter,
+    three times that in bad frames, whole hands lost for a while, single joints lost for a frame, a frame dropped now
+    and then. Against motion capture, wrists and elbows of MediaPipe Pose drift by 17, 17 and 100 mm and jitter by 5, 5
+    and 13 mm.
 
     Attributes:
-        drift_mm: standard deviation of each joint's wandering error, for a wrist; less nearer to the trunk.
-        drift_memory: its correlation from frame to frame.
+        drift_mm: standard deviation of the drift of a wrist; smaller near the trunk.
+        drift_memory: correlation of the drift from frame to frame.
         jitter_mm: standard deviation of the white error of body joints, again for a wrist.
-        finger_mm: standard deviation of the white error of hand joints, beside what they inherit from the wrist.
+        finger_mm: standard deviation of the white error of hand joints, in addition to the wrist's error.
         bad_frames: share of frames in which jitter is `bad_factor` times as large.
         hand_lost: share of the time for which each hand is missing, in runs of `hand_run` frames.
         joint_lost: share of single joints missing.
-        frame_dropped: share of frames that never come. The first and the last always do, and the first is complete.
+        frame_dropped: share of frames dropped. The first and the last never are, and the first is complete.
     """
 
     drift_mm: tuple[float, float, float] = (6.0, 6.0, 15.0)
@@ -551,7 +548,7 @@ class EstimatorErrors:
             value = getattr(self, field.name)
             least = min(value) if isinstance(value, tuple) else value
             if not 0 <= least < np.inf:
-                raise ValueError(f"{field.name} is {value}: nothing negative expected")
+                raise ValueError(f"{field.name} is {value}: 0 or more expected")
         for share in (self.bad_frames, self.hand_lost, self.joint_lost, self.frame_dropped, *self.drift_memory):
             if share > 1:
                 raise ValueError(f"a share of {share} is more than 1")
@@ -560,19 +557,14 @@ class EstimatorErrors:
 def estimator_errors(recording: Recording, seed: int, errors: EstimatorErrors | None = None) -> Recording:
     """What a live estimator would have delivered of a clean recording: noisier, with gaps, and fewer frames.
 
-    Frames that were dropped are holes in the result's `slot`; missing joints are 0 with confidence 0, and what was
-    missing in the recording stays so. The same arguments give the same errors, up to rounding.
+    Dropped frames are gaps in the result's `slot`; missing joints are 0 with confidence 0. Joints missing in the
+    recording stay missing. The same arguments give the same errors, up to rounding.
     """
     errors = errors or EstimatorErrors()
     rng = np.random.default_rng(seed)
-    skeleton = SKELETON
     frames, joints = recording.confidence.shape
-    hands = [list(skeleton.groups[group]) for group in ("left_hand", "right_hand")]
-    # An estimator is surest of the trunk, least sure of the wrists.
-    depth = np.zeros(joints)
-    for joint in skeleton.order[1:]:
-        depth[joint] = depth[skeleton.parents[joint]] + 1
-    scale = np.minimum(0.4 + 0.2 * depth, 1.0)[:, None]
+    # Errors are smallest at the trunk and largest at the wrists: by the number of bones from the neck.
+    scale = np.minimum(0.4 + 0.2 * (SKELETON.chain.sum(1, dtype=np.float64) - 1), 1.0)[:, None]
 
     memory = np.array(errors.drift_memory)
     drift = np.empty((frames, joints, 3))
@@ -583,14 +575,13 @@ def estimator_errors(recording: Recording, seed: int, errors: EstimatorErrors | 
     bad = np.where(rng.random(frames) < errors.bad_frames, errors.bad_factor, 1.0)[:, None, None]
     jitter = rng.normal(0, 1, (frames, joints, 3)) * bad
     error = scale * (drift * errors.drift_mm + jitter * errors.jitter_mm)
-    for hand in hands:
-        # A hand is found where its wrist is believed to be: it takes over the wrist's error as a whole.
-        wrist = skeleton.parents[hand[0]]
+    for wrist, hand in SKELETON.hands:
+        # A hand is found where its wrist is believed to be: it takes over the wrist's error.
         error[:, hand] = error[:, wrist, None] + jitter[:, hand] * errors.finger_mm
 
     missing = np.less(rng.random((frames, joints)), errors.joint_lost)
     missing[0] = False
-    for hand in hands:
+    for _, hand in SKELETON.hands:
         for begin, end in _runs(rng, frames, errors.hand_lost, errors.hand_run):
             missing[begin:end, hand] = True
     missing |= recording.missing
@@ -608,7 +599,7 @@ def estimator_errors(recording: Recording, seed: int, errors: EstimatorErrors | 
 
 
 def _runs(rng: np.random.Generator, frames: int, share: float, length: tuple[int, int]) -> list[tuple[int, int]]:
-    """Random spans [begin, end) that cover about that share of the frames; frame 0 is never in one."""
+    """Random spans [begin, end) that cover about that share of the frames, never frame 0."""
     runs, covered = [], 0
     while frames > 1 and covered < round(share * frames):
         begin = int(rng.integers(1, frames))
@@ -633,12 +624,7 @@ def demo_recording() -> list[Recording]:
     truth = replace(synthesize(DEMO_SECONDS, DEMO_FPS, DEMO_SEED), name="truth")
     estimate = replace(estimator_errors(truth, DEMO_SEED), name="estimate")
     return [
-        replace(
-            recording,
-            xyz=_rounded(recording.xyz, 2**-14),
-            confidence=_rounded(recording.confidence, 2**-6),
-        )
-        for recording in (truth, estimate)
+        replace(r, xyz=_rounded(r.xyz, 2**-14), confidence=_rounded(r.confidence, 2**-6)) for r in (truth, estimate)
     ]
 
 

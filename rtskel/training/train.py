@@ -1,11 +1,11 @@
 """Training by corruption: clean windows are corrupted, and the model learns to undo it (the paper's section 4.1).
 
-`main(["--data", corpus, "--out", run])` is `rtskel train`. A run's folder holds its resolved config and the
-corpus' fingerprint, `last.safetensors` (everything a resumed run needs to go on bit for bit),
-`best.safetensors` (weights, moving average, best on dev), `log.jsonl` and TensorBoard's files.
+`main(["--data", corpus, "--out", run])` is `rtskel train`. A run's folder holds the resolved config with the corpus'
+fingerprint, `last.safetensors` (everything that a resumed run needs to continue bit for bit), `best.safetensors`
+(moving average of the weights, best on dev), `log.jsonl`, and TensorBoard's files.
 
-Under `torchrun` the processes draw batches of their own and average gradients and running errors, so that all of them
-hold the same weights; the first writes the run's folder.
+Under `torchrun` each process draws its own batches; gradients and running errors are averaged, so that all processes
+hold the same weights. The first process writes the run's folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -42,13 +41,13 @@ from rtskel.training.evaluate import ModelEngine, Score, evaluate, geometric_mea
 from rtskel.training.score import joint_groups
 
 BAD = 1e-7
-"""Squared error of a coordinate, canonical units, beyond which the gate is told that a joint is bad."""
+"""Squared error of a coordinate in canonical units above which a joint is labelled bad for the gate."""
 
 TAIL = 30.0
-"""Errors this many times the usual count half of what they are: a few windows would drown out all others."""
+"""Relative errors are compressed above about this value: otherwise a few windows would dominate the loss."""
 
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter_low", "jitter_high", "live")
-"""Kinds of corruption that shake every frame: what refined poses do from one frame to the next is trained on these."""
+"""Kinds of corruption that move every frame: the loss on acceleration is trained on these."""
 
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
@@ -57,22 +56,24 @@ PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 class TrainConfig:
     """A training run. The schedule runs over `steps`, or over `time_budget` seconds, whichever ends first.
 
-    sources: how often windows are drawn from each part of the corpus; by default, of the shared data.
-    kinds: corruptions of `rtskel.training.corrupt.TRAINING` to draw from; empty: all of them.
-    balance: each kind of corruption, source and group of joints counts by its error relative to its own running error,
-        so that what is learned is the logarithm of each; without it, the loss is the paper's plain MSE.
-    shares: with `balance`, shares of the loss of the window's last position (which lookahead 0 uses), of the four
-        before it (lookaheads to 4), and of those from there to the middle (longer lookaheads), each with running
-        errors of its own. No output is taken from positions further in front.
-    triples: of the batch, 3 `triples` windows are three consecutive ones each, of the `SHAKY` kinds: what is published
-        from them is to accelerate as the truth does. `smoothness` is the weight of that loss, by positions as in
-        `shares` (what is too smooth without lookahead lags). It needs `balance`.
-    floors: running errors below the first (at the start) to the second (at the end of the run) count as that.
-    proposal, gate: weights of the loss of ungated corrections and of the gate as a classifier of bad joints.
-    ema: decay of the moving average of the weights, which is what is validated and kept.
-    validate_every: steps between validations (and checkpoints); 0: never, and the average at the end counts as best.
-    compile: compiles the network, which costs a minute and pays on an accelerator.
-    init: weights file to start from; of the same model, or of one with fewer options (`Skeletor.grow_from`).
+    Attributes:
+        sources: how often windows are drawn from each source of the corpus. Sources that the corpus lacks are refused;
+            the command line leaves them out of the recipe's sources (see `present_sources`).
+        kinds: kinds of corruption to draw from (`rtskel.training.corrupt.recipe`); empty: all of `TRAINING`.
+        balance: each kind of corruption, source and group of joints counts by its error relative to its own running
+            error, so that the logarithm of each is learned. Without it, the loss is the paper's plain MSE.
+        shares: with `balance`, shares of the loss for the window's last position (look-ahead 0), the four before it
+            (look-ahead up to 4), and those from there to the middle (longer look-ahead), each with its own running
+            errors. Earlier positions are never output.
+        triples: 3 `triples` windows of the batch are groups of three consecutive ones, of the `SHAKY` kinds; their
+            outputs should accelerate as the truth does. Needs `balance`.
+        smoothness: weight of that loss, by positions as in `shares` (without look-ahead, too smooth means late).
+        floors: lower limit of the running errors, at the start and at the end of the run.
+        proposal, gate: weights of the loss of ungated corrections, and of the gate as a classifier of bad joints.
+        ema: decay of the moving average of the weights, which is validated and kept.
+        validate_every: steps between validations (and checkpoints); 0: none, and the final average counts as best.
+        compile: compile the network, which takes a minute and pays off on an accelerator.
+        init: weights file to start from, of the same model or of one with fewer options (`Skeletor.grow_from`).
     """
 
     model: SkeletorConfig = PRESETS["realtime"]
@@ -108,7 +109,7 @@ class TrainConfig:
         if self.batch < 1 or self.steps < 1 or self.validate_every < 0:
             raise ValueError("batch and steps must be at least 1, validate_every at least 0")
         if not 0 <= 3 * self.triples < self.batch:
-            raise ValueError(f"{self.triples} triples of windows do not fit a batch of {self.batch} beside others")
+            raise ValueError(f"{self.triples} triples of windows leave no other windows in a batch of {self.batch}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
         for kind in self.kinds:
@@ -152,87 +153,95 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""The paper's recipe (Adam with its defaults, 1e-5, MSE, 300,000 iterations) and the one the released weights
-came from.
-"""
+"""The recipe of the released weights, and the paper's (Adam with its defaults, 1e-5, MSE, 300,000 iterations)."""
+
+
+def present_sources(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
+    """The weights of the config's sources that a corpus has for training; if it has none of them, 1 for each source."""
+    present = sorted({sequence.source for sequence in corpus.select("train")})
+    return {s: config.sources[s] for s in present if s in config.sources} or dict.fromkeys(present, 1.0)
 
 
 class Trainer:
     """The state of a run: model, moving average, optimiser, running errors, randomness. `step()` is one update.
 
-    The whole state goes through `save` and `load`, so that a resumed run continues bit for bit on the same machine.
+    `save` and `load` hold the whole state, so that a resumed run continues bit for bit on the same machine.
+
+    Raises:
+        RtskelError: the corpus lacks a source, or the weights to start from do not fit.
     """
 
     def __init__(self, config: TrainConfig, corpus: Corpus, device: str = "cpu") -> None:
         self.config, self.corpus, self.device = config, corpus, torch.device(device)
         self.tree = skeleton(config.model.skeleton)
-        torch.manual_seed(config.seed)
-        self.model = Skeletor(config.model)
-        if config.init:
-            try:
-                self.model.grow_from(load_weights(config.init))
-            except ValueError as error:
-                raise RtskelError(f"{config.init}: does not fit the model to be trained ({error})") from None
-        if not config.init and config.model.fill:
-            self.model.set_bone_statistics(*bone_statistics(corpus, config.sources, self.tree))
-        self.model.to(self.device).train()
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed + rank())
+        options: dict[str, Any] = {"weights": config.sources, "augment": config.augment, "skeleton": self.tree}
+        self.windows, self.longer = (
+            Windows(corpus, window, generator=self.generator, **options)
+            for window in (config.model.window, config.model.window + 2)
+        )
+        self.model = self._initial_model().to(self.device).train()
         self.average = Skeletor(config.model).to(self.device).eval()
         self.average.load_state_dict(self.model.state_dict())
         if config.precision == "bf16":
             self.model.trunk.autocast = self.average.trunk.autocast = torch.bfloat16
         if config.compile:
             self.model.trunk.compile()
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.model.parameters() if p.dim() > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in self.model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-            betas=(0.9, 0.999),
-            fused=True,
-        )
-        self.generator = torch.Generator(device=self.device).manual_seed(config.seed + rank())
-        self.windows, self.longer = (
-            Windows(
-                corpus, window, weights=config.sources, augment=config.augment, skeleton=self.tree,
-                generator=self.generator,
-            )
-            for window in (config.model.window, config.model.window + 2)
-        )  # fmt: skip
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        others = [p for p in self.model.parameters() if p.dim() <= 1]
+        parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(parameters, lr=config.lr, betas=(0.9, 0.999), fused=True)
         self.kinds = config.kinds or tuple(TRAINING)
         self.chance = torch.tensor([recipe(kind)[0] for kind in self.kinds], device=self.device)
         self.shaky = self.chance * torch.tensor([float(kind in SHAKY) for kind in self.kinds], device=self.device)
         self.triples = config.triples if bool(self.shaky.any()) else 0
-        groups = joint_groups(config.model.skeleton)
-        self.groups = torch.zeros(len(groups), self.tree.joints, device=self.device)  # each row sums to 1
-        for row, joints in enumerate(groups.values()):
-            self.groups[row, joints] = 1.0 / len(joints)
-        window = config.model.window
-        self.positions = torch.zeros(3, window, device=self.device)  # each row sums to 1
-        edges = sorted({max(0, window // 2 - 3), max(0, window - 5), window - 1, window})
-        for row, (first, end) in enumerate(reversed(list(pairwise(edges)))):
-            self.positions[row, first:end] = 1.0 / (end - first)
-        shares = torch.tensor(config.shares, device=self.device)[:, None]
-        self.shares = torch.stack(
-            [shares, shares, shares * torch.tensor(config.smoothness, device=self.device)[:, None]]
-        )
-        # Running errors by kind, source, positions and group: of the output, of the ungated proposal, and of the
-        # acceleration; 0 = not seen yet.
-        cells = (len(self.kinds), len(config.sources), len(self.positions), len(groups))
-        self.running = torch.zeros(3, *cells, device=self.device)
+        self._weigh_loss()
         self.steps = 0
         self.elapsed = 0.0
         self.best = math.inf
 
+    def _initial_model(self) -> Skeletor:
+        config = self.config
+        torch.manual_seed(config.seed)
+        model = Skeletor(config.model)
+        if config.init:
+            try:
+                model.grow_from(load_weights(config.init))
+            except ValueError as error:
+                raise RtskelError(f"{config.init}: does not fit the model to be trained ({error})") from None
+        elif config.model.fill:
+            model.set_bone_statistics(*bone_statistics(self.corpus, config.sources, self.tree))
+        return model
+
+    def _weigh_loss(self) -> None:
+        """Groups of joints, ranges of positions, their shares of the loss, and the running errors."""
+        config, window = self.config, self.config.model.window
+        groups = joint_groups(config.model.skeleton)
+        self.groups = torch.zeros(len(groups), self.tree.joints, device=self.device)  # each row sums to 1
+        for row, joints in enumerate(groups.values()):
+            self.groups[row, joints] = 1.0 / len(joints)
+        self.positions = torch.zeros(3, window, device=self.device)  # each row sums to 1
+        edges = sorted({max(0, window // 2 - 3), max(0, window - 5), window - 1, window})
+        for row, (first, end) in enumerate(reversed(list(pairwise(edges)))):
+            self.positions[row, first:end] = 1.0 / (end - first)
+        shares, smoothness = (
+            torch.tensor(values, device=self.device)[:, None] for values in (config.shares, config.smoothness)
+        )
+        self.shares = torch.stack([shares, shares, shares * smoothness])
+        # Running errors by kind, source, positions and group: of the output, of the ungated proposal, and of the
+        # acceleration; 0 = not seen yet.
+        cells = (len(self.kinds), len(config.sources), len(self.positions), len(groups))
+        self.running = torch.zeros(3, *cells, device=self.device)
+
     @property
     def progress(self) -> float:
-        """How far the run is, 0 to 1: by steps or by time, whichever is further."""
+        """Progress of the run, 0 to 1: by steps or by time, whichever is further."""
         return min(1.0, max(self.steps / self.config.steps, self.elapsed / self.config.time_budget))
 
     @property
     def floor(self) -> float:
-        """Running errors below this count as this. Falls during the run: as long as clean input counts for too
-        much, nothing else is learned.
+        """Lower limit of the running errors. It falls during the run: while clean input has too large a weight, nothing
+        else is learned.
         """
         high, low = self.config.floors
         return float(high * (low / high) ** self.progress)
@@ -240,7 +249,7 @@ class Trainer:
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """A training batch: clean, corrupted [B, W, J, 3], missing [B, W, J], scale [B], kind [B], source [B].
 
-        Its last 3 `triples` windows are three consecutive ones each.
+        Its last 3 `triples` windows are groups of three consecutive ones.
         """
         g, count, window = self.generator, self.triples, self.config.model.window
         clean, source = self.windows.draw(self.config.batch - 3 * count)
@@ -297,14 +306,14 @@ class Trainer:
             return (error @ self.groups[0]).mean()
         total = self._balanced(grouped(error), kind, source, 0, self.floor)
         if logits is not None:
-            # What is proposed for good joints does not matter: the gate keeps it back.
+            # Corrections of good joints do not matter: the gate suppresses them.
             bad = (off(base) > BAD).float()
             off_bad = grouped(off(proposal) * bad)
             total = total + config.proposal * self._balanced(off_bad, kind, source, 1, self.floor)
             guess = F.binary_cross_entropy_with_logits(logits, bad, reduction="none")
             total = total + config.gate * guess[~missing].mean()
         if self.triples:
-            # Position p of three consecutive windows: what is published of three frames at one lookahead.
+            # Position p of three consecutive windows: three consecutive output frames at one look-ahead.
             first = -3 * self.triples
             apart = ((y - clean) * side / scale[:, None, None, None])[first:].view(-1, 3, *y.shape[1:])
             acceleration = apart[:, 0] - 2 * apart[:, 1] + apart[:, 2]
@@ -313,7 +322,7 @@ class Trainer:
         return total
 
     def _balanced(self, error: Tensor, kind: Tensor, source: Tensor, which: int, floor: float) -> Tensor:
-        """Error [B, positions, groups] over its running mean for the window's kind and source; updates that mean."""
+        """Mean of errors [B, positions, groups] relative to the running mean of their kind and source; updates that."""
         running = self.running[which]
         cell = kind * running.shape[1] + source
         flat = running.view(-1, *running.shape[2:])
@@ -350,7 +359,7 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         spent = torch.tensor([time.monotonic() - began, float(loss.detach())], dtype=torch.float64, device=self.device)
         if processes() > 1:
-            dist.all_reduce(spent)  # so that all end together
+            dist.all_reduce(spent)  # so that all processes end together
         self.elapsed += float(spent[0]) / processes()
         return float(spent[1]) / processes()
 
@@ -365,7 +374,7 @@ class Trainer:
             first += gradient.numel()
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the run's future depends on, by name."""
+        """Every tensor that the rest of the run depends on, by name."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
@@ -376,29 +385,29 @@ class Trainer:
         return tensors | {"running": self.running, "generators": torch.stack(generators)}
 
     def save(self, path: str | Path) -> None:
-        """Writes a checkpoint; it is complete under its name, or not there. Every process of a run must call it."""
+        """Writes a checkpoint, complete or not at all. Every process of a run must call it."""
         path = Path(path)
         tensors = {k: v.detach().cpu().clone().contiguous() for k, v in self.state().items()}
         if rank():
             return
-        books = {"steps": self.steps, "elapsed": self.elapsed, "best": self.best if math.isfinite(self.best) else None}
+        best = self.best if math.isfinite(self.best) else None
         header = {
             "config": json.dumps(replace(self.config, kinds=self.kinds).to_dict()),  # `TRAINING` may change
             "corpus": self.corpus.fingerprint,
-            "books": json.dumps(books),
+            "books": json.dumps({"steps": self.steps, "elapsed": self.elapsed, "best": best}),
         }
         partial = path.with_name(path.name + ".partial")
         try:
             save_file(tensors, str(partial), header)
             partial.replace(path)
         except (SafetensorError, OSError) as error:
-            raise RtskelError(f"{path}: cannot be written ({error}); the checkpoint before it is kept") from None
+            raise RtskelError(f"{path}: cannot be written ({error}); the previous checkpoint is kept") from None
 
     def load(self, path: str | Path) -> None:
         """Continues from a checkpoint of the same model config, kinds, sources and corpus.
 
         Raises:
-            RtskelError: not a checkpoint, or one of something else; then nothing has changed.
+            RtskelError: not a checkpoint, or one of another run; then nothing has changed.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -435,32 +444,29 @@ class Trainer:
         self.best = math.inf if books["best"] is None else books["best"]
 
     def validate(self, truth: Sequence[Any]) -> list[Score]:
-        """Scores of the moving average on clean sequences [N, J, 3] under the conditions of the protocol, L =
-        0 and 4.
-        """
+        """Scores of the moving average on clean sequences [N, J, 3] under the protocol's conditions, L = 0 and 4."""
         return evaluate(truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius)
 
 
 def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
-    """The dev sequences of a source (of the whole corpus if that has none), as arrays [N, J, 3]."""
-    chosen = corpus.select("dev", source) or corpus.select("dev")
-    return [np.array(corpus.xyz[s.first : s.first + s.length]) for s in chosen]
+    """The dev sequences of a source (if it has none, of the whole corpus), as arrays [N, J, 3]."""
+    return [corpus.frames(s) for s in corpus.select("dev", source) or corpus.select("dev")]
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; 0 writes."""
+    """Number of this process; process 0 writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def train(
     config: TrainConfig, data: str | Path, out: str | Path, *, resume: bool = False, quiet: bool = False
 ) -> Trainer:
-    """Trains until the schedule ends; see the module's docstring for what `out` holds then.
+    """Trains until the schedule ends; the module's docstring lists what `out` holds then.
 
     Raises:
         RtskelError: no corpus, a folder that holds a run or cannot be written, a checkpoint that does not fit, a loss
@@ -535,7 +541,7 @@ def _run(trainer: Trainer, out: Path, console: Console) -> None:
 
 
 def _board(out: Path, console: Console) -> Any:
-    """TensorBoard's writer for the run, or None where it is not installed or this process writes nothing."""
+    """TensorBoard's writer for the run, or None if it is not installed or another process writes."""
     if rank():
         return None
     try:
@@ -558,23 +564,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=int, help="end after this many updates")
     parser.add_argument("--time-budget", type=float, metavar="SECONDS", help="end after this many seconds of training")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
     parser.add_argument("--threads", type=int, help="CPU threads")
     args = parser.parse_args(argv)
-    values = RECIPES[args.recipe].to_dict()
     try:
-        if args.config:
-            values |= json.loads(Path(args.config).read_text())
+        given = json.loads(Path(args.config).read_text()) if args.config else {}
         for item in args.set:
             key, _, value = item.partition("=")
-            values[key] = json.loads(value)
-        config = TrainConfig.from_dict(values)
+            given[key] = json.loads(value)
+        config = TrainConfig.from_dict(RECIPES[args.recipe].to_dict() | given)
     except (OSError, ValueError, TypeError) as error:
         raise RtskelError(f"training config: {error}") from None
     if args.steps is not None:
         config = replace(config, steps=args.steps)
     if args.time_budget is not None:
         config = replace(config, time_budget=args.time_budget)
+    if "sources" not in given:
+        config = replace(config, sources=present_sources(config, Corpus(args.data)))
     if args.threads:
         torch.set_num_threads(args.threads)
     train(config, args.data, args.out, resume=args.resume)

@@ -1,0 +1,132 @@
+"""Arguments, figures, tables, JSON, and the machine that was measured."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtskel.cli import positive
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+WEIGHTS = RESULTS.parents[1] / "engines" / "skeletor-realtime.safetensors"
+"""The released weights, with their graph skeletor-realtime.onnx in the same folder."""
+
+DATA = Path(os.environ.get("RTSKEL_DATA", "../shared/data"))
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+def arguments(doc: str | None, data: bool = False) -> argparse.ArgumentParser:
+    """A parser with the options of every bench, described by the first line of a docstring; `data`: with --data."""
+    description = str(doc).splitlines()[0]
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--save", metavar="NAME", help="also keep the JSON as bench/results/NAME.json")
+    if data:
+        parser.add_argument("--data", type=Path, default=DATA, help="folder of the recordings")
+    return parser
+
+
+def numbers(text: str) -> list[int]:
+    """Comma-separated numbers of 0 or more."""
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 or more expected")
+    return values
+
+
+def counts(text: str) -> list[int]:
+    """Comma-separated numbers of 1 or more."""
+    return [positive(part) for part in text.split(",")]
+
+
+def names(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Comma-separated names out of these."""
+
+    def parsed(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(f"unknown {unknown[0]!r} (known: {', '.join(known)})")
+        return found
+
+    return parsed
+
+
+def machine() -> dict[str, Any]:
+    """Processor, system and versions."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    versions = {}
+    for package in ("rtskel", "numpy", "pyzmq", "msgpack", "openvino", "torch", "onnxruntime"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": model.group(1) if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def report(result: dict[str, Any], lines: Sequence[str], options: argparse.Namespace) -> None:
+    """Print a result as lines or, with --json, as JSON; keep it with --save."""
+    result = {**result, "machine": machine()}
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result) if options.json else "\n".join(lines))
+
+
+def unavailable(error: BaseException) -> dict[str, str]:
+    """The result of what does not run here: the reason, in one line."""
+    return {"unavailable": " ".join(str(error).split())[:300] or type(error).__name__}
+
+
+def percentiles(ms: Sequence[float] | np.ndarray[Any, Any]) -> dict[str, float]:
+    """p50, p90, p99, p99.9, maximum and size of a sample."""
+    values = np.asarray(ms, np.float64)
+    found = {f"p{p:g}": float(np.percentile(values, p)) for p in PERCENTILES}
+    return {**found, "max": float(values.max()), "n": len(values)}
+
+
+def table(title: str, rows: Mapping[str, Mapping[str, Any]], form: str = ".3f") -> list[str]:
+    """Lines of a table: one row a key, one column for each key of any row; numbers in a format, absent cells as "-"."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+
+    def cell(value: Any) -> str:
+        return "-" if value is None else value if isinstance(value, str) else format(value, form)
+
+    cells = [[title, *columns]] + [[name, *(cell(row.get(c)) for c in columns)] for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        row[0].ljust(widths[0])
+        + "".join(text.rjust(width + 2) for text, width in zip(row[1:], widths[1:], strict=True))
+        for row in cells
+    ]
+
+
+def keep_profile(name: str, text: str) -> None:
+    """Keep a profile as bench/results/NAME.txt, after the command and the commit that made it."""
+    RESULTS.mkdir(exist_ok=True)
+    origin = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n{_commit()}"
+    (RESULTS / f"{name}.txt").write_text(origin + text)
+
+
+def _commit() -> str:
+    """A line that names the commit, if git is installed."""
+    where = ["git", "-C", str(RESULTS.parent), "log", "-1", "--format=at commit %h"]
+    return subprocess.run(where, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
