@@ -19,6 +19,7 @@ ORDER = [
     "refine",
     "formats",
     "lift",
+    "recordings",
     "model",
     "client",
     "engine",
