@@ -11,7 +11,7 @@ from rtskel.errors import FormatError
 from rtskel.formats.parsing import Options
 from rtskel.formats.recording import Recording
 from rtskel.rates import reconcile, too_far_apart
-from rtskel.skeleton import NECK, skeleton
+from rtskel.skeleton import BODY, NECK, skeleton
 
 NORMALISED = 2.0
 """Pixel coordinates whose largest is not above this are fractions of the image: nobody is two pixels large."""
@@ -36,10 +36,10 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
     if recording.lookahead is None:
         recording = _present(recording, notes, own)
         recording = _in_pixels(recording, options, notes)
-        if by_convention and _upside_down(recording):
-            notes.append(
-                f"the head is not above the neck: axes {recording.axes!r} are a convention (else state --axes)"
-            )
+        if by_convention and recording.dims == 3:
+            strange = _strangely_turned(recording)
+            if strange:
+                notes.append(f"{strange}: axes {recording.axes} are only a convention here (else state --axes)")
     every = dict.fromkeys((*recording.notes, *options.notes, *notes))
     return replace(recording, notes=tuple(every))
 
@@ -113,8 +113,14 @@ def _in_pixels(recording: Recording, options: Options, notes: list[str]) -> Reco
     return replace(recording, xyz=xyz.astype(np.float32))
 
 
-def _upside_down(recording: Recording) -> bool:
-    both = ~recording.missing[:, [0, NECK]].any(axis=1)
-    return bool(both.any()) and bool(
-        np.median(recording.canonical()[both, 0, 1] - recording.canonical()[both, NECK, 1]) > 0
-    )
+def _strangely_turned(recording: Recording) -> str:
+    """Why the axes look wrong, for somebody upright before a camera; empty if they do not."""
+    canonical = np.where(recording.missing[..., None], np.nan, recording.canonical())
+    body = canonical[:, : len(BODY)] - canonical[:, NECK : NECK + 1]
+    front = [BODY.index(name) for name in ("nose", "right_wrist", "left_wrist")]
+    above, ahead = body[:, 0, 1], body[:, front, 2]
+    if np.isfinite(above).any() and np.nanmedian(above) > 0:
+        return "the head is not above the neck"
+    if np.isfinite(ahead).any() and np.nanmedian(ahead) < 0:
+        return "head and hands lie behind the shoulders"
+    return ""

@@ -199,4 +199,5 @@ FORMAT = Format(
     read_openpose,
     mark=BOM + rb'\s*\{.*"(?:people|(?:pose|hand_left|hand_right)_keypoints(?:_[23]d)?)"\s*:',
     folders=True,
+    convention=True,
 )

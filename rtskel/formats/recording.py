@@ -106,7 +106,8 @@ class Recording:
             self._check_poses()
             self._check_columns()
         except RtskelError as error:
-            raise FormatError(f"recording {self.name!r}: {error}") from None
+            name = self.name if len(self.name) <= 80 else self.name[:77] + "..."
+            raise FormatError(f"recording {name!r}: {error}") from None
 
     def _check_values(self) -> None:
         axes_matrix(self.axes)
