@@ -96,7 +96,7 @@ def frame_numbers(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
 def measured(seconds: NDArray[np.float64], slot: NDArray[np.int64]) -> float | None:
     """Slots per second from the first to the last frame; None where times do not ascend."""
     span = float(seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0
-    return float(slot[-1] - slot[0]) / span if span > 0 else None
+    return float(f"{float(slot[-1] - slot[0]) / span:.9g}") if span > 0 else None
 
 
 def agree(a: float, b: float) -> bool:
@@ -157,6 +157,7 @@ def _by_times(
     placed = frame_numbers(seconds) + at[0]
     if (
         not known.all()
+        or not LEAST_FPS <= (measured(seconds, placed) or 0) <= MOST_FPS * (1 + TOLERANCE)
         or _apart(at, seconds) <= 1.5 * _apart(placed, seconds)
         or too_far_apart(int(placed[0]), int(placed[-1]), len(placed))
     ):

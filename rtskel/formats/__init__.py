@@ -59,6 +59,7 @@ __all__ = [
     "SHOULDER_WIDTH_MM",
     "SKELS_UNIT",
     "SUFFIXES",
+    "WRITTEN",
     "Recording",
     "check_writable",
     "exchange_sides",
@@ -274,10 +275,14 @@ def check_writable(path: str | Path) -> str:
     return form.lacks
 
 
+WRITTEN = (".skels", ".npz", ".csv", ".jsonl", ".bvh", ".trc", ".c3d", ".npy")
+"""The suffixes of files that `write` makes; `..._body_3d_xyz.csv` is freemocap's."""
+
+
 def _written(path: Path) -> Format:
     writable = {form.suffixes[0]: form for form in _FORMATS if form.write}
     fitting = [suffix for suffix in writable if path.name.lower().endswith(suffix)]
     if not fitting:
-        known = ", ".join(suffix for suffix in writable if suffix.startswith("."))
+        known = ", ".join(WRITTEN)
         raise FormatError(f"{path}: unknown recording format {path.suffix!r} to write (known: {known})")
     return writable[max(fitting, key=len)]

@@ -157,20 +157,20 @@ def _mediapipe(path: Path, array: NDArray[np.float64], options: Options) -> Reco
 
 def _parted(array: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """The parts of an array of MediaPipe's points, in the order in which hands lie at their wrists."""
-    best: tuple[float, dict[str, NDArray[np.float64]]] | None = None
+    found: list[tuple[int, float, int, dict[str, NDArray[np.float64]]]] = []
     for order in _ORDERS[array.shape[1]]:
         cuts = np.cumsum([_COUNTS[letter] for letter in order])[:-1]
         parts = dict(zip(order, np.split(array, cuts, axis=1), strict=True))
-        apart = 0.0
+        hidden, apart = 0, 0.0
         for letter, wrist in (("l", 15), ("r", 16)):
             if letter in parts:
-                distance = np.linalg.norm(parts[letter][:, 0, :2] - parts["p"][:, wrist, :2], axis=-1)
-                shown_ = np.isfinite(distance) & parts[letter].any(axis=(1, 2))
-                apart += float(np.median(distance[shown_])) if shown_.any() else 0.0
-        if best is None or apart < best[0]:
-            best = apart, parts
-    assert best is not None
-    return best[1]
+                both = np.stack([parts[letter][:, 0, :2], parts["p"][:, wrist, :2]])
+                seen = np.isfinite(both).all(axis=(0, 2)) & both.any(axis=2).all(axis=0)
+                hidden += not seen.any()
+                distances = np.linalg.norm(both[0, seen] - both[1, seen], axis=-1)
+                apart += float(np.median(distances)) if seen.any() else 0.0
+        found.append((hidden, apart, len(found), parts))
+    return min(found, key=lambda one: one[:3])[3]
 
 
 # Writing

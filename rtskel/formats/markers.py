@@ -229,7 +229,7 @@ def write_c3d(path: Path, recordings: list[Recording]) -> None:
     points[:3] = np.moveaxis(xyz, -1, 0).swapaxes(1, 2)
     file["data"]["points"] = points
     file["data"]["meta_points"]["residuals"] = np.where(missing.T, -1.0, 0.0)[None]
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.stem}.part.c3d")
     try:
         try:
             file.write(str(part))

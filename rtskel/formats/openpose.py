@@ -77,22 +77,24 @@ def read_openpose(path: Path, options: Options) -> list[Recording]:
 
 def _people(number: int, file: Path, value: Any, options: Options) -> list[_Row]:
     """The people of one frame."""
-    people = value.get("people") if isinstance(value, dict) else None
-    if people is None and isinstance(value, dict) and not _KNOWN.isdisjoint(value):
-        people = value  # one person, without the list
-    elif isinstance(value, dict) and not _KNOWN_OF_FILE.issuperset(value):
+    if not isinstance(value, dict) or ("people" not in value and _KNOWN.isdisjoint(value)):
+        raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
+    people = value.get("people", value)  # one person, without the list
+    if "people" in value and not _KNOWN_OF_FILE.issuperset(value):
         options.note(f"unused keys: {listed(value.keys() - _KNOWN_OF_FILE)}")
     if isinstance(people, dict):
-        if _KNOWN.isdisjoint(people) and people and all(isinstance(person, dict) for person in people.values()):
-            ids = [
-                {"person_id": int(key)} if key.isascii() and key.isdigit() and len(key) < 18 else {} for key in people
-            ]
-            people = [{**known, **person} for known, person in zip(ids, people.values(), strict=True)]
-        else:
-            people = [people] if people else None
+        by_id = bool(people) and _KNOWN.isdisjoint(people) and all(isinstance(one, dict) for one in people.values())
+        people = [_with_id(*item) for item in people.items()] if by_id else [people] if people else []
+    if people is None:
+        people = []
     if not isinstance(people, list):
         raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
     return [_person(number, f"{file}, person {at}", person, options) for at, person in enumerate(people)]
+
+
+def _with_id(key: str, person: dict[str, Any]) -> dict[str, Any]:
+    """A person of an object by ids."""
+    return {"person_id": int(key), **person} if key.isascii() and key.isdigit() and len(key) < 18 else person
 
 
 def _person(number: int, place: str, person: Any, options: Options) -> _Row:

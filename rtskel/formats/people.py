@@ -62,7 +62,7 @@ def follow(
         [K] stream numbers 0, 1, ... in the order in which streams begin; -1 for a person found a second time.
     """
     rows = _Rows(frame, xyz, confidence)
-    kept = ~_doubles(rows)
+    kept = ~_doubles(rows, identity)
     if not kept.all():
         note(f"people found twice in a frame: {np.sum(~kept)} dropped, the one seen better is kept")
         rows = _Rows(frame[kept], xyz[kept], confidence[kept])
@@ -128,8 +128,12 @@ class _Rows:
         return share
 
 
-def _doubles(rows: _Rows) -> NDArray[np.bool_]:
-    """Rows [K] of people who are found better by another row of the frame."""
+def _doubles(rows: _Rows, identity: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+    """Rows [K] of people who are found better by another row of the frame; none of two people with lasting ids."""
+    lasting = np.zeros(len(rows.frame), np.bool_)
+    if identity is not None:
+        _, code, count = np.unique(identity, return_inverse=True, return_counts=True)
+        lasting = (identity >= 0) & (count[code] > SHORT_GAP)
     double = np.zeros(len(rows.frame), np.bool_)
     for start, end in zip(rows.starts, [*rows.starts[1:], len(rows.frame)], strict=True):
         if end - start == 1:
@@ -141,6 +145,8 @@ def _doubles(rows: _Rows) -> NDArray[np.bool_]:
             near = kept[_between(rows.low[row], rows.high[row], rows.low[kept], rows.high[kept]) <= scale]
             at = np.full(len(near), row)
             same = rows.apart(at, near) <= np.maximum(rows.size[near], rows.size[row]) * SAME
+            if lasting[row] and identity is not None:  # two people who meet
+                same &= ~lasting[near] | (identity[near] == identity[row])
             if (same & (rows.common(at, near, np.minimum) >= 0.5)).any():
                 double[row] = True
             else:

@@ -131,9 +131,9 @@ def _scores_split(
     if scores is not None:
         return points, scores
     if points.ndim >= 2 and points.shape[-1] == 3 and points.size:
-        third = points[..., 2]
-        if np.nanmin(third) >= 0 and np.nanmax(third) <= 1 and np.nanmax(np.abs(points[..., :2])) > 2:
-            return points[..., :2], third
+        third, beside = points[..., 2], points[..., :2]
+        if ((third >= 0) & (third <= 1) | np.isnan(third)).all() and (np.abs(beside) > 2).any():
+            return beside, third
     return points, np.ones(points.shape[:-1])
 
 
