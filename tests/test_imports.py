@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtskel"
 ORDER = [
     "errors",
     "skeleton",
+    "rates",
     "flags",
     "native",
     "curve",

@@ -6,12 +6,17 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 
 | format | what | read | write | must be stated |
 |---|---|---|---|---|
-| `npz`, `csv`, `jsonl` | rtskel's own: all of a recording (`.table`) | yes | yes | text: fps, unit if absent |
+| `npz`, `csv`, `jsonl` | rtskel's own, all of a recording (`.table`) | yes | yes | in text fps or times, unit |
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
-| `openpose` | OpenPose's JSON, a folder or one file (`.openpose`) | yes | | fps |
-| `wholebody` | COCO-WholeBody-133: MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
-| `holistic` | MediaPipe Holistic's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
+| `openpose` | OpenPose's JSON, also of Pose2Sim, Sports2D, AI-Hub (`.openpose`) | yes | | fps |
+| `wholebody` | MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
+| `alphapose` | AlphaPose's JSON, COCO's results (`.wholebody`) | yes | | fps |
+| `holistic` | MediaPipe's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
+| `mediapipe` | MediaPipe's results as JSON (`.mediapipe`) | yes | | fps or times, image_size |
 | `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |
+| `trc`, `c3d` | OpenSim, Pose2Sim, optical systems (`.markers`) | yes | yes | axes if unusual |
+| `freemocap` | freemocap's `..._body_3d_xyz.csv`, with hands (`.freemocap`) | yes | yes | fps |
+| `npy` | freemocap's arrays, others by layout (`.freemocap`) | yes | yes | fps, unit, axes or image_size |
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
 
 To add a reader:
@@ -19,6 +24,7 @@ To add a reader:
 1. Write a module with `read_x(path, options) -> list[Recording]`. `parsing` has what readers share: `text`,
    `parse_json`, `load_npz`, `options.need` for what the file does not say. Map points to joints with a `Layout` of
    `mappings` and `gather`; where a file lists people anew in every frame, end with `people.recordings_of_people`.
+   Say what is dropped or doubted with `options.note`; what any recording may be doubted for is in `doubts`.
 2. Describe it in a `Format` at the end of the module: name, suffixes, and the mark by which content is recognised.
 3. Add that `Format` to `_FORMATS` below, before formats whose marks are weaker, and a line to the table above.
 """
@@ -27,16 +33,16 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rtskel.errors import FormatError
-from rtskel.formats import bvh, mediapipe, openpose, posefile, skels, table, wholebody
+from rtskel.formats import bvh, frames, freemocap, markers, mediapipe, openpose, posefile, skels, table, wholebody
+from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
-from rtskel.formats.parsing import Format, Options, content, named, parse_json, text
+from rtskel.formats.parsing import Format, Options, content, listed, named, npz_names, printable, read_json, reason
 from rtskel.formats.recording import (
     MM_PER_UNIT,
     SHOULDER_WIDTH_MM,
@@ -53,6 +59,7 @@ __all__ = [
     "SHOULDER_WIDTH_MM",
     "SKELS_UNIT",
     "SUFFIXES",
+    "WRITTEN",
     "Recording",
     "check_writable",
     "exchange_sides",
@@ -67,20 +74,26 @@ __all__ = [
 
 _FORMATS = (  # in the order in which marks are looked for
     posefile.FORMAT,
+    markers.TRC,
+    freemocap.NPY,
     table.JSONL,
+    wholebody.ALPHAPOSE,
     openpose.FORMAT,
     wholebody.FORMAT,
+    mediapipe.RESULTS,
+    freemocap.CSV,
     table.CSV,
     skels.FORMAT,
     table.NPZ,
     mediapipe.FORMAT,
+    markers.C3D,
     bvh.FORMAT,
 )
 
 FORMATS = tuple(form.name for form in _FORMATS if form.read)
 """The names that `read(format=...)` accepts."""
 
-SUFFIXES = (".skels", ".npz", ".csv", ".jsonl", ".json", ".pose")
+SUFFIXES = (".skels", ".npz", ".csv", ".jsonl", ".json", ".pose", ".npy", ".trc", ".c3d")
 """The suffixes of files that `read` knows."""
 
 
@@ -92,23 +105,20 @@ def recognise(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        if path.suffix.lower() in SUFFIXES:
-            raise FormatError(f"{path}: is a directory")
-        openpose.files_in(path)
-        return openpose.FORMAT.name
+        return _of_folder(path)
     head = content(path, 1 << 16)
     if head.startswith(b"PK"):
-        names = _array_names(path)
+        names = npz_names(path)
         return next((form.name for form in _FORMATS if form.arrays(names)), table.NPZ.name)
-    for form in _FORMATS:
-        if form.mark and re.search(form.mark, head, re.DOTALL):
-            return form.name
+    marked = _marked(head)
+    if marked is not None:
+        return marked.name
     suffix = path.suffix.lower()
     if suffix == ".json":
-        parse_json(path, text(path))
-        raise FormatError(
-            f"{path}: JSON, but neither OpenPose's (people), nor MMPose's (instances), nor rtskel's (xyz)"
-        )
+        value = read_json(path, Options())
+        keys = listed(value.keys()) if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise FormatError(f"{path}: JSON, but neither OpenPose's (people), nor MMPose's (instances), nor AlphaPose's "
+                          f"(image_id), nor MediaPipe's (landmarks), nor rtskel's (xyz); found: {keys}")  # fmt: skip
     for form in _FORMATS:
         if form.read and suffix == form.suffixes[0]:
             return form.name
@@ -116,12 +126,21 @@ def recognise(path: str | Path) -> str:
     raise FormatError(f"{path}: unknown recording format {path.suffix!r} (known: {known})")
 
 
-def _array_names(path: Path) -> set[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return set()  # the reader of `.npz` says what is wrong
+def _marked(head: bytes, folders: bool = False) -> Format | None:
+    for form in _FORMATS:
+        if form.mark and (form.folders or not folders) and re.search(form.mark, head, re.DOTALL):
+            return form
+    return None
+
+
+def _of_folder(path: Path) -> str:
+    if path.suffix.lower() in SUFFIXES:
+        raise FormatError(f"{path}: is a directory")
+    for file in frames.files_in(path)[:100]:  # pictures with nobody in them tell nothing
+        marked = _marked(content(file, 1 << 16), folders=True)
+        if marked is not None:
+            return marked.name
+    return openpose.FORMAT.name
 
 
 def read(
@@ -136,8 +155,11 @@ def read(
     image_size: tuple[int, int] | None = None,
     depth_scale: float | None = None,
     world: bool = False,
+    strict: bool = False,
 ) -> list[Recording]:
-    """The recordings of a file or folder, in file order; at least one.
+    """The recordings of a file or folder, in file order; at least one. Their `notes` say what was dropped or doubted.
+
+    Where a file has times, they win over a rate, be it the file's or stated here.
 
     Args:
         path: a recording in any of `FORMATS`.
@@ -147,6 +169,7 @@ def read(
         swap_sides: exchange left and right joints.
         depth_scale: pixels per unit of z in MediaPipe's landmarks, which files do not state. None: read as 2D.
         world: read MediaPipe's world landmarks, in metres, instead of those in the image.
+        strict: a FormatError instead of notes.
 
     Raises:
         FormatError: unknown format, unreadable, truncated or damaged file, wrong number of columns or joints, text that
@@ -162,11 +185,22 @@ def read(
         if given and option not in form.takes:
             raise FormatError(f"{path}: --{option.replace('_', '-')} is for MediaPipe's landmarks, this is {name}")
     options = Options(fps=fps, unit=unit, axes=axes, image_size=image_size, depth_scale=depth_scale, world=world)
-    recordings = form.read(path, options)
     stated: dict[str, Any] = {"fps": fps, "axes": axes, "mirrored": mirrored, "unit": unit, "image_size": image_size}
     stated = {key: value for key, value in stated.items() if value is not None}
-    if stated:
-        recordings = [named(path, replace, recording, **stated) for recording in recordings]
+    by_convention = form.convention and axes is None
+    try:
+        recordings = [named(path, replace, recording, **stated) for recording in form.read(path, options)]
+        recordings = [
+            named(path, examined, recording, options, own=form.own, by_convention=by_convention)
+            for recording in recordings
+        ]
+    except FormatError as error:
+        raise FormatError(printable(str(error))) from error.__cause__
+    except Exception as error:  # a file that its reader does not see through must not end more than its reading
+        raise FormatError(f"{path}: damaged, or unlike any {name} file ({reason(error)})") from error
+    notes = list(dict.fromkeys(note for recording in recordings for note in recording.notes))
+    if strict and notes:
+        raise FormatError(f"{path}: {printable('; '.join(notes))}")
     return [exchange_sides(recording) for recording in recordings] if swap_sides else recordings
 
 
@@ -174,8 +208,8 @@ def write(path: str | Path, recordings: Recording | Iterable[Recording]) -> None
     """Write recordings into one file, whose suffix decides the format. A file is written whole or not at all.
 
     `.npz`, `.csv` and `.jsonl` hold everything, and any number of recordings. `.skels` holds positions only, unchanged;
-    dropped frames and missing joints become zeros, which its readers take as missing. For `.bvh` see
-    `rtskel.formats.bvh`.
+    dropped frames and missing joints become zeros, which its readers take as missing. For the others see their modules:
+    `.bvh`, `.trc` and `.c3d` (`markers`), `.npy` and `..._body_3d_xyz.csv` (`freemocap`).
 
     Raises:
         FormatError: unknown suffix, no recordings, a recording the format cannot hold, a file that cannot be written.
@@ -241,10 +275,14 @@ def check_writable(path: str | Path) -> str:
     return form.lacks
 
 
+WRITTEN = (".skels", ".npz", ".csv", ".jsonl", ".bvh", ".trc", ".c3d", ".npy")
+"""The suffixes of files that `write` makes; `..._body_3d_xyz.csv` is freemocap's."""
+
+
 def _written(path: Path) -> Format:
     writable = {form.suffixes[0]: form for form in _FORMATS if form.write}
-    try:
-        return writable[path.suffix.lower()]
-    except KeyError:
-        known = ", ".join(writable)
-        raise FormatError(f"{path}: unknown recording format {path.suffix!r} to write (known: {known})") from None
+    fitting = [suffix for suffix in writable if path.name.lower().endswith(suffix)]
+    if not fitting:
+        known = ", ".join(WRITTEN)
+        raise FormatError(f"{path}: unknown recording format {path.suffix!r} to write (known: {known})")
+    return writable[max(fitting, key=len)]

@@ -5,14 +5,17 @@ it equals, or the points whose mean it is. Sides are the person's own: left is t
 
 | layout | is |
 |---|---|
-| OPENPOSE_25, OPENPOSE_18 | OpenPose's BODY_25 or COCO body, and its hands |
+| OPENPOSE_25, OPENPOSE_18, OPENPOSE_15 | OpenPose's BODY_25, COCO or MPI body, and its hands |
 | OPENPOSE_135 | OpenPose's BODY_135, whose hands begin at the body's wrists |
-| WHOLEBODY_133 | COCO-WholeBody in one component (MMPose, RTMW); in several: see BY_COMPONENT |
+| COCO_17, HALPE_26, BLAZEPOSE_33 | bodies in one component, with hands in two more if a file has them |
+| HALPE_68, WHOLEBODY_133, HALPE_136 | body and hands in one component; by several components: see BY_COMPONENT |
 | HOLISTIC, HOLISTIC_WORLD | MediaPipe Holistic in the image, and in metres (which has no hands) |
+| `by_names(names)` | points that a file names (`.trc`, `.c3d`, freemocap) |
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +23,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.formats.parsing import Options
 from rtskel.skeleton import BODY, FINGERS, SIDES, UPPER_BODY_50
 
 Point = tuple[str, str]
@@ -53,7 +57,7 @@ HAND = ("hand_root", *(f"{finger}_{k}" for finger in FINGERS for k in range(1, 5
 def _layout(
     name: str, components: Mapping[str, tuple[str, ...]], body: Mapping[str, Sequence[Point]], hands: Sequence[Point]
 ) -> Layout:
-    """A layout from the points of each body joint, and the points of both hands, left first."""
+    """A layout from the points of each body joint, and the points of both hands, left first, if it has hands."""
     sources = {joint: tuple(points) for joint, points in body.items()}
     sources |= {
         f"{side}_{joint}": (hands[21 * s + k],) if hands else ()
@@ -76,8 +80,11 @@ _OPENPOSE_HAND = (  # as `.pose` files call them
 )
 
 
+_HAND_PARTS = ("hand_left_keypoints_2d", "hand_right_keypoints_2d")
+
+
 def _openpose(name: str, rest: tuple[str, ...]) -> Layout:
-    body, left, right = "pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d"
+    body, (left, right) = "pose_keypoints_2d", _HAND_PARTS
     return _layout(
         name,
         {body: _OPENPOSE_HEAD_AND_ARMS + rest, left: _OPENPOSE_HAND, right: _OPENPOSE_HAND},
@@ -97,6 +104,7 @@ OPENPOSE_18 = _openpose(
     "OpenPose COCO-18",
     ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar"),
 )
+OPENPOSE_15 = _openpose("OpenPose MPI-15", ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Chest"))
 
 
 def _openpose_135() -> Layout:
@@ -149,17 +157,26 @@ def _coco_body(part: str) -> dict[str, list[Point]]:
     return {joint: _both(part, ("left_shoulder", "right_shoulder") if joint == "neck" else (joint,)) for joint in BODY}
 
 
-WHOLEBODY_133 = _layout(
-    "COCO-WholeBody",
-    {
-        "keypoints": _COCO_BODY
-        + _COCO_FEET
-        + tuple(f"face-{k}" for k in range(68))
-        + tuple(f"{side}_{point}" for side in SIDES for point in _COCO_HAND)
-    },
-    _coco_body("keypoints"),
-    _both("keypoints", [f"{side}_{point}" for side in SIDES for point in _COCO_HAND]),
-)
+_COCO_HANDS = tuple(f"{side}_{point}" for side in SIDES for point in _COCO_HAND)
+_FACE = tuple(f"face-{k}" for k in range(68))
+_HALPE_BODY = (*_COCO_BODY, "head", "neck", "hip", *_COCO_FEET)
+
+
+def _keypoints(name: str, points: tuple[str, ...], body: Mapping[str, Sequence[Point]]) -> Layout:
+    """Points in one component `keypoints`; hands are in it, or in OpenPose's components."""
+    if _COCO_HANDS[0] in points:
+        return _layout(name, {"keypoints": points}, body, _both("keypoints", _COCO_HANDS))
+    hands = [point for part in _HAND_PARTS for point in _both(part, _OPENPOSE_HAND)]
+    return _layout(name, {"keypoints": points, **dict.fromkeys(_HAND_PARTS, _OPENPOSE_HAND)}, body, hands)
+
+
+_WITH_MEAN_NECK = _coco_body("keypoints")
+_WITH_NECK = _WITH_MEAN_NECK | {"neck": [("keypoints", "neck")]}
+COCO_17 = _keypoints("COCO-17", _COCO_BODY, _WITH_MEAN_NECK)
+HALPE_26 = _keypoints("Halpe-26", _HALPE_BODY, _WITH_NECK)
+HALPE_68 = _keypoints("Halpe-68", (*_HALPE_BODY, *_COCO_HANDS), _WITH_NECK)
+WHOLEBODY_133 = _keypoints("COCO-WholeBody", (*_COCO_BODY, *_COCO_FEET, *_FACE, *_COCO_HANDS), _WITH_MEAN_NECK)
+HALPE_136 = _keypoints("Halpe-136", (*_HALPE_BODY, *_FACE, *_COCO_HANDS), _WITH_NECK)
 
 # MediaPipe
 
@@ -197,6 +214,11 @@ def _holistic(name: str, pose: str, hands: tuple[str, ...]) -> Layout:
     )
 
 
+BLAZEPOSE_33 = _keypoints(
+    "BlazePose-33",
+    tuple(point.lower() for point in _MEDIAPIPE_POSE),
+    _WITH_MEAN_NECK,
+)
 HOLISTIC = _holistic("MediaPipe Holistic", "POSE_LANDMARKS", ("LEFT_HAND_LANDMARKS", "RIGHT_HAND_LANDMARKS"))
 HOLISTIC_WORLD = _holistic("MediaPipe world landmarks", "POSE_WORLD_LANDMARKS", ())
 
@@ -223,6 +245,101 @@ BY_COMPONENT: Mapping[str, Layout] = MappingProxyType(
     }
 )
 """Layouts of files that name their points, by the component that holds the body."""
+
+
+BY_POINTS: Mapping[int, Layout] = MappingProxyType(
+    {
+        len(layout.components["keypoints"]): layout
+        for layout in (COCO_17, HALPE_26, BLAZEPOSE_33, HALPE_68, WHOLEBODY_133, HALPE_136)
+    }
+)
+"""Layouts of files that do not name their points, by the number of points."""
+
+
+# Points that a file names
+
+_FINGER_NAMES = "thumb|index|fore|middle|ring|little|pinky"
+_SEGMENTS = {"thumb": ("cmc", "mcp", "ip", "tip"), "finger": ("mcp", "pip", "dip", "tip")}
+_MARKERS = {  # the Plug-in Gait marker set of optical systems
+    "nose": ("lfhd", "rfhd"),
+    **{
+        f"{side}_{joint}": (f"{side[0]}{code}",)
+        for side in SIDES
+        for joint, code in (("shoulder", "sho"), ("elbow", "elb"))
+    },
+    **{f"{side}_wrist": (f"{side[0]}wra", f"{side[0]}wrb") for side in SIDES},
+}
+
+
+def _joint_named(name: str) -> tuple[str, bool] | None:
+    """The joint that a name as written by some program means, and whether it does so in full hands only."""
+    word = re.sub(r"[^a-z0-9]", "", name.rpartition(":")[2].lower())
+    word = re.sub(r"^body(?=nose|left|right)", "", word)
+    if word in ("nose", "neck"):
+        return word, False
+    match = re.match(r"(left|right|l|r)(.*)|(.*?)(left|right|l|r)$", word)
+    if match is None:
+        return None
+    side = "left" if (match[1] or match[4])[0] == "l" else "right"
+    rest = match[2] if match[1] else match[3]
+    if rest in ("shoulder", "elbow", "wrist"):
+        return f"{side}_{rest}", False
+    if rest in ("hand", "handroot", "handwrist"):
+        return f"{side}_hand_root", False
+    match = re.match(rf"(?:hand)?({_FINGER_NAMES})(?:finger)?(?:(cmc|mcp|pip|dip|ip|tip)|([1-4])\D*)?$", rest)
+    if match is None:
+        return None
+    finger = {"pinky": "little", "fore": "index"}.get(match[1], match[1])
+    if match[2]:
+        segments = _SEGMENTS["thumb" if finger == "thumb" else "finger"]
+        return (f"{side}_{finger}_{segments.index(match[2]) + 1}", False) if match[2] in segments else None
+    # Pose2Sim leaves the number out of the joint that it uses; BlazePose calls rough points of the hand alike.
+    return f"{side}_{finger}_{match[3] or (2 if finger == 'thumb' else 1)}", not match[3]
+
+
+def by_names(names: Sequence[str]) -> Layout:
+    """The layout of points in one component `points` that a file names; joints without a point are missing.
+
+    Understood are rtskel's own names, those of OpenPose, MediaPipe, freemocap and Pose2Sim, and Plug-in Gait's markers.
+    Without a neck, the middle of the shoulders is taken; without a hand root, the wrist if the hand has fingers.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    doubtful: dict[str, str] = {}
+    for name in names:
+        joint = _joint_named(name)
+        if joint is not None:
+            (doubtful if joint[1] else found).setdefault(joint[0], name if joint[1] else (name,))  # type: ignore[arg-type]
+    for joint_name, name in doubtful.items():
+        side, finger, _ = joint_name.split("_")
+        if f"{side}_{finger}_3" in found:
+            found.setdefault(joint_name, (name,))
+    lower = {name.rpartition(":")[2].lower(): name for name in names}
+    for joint_name, markers in _MARKERS.items():
+        if joint_name not in found and all(marker in lower for marker in markers):
+            found[joint_name] = tuple(lower[marker] for marker in markers)
+    if "nose" not in found and "head" in lower:
+        found["nose"] = (lower["head"],)
+    shoulders = [found.get(f"{side}_shoulder") for side in SIDES]
+    if "neck" not in found and all(shoulders):
+        found["neck"] = tuple(name for points in shoulders for name in points or ())
+    for side in SIDES:
+        if f"{side}_middle_1" in found and f"{side}_wrist" in found:
+            found.setdefault(f"{side}_hand_root", found[f"{side}_wrist"])
+    sources = tuple(tuple(("points", name) for name in found.get(joint, ())) for joint in UPPER_BODY_50.names)
+    return Layout("named points", MappingProxyType({"points": tuple(names)}), sources)
+
+
+def stated_confidence(
+    points: NDArray[np.floating], confidence: NDArray[np.floating], options: Options
+) -> NDArray[np.floating]:
+    """Confidences [..., P] of a whole file's points [..., P, D]: 1 for points with a position where all are 0."""
+    if np.nan_to_num(confidence).any():
+        return confidence
+    placed = np.isfinite(points).all(axis=-1) & points.any(axis=-1)
+    if placed.any():
+        options.note("every confidence is 0: points with a position are used, with confidence 1")
+    sure: NDArray[np.float64] = placed.astype(np.float64)
+    return sure
 
 
 def gather(

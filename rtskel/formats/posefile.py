@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, Layout, gather
 from rtskel.formats.mediapipe import AXES, Assembler, with_depth
-from rtskel.formats.parsing import DEPTH, Format, Options, content
+from rtskel.formats.parsing import DEPTH, Format, Options, content, listed
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 
@@ -95,9 +95,11 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
     source = _Bytes(path, content(path))
     version, image_size, components = _header(source)
     by_name = {component.name: component for component in components}
+    if not any(component.points for component in components):
+        raise FormatError(f"{path}: its components have no points")
     layout = next((BY_COMPONENT[name] for name in by_name if name in BY_COMPONENT), None)
     if layout is None:
-        raise FormatError(f"{path}: components {', '.join(by_name) or 'none'}: none of {', '.join(BY_COMPONENT)}")
+        raise FormatError(f"{path}: components {listed(by_name)}: none of {', '.join(BY_COMPONENT)}")
 
     fps, frame, identity, points, sure = _body(source, version, components)
     if not fps > 0:
@@ -138,6 +140,7 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
         xyz,
         confidence,
         identity,
+        note=options.note,
         fps=fps,
         unit="m" if options.world else "px",
         axes=AXES if layout is HOLISTIC else "RDT",

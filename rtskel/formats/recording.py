@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,10 @@ class Recording:
         flags: int32 [N], `rtskel.wire.Flag` bits (refined output).
         dims: 3, or 2 where depth is unknown.
         image_size: (width, height) in pixels of the image in which the poses were found. None: unknown.
+        person: who it is, as the file names its people. None: unknown.
+        view: which camera it is, as the file names its cameras. None: unknown.
+        notes: what the reader dropped or doubted, one line each. They are about the file, not part of the recording:
+            not written, and not a dataclass field.
 
     Raises:
         FormatError: an array of another shape or type, a confidence beyond 0..1, frame numbers that do not ascend, an
@@ -88,14 +92,22 @@ class Recording:
     flags: NDArray[np.int32] | None = None
     dims: int = 3
     image_size: tuple[int, int] | None = None
+    person: str | None = None
+    view: str | None = None
+    if TYPE_CHECKING:
+        notes: tuple[str, ...] = ()
+    else:
+        notes: InitVar[tuple[str, ...]] = ()  # `dataclasses.replace` keeps it
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, notes: tuple[str, ...] = ()) -> None:  # noqa: RUF033  see above
+        object.__setattr__(self, "notes", tuple(notes))
         try:
             self._check_values()
             self._check_poses()
             self._check_columns()
         except RtskelError as error:
-            raise FormatError(f"recording {self.name!r}: {error}") from None
+            name = self.name if len(self.name) <= 80 else self.name[:77] + "..."
+            raise FormatError(f"recording {name!r}: {error}") from None
 
     def _check_values(self) -> None:
         axes_matrix(self.axes)

@@ -29,7 +29,7 @@ SKELS_FPS = 25.0
 def read_skels(path: Path, options: Options) -> list[Recording]:
     body = skeleton(SKELS_SKELETON)
     width = 3 * body.joints + 1
-    whole_text = text(path, "ascii")
+    whole_text = text(path, options, "ascii")
     lines = whole_text.rstrip("\n").split("\n")
     if not whole_text.strip():
         raise FormatError(f"{path}: empty file")
