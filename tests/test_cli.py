@@ -104,7 +104,7 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "none.onnx"], ["-o"]),
         (["serve", "--engine", "none.onnx"], ["none.onnx"]),
         (["serve", "--lookahead", "4,-1"], ["4,-1"]),
-        (["serve", "--engine", "null", "--lift", "--lift-lookahead", "-1"], ["lift_lookahead", "-1"]),
+        (["serve", "--engine", "null", "--lift", "--lift-lookahead", "-1"], ["--lift-lookahead", "-1"]),
         (["demo", "--recording", "none.skels"], ["none.skels"]),
     ],
 )
@@ -165,7 +165,7 @@ def test_refine_writes_skels_without_holes(take: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [(["--radius", "99"], "radius"), (["--min-confidence", "2"], "min_confidence")]
+    ("options", "word"), [(["--radius", "99"], "radius"), (["--min-confidence", "2"], "--min-confidence")]
 )
 def test_refine_out_of_range(options: list[str], word: str, take: Path, tmp_path: Path, capsys) -> None:
     assert main(["refine", str(take), str(tmp_path / "out.npz"), "--engine", "null", *options]) == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtskel.cli.options import Command, Parser, frames_list, positive, read, reading_options, slots
-from rtskel.cli.output import progress
+from rtskel.cli.output import Progress
 from rtskel.cli.status import OK
 from rtskel.errors import RtskelError
 
@@ -69,9 +69,8 @@ def _run(args: argparse.Namespace) -> int:
         return OK
     if isinstance(args.slots, list):
         raise RtskelError(f"{out}: frames A:B expected for a moving picture, not single ones")
-    with progress("frames") as bar:
-        task = bar.add_task(out.name)
-        animate(recordings, out, progress=lambda done, all_: bar.update(task, completed=done, total=all_), **options)
+    with Progress("frames") as bar:
+        animate(recordings, out, progress=lambda done, total: bar.update(out.name, done, total), **options)
     return OK
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from rtskel.cli.options import Command, Parser, positive
 from rtskel.cli.status import OK
+from rtskel.text import printable
 
 EXPORT_MORE = """\
 example:
@@ -56,7 +57,7 @@ def _build(args: argparse.Namespace) -> int:
         opt_batch=args.opt_batch,
         backend=args.backend,
     )
-    print(f"{args.out}: {info.model_id}, {info.precision}, for {info.extra['compute_capabilities']}")
+    print(printable(f"{args.out}: {info.model_id}, {info.precision}, for {info.extra['compute_capabilities']}"))
     return OK
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtskel.cli.options import Command, Parser, read, reading_options
-from rtskel.cli.output import print_json, show_table
+from rtskel.cli.output import print_json, print_table
 from rtskel.cli.status import OK
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
     else:
-        show_table(None, ["", str(path)], [[key, str(value)] for key, value in facts.items() if key != "path"])
+        print_table(None, ["engine", str(path)], [[key, str(value)] for key, value in facts.items() if key != "path"])
     return OK
 
 
@@ -87,7 +87,7 @@ def _show_recordings(path: Path, recordings: list[Recording]) -> None:
         for fact in facts
     ]
     header = ["sequence", "frames", "dropped", "seconds", "fps", "missing", "unit", "axes", "lookahead"]
-    show_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
+    print_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
     swapped = sum(fact["sides_look_swapped"] for fact in facts)
     if swapped:
         print(

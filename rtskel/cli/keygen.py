@@ -6,6 +6,7 @@ import argparse
 
 from rtskel.cli.options import Command, Parser
 from rtskel.cli.status import OK
+from rtskel.text import printable
 
 MORE = """\
 DIR/server stays on the server; each client's folder moves to its machine. Run again to add clients.
@@ -23,7 +24,7 @@ def _run(args: argparse.Namespace) -> int:
     from rtskel.curve import keygen
 
     for folder in keygen(args.dir, args.client or ("client",)):
-        print(folder)
+        print(printable(folder))
     return OK
 
 

@@ -1,13 +1,15 @@
 """The `rtskel` command: finds the subcommand, and turns how it ends into an exit status.
 
-A user's mistake is one line on stderr and status 2; Ctrl-C ends with 130, SIGTERM with 143, and a reader that goes
-away (`| head`) with 141. Each subcommand imports what is heavy when it runs, so that `rtskel --help` answers at once.
+A user's mistake is one line on stderr and status 2, work that could only be done in part status 1; Ctrl-C ends with
+130, SIGTERM with 143, and a reader that goes away (`| head`) with 141. Each subcommand imports what is heavy when it
+runs, so that `rtskel --help` answers at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,8 @@ from collections.abc import Sequence
 from rtskel import __version__
 from rtskel.cli import convert, demo, draw, engines, estimate, info, keygen, lift, publish, refine, serve, subscribe
 from rtskel.cli.options import Layout, Parser
-from rtskel.cli.status import INTERRUPTED, NO_READER, TERMINATED, USAGE, Terminated
+from rtskel.cli.output import note
+from rtskel.cli.status import FAILED, INTERRUPTED, NO_READER, USAGE, Incomplete, Terminated
 from rtskel.errors import RtskelError
 
 COMMANDS = (
@@ -44,6 +47,8 @@ EXTRAS = {
     "onnxscript": "train",
     "tensorboard": "train",
     "matplotlib": "draw",
+    "openvino": "serve",
+    "rich": "serve",
 }
 """Packages that a subcommand may find missing, and the extra that installs them."""
 
@@ -68,26 +73,32 @@ files:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own); returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
         status = _run(argv)
         sys.stdout.flush()
         return status
     except RtskelError as error:
-        with contextlib.suppress(BrokenPipeError):
-            print(f"rtskel: error: {error}", file=sys.stderr)
-        return USAGE
+        _error(error)
+        return FAILED if isinstance(error, Incomplete) else USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Terminated:
-        return TERMINATED
+    except Terminated as signal:
+        return signal.status
     except BrokenPipeError:  # before its base class, OSError
         # Discard what is still buffered, or Python would complain about it at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except OSError as error:  # such as a full disk under stdout
-        print(f"rtskel: error: {error}", file=sys.stderr)
+        _error(error)
         return USAGE
+
+
+def _error(error: Exception) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        note(f"error: {error}")
 
 
 def _run(argv: list[str]) -> int:
@@ -95,10 +106,12 @@ def _run(argv: list[str]) -> int:
         if argv[:1] and argv[0] in TRAINING:
             trained: int = importlib.import_module(f"rtskel.training.{argv[0]}").main(argv[1:])
             return trained
-        parser = _parser()
-        args = parser.parse_args(argv)
+        top = parser()
+        args, unknown = top.parse_known_args(argv)
+        if unknown:
+            getattr(args, "parser", top).unknown(unknown)
         if "run" not in args:
-            parser.print_help(sys.stderr)
+            top.print_help(sys.stderr)
             return USAGE
         status: int = args.run(args)
         return status
@@ -111,15 +124,16 @@ def _run(argv: list[str]) -> int:
         ) from None
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def parser() -> Parser:
+    """The parser of the whole command line."""
+    top = Parser(
         prog="rtskel",
         description="Refines 3D skeletal poses in real time: less jitter, no lost hands, no dropped frames.",
         epilog=OVERVIEW,
         formatter_class=Layout,
     )
-    parser.add_argument("--version", action="version", version=f"rtskel {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    top.add_argument("--version", action="version", version=f"rtskel {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,
@@ -129,7 +143,7 @@ def _parser() -> Parser:
             formatter_class=Layout,
         )
         command.options(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, parser=sub)
     for name, summary in TRAINING.items():
         commands.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
-    return parser
+    return top

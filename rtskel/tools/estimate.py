@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording
 from rtskel.formats.mediapipe import AXES, Assembler, landmarks
-from rtskel.tools.replay import Sender
+from rtskel.tools.replay import Sender, wait_for_subscriber
 from rtskel.tools.video import Frame, Image, Video
 
 INSTALL = "pip install 'rtskel[estimate]' && pip install --no-deps mediapipe==0.10.21"
@@ -217,6 +217,7 @@ def publish(
     pixels: bool = False,
     fast: bool = False,
     wait_s: float | None = None,
+    waiting: Callable[[str], None] | None = None,
     each: Callable[[Pose], None] | None = None,
     now_ns: Callable[[], int] = time.monotonic_ns,
     sleep: Callable[[float], None] = time.sleep,
@@ -229,6 +230,7 @@ def publish(
         pixels: poses in image coordinates, instead of metres.
         fast: every frame of a file, however long it takes; otherwise as from a camera, see `live`.
         wait_s: how long to wait for a subscriber; None: as long as it takes.
+        waiting: told what is waited for, once that takes longer than a second.
         each: called with every pose that was sent.
         now_ns, sleep: the clock of the frames' times, and how to wait.
 
@@ -236,10 +238,7 @@ def publish(
         RtskelError: no subscriber came in time.
     """
     estimator.find(video.first.image)
-    try:
-        sender.wait_for_subscriber(wait_s)
-    except TimeoutError as error:
-        raise RtskelError(f"{error} within {wait_s:g} s") from None
+    wait_for_subscriber(sender, wait_s, waiting)
     frames: Iterator[Frame]
     if fast and not video.camera:
         frames = (frame._replace(time_ns=now_ns()) for frame in video)
