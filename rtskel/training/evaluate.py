@@ -30,7 +30,7 @@ from rich.table import Table
 from rtskel.engine import open_engine
 from rtskel.engine.base import Engine, EngineInfo
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats import SKELS_UNIT, read
+from rtskel.formats import SKELS_UNIT, Recording, read
 from rtskel.model import Skeletor, describe
 from rtskel.refine import RefinerBank
 from rtskel.skeleton import UPPER_BODY_50
@@ -193,7 +193,7 @@ def refine_all(
 
 
 def evaluate(
-    truth: Sequence[Array],
+    truth: Sequence[Array | Recording],
     engine: Engine | None,
     *,
     lookaheads: Sequence[int | None] = (0, 4),
@@ -205,18 +205,19 @@ def evaluate(
     """Scores an engine, or the corrupted input itself where it is None.
 
     Args:
-        truth: clean sequences [N, J, 3], canonical axes, neck at the origin; for `ESTIMATOR` bodies [N, 8, 3] in
-            canonical units. Errors are measured from them, or from what a kind of corruption moves them to.
+        truth: clean recordings, or sequences [N, J, 3] in canonical axes and units, neck at the origin; for `ESTIMATOR`
+            bodies [N, 8, 3] in canonical units. Errors are measured from them, or from what a kind of corruption moves them to.
         lookaheads: in frames; None is offline.
         seed: the masks and noise of sequence k are drawn with seed 1000 seed + k.
 
     Returns:
         A score for each condition, lookahead and group of joints that has any.
     """
+    clean = [canonical(sequence) if isinstance(sequence, Recording) else sequence for sequence in truth]
     scores = []
     groups = joint_groups(engine.info.skeleton_id if engine else UPPER_BODY_50.id)
     for condition in conditions:
-        drawn = [_corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(truth)]
+        drawn = [_corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(clean)]
         sequences, goals = [(seen, confidence) for seen, confidence, _ in drawn], [goal for *_, goal in drawn]
         if engine is None:
             refined = {lookahead: [xyz for xyz, _ in sequences] for lookahead in lookaheads}
@@ -294,10 +295,7 @@ def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
     recordings = read(path)
     if any(recording.dims == 2 for recording in recordings):
         raise FormatError(f"{path}: poses in two dimensions: errors are measured in three")
-    whole = [
-        r.canonical() if r.unit == SKELS_UNIT else r.canonical() * np.float32(r.mm_per_unit() / MM_PER_UNIT)
-        for r in recordings
-    ]
+    whole = [canonical(recording) for recording in recordings]
     _check(
         path,
         (
@@ -306,6 +304,18 @@ def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
         ),
     )
     return whole, []
+
+
+def canonical(recording: Recording) -> Array:
+    """A recording's positions [N, J, 3] in canonical axes and units.
+
+    Raises:
+        FormatError: the recording is 2D, or shows no shoulders from which to tell its unit.
+    """
+    if recording.dims == 2:
+        raise FormatError(f"recording {recording.name!r} is 2D: errors are measured in 3D")
+    xyz = recording.canonical()
+    return xyz if recording.unit == SKELS_UNIT else xyz * np.float32(recording.mm_per_unit() / MM_PER_UNIT)
 
 
 def _is_bandai(path: Path) -> bool:
