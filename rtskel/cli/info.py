@@ -28,10 +28,10 @@ def _options(parser: Parser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import bundled, describe
-    from rtskel.formats import SUFFIXES
+    from rtskel.engine.metadata import KINDS
 
     path = bundled() if args.file is None else Path(args.file)
-    if path.suffix.lower() in SUFFIXES or path.is_dir() or args.format:
+    if args.format or path.suffix.lower() not in KINDS or path.is_dir():
         recordings = read(args)
         if args.json:
             print_json({"kind": "recording", "path": str(path), "recordings": [_facts(r) for r in recordings]})

@@ -112,12 +112,13 @@ def _receive(
         if subscriber.heartbeat is None:
             silence.check()
         if message is not None:
-            ends.add(message, time.monotonic())
-            output.add(message, time.monotonic_ns())
+            arrived_ns = time.monotonic_ns()
+            ends.add(message, arrived_ns / 1e9)
             if isinstance(message, RefinedPose):
                 poses += 1
                 if capture is not None:
                     capture.add(message)
+            output.add(message, arrived_ns)
         if capture is not None:
             try:
                 capture.flush()

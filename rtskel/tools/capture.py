@@ -8,6 +8,7 @@ could not be saved. A `.part` file that is left over can be read at any time; an
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 import tempfile
@@ -51,11 +52,12 @@ class Capture:
         self.part, self._file = _create(path)
         self._file.write(MAGIC)
         self._good = len(MAGIC)
+        self._cut = False
 
     def add(self, pose: RefinedPose) -> None:
         """Take one pose."""
         topic, body = encode(pose)
-        self._pending += [_LENGTHS.pack(len(topic), len(body)), topic, body]
+        self._pending.append(_LENGTHS.pack(len(topic), len(body)) + topic + body)
         self.poses += 1
 
     def flush(self, *, now: bool = False) -> None:
@@ -66,14 +68,17 @@ class Capture:
         """
         if not self._pending or not (now or time.monotonic() >= self._due):
             return
-        data = memoryview(b"".join(self._pending))
-        self._pending.clear()
+        messages, self._pending = self._pending, []
         self._due = time.monotonic() + FLUSH_S
-        written = 0
+        data, written = memoryview(b"".join(messages)), 0
         try:
             while written < len(data):
                 written += self._file.write(data[written:])
         except OSError as error:
+            # Keep the messages that were written completely.
+            whole = max(end for end in itertools.accumulate(map(len, messages), initial=0) if end <= written)
+            self._good += whole
+            self._cut = True
             with contextlib.suppress(OSError):
                 self._file.truncate(self._good)
                 self._file.seek(self._good)
@@ -91,9 +96,9 @@ class Capture:
             self.flush(now=True)
         except RtskelError as error:
             problems.append(str(error))
-        if not self._good > len(MAGIC) and not problems:
+        if not self._good > len(MAGIC):
             self._remove()
-            return f"no poses came: {self._path} is not written"
+            return f"{'nothing could be written' if self._cut else 'no poses came'}: {self._path} is not written"
         self._file.seek(0)
         recordings, refused = _collect(self._file).valid_recordings()
         problems += refused

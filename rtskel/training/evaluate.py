@@ -206,7 +206,8 @@ def evaluate(
 
     Args:
         truth: clean recordings, or sequences [N, J, 3] in canonical axes and units, neck at the origin; for `ESTIMATOR`
-            bodies [N, 8, 3] in canonical units. Errors are measured from them, or from what a kind of corruption moves them to.
+            bodies [N, 8, 3] in canonical units. Errors are measured from them, or from what a kind of corruption moves
+            them to.
         lookaheads: in frames; None is offline.
         seed: the masks and noise of sequence k are drawn with seed 1000 seed + k.
 
