@@ -56,6 +56,9 @@ def _run(args: argparse.Namespace) -> int:
     file = args.out or args.save
     if file and (lacks := check_savable(file)):
         note(lacks)
+    if args.video is not None and not Path(args.video).is_file():
+        raise RtskelError(f"{args.video}: no such video file")
+    estimate.check_installed()
     found: list[estimate.Pose] = []
     numbers: list[int] = []
 

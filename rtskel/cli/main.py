@@ -7,6 +7,7 @@ runs, so that `rtskel --help` answers at once.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import io
@@ -15,7 +16,21 @@ import sys
 from collections.abc import Sequence
 
 from rtskel import __version__
-from rtskel.cli import convert, demo, draw, engines, estimate, info, keygen, lift, publish, refine, serve, subscribe
+from rtskel.cli import (
+    completion,
+    convert,
+    demo,
+    draw,
+    engines,
+    estimate,
+    info,
+    keygen,
+    lift,
+    publish,
+    refine,
+    serve,
+    subscribe,
+)
 from rtskel.cli.options import Layout, Parser
 from rtskel.cli.output import note
 from rtskel.cli.status import FAILED, INTERRUPTED, NO_READER, USAGE, Incomplete, Terminated
@@ -35,6 +50,7 @@ COMMANDS = (
     engines.EXPORT,
     engines.BUILD,
     keygen.COMMAND,
+    completion.COMMAND,
 )
 
 TRAINING = {"train": "train a model", "evaluate": "measure an engine against the truth"}
@@ -124,6 +140,12 @@ def _run(argv: list[str]) -> int:
         ) from None
 
 
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Each command's parser, by its name."""
+    (action,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
 def parser() -> Parser:
     """The parser of the whole command line."""
     top = Parser(
@@ -133,9 +155,9 @@ def parser() -> Parser:
         formatter_class=Layout,
     )
     top.add_argument("--version", action="version", version=f"rtskel {__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    subparsers = top.add_subparsers(metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
-        sub = commands.add_parser(
+        sub = subparsers.add_parser(
             command.name,
             help=command.summary,
             description=command.summary[0].upper() + command.summary[1:] + ".",
@@ -145,5 +167,5 @@ def parser() -> Parser:
         command.options(sub)
         sub.set_defaults(run=command.run, parser=sub)
     for name, summary in TRAINING.items():
-        commands.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
+        subparsers.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
     return top

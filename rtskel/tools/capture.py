@@ -98,6 +98,8 @@ class Capture:
             problems.append(str(error))
         if not self._good > len(MAGIC):
             self._remove()
+            if problems:
+                raise RtskelError(f"{problems[0]}: nothing is saved")
             return f"{'nothing could be written' if self._cut else 'no poses came'}: {self._path} is not written"
         self._file.seek(0)
         recordings, refused = _collect(self._file).valid_recordings()

@@ -12,11 +12,12 @@ MediaPipe's own smoothing is off by default: it adds delay, and hides from refin
 from __future__ import annotations
 
 import importlib
-import os
+import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -27,7 +28,7 @@ from rtskel.errors import RtskelError
 from rtskel.formats import Recording
 from rtskel.formats.mediapipe import AXES, Assembler, landmarks
 from rtskel.tools.replay import Sender, wait_for_subscriber
-from rtskel.tools.video import Frame, Image, Video
+from rtskel.tools.video import Frame, Image, Video, silent
 
 INSTALL = "pip install 'rtskel[estimate]' && pip install --no-deps mediapipe==0.10.21"
 """Installs MediaPipe without its pinned dependencies, one of which excludes the numpy that rtskel needs."""
@@ -62,7 +63,7 @@ class Holistic:
             absent = (error.name or "").partition(".")[0] == "mediapipe"
             what = "is not installed" if absent else f"cannot be loaded ({error})"
             raise RtskelError(f"estimate needs mediapipe, which {what}: {INSTALL}") from None
-        with _silent():
+        with silent():
             self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
             # Models load in background threads, and are ready once an image has passed. This one is empty.
             self._model.process(np.zeros((64, 64, 3), np.uint8))
@@ -71,7 +72,7 @@ class Holistic:
     def find(self, image: Image) -> Found:
         """Landmarks in the next image."""
         height, width, _ = image.shape
-        with nullcontext() if self._used else _silent():  # the first image causes further warnings
+        with nullcontext() if self._used else silent():  # the first image causes further warnings
             results = self._model.process(image)
         self._used = True
         return landmarks(results, (width, height))
@@ -85,17 +86,23 @@ class Holistic:
         self._model.close()
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Hides the warnings that MediaPipe's libraries write to file descriptor 2 while they load; no option does."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+def check_installed() -> None:
+    """Before anything is opened: whether all that `Holistic` and videos need is there.
+
+    Raises:
+        RtskelError: names everything that is not installed, and the command that installs it.
+    """
+    needed = {"cv2": "OpenCV", "mediapipe": "mediapipe"}
+    absent = [name for module, name in needed.items() if not _is_there(module)]
+    if absent:
+        are = "is" if len(absent) == 1 else "are"
+        raise RtskelError(f"estimate needs {' and '.join(absent)}, which {are} not installed: {INSTALL}")
+
+
+def _is_there(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
 
 
 class Pose(NamedTuple):

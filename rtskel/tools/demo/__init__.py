@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from importlib.resources import as_file, files
 
+from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read
 from rtskel.tools.demo.live import DemoConfig, play
 from rtskel.tools.demo.result import Result, print_result, result_of
@@ -53,4 +54,9 @@ def _recordings(config: DemoConfig) -> tuple[list[Recording], list[Recording]]:
             truth, estimate = read(path)
         return [truth], [estimate]
     truths = read(config.recording)
+    for truth in truths:
+        if truth.dims == 2:
+            raise RtskelError(
+                f"{config.recording}: recording {truth.name!r} is 2D: the demo needs 3D poses to compare with"
+            )
     return truths, [estimator_errors(truth, config.seed + number) for number, truth in enumerate(truths)]
