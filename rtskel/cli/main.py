@@ -120,7 +120,7 @@ def _error(error: Exception) -> None:
 def _run(argv: list[str]) -> int:
     try:
         if argv[:1] and argv[0] in TRAINING:
-            trained: int = importlib.import_module(f"rtskel.training.{argv[0]}").main(argv[1:])
+            trained: int = importlib.import_module(f"rtskel.training.{argv[0]}").main(argv[1:], Parser)
             return trained
         top = parser()
         args, unknown = top.parse_known_args(argv)

@@ -11,10 +11,10 @@ trained on (`kept_out`), whose true positions are known.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -339,9 +339,9 @@ def _check(path: Path, sequences: Iterable[tuple[str, Array, int]]) -> None:
             )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, parser_class: type[ArgumentParser] = ArgumentParser) -> int:
     """`rtskel evaluate`: see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = parser_class(
         prog="rtskel evaluate",
         description="Score an engine under the conditions of the accuracy protocol, through refinement itself.",
     )
