@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rtskel.cli.options import Command, Parser, read, reading_options
 from rtskel.cli.output import print_json, print_table
 from rtskel.cli.status import OK
+from rtskel.text import printable
 
 if TYPE_CHECKING:
     from rtskel.formats import Recording
@@ -43,7 +44,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
     else:
-        print_table(None, ["engine", str(path)], [[key, str(value)] for key, value in facts.items() if key != "path"])
+        print(printable(path))
+        for key, value in facts.items():
+            if key != "path":
+                print(f"{key:<14}{printable(value)}")
     return OK
 
 

@@ -26,9 +26,10 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.formats import write
+    from rtskel.formats import check_writable, write
     from rtskel.recordings import lift_recording
 
+    check_writable(args.out)
     recordings = read(args)
     total = sum(recording.frames + recording.dropped for recording in recordings)
     lifted = []

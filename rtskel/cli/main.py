@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
+    logging.getLogger("rtskel").addHandler(_NOTES)
     try:
         status = _run(argv)
         sys.stdout.flush()
@@ -110,6 +112,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as a full disk under stdout
         _error(error)
         return USAGE
+
+
+class _Notes(logging.Handler):
+    """Shows the library's warnings as any other note."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            note(record.getMessage())
+
+
+_NOTES = _Notes(logging.WARNING)
 
 
 def _error(error: Exception) -> None:

@@ -23,13 +23,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False), flush=True)
 
 
-def print_table(title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; columns of numbers are right-aligned."""
     cells = [[printable(cell) for cell in row] for row in [header, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numbers = [all(re.fullmatch(r"[\d.]+%?|-", row[column]) for row in cells[1:]) for column in range(len(header))]
-    if title is not None:
-        print(printable(title))
+    print(printable(title))
     for number, row in enumerate(cells):
         aligned = (
             cell.rjust(width) if right else cell.ljust(width)

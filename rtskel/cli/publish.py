@@ -16,7 +16,7 @@ from rtskel.cli.options import (
     speed,
 )
 from rtskel.cli.output import Progress
-from rtskel.cli.status import OK, until_terminated
+from rtskel.cli.status import OK, Incomplete, until_terminated
 from rtskel.client import RAW_ENDPOINT
 
 MORE = """\
@@ -44,7 +44,7 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.tools.replay import Item, ReplayConfig, publishers, replay, stream_ids
+    from rtskel.tools.replay import Item, Publishers, ReplayConfig, replay, stream_ids
 
     recordings = read(args)
     streams = stream_ids(recordings, args.stream)
@@ -61,8 +61,10 @@ def _run(args: argparse.Namespace) -> int:
                 done += item.row >= 0
                 bar.update(streams[item.recording], done)
 
-            connect = publishers(recordings, streams, args.raw, keys)
+            connect = Publishers(recordings, streams, args.raw, keys)
             sent = replay(recordings, connect, config, wait_s=args.wait, progress=show, waiting=bar.waiting)
+            if connect.dropped:
+                raise Incomplete(f"{connect.dropped} messages did not reach the server at {args.raw}")
             bar.update(f"{sent} frames of {len(streams)} streams sent,")
             if not args.loop:
                 return OK

@@ -27,9 +27,10 @@ def _options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import open_engine
     from rtskel.errors import RtskelError
-    from rtskel.formats import write
+    from rtskel.formats import check_writable, write
     from rtskel.recordings import refine_recording
 
+    check_writable(args.out)
     recordings = read(args)
     total = sum(recording.frames + recording.dropped for recording in recordings)
     refined = []

@@ -153,29 +153,39 @@ class Sender(Protocol):
     ) -> None: ...
 
 
-def publishers(
-    recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
-) -> Callable[[int, float], Publisher]:
+class Publishers:
     """The `connect` of `replay`: a `Publisher` for each recording; recordings of one layout share a socket."""
-    made: dict[tuple[object, ...], Publisher] = {}
 
-    def connect(number: int, fps: float) -> Publisher:
-        recording = recordings[number]
-        alike = recording.skeleton, recording.axes, recording.mirrored
-        if alike in made:
-            return made[alike].sibling(streams[number], fps=fps)
-        made[alike] = Publisher(
-            endpoint,
-            stream=streams[number],
-            fps=fps,
-            skeleton=recording.skeleton,
-            axes=recording.axes,
-            mirrored=recording.mirrored,
-            keys=keys,
-        )
-        return made[alike]
+    def __init__(
+        self, recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
+    ) -> None:
+        self._recordings, self._streams, self._endpoint, self._keys = recordings, streams, endpoint, keys
+        self._first: dict[tuple[object, ...], Publisher] = {}
+        self._all: list[Publisher] = []
 
-    return connect
+    def __call__(self, number: int, fps: float) -> Publisher:
+        """The publisher of that recording, stating that frame rate."""
+        recording, stream = self._recordings[number], self._streams[number]
+        layout = recording.skeleton, recording.axes, recording.mirrored
+        if layout in self._first:
+            publisher = self._first[layout].sibling(stream, fps=fps)
+        else:
+            publisher = self._first[layout] = Publisher(
+                self._endpoint,
+                stream=stream,
+                fps=fps,
+                skeleton=recording.skeleton,
+                axes=recording.axes,
+                mirrored=recording.mirrored,
+                keys=self._keys,
+            )
+        self._all.append(publisher)
+        return publisher
+
+    @property
+    def dropped(self) -> int:
+        """Messages that did not reach the server."""
+        return sum(publisher.dropped for publisher in self._all)
 
 
 def wait_for_subscriber(sender: Sender, wait_s: float | None, waiting: Callable[[str], None] | None) -> None:
