@@ -256,7 +256,7 @@ class LiveTable:
         now_ns = time.monotonic_ns() if now_ns is None else now_ns
         parts: list[Any] = [Text(self._server(now_ns))]
         if self._rows:
-            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
             table.add_column("stream", overflow="fold")
             for name in ("look-\nahead", "poses", "per s", "filled\njoints", "filled\nframes", "lost"):
                 table.add_column(name, justify="right")
