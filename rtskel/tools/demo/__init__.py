@@ -17,6 +17,7 @@ from importlib.resources import as_file, files
 from rtskel.engine import describe
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read
+from rtskel.text import printable
 from rtskel.tools.demo.live import DemoConfig, play
 from rtskel.tools.demo.result import Result, print_result, result_of
 from rtskel.tools.replay import schedule
@@ -39,7 +40,7 @@ def run(config: DemoConfig) -> int:
     if not config.json:
         seconds = schedule(estimates, config.replay)[-1].due
         out.print(
-            f"Starting a server, and replaying {config.source} as a live estimator would see it: {seconds:.0f} s."
+            f"Starting a server, and replaying {printable(config.source)} as a live estimator would see it: {seconds:.0f} s."
         )
     played = play(config, truths, estimates, None if config.json else out)
     result = result_of(config, truths, estimates, played)
