@@ -2,6 +2,9 @@
 
 import ctypes.util
 import json
+import logging
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -104,7 +107,7 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["build", "none.onnx"], ["-o"]),
         (["serve", "--engine", "none.onnx"], ["none.onnx"]),
         (["serve", "--lookahead", "4,-1"], ["4,-1"]),
-        (["serve", "--engine", "null", "--lift", "--lift-lookahead", "-1"], ["lift_lookahead", "-1"]),
+        (["serve", "--engine", "null", "--lift", "--lift-lookahead", "-1"], ["--lift-lookahead", "-1"]),
         (["demo", "--recording", "none.skels"], ["none.skels"]),
     ],
 )
@@ -122,6 +125,63 @@ def test_a_package_that_is_absent_is_named(capsys, monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "rtskel.model", raising=False)
     assert main(["export", "a.safetensors", "-o", "b.onnx"]) == 2
     assert "pip install 'rtskel[train]'" in failed(capsys)
+
+
+def test_text_from_elsewhere_is_escaped(tmp_path: Path, capsys) -> None:
+    hostile = replace(synthesize(1, 25, 1), name="\x1b]0;pwned\x07\x1b[2Jcam", unit="\x1b[31mm\u202e")
+    write(tmp_path / "a.npz", hostile)
+    assert main(["info", str(tmp_path / "a.npz")]) == 0
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "a.npz"), "--stream", "\x1b[2J"]) == 2
+    assert main(["info", str(tmp_path / "\x1b[2J\n.npz")]) == 2
+    assert main(["\x1b[2J"]) == 2
+    out, err = capsys.readouterr()
+    assert r"\x1b]0;pwned\x07\x1b[2Jcam" in out
+    assert r"\x1b[31mm\u202e" in out
+    assert err.count("\n") == 3
+    assert not {"\x1b", "\x07", "\u202e"} & set(out + err)
+
+
+def test_names_that_the_output_cannot_encode(tmp_path: Path) -> None:
+    write(tmp_path / "a.npz", replace(synthesize(1, 25, 1), name="Größe"))
+    done = rtskel_process("info", str(tmp_path / "a.npz"), env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert r"Gr\xf6\xdfe" in done.stdout
+
+
+def test_completion(capsys, tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert main(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        for word in ("subscribe", "until-end", "bf16"):
+            assert word in script
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "rtskel.bash").write_text(capsys.readouterr().out)
+    asked = [["se"], ["serve", "--gpu"], ["serve", "--precision", ""], ["refine", "x"]]
+    ask = "; ".join(
+        f"COMP_WORDS=(rtskel {shlex.join(words)}); COMP_CWORD={len(words)}; _rtskel; echo ${{COMPREPLY[@]}}"
+        for words in asked
+    )
+    done = subprocess.run(
+        ["bash", "-c", f". {tmp_path}/rtskel.bash; {ask}"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["serve", "--gpu-rings", "fp32 bf16 int8", ""]
+
+
+def test_python_m_rtskel() -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "rtskel", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == f"rtskel {rtskel.__version__}\n"
+
+
+def test_the_librarys_warnings_are_notes(take: Path, capsys, monkeypatch) -> None:
+    def read_with_warning(*_: object, **__: object) -> list:
+        logging.getLogger("rtskel.formats").warning("%s: \x1b[2J doubtful", take)
+        raise RtskelError("and wrong")
+
+    monkeypatch.setattr("rtskel.formats.read", read_with_warning)
+    assert main(["info", str(take)]) == 2
+    assert capsys.readouterr().err == f"rtskel: {take}: \\x1b[2J doubtful\nrtskel: error: and wrong\n"
 
 
 # Files
@@ -165,7 +225,7 @@ def test_refine_writes_skels_without_holes(take: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [(["--radius", "99"], "radius"), (["--min-confidence", "2"], "min_confidence")]
+    ("options", "word"), [(["--radius", "99"], "radius"), (["--min-confidence", "2"], "--min-confidence")]
 )
 def test_refine_out_of_range(options: list[str], word: str, take: Path, tmp_path: Path, capsys) -> None:
     assert main(["refine", str(take), str(tmp_path / "out.npz"), "--engine", "null", *options]) == 2
@@ -459,6 +519,52 @@ def test_nobody_takes_what_is_published(take: Path, capsys) -> None:
     argv = ["publish", str(take), "--raw", "tcp://127.0.0.1:9", "--wait", "0.1"]
     assert main(argv) == 2
     assert "tcp://127.0.0.1:9 within 0.1 s" in failed(capsys)
+
+
+def test_what_a_command_waits_for_is_said(take: Path) -> None:
+    """Off a terminal, too; and it ends when told to."""
+    for argv, words in (
+        (["publish", str(take)], "no server takes raw poses of stream 'one' at tcp://127.0.0.1:9 yet"),
+        (["subscribe", "--json"], "waiting for a server at tcp://127.0.0.1:9"),
+    ):
+        endpoint = ["--raw" if argv[0] == "publish" else "--refined", "tcp://127.0.0.1:9"]
+        command = [sys.executable, "-P", "-m", "rtskel.cli", *argv, *endpoint]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stderr is not None
+                assert words in process.stderr.readline()
+                process.terminate()
+                assert process.wait(timeout=60) == 143
+            finally:
+                process.kill()
+
+
+def test_what_was_saved_outlives_a_kill(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    with serving() as server, subscribing(server, "--save", str(out), status=-signal.SIGKILL) as watch:
+        argv = ["publish", str(take), "--raw", server.raw, "--speed", "20", "--loop", "--stream", "cam"]
+        with subprocess.Popen([sys.executable, "-P", "-m", "rtskel.cli", *argv]) as publisher:
+            part = tmp_path / "out.npz.part"
+            while part.stat().st_size < 100_000:  # it grows while poses come
+                watch.until("pose")
+                watch.entries.append({"kind": ""})
+            watch.process.kill()
+            publisher.terminate()
+    assert not out.exists()
+    assert main(["convert", str(part), str(out)]) == 0
+    assert sum(recording.frames for recording in read(out)) > 20
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
+def test_a_closed_terminal_saves_what_came(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    with serving() as server, subscribing(server, "--save", str(out), status=128 + signal.SIGHUP) as watch:
+        argv = ["publish", str(take), "--raw", server.raw, "--speed", "20", "--loop", "--stream", "cam"]
+        with subprocess.Popen([sys.executable, "-P", "-m", "rtskel.cli", *argv]) as publisher:
+            watch.until("pose")
+            watch.process.send_signal(signal.SIGHUP)
+            publisher.terminate()
+    assert read(out)[0].frames > 0
 
 
 def test_a_port_in_use(capsys) -> None:

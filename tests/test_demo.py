@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read, write
 from rtskel.tools.demo import DemoConfig, Result, run
 from rtskel.tools.demo.live import Arrival, Run
 from rtskel.tools.demo.result import print_result, result_of
 from rtskel.tools.demo.truth import Truth
-from rtskel.training.score import held
+from rtskel.tools.demo.view import View
+from rtskel.training.score import held, joint_groups
 from rtskel.training.synthesize import EstimatorErrors, estimator_errors, synthesize
 from rtskel.wire import Flag
 from tests.shared_data import shared_data
@@ -130,6 +132,30 @@ def test_phoenix(tmp_path: Path, capsys) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["exactly_once"], found["problems"]
     assert 5 < found["errors"][0]["mpjpe"]["before"] < 60
+
+
+def test_the_live_line_ends_as_the_table_does() -> None:
+    """It shows the table's own measure over what came so far."""
+    truth = synthesize(3, 25, 3)
+    gap = replace(truth, confidence=np.ones((75, 50), np.float32) * (np.arange(50) != 12), name="truth")
+    estimate = estimator_errors(gap, 3)
+    stream = Truth.of(gap, estimate)
+    view = View([stream], joint_groups(truth.skeleton)["all"], 50, (0,))
+    run_ = Run({(0, 0): []}, model="m")
+    for slot, xyz in enumerate(stream.xyz + np.float32(0.4) * (stream.raw - stream.xyz)):
+        message = pose(slot, "truth", source_seq=slot, xyz=xyz)
+        run_.arrivals[0, 0].append(Arrival(message, None))
+        view.add(0, message, None)
+    (row, *_) = result_of(DemoConfig(lookaheads=(0,)), [gap], [estimate], run_).rows
+    (line,) = view.lines()
+    assert f"{row.before.mpjpe:.1f} -> {row.after.mpjpe:.1f} mm" in line
+
+
+def test_a_2d_recording_is_told_plainly(tmp_path: Path) -> None:
+    truth = synthesize(1, 25, 3)
+    write(tmp_path / "flat.npz", replace(truth, xyz=truth.xyz * np.float32([1, 1, 0]), dims=2, name="flat"))
+    with pytest.raises(RtskelError, match=r"flat\.npz: recording 'flat' is 2D: the demo needs 3D poses"):
+        run(DemoConfig(recording=str(tmp_path / "flat.npz")))
 
 
 def test_estimator_errors_of_the_demo_are_a_mixture() -> None:

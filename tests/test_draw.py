@@ -295,3 +295,61 @@ def test_what_is_not_installed_is_named(files, package, options, tmp_path, monke
     error = capsys.readouterr().err
     assert "which is not installed: pip install 'rtskel[draw]'" in error
     assert error.count("\n") == 1
+
+
+# Views and labels
+
+
+def test_views(truth):
+    def drawn(view: str) -> np.ndarray:
+        return np.array(bones(figure([truth], slots=[3], views=[view]).axes[0], COLORS[0]).get_segments())
+
+    front, side, top = drawn("front"), drawn("side"), drawn("top")
+    np.testing.assert_allclose(side[..., 1], front[..., 1])  # y, down
+    np.testing.assert_allclose(top[..., 0], front[..., 0])  # x, to the right
+    np.testing.assert_allclose(top[..., 1], side[..., 0])  # z, toward the camera
+    assert np.ptp(side[..., 0]) > 10, "the person has depth, in mm"
+    plot = figure([truth, replace(truth, name="other")], slots=[3, 4], views=["front", "top"])
+    assert [axes.get_title(loc="left") for axes in plot.axes] == [
+        "truth, front", "", "truth, top", "", "other, front", "", "other, top", "",
+    ]  # fmt: skip
+
+
+def test_views_in_motion(truth, tmp_path):
+    animate([truth], tmp_path / "a.gif", span=(0, 4), views=["front", "side"])
+    with Pillow.open(tmp_path / "a.gif") as moving:
+        assert moving.n_frames == 4
+        wide = moving.size[0]
+    animate([truth], tmp_path / "b.gif", span=(0, 4))
+    with Pillow.open(tmp_path / "b.gif") as moving:
+        assert moving.size[0] < wide
+
+
+def test_views_that_cannot_be(truth):
+    flat = replace(truth, xyz=truth.xyz * np.float32([1, 1, 0]), dims=2, unit="px", name="flat")
+    with pytest.raises(RtskelError, match=r"view 'side': 'flat, 2D' has no depth"):
+        figure([flat], views=["side"])
+    with pytest.raises(RtskelError, match="unknown view 'back'"):
+        figure([truth], views=["back"])
+
+
+def test_raw_and_lifted_are_told_apart(truth, tmp_path, monkeypatch):
+    flat = replace(truth, xyz=truth.xyz * np.float32([300, 300, 0]), dims=2, unit="px", name="take")
+    write(tmp_path / "raw.npz", flat)
+    write(tmp_path / "lifted.npz", replace(flat, xyz=truth.xyz * np.float32(300), dims=3))
+    write(tmp_path / "again.npz", replace(flat, xyz=truth.xyz * np.float32(300), dims=3))
+    labels = []
+    monkeypatch.setattr(
+        sys.modules["rtskel.tools.draw"],
+        "figure",
+        lambda recordings, **options: labels.append(options["labels"]) or FakePlot(),
+    )
+
+    class FakePlot:
+        def savefig(self, path) -> None:
+            pass
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["draw", "raw.npz", "lifted.npz", "-o", "a.png"]) == 0
+    assert main(["draw", "lifted.npz", "again.npz", "-o", "a.png"]) == 0
+    assert labels == [["take, 2D", "take"], ["lifted: take", "again: take"]]

@@ -355,6 +355,14 @@ def test_without_mediapipe(clip, monkeypatch, capsys):
     assert capsys.readouterr().err == f"rtskel: error: estimate needs mediapipe, which is not installed: {INSTALL}\n"
 
 
+def test_all_that_is_absent_is_named_at_once(clip, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(["estimate", str(clip)]) == 2
+    error = f"rtskel: error: estimate needs OpenCV and mediapipe, which are not installed: {INSTALL}\n"
+    assert capsys.readouterr().err == error
+
+
 # The command
 
 

@@ -1,5 +1,6 @@
 """Frames in and out of video files, and what is said of files that are none."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,3 +68,43 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         Video(97)
     with pytest.raises(FormatError, match=r"a\.mp4: cannot be written as an \.mp4 video"):
         write_mp4(tmp_path / "nowhere" / "a.mp4", [gray(1)], 25)
+
+
+FFMPEG = """#!{python}
+import sys
+if "-encoders" in sys.argv:
+    print(" V....D {encoder} H.264 / AVC")
+    sys.exit()
+size = sys.argv[sys.argv.index("-s") + 1]
+data = sys.stdin.buffer.read()
+if "full" in sys.argv[-1]:
+    print("av_interleaved_write_frame(): No space left on device", file=sys.stderr)
+    sys.exit(1)
+open(sys.argv[-1], "w").write(f"{{size}} {{len(data)}} {{sys.argv[sys.argv.index('-r') + 1]}} {{data[0]}}")
+"""
+
+
+def ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, encoder: str = "libx264") -> None:
+    """An ffmpeg that writes down what it was given."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "ffmpeg").write_text(FFMPEG.format(python=sys.executable, encoder=encoder))
+    (folder / "bin" / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+
+
+def test_h264_by_ffmpeg(tmp_path, monkeypatch):
+    ffmpeg(tmp_path, monkeypatch)
+    assert write_mp4(tmp_path / "a.mp4", [gray(9, 49, 65)] * 3, 12.5) == ""
+    assert (tmp_path / "a.mp4").read_text() == f"64x48 {3 * 48 * 64 * 3} 12.5 9"
+    with pytest.raises(FormatError, match=r"full\.mp4: cannot be written as an \.mp4 video \(.*No space left"):
+        write_mp4(tmp_path / "full.mp4", [gray(9)] * 3, 25)
+
+
+def test_where_nothing_writes_h264_the_players_are_named(tmp_path, monkeypatch):
+    ffmpeg(tmp_path, monkeypatch, encoder="mpeg4")
+    about = write_mp4(tmp_path / "a.mp4", [gray(9)] * 3, 25)
+    with Video(tmp_path / "a.mp4") as video:
+        assert len(list(video)) == 3
+    assert about == "" or "VLC and mpv play it" in about
+    with pytest.raises(FormatError, match="no images"):
+        write_mp4(tmp_path / "b.mp4", [], 25)

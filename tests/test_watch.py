@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from rtskel.tools.watch import LiveTable, as_json
+from rtskel.skeleton import UPPER_BODY_50
+from rtskel.tools.watch import JsonLines, LiveTable, as_json
 from rtskel.wire import Event, Flag, Heartbeat, StreamEnd
 from tests.test_collect import MS, pose
 
@@ -79,3 +81,66 @@ def test_the_table_says_what_came() -> None:
     assert "ended" in shown(table)
     table.add(pose(11), 0)
     assert "ended" not in shown(table)
+
+
+def test_the_table_fits_80_columns() -> None:
+    table = LiveTable("tcp://127.0.0.1:5556")
+    for seq in range(300):
+        missing = np.arange(50) < 25
+        message = pose(100_000 + seq, "camera-number-1", 12, missing=missing, flags=Flag.INTERPOLATED)
+        table.add(message, (100_000 + seq) * 40 * MS + 1234 * MS)
+    table._rows["camera-number-1", 12].poses = 1_234_567
+    table.lost({("camera-number-1", 12): 12_345})
+    table.add(Event("camera-number-1", "end", 7, 10, 5, "end"), 0)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table.render(0))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    (row,) = [line.split() for line in lines if "camera-number-1" in line and "1234567" in line]
+    assert row[0:3] == ["camera-number-1", "12", "1234567"]
+    assert row[-1] == "ended"
+    assert "…" not in capture.get(), "nothing is cut"
+
+
+def test_names_do_not_reach_the_terminal_as_they_are() -> None:
+    table = LiveTable("tcp://here:1")
+    table.add(replace(beat(0), model="\x1b[2Jmodel", counts={"\x1b]0;x\x07": 3}), 0)
+    table.add(pose(0, "cam\x1b[31m"), 0)
+    table.add(Event("c\x9b1m", "gap", 7, 1, 0, "two\nlines\x1b[H", {}), 0)
+    text = shown(table)
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
+    for words in (r"\x1b[2Jmodel", r"cam\x1b[31m", r"c\x9b1m", r"two\nlines\x1b[H"):
+        assert words in text
+
+
+def test_many_streams_take_bounded_work() -> None:
+    """Names without end: work and memory are those of the rows that are kept."""
+    table = LiveTable("tcp://here:1")
+    one = pose(0)
+    for number in range(3 * LiveTable.MAX_ROWS):
+        table.add(replace(one, stream=f"s{number}"), number)
+        table.add(Event(f"s{number}", "end", 7, 1, 0, "end"), number)
+    assert len(table._rows) == LiveTable.MAX_ROWS
+    text = shown(table)
+    last = 3 * LiveTable.MAX_ROWS - 1
+    assert f"s{last} " in text
+    assert text.count("ended") == LiveTable.SHOWN
+    assert f"and {last + 1 - LiveTable.SHOWN} more rows" in text
+
+
+def test_json_lines_name_the_joints_once(capsys) -> None:
+    lines = JsonLines()
+    for seq in range(3):
+        lines.add(pose(seq), 0)
+    lines.add(pose(3, skeleton="horse"), 0)
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["kind"] for entry in entries] == ["skeleton", "pose", "pose", "pose", "pose"]
+    tree = UPPER_BODY_50
+    assert entries[0] == {
+        "kind": "skeleton",
+        "skeleton": tree.id,
+        "joints": list(tree.names),
+        "parents": list(tree.parents),
+    }
+    assert (entries[1]["skeleton"], entries[1]["unit"]) == (tree.id, "unknown")

@@ -27,8 +27,9 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.formats import write
+    from rtskel.formats import check_writable, write
 
+    check_writable(args.out)
     recordings = read(args)
     if args.stream is not None:
         names = args.stream.split(",")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rtskel.cli.options import Command, Parser, lookaheads_option
+from rtskel.cli.options import Command, Parser, lookaheads_option, speed
 
 MORE = """\
 Starts a real server, replays a bundled recording with jitter, lost hands and dropped frames at its own frame rate, and
@@ -23,7 +23,7 @@ def _options(parser: Parser) -> None:
     )
     lookaheads_option(parser, "0,4")
     parser.add_argument("--engine", metavar="FILE", help="engine to serve with (default: the bundled one)")
-    parser.add_argument("--speed", type=float, default=1.0, help="replay this many times as fast (default 1)")
+    parser.add_argument("--speed", type=speed, default=1.0, help="replay this many times as fast (default 1)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from rtskel.cli.options import Command, Parser, positive
 from rtskel.cli.status import OK
+from rtskel.text import printable
 
 EXPORT_MORE = """\
 example:
@@ -32,8 +34,10 @@ def _export(args: argparse.Namespace) -> int:
 
 def _capabilities(text: str) -> tuple[str, ...]:
     """Compute capabilities; 8.9,12.0 and sm89,SM120 mean the same."""
-    parts = [part.lower().removeprefix("sm").removeprefix("_") for part in text.split(",")]
-    return tuple(part if "." in part else f"{part[:-1]}.{part[-1:]}" for part in parts)
+    found = [re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", part.strip(), re.IGNORECASE) for part in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: compute capabilities such as 8.9,12.0 expected")
+    return tuple(f"{one[1]}.{one[2]}" for one in found if one)
 
 
 def _build_options(parser: Parser) -> None:
@@ -56,7 +60,7 @@ def _build(args: argparse.Namespace) -> int:
         opt_batch=args.opt_batch,
         backend=args.backend,
     )
-    print(f"{args.out}: {info.model_id}, {info.precision}, for {info.extra['compute_capabilities']}")
+    print(printable(f"{args.out}: {info.model_id}, {info.precision}, for {info.extra['compute_capabilities']}"))
     return OK
 
 

@@ -6,8 +6,8 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from rtskel.cli.options import Command, Parser, client_keys, endpoint_option
-from rtskel.cli.output import note, progress
+from rtskel.cli.options import Command, Parser, client_keys, duration, endpoint_option, not_negative
+from rtskel.cli.output import Progress, note
 from rtskel.cli.status import OK, until_terminated
 from rtskel.client import RAW_ENDPOINT
 from rtskel.errors import RtskelError
@@ -26,10 +26,10 @@ examples:
 
 def _options(parser: Parser) -> None:
     parser.add_argument("video", metavar="VIDEO", nargs="?", help="video file")
-    parser.add_argument("--camera", type=int, metavar="N", help="use camera number N instead, until Ctrl-C")
+    parser.add_argument("--camera", type=not_negative, metavar="N", help="use camera number N instead, until Ctrl-C")
     endpoint_option(parser, "--raw", RAW_ENDPOINT, "where the server takes raw poses")
     parser.add_argument("--stream", metavar="ID", help="stream id (default: the video's name, or cameraN)")
-    parser.add_argument("--wait", type=float, metavar="S", help="give up after S seconds without a server")
+    parser.add_argument("--wait", type=duration, metavar="S", help="give up after S seconds without a server")
     parser.add_argument("--fast", action="store_true", help="estimate every frame of VIDEO, faster or slower than live")
     parser.add_argument("--save", metavar="FILE", help="also write the published poses to this recording")
     parser.add_argument("-o", "--out", metavar="FILE", help="write every frame to this recording, publish nothing")
@@ -56,6 +56,9 @@ def _run(args: argparse.Namespace) -> int:
     file = args.out or args.save
     if file and (lacks := check_savable(file)):
         note(lacks)
+    if args.video is not None and not Path(args.video).is_file():
+        raise RtskelError(f"{args.video}: no such video file")
+    estimate.check_installed()
     found: list[estimate.Pose] = []
     numbers: list[int] = []
 
@@ -71,14 +74,13 @@ def _run(args: argparse.Namespace) -> int:
         if file:
             stack.callback(save_found)  # however this ends
         stack.enter_context(until_terminated())
-        bar = stack.enter_context(progress("frames"))
-        task = bar.add_task("waiting for a server" if args.out is None else name, total=video.frames or None)
+        bar = stack.enter_context(Progress("frames", video.frames or None))
 
         def each(pose: estimate.Pose) -> None:
             numbers.append(pose.number)
             if file:
                 found.append(pose)
-            bar.update(task, completed=pose.number + 1, description=name)
+            bar.update(name, pose.number + 1)
 
         if args.out:
             for pose in estimate.poses(video, model, pixels=args.pixels):
@@ -87,7 +89,16 @@ def _run(args: argparse.Namespace) -> int:
         publisher = stack.enter_context(
             Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=client_keys(args))
         )
-        estimate.publish(video, model, publisher, pixels=args.pixels, fast=args.fast, wait_s=args.wait, each=each)
+        estimate.publish(
+            video,
+            model,
+            publisher,
+            pixels=args.pixels,
+            fast=args.fast,
+            wait_s=args.wait,
+            waiting=bar.waiting,
+            each=each,
+        )
     if numbers and (lost := numbers[-1] + 1 - len(numbers)):
         more = "" if args.video is None else "; --fast takes every frame"
         note(f"{lost} of {numbers[-1] + 1} frames came while the estimator was busy, and were lost{more}")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rtskel.cli.options import Command, Parser, read, reading_options
-from rtskel.cli.output import print_json, show_table
+from rtskel.cli.output import print_json, print_table
 from rtskel.cli.status import OK
+from rtskel.text import printable
 
 if TYPE_CHECKING:
     from rtskel.formats import Recording
@@ -28,10 +29,10 @@ def _options(parser: Parser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import bundled, describe
-    from rtskel.formats import SUFFIXES
+    from rtskel.engine.metadata import SUFFIXES
 
     path = bundled() if args.file is None else Path(args.file)
-    if path.suffix.lower() in SUFFIXES or path.is_dir() or args.format:
+    if args.format or path.suffix.lower() not in SUFFIXES or path.is_dir():
         recordings = read(args)
         if args.json:
             print_json({"kind": "recording", "path": str(path), "recordings": [_facts(r) for r in recordings]})
@@ -43,7 +44,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
     else:
-        show_table(None, ["", str(path)], [[key, str(value)] for key, value in facts.items() if key != "path"])
+        print(printable(path))
+        for key, value in facts.items():
+            if key != "path":
+                print(f"{key:<14}{printable(value)}")
     return OK
 
 
@@ -87,7 +91,7 @@ def _show_recordings(path: Path, recordings: list[Recording]) -> None:
         for fact in facts
     ]
     header = ["sequence", "frames", "dropped", "seconds", "fps", "missing", "unit", "axes", "lookahead"]
-    show_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
+    print_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
     swapped = sum(fact["sides_look_swapped"] for fact in facts)
     if swapped:
         print(

@@ -6,6 +6,8 @@ import argparse
 
 from rtskel.cli.options import Command, Parser
 from rtskel.cli.status import OK
+from rtskel.errors import RtskelError
+from rtskel.text import printable
 
 MORE = """\
 DIR/server stays on the server; each client's folder moves to its machine. Run again to add clients.
@@ -22,8 +24,12 @@ def _options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.curve import keygen
 
-    for folder in keygen(args.dir, args.client or ("client",)):
-        print(folder)
+    clients = args.client or ["client"]
+    twice = {name for name in clients if clients.count(name) > 1}
+    if twice:
+        raise RtskelError(f"--client {min(twice)} is given twice: each client needs a name of its own")
+    for folder in keygen(args.dir, clients):
+        print(printable(folder))
     return OK
 
 

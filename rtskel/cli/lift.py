@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rtskel.cli.options import Command, Parser, lookahead_option, min_confidence_option, read, reading_options
-from rtskel.cli.output import progress
+from rtskel.cli.output import Progress
 from rtskel.cli.status import OK, until_terminated
 
 MORE = """\
@@ -26,26 +26,29 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.formats import write
+    from rtskel.formats import check_writable, write
     from rtskel.recordings import lift_recording
 
+    check_writable(args.out)
     recordings = read(args)
+    total = sum(recording.frames + recording.dropped for recording in recordings)
     lifted = []
-    with until_terminated(), progress("frames") as bar:
-        task = bar.add_task("lifting", total=sum(recording.frames + recording.dropped for recording in recordings))
+    with (
+        until_terminated(),
+        Progress("frames", total) as bar,
+    ):
         before = 0
         for recording in recordings:
-            bar.update(task, description=recording.name)
+            bar.update(recording.name)
             lifted.append(
                 lift_recording(
                     recording,
                     lookahead=args.lookahead,
                     min_confidence=args.min_confidence,
-                    progress=lambda done, before=before: bar.update(task, completed=before + done),  # type: ignore[misc]
+                    progress=lambda done, before=before: bar.update(done=before + done),  # type: ignore[misc]
                 )
             )
             before += recording.frames + recording.dropped
-            bar.update(task, completed=before)
     write(args.out, lifted)
     return OK
 

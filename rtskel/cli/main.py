@@ -1,21 +1,40 @@
 """The `rtskel` command: finds the subcommand, and turns how it ends into an exit status.
 
-A user's mistake is one line on stderr and status 2; Ctrl-C ends with 130, SIGTERM with 143, and a reader that goes
-away (`| head`) with 141. Each subcommand imports what is heavy when it runs, so that `rtskel --help` answers at once.
+A user's mistake is one line on stderr and status 2, work that could only be done in part status 1; Ctrl-C ends with
+130, SIGTERM with 143, and a reader that goes away (`| head`) with 141. Each subcommand imports what is heavy when it
+runs, so that `rtskel --help` answers at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
+import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from rtskel import __version__
-from rtskel.cli import convert, demo, draw, engines, estimate, info, keygen, lift, publish, refine, serve, subscribe
+from rtskel.cli import (
+    completion,
+    convert,
+    demo,
+    draw,
+    engines,
+    estimate,
+    info,
+    keygen,
+    lift,
+    publish,
+    refine,
+    serve,
+    subscribe,
+)
 from rtskel.cli.options import Layout, Parser
-from rtskel.cli.status import INTERRUPTED, NO_READER, TERMINATED, USAGE, Terminated
+from rtskel.cli.output import note
+from rtskel.cli.status import FAILED, INTERRUPTED, NO_READER, USAGE, Incomplete, Terminated
 from rtskel.errors import RtskelError
 
 COMMANDS = (
@@ -32,6 +51,7 @@ COMMANDS = (
     engines.EXPORT,
     engines.BUILD,
     keygen.COMMAND,
+    completion.COMMAND,
 )
 
 TRAINING = {"train": "train a model", "evaluate": "measure an engine against the truth"}
@@ -44,6 +64,8 @@ EXTRAS = {
     "onnxscript": "train",
     "tensorboard": "train",
     "matplotlib": "draw",
+    "openvino": "serve",
+    "rich": "serve",
 }
 """Packages that a subcommand may find missing, and the extra that installs them."""
 
@@ -68,37 +90,57 @@ files:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own); returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
+    logging.getLogger("rtskel").addHandler(_NOTES)
     try:
         status = _run(argv)
         sys.stdout.flush()
         return status
     except RtskelError as error:
-        with contextlib.suppress(BrokenPipeError):
-            print(f"rtskel: error: {error}", file=sys.stderr)
-        return USAGE
+        _error(error)
+        return FAILED if isinstance(error, Incomplete) else USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Terminated:
-        return TERMINATED
+    except Terminated as signal:
+        return signal.status
     except BrokenPipeError:  # before its base class, OSError
         # Discard what is still buffered, or Python would complain about it at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     except OSError as error:  # such as a full disk under stdout
-        print(f"rtskel: error: {error}", file=sys.stderr)
+        _error(error)
         return USAGE
+
+
+class _Notes(logging.Handler):
+    """Shows the library's warnings as any other note."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            note(record.getMessage())
+
+
+_NOTES = _Notes(logging.WARNING)
+
+
+def _error(error: Exception) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        note(f"error: {error}")
 
 
 def _run(argv: list[str]) -> int:
     try:
         if argv[:1] and argv[0] in TRAINING:
-            trained: int = importlib.import_module(f"rtskel.training.{argv[0]}").main(argv[1:])
+            trained: int = importlib.import_module(f"rtskel.training.{argv[0]}").main(argv[1:], Parser)
             return trained
-        parser = _parser()
-        args = parser.parse_args(argv)
+        top = parser()
+        args, unknown = top.parse_known_args(argv)
+        if unknown:
+            getattr(args, "parser", top).unknown(unknown)
         if "run" not in args:
-            parser.print_help(sys.stderr)
+            top.print_help(sys.stderr)
             return USAGE
         status: int = args.run(args)
         return status
@@ -111,17 +153,24 @@ def _run(argv: list[str]) -> int:
         ) from None
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Each command's parser, by its name."""
+    (action,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(action.choices)
+
+
+def parser() -> Parser:
+    """The parser of the whole command line."""
+    top = Parser(
         prog="rtskel",
         description="Refines 3D skeletal poses in real time: less jitter, no lost hands, no dropped frames.",
         epilog=OVERVIEW,
         formatter_class=Layout,
     )
-    parser.add_argument("--version", action="version", version=f"rtskel {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    top.add_argument("--version", action="version", version=f"rtskel {__version__}")
+    subparsers = top.add_subparsers(metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
-        sub = commands.add_parser(
+        sub = subparsers.add_parser(
             command.name,
             help=command.summary,
             description=command.summary[0].upper() + command.summary[1:] + ".",
@@ -129,7 +178,7 @@ def _parser() -> Parser:
             formatter_class=Layout,
         )
         command.options(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, parser=sub)
     for name, summary in TRAINING.items():
-        commands.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
-    return parser
+        subparsers.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
+    return top

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,10 +18,22 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are `RtskelError`s."""
+    """A parser whose errors are `RtskelError`s, and that takes options by their full names only."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs | {"allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         raise RtskelError(f"{message} (see {self.prog} --help)")
+
+    def unknown(self, arguments: Sequence[str]) -> NoReturn:
+        """Raise the error for arguments that no option takes."""
+        name = arguments[0].partition("=")[0]
+        options = [option for action in self._actions for option in action.option_strings]
+        near = [option for option in options if name.startswith("--") and option.startswith(name)]
+        near += difflib.get_close_matches(name, options, 1, 0.7) if name.startswith("-") else []
+        what = "unknown option" if name.startswith("-") else "unexpected argument"
+        self.error(f"{what} {name}" + (f", did you mean {near[0]}?" if near else ""))
 
 
 class Layout(argparse.RawDescriptionHelpFormatter):
@@ -52,12 +66,43 @@ class Command:
 # Argument types
 
 
-def positive(text: str) -> int:
-    """A whole number, 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: 1 or more expected")
-    return value
+def whole(least: int) -> Callable[[str], int]:
+    """A type: a whole number, `least` or more."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number, {least} or more expected")
+        return value
+
+    return parse
+
+
+def number(expected: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """A type: a number that `fits`, in words `expected`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value) or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r}: {expected} expected")
+        return value
+
+    return parse
+
+
+positive = whole(1)
+not_negative = whole(0)
+share = number("a share in 0..1", lambda value: 0 <= value <= 1)
+duration = number("a finite number, 0 or more", lambda value: 0 <= value < math.inf)
+"""Of time, in whatever unit the option says."""
+speed = number("a number above 0", lambda value: value > 0)
+frame_rate = number("frames a second, above 0 and at most 1000,", lambda value: 0 < value <= 1000)
 
 
 def frames_list(text: str) -> tuple[int, ...]:
@@ -136,7 +181,7 @@ def lookahead_option(parser: Parser) -> None:
 def min_confidence_option(parser: Parser) -> None:
     """The confidence below which a joint counts as missing."""
     parser.add_argument(
-        "--min-confidence", type=float, default=0.0, metavar="C", help="joints below it count as missing (default 0)"
+        "--min-confidence", type=share, default=0.0, metavar="C", help="joints below it count as missing (default 0)"
     )
 
 
@@ -145,7 +190,9 @@ def engine_options(parser: Parser) -> None:
     parser.add_argument("--engine", metavar="FILE", help=".onnx, .plan or .safetensors (default: the bundled one)")
     parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in it, if the engine can")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--radius", type=int, default=2, metavar="R", help="average 2R+1 predictions (default 2)")
+    parser.add_argument(
+        "--radius", type=not_negative, default=2, metavar="R", help="average 2R+1 predictions (default 2)"
+    )
     min_confidence_option(parser)
 
 
@@ -153,24 +200,31 @@ def reading_options(parser: Parser) -> None:
     """What a reader is told about a recording; `read` uses them."""
     group = parser.add_argument_group("what the recording does not state, or states wrongly")
     group.add_argument("--format", metavar="NAME", help="its format (default: recognised by its content)")
-    group.add_argument("--fps", type=float, help="frames a second")
+    group.add_argument("--fps", type=frame_rate, metavar="N", help="frames a second")
     group.add_argument("--unit", help="unit of positions: m, cm, mm, px, or any other name")
     group.add_argument("--axes", metavar="CODE", help="where x, y, z grow: R/L, D/U, T(oward)/A(way); RDT, RDA, RUA")
     group.add_argument("--mirrored", action="store_true", default=None, help="the image is mirrored")
     group.add_argument("--swap-sides", action="store_true", help="left and right joints are exchanged")
     group.add_argument("--image-size", type=image_size, metavar="WxH", help="image size in pixels, such as 1280x720")
     group.add_argument(
-        "--depth-scale", type=float, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
+        "--depth-scale", type=speed, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
     )
     group.add_argument("--world", action="store_true", help="read MediaPipe's world landmarks, in metres")
 
 
 def read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
-    """The recordings in a file (default: the command line's), read with the options of `reading_options`."""
-    from rtskel import formats
+    """The recordings in a file (default: the command line's), read with the options of `reading_options`.
 
+    A capture that `rtskel subscribe --save` left unfinished is read, too.
+    """
+    from rtskel import formats
+    from rtskel.tools.capture import SUFFIX, read_capture
+
+    file = args.file if file is None else file
+    if file.endswith(SUFFIX):
+        return read_capture(file)
     options: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world")
     }
-    return formats.read(args.file if file is None else file, **options)
+    return formats.read(file, **options)

@@ -1,20 +1,21 @@
-"""What commands print: JSON, tables, progress bars, and notes on stderr."""
+"""What commands print: notes on stderr, JSON, tables, and a progress line."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any, Self
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from rtskel.text import printable
 
 
 def note(text: str) -> None:
     """A line for the user on stderr."""
-    print(f"rtskel: {text}", file=sys.stderr)
+    print(f"rtskel: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -22,35 +23,63 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False), flush=True)
 
 
-def show_table(title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; columns of numbers are right-aligned."""
-    from rich import box
-    from rich.table import Table
+    cells = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numbers = [all(re.fullmatch(r"[\d.]+%?|-", row[column]) for row in cells[1:]) for column in range(len(header))]
+    print(printable(title))
+    for number, row in enumerate(cells):
+        aligned = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numbers, strict=True)
+        )
+        print("  ".join(aligned).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
 
-    from rtskel.tools.watch import console
 
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
-    for column, name in enumerate(header):
-        numbers = all(re.fullmatch(r"[\d.]+%?|-", row[column]) for row in rows)
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+class Progress:
+    """A line on stderr that says how far a command is; where stderr is not a terminal, only what it waits for.
 
+    Args:
+        unit: what is counted.
+        total: how many there are; None: unknown.
+    """
 
-def progress(unit: str) -> Progress:
-    """A progress bar on stderr; silent where stderr is not a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, unit: str, total: int | None = None) -> None:
+        self._unit, self._total = unit, total
+        self._text, self._done, self._drawn = "", 0, 0.0
+        self._terminal = sys.stderr.isatty()
 
-    from rtskel.tools.watch import console
+    def update(self, text: str | None = None, done: int | None = None, total: int | None = None) -> None:
+        """Show another text, or another count; at most ten times a second."""
+        self._text = self._text if text is None else printable(text)
+        self._done = self._done if done is None else done
+        self._total = self._total if total is None else total
+        if self._terminal and time.monotonic() - self._drawn > 0.1:
+            self._draw()
 
-    err = console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )
+    def waiting(self, text: str) -> None:
+        """Say at once what the command waits for."""
+        if self._terminal:
+            self._text = printable(text)
+            self._draw()
+        else:
+            note(text)
+
+    def _draw(self) -> None:
+        of = f"/{self._total}" if self._total else ""
+        count = f" {self._done}{of} {self._unit}" if self._done or self._total else ""
+        print(f"\r\x1b[K{self._text}{count}", end="", file=sys.stderr, flush=True)
+        self._drawn = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal and self._drawn:
+            self._draw()
+            print(file=sys.stderr)

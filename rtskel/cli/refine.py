@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rtskel.cli.options import Command, Parser, engine_options, lookahead_option, read, reading_options
-from rtskel.cli.output import progress
+from rtskel.cli.output import Progress
 from rtskel.cli.status import OK, options_in_range, until_terminated
 
 MORE = """\
@@ -27,20 +27,21 @@ def _options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import open_engine
     from rtskel.errors import RtskelError
-    from rtskel.formats import write
+    from rtskel.formats import check_writable, write
     from rtskel.recordings import refine_recording
 
+    check_writable(args.out)
     recordings = read(args)
+    total = sum(recording.frames + recording.dropped for recording in recordings)
     refined = []
     with (
         open_engine(args.engine, precision=args.precision, threads=args.threads) as engine,
         until_terminated(),
-        progress("frames") as bar,
+        Progress("frames", total) as bar,
     ):
-        task = bar.add_task("refining", total=sum(recording.frames + recording.dropped for recording in recordings))
         before = 0
         for recording in recordings:
-            bar.update(task, description=recording.name)
+            bar.update(recording.name)
             try:
                 with options_in_range():
                     refined.append(
@@ -50,13 +51,12 @@ def _run(args: argparse.Namespace) -> int:
                             lookahead=args.lookahead,
                             radius=args.radius,
                             min_confidence=args.min_confidence,
-                            progress=lambda done, before=before: bar.update(task, completed=before + done),  # type: ignore[misc]
+                            progress=lambda done, before=before: bar.update(done=before + done),  # type: ignore[misc]
                         )
                     )
             except RtskelError as error:
                 raise RtskelError(f"{args.file}: {error}") from None
             before += recording.frames + recording.dropped
-            bar.update(task, completed=before)
     write(args.out, refined)
     return OK
 

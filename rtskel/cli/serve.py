@@ -5,10 +5,20 @@ from __future__ import annotations
 import argparse
 import signal
 
-from rtskel.cli.options import Command, Parser, engine_options, lookaheads_option, positive
+from rtskel.cli.options import (
+    Command,
+    Parser,
+    duration,
+    engine_options,
+    lookaheads_option,
+    not_negative,
+    number,
+    positive,
+)
 from rtskel.cli.output import print_json
 from rtskel.cli.status import INTERRUPTED, OK, options_in_range
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
+from rtskel.text import printable
 
 LIFT_LOOKAHEAD = 2
 """On motion capture with noise and holes, two frames reduce the error by 9%; two more reduce it by 1%."""
@@ -45,7 +55,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--lift", action="store_true", help="also accept 2D poses, and estimate their depth")
     parser.add_argument(
         "--lift-lookahead",
-        type=int,
+        type=not_negative,
         default=LIFT_LOOKAHEAD,
         metavar="N",
         help=f"frames that lifting waits for, added to --lookahead (default {LIFT_LOOKAHEAD})",
@@ -57,26 +67,34 @@ def _stream_options(parser: Parser) -> None:
     group = parser.add_argument_group("streams")
     group.add_argument("--max-streams", type=positive, default=256, metavar="N", help="at once (default 256)")
     group.add_argument(
-        "--max-gap", type=int, default=25, metavar="N", help="fill at most N missing frames in a row (default 25)"
+        "--max-gap",
+        type=not_negative,
+        default=25,
+        metavar="N",
+        help="fill at most N missing frames in a row (default 25)",
     )
     group.add_argument(
-        "--slack-ms", type=float, default=50.0, metavar="MS", help="a frame counts as missing this late (default 50)"
+        "--slack-ms", type=duration, default=50.0, metavar="MS", help="a frame counts as missing this late (default 50)"
     )
     group.add_argument(
-        "--idle", type=float, default=30.0, metavar="S", help="forget streams silent for S s (default 30)"
+        "--idle", type=duration, default=30.0, metavar="S", help="forget streams silent for S s (default 30)"
     )
     group.add_argument(
         "--hop", type=positive, default=1, metavar="H", help="refine H frames at once, up to H - 1 later (default 1)"
     )
     group.add_argument(
         "--behind-ms",
-        type=float,
+        type=number("a number above 0, or inf", lambda value: value > 0),
         default=1000.0,
         metavar="MS",
         help="once live frames wait this long for the engine, newer ones come first; inf: never (default 1000)",
     )
     group.add_argument(
-        "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
+        "--batch-wait-ms",
+        type=duration,
+        default=0.0,
+        metavar="MS",
+        help="wait for frames to refine together (default 0)",
     )
 
 
@@ -114,11 +132,11 @@ def _run(args: argparse.Namespace) -> int:
             print_json(where | ahead | {"runs_on": engine.info.builder})
         else:
             lifting = "" if config.lift is None else f", of 2D poses {config.lift} frames more"
-            print(
-                f"rtskel: raw poses at {where['raw']}, refined poses at {where['refined']} with lookahead "
-                f"{', '.join(map(str, config.lookaheads))}{lifting}; {where['model']} on {engine.info.builder}",
-                flush=True,
+            line = (
+                f"raw poses at {where['raw']}, refined poses at {where['refined']} with lookahead "
+                f"{', '.join(map(str, config.lookaheads))}{lifting}; {where['model']} on {engine.info.builder}"
             )
+            print(f"rtskel: {printable(line)}", flush=True)
 
     options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
     with open_engine(args.engine, **options) as engine:

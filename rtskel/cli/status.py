@@ -5,33 +5,45 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rtskel.errors import RtskelError
 
-OK, FAILED, USAGE, INTERRUPTED, TERMINATED, NO_READER = 0, 1, 2, 130, 143, 141
+OK, FAILED, USAGE, INTERRUPTED, NO_READER = 0, 1, 2, 130, 141
+
+
+class Incomplete(RtskelError):
+    """The command did only part of its work, and the message says which: status 1 instead of 2."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came. It unwinds as Ctrl-C does, so that files and streams are completed."""
+    """A signal asked to end. It unwinds as Ctrl-C does, so that files and streams are completed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
 
 
 @contextlib.contextmanager
 def until_terminated() -> Iterator[None]:
-    """Within this context, SIGTERM raises `Terminated`."""
+    """Within this context, SIGTERM and SIGHUP (the terminal was closed) raise `Terminated`."""
 
-    def stop(*_: object) -> NoReturn:
-        raise Terminated
+    def stop(number: int, _: object) -> NoReturn:
+        raise Terminated(number)
 
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                before.setdefault(number, signal.signal(number, stop))
     except ValueError:  # not the main thread: the caller handles signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

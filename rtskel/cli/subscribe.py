@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import sys
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rtskel.cli.options import Command, Parser, client_keys, endpoint_option, frames_list, positive
+from rtskel.cli.options import Command, Parser, client_keys, duration, endpoint_option, frames_list, positive
 from rtskel.cli.output import note
-from rtskel.cli.status import OK, until_terminated
+from rtskel.cli.status import OK, Incomplete, until_terminated
 from rtskel.client import REFINED_ENDPOINT
+from rtskel.errors import RtskelError
+
+if TYPE_CHECKING:
+    from rtskel.client import Subscriber
+    from rtskel.tools.capture import Capture
+    from rtskel.tools.watch import JsonLines, LiveTable
 
 MORE = """\
 Shows a live table; with --json, prints one JSON object a line for every pose, event and heartbeat. Everything published
 after the first heartbeat is received. --save writes .npz, .csv or .jsonl, which hold everything, or .skels or .bvh,
-which may take several files.
+which may take several files. Poses are collected in FILE.part as they come, and a crash leaves it: rtskel convert
+FILE.part OUT reads it.
 
 examples:
   rtskel subscribe
@@ -29,7 +36,8 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--stream", metavar="ID,...", help="only these streams (default: all)")
     parser.add_argument("--lookahead", metavar="N,...", type=frames_list, help="only these lookaheads (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    parser.add_argument("--save", metavar="FILE", help="write all poses to this recording at the end")
+    parser.add_argument("--save", metavar="FILE", help="save all poses in this recording")
+    parser.add_argument("--wait", type=duration, metavar="S", help="give up after S seconds without a server")
     parser.add_argument("--frames", type=positive, metavar="N", help="end after N poses")
     parser.add_argument(
         "--until-end", action="store_true", help="end once all streams have ended and no other began within 2 s"
@@ -38,13 +46,11 @@ def _options(parser: Parser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtskel.client import Subscriber
-    from rtskel.tools.collect import Collector, Ends, check_savable, save
-    from rtskel.tools.watch import Display, LiveTable, as_json, console
-    from rtskel.wire import RefinedPose
+    from rtskel.tools.collect import check_savable
+    from rtskel.tools.watch import JsonLines, LiveTable
 
     if args.save and (lacks := check_savable(args.save)):
         note(lacks)
-    collector, table, ends, poses = Collector(), LiveTable(args.refined), Ends(), 0
     with (
         contextlib.ExitStack() as stack,
         Subscriber(
@@ -56,35 +62,86 @@ def _run(args: argparse.Namespace) -> int:
             queue=100_000,  # a pause of this process loses nothing
         ) as subscriber,
     ):
-        if args.save:
-            stack.callback(lambda: note(save(collector.recordings(), args.save)))  # however this ends
+        capture = stack.enter_context(_saving(args.save)) if args.save else None
         stack.enter_context(until_terminated())
-        shown = None if args.json else stack.enter_context(Display(console()))
-        while not (poses == args.frames or (args.until_end and ends.over(time.monotonic()))):
-            try:
-                message = subscriber.recv(timeout=0.1)
-            except TimeoutError:
-                message = None
-            arrived = time.monotonic_ns()
-            if message is not None:
-                ends.add(message, time.monotonic())
-                if isinstance(message, RefinedPose):
-                    poses += 1
-                    if args.save:
-                        collector.add(message)
-                if args.json:
-                    print(json.dumps(as_json(message, arrived), allow_nan=False))
-                table.add(message, arrived)
-            if args.json:
-                if not isinstance(message, RefinedPose):
-                    sys.stdout.flush()
-            elif shown is not None:
-                table.lost(subscriber.lost)
-                shown.update(table)
+        output: JsonLines | LiveTable = JsonLines() if args.json else LiveTable(args.refined)
+        poses = _receive(args, subscriber, output, capture, stack)
     lost = sum(subscriber.lost.values())
     if lost:
         note(f"{lost} of {poses + lost} poses were lost on the way")
     return OK
+
+
+@contextlib.contextmanager
+def _saving(path: str) -> Iterator[Capture]:
+    """A capture that is completed however the command ends."""
+    from rtskel.tools.capture import Capture
+
+    with Capture(path) as capture:
+        if capture.part != f"{path}.part":
+            note(f"{path}.part is left over from a capture that was cut off: rtskel convert {path}.part FILE")
+        try:
+            yield capture
+        finally:
+            try:
+                note(capture.finish())
+            except RtskelError as error:
+                raise Incomplete(str(error)) from None
+
+
+def _receive(
+    args: argparse.Namespace,
+    subscriber: Subscriber,
+    output: JsonLines | LiveTable,
+    capture: Capture | None,
+    stack: contextlib.ExitStack,
+) -> int:
+    """Take messages until the command is over; returns how many poses came."""
+    from rtskel.tools.collect import Ends
+    from rtskel.tools.watch import Display, LiveTable, console
+    from rtskel.wire import RefinedPose
+
+    shown = stack.enter_context(Display(console())) if isinstance(output, LiveTable) else None
+    ends, poses, silence = Ends(), 0, _Silence(args.refined, args.wait, told=shown is not None and shown.live)
+    while not (poses == args.frames or (args.until_end and ends.over(time.monotonic()))):
+        try:
+            message = subscriber.recv(timeout=0.1)
+        except TimeoutError:
+            message = None
+        if subscriber.heartbeat is None:
+            silence.check()
+        if message is not None:
+            arrived_ns = time.monotonic_ns()
+            ends.add(message, arrived_ns / 1e9)
+            if isinstance(message, RefinedPose):
+                poses += 1
+                if capture is not None:
+                    capture.add(message)
+            output.add(message, arrived_ns)
+        if capture is not None:
+            try:
+                capture.flush()
+            except RtskelError as error:  # the disk is full
+                raise Incomplete(str(error)) from None
+        if shown is not None and isinstance(output, LiveTable):
+            shown.update(output, lambda: output.lost(subscriber.lost))
+    return poses
+
+
+class _Silence:
+    """Says what the command waits for while no server is there, and gives up after `--wait`."""
+
+    def __init__(self, endpoint: str, wait_s: float | None, *, told: bool) -> None:
+        self._endpoint, self._wait_s, self._said = endpoint, wait_s, told
+        self._since = time.monotonic()
+
+    def check(self) -> None:
+        waited = time.monotonic() - self._since
+        if self._wait_s is not None and waited >= self._wait_s:
+            raise RtskelError(f"no heartbeat from a server at {self._endpoint} within {self._wait_s:g} s")
+        if not self._said and waited >= 1:
+            note(f"waiting for a server at {self._endpoint}")
+            self._said = True
 
 
 COMMAND = Command("subscribe", "watch, print or save refined poses", MORE, _options, _run)

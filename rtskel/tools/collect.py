@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,56 +15,114 @@ from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, check_writable, write, write_apart
 from rtskel.wire import Event, Flag, Message, RefinedPose
 
+MAX_HOLE_S = 60.0
+"""A hole longer than this begins a new recording: formats without frame numbers write every dropped frame."""
+
+BLOCK = 512
+"""Poses are kept as arrays of this many."""
+
 
 class Collector:
     """Gathers refined poses into recordings, one for each stream and lookahead.
 
     Poses are kept in the order of arrival; nothing is sorted or discarded. Where a stream restarts (a new epoch of its
-    estimator, or a frame number that does not ascend), a new recording begins, called `name@2`, `name@3`, ...
+    estimator, another layout, a frame number that does not ascend or leaps), a new recording begins, called `name@2`,
+    `name@3`, ...
     """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[str, int], list[list[RefinedPose]]] = {}
+        self._takes: dict[tuple[str, int], list[_Take]] = {}
 
     def add(self, pose: RefinedPose) -> None:
         """Take one pose."""
-        parts = self._parts.setdefault((pose.stream, pose.lookahead), [])
-        if not parts or parts[-1][-1].source_epoch != pose.source_epoch or slot_of(pose) <= slot_of(parts[-1][-1]):
-            parts.append([])
-        parts[-1].append(pose)
+        takes = self._takes.setdefault((pose.stream, pose.lookahead), [])
+        if not takes or not takes[-1].continues(pose):
+            takes.append(_Take(f"{pose.stream}@{len(takes) + 1}" if takes else pose.stream))
+        takes[-1].add(pose)
 
     def recordings(self) -> list[Recording]:
-        """All poses so far, as recordings ready for `rtskel.formats.write`; in the order in which streams appeared."""
-        return [
-            _recording(f"{stream}@{number}" if number > 1 else stream, poses)
-            for (stream, _), parts in self._parts.items()
-            for number, poses in enumerate(parts, 1)
-        ]
+        """All poses so far, as recordings ready for `rtskel.formats.write`; in the order in which streams appeared.
+
+        Raises:
+            FormatError: a stream cannot be a recording, such as one of 2000 frames a second.
+        """
+        return [take.recording() for takes in self._takes.values() for take in takes]
+
+    def valid_recordings(self) -> tuple[list[Recording], list[str]]:
+        """As `recordings`, but without the streams that cannot be recordings, and a line for each of those."""
+        recordings, refused = [], []
+        for takes in self._takes.values():
+            for take in takes:
+                try:
+                    recordings.append(take.recording())
+                except FormatError as error:
+                    refused.append(str(error))
+        return recordings, refused
+
+
+class _Take:
+    """The poses of one stream at one lookahead that follow each other."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pending: list[RefinedPose] = []
+        self._blocks: list[dict[str, NDArray[Any]]] = []
+        self._last: RefinedPose | None = None
+
+    def continues(self, pose: RefinedPose) -> bool:
+        """Whether `pose` follows the last one."""
+        last = self._last
+        if last is None:
+            return True
+        alike = pose.xyz.shape == last.xyz.shape and all(
+            getattr(pose, name) == getattr(last, name) for name in ("source_epoch", "skeleton", "axes", "mirrored")
+        )
+        step = slot_of(pose) - slot_of(last)
+        return alike and (step == 1 or 0 < step <= MAX_HOLE_S * last.fps)
+
+    def add(self, pose: RefinedPose) -> None:
+        self._last = pose
+        self._pending.append(pose)
+        if len(self._pending) == BLOCK:
+            self._pack()
+
+    def _pack(self) -> None:
+        poses, self._pending = self._pending, []
+        if poses:
+            self._blocks.append(
+                {
+                    "xyz": np.stack([pose.xyz for pose in poses]),
+                    "confidence": np.stack([pose.confidence for pose in poses]),
+                    "sigma": np.stack([pose.sigma for pose in poses]),
+                    "slot": np.array([slot_of(pose) for pose in poses], np.int64),
+                    "time_ns": np.array([pose.source_time_ns for pose in poses], np.int64),
+                    "windows": np.array([pose.windows for pose in poses], np.int32),
+                    "flags": np.array([int(pose.flags) for pose in poses], np.int32),
+                }
+            )
+
+    def recording(self) -> Recording:
+        self._pack()
+        last = self._last
+        assert last is not None
+        columns: dict[str, Any] = {
+            name: np.concatenate([block[name] for block in self._blocks]) for name in self._blocks[0]
+        }
+        return Recording(
+            fps=last.fps,
+            name=self._name,
+            skeleton=last.skeleton,
+            axes=last.axes,
+            mirrored=last.mirrored,
+            unit="unknown",
+            lookahead=last.lookahead,
+            **columns,
+        )
 
 
 def slot_of(pose: RefinedPose) -> int:
     """The estimator's frame number, or the output's number if the estimator has none."""
     return pose.seq if pose.source_seq is None else pose.source_seq
-
-
-def _recording(name: str, poses: list[RefinedPose]) -> Recording:
-    first = poses[0]
-    return Recording(
-        np.stack([pose.xyz for pose in poses]),
-        first.fps,
-        name,
-        confidence=np.stack([pose.confidence for pose in poses]),
-        skeleton=first.skeleton,
-        axes=first.axes,
-        mirrored=first.mirrored,
-        unit="unknown",
-        slot=np.array([slot_of(pose) for pose in poses], np.int64),
-        time_ns=np.array([pose.source_time_ns for pose in poses], np.int64),
-        lookahead=first.lookahead,
-        sigma=np.stack([pose.sigma for pose in poses]),
-        windows=np.array([pose.windows for pose in poses], np.int32),
-        flags=np.array([int(pose.flags) for pose in poses], np.int32),
-    )
 
 
 def check_savable(path: str) -> str:
@@ -84,21 +145,43 @@ def save(recordings: list[Recording], path: str) -> str:
         A line that says what was saved.
 
     Raises:
-        RtskelError: they could not be saved there; what the format refused is in `path`.npz.
+        RtskelError: the format refuses some of them. The message says which, why, and where they are instead; the
+            others are saved.
     """
     if not recordings:
         return f"no poses came: {path} is not written"
+    refused: list[Recording] = []
+    problem = ""
     try:
         files = write_apart(path, recordings)
-    except FormatError as error:
+    except (FormatError, MemoryError) as error:
         if path.endswith(".npz"):
             raise
-        rescue = f"{path}.npz"
-        write(rescue, recordings)
-        raise RtskelError(f"{error}; all is in {rescue} instead") from None
+        problem = str(error) or "out of memory"
+        refused = [recording for recording in recordings if not _can_write(recording, path)] or recordings
+        recordings = [recording for recording in recordings if recording not in refused]
+        files = write_apart(path, recordings) if recordings else []
     poses = sum(recording.frames for recording in recordings)
     streams = len({recording.name for recording in recordings})
-    return f"{poses} poses of {streams} streams saved to {', '.join(map(str, files))}"
+    saved = f"{poses} poses of {streams} streams saved to {', '.join(map(str, files))}"
+    if not refused:
+        return saved
+    rescue = f"{path}.npz"
+    write(rescue, refused)
+    if not recordings:
+        raise RtskelError(f"{problem}; all is in {rescue} instead")
+    names = ", ".join(repr(recording.name) for recording in refused)
+    raise RtskelError(f"{problem}; {names} in {rescue} instead; {saved}")
+
+
+def _can_write(recording: Recording, path: str) -> bool:
+    """Whether the format of `path` can hold this recording alone."""
+    with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        try:
+            write_apart(Path(folder, Path(path).name), [recording])
+        except (FormatError, MemoryError):
+            return False
+    return True
 
 
 class Ends:
@@ -107,21 +190,23 @@ class Ends:
     QUIET = 2.0
 
     def __init__(self) -> None:
-        self._open: dict[str, bool] = {}
+        self._open: set[str] = set()
+        self._seen = False
         self._changed = 0.0
 
     def add(self, message: Message, now: float) -> None:
         """Take a message that came at `now`, in seconds."""
         if isinstance(message, RefinedPose):
-            self._open[message.stream] = True
-            self._changed = now
+            self._open.add(message.stream)
         elif isinstance(message, Event) and message.stream and message.kind in ("start", "end", "evicted"):
-            self._open[message.stream] = message.kind == "start"
-            self._changed = now
+            (self._open.add if message.kind == "start" else self._open.discard)(message.stream)
+        else:
+            return
+        self._seen, self._changed = True, now
 
     def over(self, now: float) -> bool:
         """Whether all streams have ended, and none has begun in the `QUIET` seconds before `now`."""
-        return bool(self._open) and not any(self._open.values()) and now - self._changed >= self.QUIET
+        return self._seen and not self._open and now - self._changed >= self.QUIET
 
 
 PARTS = ("lookahead", "queue", "engine", "transport")

@@ -29,10 +29,10 @@ from matplotlib.figure import Figure
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
 from rtskel.tools.panels import FILLED, GHOST, Panel, draw_traces, layout, parse_traces
-from rtskel.tools.tracks import COLORS, TRUTH, Track, bounds_of, span_of, tracks_of
+from rtskel.tools.tracks import COLORS, TRUTH, VIEWS, Bounds, Track, bounds_of, span_of, tracks_of
 from rtskel.tools.video import Image, Video, write_mp4
 
-__all__ = ["COLORS", "FILLED", "GHOST", "MOVING", "STILL", "TRUTH", "animate", "figure"]
+__all__ = ["COLORS", "FILLED", "GHOST", "MOVING", "STILL", "TRUTH", "VIEWS", "animate", "figure"]
 
 STILL = (".png", ".pdf", ".svg", ".jpg")
 """Suffixes for `figure(...).savefig`."""
@@ -54,6 +54,7 @@ def figure(
     traces: Sequence[str] = (),
     truth: Recording | None = None,
     video: str | Path | None = None,
+    views: Sequence[str] = ("front",),
 ) -> Figure:
     """Skeletons by frame, a row for each recording, and below them joints over time.
 
@@ -66,10 +67,12 @@ def figure(
             frames in which the raw recordings lack the joint (without a raw recording: in which it was filled in).
         truth: drawn in grey behind every pose and trace.
         video: file whose frames are drawn behind the poses, which are in its pixels.
+        views: "front" (as the camera sees it), "side" and "top"; several make a row each of every recording.
 
     Raises:
         RtskelError: nothing to draw, too many rows, recordings of different skeletons, an unknown joint, a frame number
-            beyond every recording or the video, poses over a video that are not in pixels.
+            beyond every recording or the video, poses over a video that are not in pixels, another view of a 2D
+            recording or over a video.
     """
     tracks, ghost = tracks_of(recordings, labels, truth, pixels=video is not None)
     followed = parse_traces(traces, tracks[0].tree)
@@ -83,15 +86,15 @@ def figure(
         if not 0 <= slot < end:
             raise RtskelError(f"frame {slot}: frame numbers in 0..{end - 1} expected")
     images = dict(_images(video, slots)) if video is not None else {}
-    bounds = bounds_of([*tracks, ghost] if ghost else tracks, images[slots[0]] if images else None)
+    bounds = _bounds(tracks, ghost, images[slots[0]] if images else None, views)
 
     cell = max(1.4 if video is None else 2.2, 7.0 / len(slots))
-    height = cell * min(bounds.height / bounds.width, 2.0)
-    plot, panels, below = layout(len(tracks), len(slots), cell, height, len(followed))
-    for track, row in zip(tracks, panels, strict=True):
+    height = cell * min(max(plane.height / plane.width for plane in bounds.values()), 2.0)
+    plot, panels, below = layout(len(tracks) * len(views), len(slots), cell, height, len(followed))
+    for (track, view), row in zip(itertools.product(tracks, views), panels, strict=True):
         for axes, slot in zip(row, slots, strict=True):
-            Panel(axes, track, ghost, bounds, cell).show(slot, images.get(slot))
-        _title(row[0], track)
+            Panel(axes, track, ghost, bounds[view], cell, view).show(slot, images.get(slot))
+        _title(row[0], track, view, views)
     for axes, slot in zip(panels[-1], slots, strict=True):
         axes.text(0.5, -0.02, str(slot), transform=axes.transAxes, ha="center", va="top", fontsize=8)
     draw_traces(below, followed, tracks, ghost, within)
@@ -107,8 +110,9 @@ def animate(
     traces: Sequence[str] = (),
     truth: Recording | None = None,
     video: str | Path | None = None,
+    views: Sequence[str] = ("front",),
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> str:
     """The recordings side by side as a .gif or .mp4 at their own speed, over traces with a cursor.
 
     Arguments and errors are those of `figure`, and:
@@ -116,6 +120,9 @@ def animate(
     Args:
         path: the file to write. A .gif has at most 50 frames a second; further frames are left out.
         progress: called with how many frames are done, and how many there are.
+
+    Returns:
+        What to know before it is shown elsewhere; nothing for a .gif or an .mp4 in H.264.
 
     Raises:
         FormatError: another suffix; the file cannot be written; .mp4, and no OpenCV.
@@ -131,14 +138,15 @@ def animate(
     shown = within[:: max(1, math.ceil(fps * SHORTEST_GIF_S))] if gif else within
     images = _images(video, shown) if video is not None else iter([])
     first_image = next(images, None)
-    bounds = bounds_of([*tracks, ghost] if ghost else tracks, None if first_image is None else first_image[1])
+    bounds = _bounds(tracks, ghost, None if first_image is None else first_image[1], views)
 
     cell = 4.0
-    height = cell * min(bounds.height / bounds.width, 1.5)
-    plot, [row], below = layout(1, len(tracks), cell, height, len(followed))
-    panels = [Panel(axes, track, ghost, bounds, cell) for axes, track in zip(row, tracks, strict=True)]
-    for axes, track in zip(row, tracks, strict=True):
-        _title(axes, track)
+    height = cell * min(max(plane.height / plane.width for plane in bounds.values()), 1.5)
+    plot, [row], below = layout(1, len(tracks) * len(views), cell, height, len(followed))
+    panels = []
+    for (track, view), axes in zip(itertools.product(tracks, views), row, strict=True):
+        panels.append(Panel(axes, track, ghost, bounds[view], cell, view))
+        _title(axes, track, view, views)
     draw_traces(below, followed, tracks, ghost, within)
     cursors = [axes.axvline(within.start / fps, color="black", lw=0.8) for axes in below]
 
@@ -157,16 +165,32 @@ def animate(
                 progress(number, len(shown))
 
     try:
-        if gif:
-            _write_gif(path, frames(), fps / shown.step, len(shown))
-        else:
-            write_mp4(path, frames(), fps)
+        if not gif:
+            return write_mp4(path, frames(), fps)
+        _write_gif(path, frames(), fps / shown.step, len(shown))
+        return ""
     except OSError as error:
         raise FormatError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def _title(axes: Axes, track: Track) -> None:
-    axes.set_title(track.label, color=track.color, fontsize=12, weight="bold", loc="left")
+def _bounds(
+    tracks: Sequence[Track], ghost: Track | None, image: Image | None, views: Sequence[str]
+) -> dict[str, Bounds]:
+    """What each view shows; RtskelError."""
+    for view in views:
+        if view not in VIEWS:
+            raise RtskelError(f"unknown view {view!r} (known: {', '.join(VIEWS)})")
+        if view != "front" and image is not None:
+            raise RtskelError(f"view {view!r}: over a video only the front view can be drawn")
+        for track in tracks if view != "front" else ():
+            if track.flat:
+                raise RtskelError(f"view {view!r}: {track.label!r} has no depth, only its front view can be drawn")
+    return {view: bounds_of([*tracks, ghost] if ghost else tracks, image, view) for view in views}
+
+
+def _title(axes: Axes, track: Track, view: str, views: Sequence[str]) -> None:
+    label = track.label if len(views) == 1 else f"{track.label}, {view}"
+    axes.set_title(label, color=track.color, fontsize=12, weight="bold", loc="left")
 
 
 def _images(video: str | Path, slots: Sequence[int]) -> Iterator[tuple[int, Image]]:

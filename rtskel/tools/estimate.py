@@ -12,11 +12,12 @@ MediaPipe's own smoothing is off by default: it adds delay, and hides from refin
 from __future__ import annotations
 
 import importlib
-import os
+import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -27,8 +28,8 @@ from rtskel.errors import RtskelError
 from rtskel.formats import Recording
 from rtskel.formats.mediapipe import AXES, Assembler, landmarks
 from rtskel.rates import reconcile
-from rtskel.tools.replay import Sender
-from rtskel.tools.video import Frame, Image, Video
+from rtskel.tools.replay import Sender, wait_for_subscriber
+from rtskel.tools.video import Frame, Image, Video, silent
 
 INSTALL = "pip install 'rtskel[estimate]' && pip install --no-deps mediapipe==0.10.21"
 """Installs MediaPipe without its pinned dependencies, one of which excludes the numpy that rtskel needs."""
@@ -63,7 +64,7 @@ class Holistic:
             absent = (error.name or "").partition(".")[0] == "mediapipe"
             what = "is not installed" if absent else f"cannot be loaded ({error})"
             raise RtskelError(f"estimate needs mediapipe, which {what}: {INSTALL}") from None
-        with _silent():
+        with silent():
             self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
             # Models load in background threads, and are ready once an image has passed. This one is empty.
             self._model.process(np.zeros((64, 64, 3), np.uint8))
@@ -72,7 +73,7 @@ class Holistic:
     def find(self, image: Image) -> Found:
         """Landmarks in the next image."""
         height, width, _ = image.shape
-        with nullcontext() if self._used else _silent():  # the first image causes further warnings
+        with nullcontext() if self._used else silent():  # the first image causes further warnings
             results = self._model.process(image)
         self._used = True
         return landmarks(results, (width, height))
@@ -86,17 +87,23 @@ class Holistic:
         self._model.close()
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Hides the warnings that MediaPipe's libraries write to file descriptor 2 while they load; no option does."""
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
+def check_installed() -> None:
+    """Before anything is opened: whether all that `Holistic` and videos need is there.
+
+    Raises:
+        RtskelError: names everything that is not installed, and the command that installs it.
+    """
+    needed = {"cv2": "OpenCV", "mediapipe": "mediapipe"}
+    absent = [name for module, name in needed.items() if not _is_there(module)]
+    if absent:
+        are = "is" if len(absent) == 1 else "are"
+        raise RtskelError(f"estimate needs {' and '.join(absent)}, which {are} not installed: {INSTALL}")
+
+
+def _is_there(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
 
 
 class Pose(NamedTuple):
@@ -221,6 +228,7 @@ def publish(
     pixels: bool = False,
     fast: bool = False,
     wait_s: float | None = None,
+    waiting: Callable[[str], None] | None = None,
     each: Callable[[Pose], None] | None = None,
     now_ns: Callable[[], int] = time.monotonic_ns,
     sleep: Callable[[float], None] = time.sleep,
@@ -233,6 +241,7 @@ def publish(
         pixels: poses in image coordinates, instead of metres.
         fast: every frame of a file, however long it takes; otherwise as from a camera, see `live`.
         wait_s: how long to wait for a subscriber; None: as long as it takes.
+        waiting: told what is waited for, once that takes longer than a second.
         each: called with every pose that was sent.
         now_ns, sleep: the clock of the frames' times, and how to wait.
 
@@ -240,10 +249,7 @@ def publish(
         RtskelError: no subscriber came in time.
     """
     estimator.find(video.first.image)
-    try:
-        sender.wait_for_subscriber(wait_s)
-    except TimeoutError as error:
-        raise RtskelError(f"{error} within {wait_s:g} s") from None
+    wait_for_subscriber(sender, wait_s, waiting)
     frames: Iterator[Frame]
     if fast and not video.camera:
         frames = (frame._replace(time_ns=now_ns()) for frame in video)

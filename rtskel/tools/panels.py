@@ -15,7 +15,7 @@ from matplotlib.image import AxesImage
 
 from rtskel.errors import RtskelError
 from rtskel.skeleton import Skeleton
-from rtskel.tools.tracks import Bounds, Track
+from rtskel.tools.tracks import VIEWS, Bounds, Track
 from rtskel.tools.video import Image
 
 GHOST = "#e3e6ec"  # the truth behind a pose
@@ -54,13 +54,15 @@ def layout(
 class Panel:
     """One recording in one pair of axes, at one slot after another."""
 
-    def __init__(self, axes: Axes, track: Track, ghost: Track | None, bounds: Bounds, inches: float) -> None:
+    def __init__(
+        self, axes: Axes, track: Track, ghost: Track | None, bounds: Bounds, inches: float, view: str = "front"
+    ) -> None:
         """Empty axes; `inches`: their width."""
         self._track = track
         self._axes = axes
         clip = track.unit == "px"  # do not draw beyond the image
-        self._layers = [_Layer(axes, ghost, GHOST, inches, clip, 1)] if ghost else []
-        self._layers += [_Layer(axes, track, track.color, inches, clip, 2)]
+        self._layers = [_Layer(axes, ghost, GHOST, inches, clip, 1, view)] if ghost else []
+        self._layers += [_Layer(axes, track, track.color, inches, clip, 2, view)]
         self._image: AxesImage | None = None
         self._note = axes.text(0.5, 0.5, "", transform=axes.transAxes, ha="center", color=track.color, fontsize=10)
         axes.set_axis_off()
@@ -86,8 +88,8 @@ class Panel:
 class _Layer:
     """One recording's bones and head in axes that others may share."""
 
-    def __init__(self, axes: Axes, track: Track, color: str, inches: float, clip: bool, zorder: int) -> None:
-        self._track, self._color = track, color
+    def __init__(self, axes: Axes, track: Track, color: str, inches: float, clip: bool, zorder: int, view: str) -> None:
+        self._track, self._color, self._view = track, color, VIEWS[view]
         self._bones = LineCollection([], capstyle="round", clip_on=clip, zorder=zorder)
         axes.add_collection(self._bones)
         self._head = axes.scatter([0.0], [0.0], s=min(20.0 * inches, 60.0), linewidths=0, zorder=zorder)
@@ -99,14 +101,14 @@ class _Layer:
             self._bones.set_segments([])
             self._head.set_visible(False)
             return
-        xyz, there = track.xyz[slot], track.there[slot]
+        xy, there = track.xyz[slot][:, self._view], track.there[slot]
         color = [to_rgba(self._color, FILLED if filled else 1.0) for filled in track.filled[slot]]
         ends = [j for j, parent in enumerate(tree.parents) if parent >= 0 and there[j] and there[parent]]
-        self._bones.set_segments([xyz[[tree.parents[j], j], :2] for j in ends])
+        self._bones.set_segments([xy[[tree.parents[j], j]] for j in ends])
         self._bones.set_color([color[j] for j in ends])
         self._bones.set_linewidth([2.0 if j in self._body else 0.8 for j in ends])
         self._head.set_visible(bool(there[HEAD]))
-        self._head.set_offsets(xyz[[HEAD], :2])
+        self._head.set_offsets(xy[[HEAD]])
         self._head.set_color([color[HEAD]])
 
 

@@ -153,29 +153,63 @@ class Sender(Protocol):
     ) -> None: ...
 
 
-def publishers(
-    recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
-) -> Callable[[int, float], Publisher]:
+class Publishers:
     """The `connect` of `replay`: a `Publisher` for each recording; recordings of one layout share a socket."""
-    made: dict[tuple[object, ...], Publisher] = {}
 
-    def connect(number: int, fps: float) -> Publisher:
-        recording = recordings[number]
-        alike = recording.skeleton, recording.axes, recording.mirrored
-        if alike in made:
-            return made[alike].sibling(streams[number], fps=fps)
-        made[alike] = Publisher(
-            endpoint,
-            stream=streams[number],
-            fps=fps,
-            skeleton=recording.skeleton,
-            axes=recording.axes,
-            mirrored=recording.mirrored,
-            keys=keys,
-        )
-        return made[alike]
+    def __init__(
+        self, recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
+    ) -> None:
+        self._recordings, self._streams, self._endpoint, self._keys = recordings, streams, endpoint, keys
+        self._first: dict[tuple[object, ...], Publisher] = {}
+        self._all: list[Publisher] = []
 
-    return connect
+    def __call__(self, number: int, fps: float) -> Publisher:
+        """The publisher of that recording, stating that frame rate."""
+        recording, stream = self._recordings[number], self._streams[number]
+        layout = recording.skeleton, recording.axes, recording.mirrored
+        if layout in self._first:
+            publisher = self._first[layout].sibling(stream, fps=fps)
+        else:
+            publisher = self._first[layout] = Publisher(
+                self._endpoint,
+                stream=stream,
+                fps=fps,
+                skeleton=recording.skeleton,
+                axes=recording.axes,
+                mirrored=recording.mirrored,
+                keys=self._keys,
+            )
+        self._all.append(publisher)
+        return publisher
+
+    @property
+    def dropped(self) -> int:
+        """Messages that did not reach the server."""
+        return sum(publisher.dropped for publisher in self._all)
+
+
+def wait_for_subscriber(sender: Sender, wait_s: float | None, waiting: Callable[[str], None] | None) -> None:
+    """Wait until a server takes what `sender` sends.
+
+    Args:
+        wait_s: give up after this many seconds; None: never.
+        waiting: told what is waited for, once that takes longer than a second.
+
+    Raises:
+        RtskelError: no subscriber came in time.
+    """
+    first = 1.0 if wait_s is None else min(wait_s, 1.0)
+    try:
+        try:
+            sender.wait_for_subscriber(first)
+        except TimeoutError as error:
+            if first == wait_s:
+                raise
+            if waiting is not None:
+                waiting(f"waiting: {error} yet")
+            sender.wait_for_subscriber(None if wait_s is None else wait_s - first)
+    except TimeoutError as error:
+        raise RtskelError(f"{error} within {wait_s:g} s") from None
 
 
 def replay(
@@ -185,6 +219,7 @@ def replay(
     *,
     wait_s: float | None = None,
     progress: Callable[[Item], None] | None = None,
+    waiting: Callable[[str], None] | None = None,
     now_ns: Callable[[], int] = time.monotonic_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
@@ -197,6 +232,7 @@ def replay(
         connect: makes the sender for a recording, from its index and the frame rate to state.
         wait_s: how long to wait for a subscriber of each stream; None: as long as it takes.
         progress: called after each item.
+        waiting: told what is waited for, once that takes longer than a second.
         now_ns, sleep: the clock of the frames' times, and how to wait.
 
     Raises:
@@ -213,7 +249,7 @@ def replay(
             for item in items:
                 if item.recording not in senders.begun:
                     waiting_since = now_ns()
-                    senders.begin(item.recording, wait_s)
+                    senders.begin(item.recording, wait_s, waiting)
                     # Waiting makes no frame late: the replay's clock stands still until the subscriber is there.
                     start = now_ns() if start < 0 else start + now_ns() - waiting_since
                 wait = start + round(item.due * 1e9) - now_ns()
@@ -248,13 +284,10 @@ class _Senders:
             fps = stated_fps(self._recordings[number], self._config)
             self._senders[number] = self._stack.enter_context(self._connect(number, fps))
 
-    def begin(self, number: int, wait_s: float | None) -> None:
+    def begin(self, number: int, wait_s: float | None, waiting: Callable[[str], None] | None) -> None:
         """Wait for a subscriber; the sender of the next recording connects while this one plays. RtskelError."""
         self.open(number)
-        try:
-            self._senders[number].wait_for_subscriber(wait_s)
-        except TimeoutError as error:
-            raise RtskelError(f"{error} within {wait_s:g} s") from None
+        wait_for_subscriber(self._senders[number], wait_s, waiting)
         self.begun[number] = 0
         self.open(number + 1)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,11 @@ TRUTH = "#8d99ae"
 
 MAX_ROWS = 12
 
+VIEWS: Mapping[str, list[int]] = MappingProxyType({"front": [0, 1], "side": [2, 1], "top": [0, 2]})
+"""Which canonical coordinates a view shows to the right and down: as the camera sees it; from the side, with the camera
+at the right; from above, with the camera at the bottom.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Track:
@@ -31,6 +37,7 @@ class Track:
         there: [S, J], joints to draw.
         filled: [S, J], those of them that the estimator lacked.
         refined: whether refinement filled in what was missing.
+        flat: 2D.
     """
 
     label: str
@@ -43,6 +50,7 @@ class Track:
     filled: NDArray[np.bool_]
     refined: bool
     unit: str
+    flat: bool
 
     @property
     def slots(self) -> int:
@@ -75,6 +83,12 @@ def _place(recording: Recording) -> _Place:
     return _Place(neck, usual if usual > 0 else float(np.ptp(xyz[seen], axis=0).max()) / 3 or 1.0)
 
 
+def label_of(recording: Recording) -> str:
+    """What a recording is called in a picture."""
+    kind = ", 2D" if recording.dims == 2 else ""
+    return recording.name + kind + ("" if recording.lookahead is None else f", lookahead {recording.lookahead}")
+
+
 def _check_comparable(everything: Sequence[Recording], pixels: bool) -> None:
     for recording in everything[1:]:
         if recording.skeleton != everything[0].skeleton:
@@ -98,7 +112,7 @@ def tracks_of(
     if len(recordings) > MAX_ROWS:
         raise RtskelError(f"{len(recordings)} recordings: at most {MAX_ROWS} can be drawn together")
     if labels is None:
-        labels = [r.name if r.lookahead is None else f"{r.name}, lookahead {r.lookahead}" for r in recordings]
+        labels = [label_of(recording) for recording in recordings]
     if len(labels) != len(recordings):
         raise RtskelError(f"{len(labels)} labels for {len(recordings)} recordings")
     everything = list(recordings) if truth is None else [*recordings, truth]
@@ -124,7 +138,11 @@ def tracks_of(
         refined = recording.lookahead is not None
         there = np.broadcast_to(came[:, None], seen.shape) if refined else seen
         unit = "px" if pixels else "mm"
-        tracks.append(Track(label, color, recording.fps, tree, xyz, came, there, there & ~seen, refined, unit))
+        tracks.append(
+            Track(
+                label, color, recording.fps, tree, xyz, came, there, there & ~seen, refined, unit, recording.dims == 2
+            )
+        )
     return (tracks, None) if truth is None else (tracks[:-1], tracks[-1])
 
 
@@ -158,12 +176,12 @@ class Bounds:
         return self.bottom - self.top
 
 
-def bounds_of(tracks: Sequence[Track], image: Image | None) -> Bounds:
-    """The part of the plane (of the image, if there is one) that the tracks fill."""
+def bounds_of(tracks: Sequence[Track], image: Image | None, view: str = "front") -> Bounds:
+    """The part of a view's plane (of the image, if there is one) that the tracks fill."""
     extremes = []
     for track in tracks:
         rows = track.there.any(axis=1)
-        xy, there = track.xyz[rows, :, :2], track.there[rows, :, None]
+        xy, there = track.xyz[rows][..., VIEWS[view]], track.there[rows, :, None]
         extremes.append([np.where(there, xy, np.inf).min(axis=1), np.where(there, xy, -np.inf).max(axis=1)])
     low, high = (np.concatenate(of_tracks) for of_tracks in zip(*extremes, strict=True))
     if not len(low):

@@ -1,9 +1,14 @@
-"""Frames of a video file or a camera, and frames into a video file; both by OpenCV, which is loaded only here."""
+"""Frames of a video file or a camera by OpenCV, which is loaded only here, and frames into a video file."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import os
+import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -145,25 +150,92 @@ def _first_times(cv2: Any, source: str) -> NDArray[np.int64]:
     return np.array(times, np.int64)
 
 
-def write_mp4(path: str | Path, images: Iterable[Image], fps: float) -> None:
-    """Write images of one size as an MPEG-4 video. An odd last row or column is left out.
+OTHER_PLAYERS = (
+    "is in MPEG-4 Part 2: VLC and mpv play it, browsers, QuickTime and PowerPoint do not "
+    "(with ffmpeg on the PATH it is H.264, which all of them play)"
+)
+
+
+def write_mp4(path: str | Path, images: Iterable[Image], fps: float) -> str:
+    """Write images of one size as an .mp4 video: in H.264 if ffmpeg or OpenCV can, else in MPEG-4 Part 2. An odd last
+    row or column is left out.
+
+    Returns:
+        Which players the video needs; nothing if all of them can play it.
 
     Raises:
-        FormatError: OpenCV is not installed, or cannot write there.
+        FormatError: neither ffmpeg nor OpenCV is installed, or they cannot write there.
     """
+    images = iter(images)
+    first = next(images, None)
+    if first is None:
+        raise FormatError(f"{path}: no images to write")
+    height, width = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # what the codecs take
+    even = (image[:height, :width] for image in itertools.chain([first], images))
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is not None and "libx264" in _encoders(ffmpeg):
+        _write_by_ffmpeg(ffmpeg, path, even, fps, (width, height))
+        return ""
+    return _write_by_opencv(path, even, fps, (width, height))
+
+
+def _encoders(ffmpeg: str) -> str:
+    try:
+        return subprocess.run([ffmpeg, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
+
+
+def _write_by_ffmpeg(ffmpeg: str, path: str | Path, images: Iterable[Image], fps: float, size: tuple[int, int]) -> None:
+    command = [ffmpeg, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{size[0]}x{size[1]}", "-r", f"{fps:g}", "-i", "-"]
+    command += ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(Path(path).absolute())]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
+        assert process.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it says below why it stopped
+                for image in images:
+                    process.stdin.write(np.ascontiguousarray(image).tobytes())
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+        if process.returncode:
+            log.seek(0)
+            said = log.read().strip().splitlines() or [f"ffmpeg ended with {process.returncode}"]
+            raise FormatError(f"{path}: cannot be written as an .mp4 video ({said[-1]})")
+
+
+def _write_by_opencv(path: str | Path, images: Iterable[Image], fps: float, size: tuple[int, int]) -> str:
     cv2 = _opencv(str(path))
-    writer = None
+    for codec in ("avc1", "mp4v"):
+        with silent():  # FFmpeg's libraries explain on file descriptor 2 why an encoder is not there
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size)
+        if writer.isOpened():
+            break
+        writer.release()
+    else:
+        raise FormatError(f"{path}: cannot be written as an .mp4 video")
     try:
         for image in images:
-            height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2  # what the codec takes
-            if writer is None:
-                writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-                if not writer.isOpened():
-                    raise FormatError(f"{path}: cannot be written as an .mp4 video")
-            writer.write(np.ascontiguousarray(image[:height, :width, ::-1]))
+            writer.write(np.ascontiguousarray(image[..., ::-1]))
     finally:
-        if writer is not None:
-            writer.release()
+        writer.release()
+    return "" if codec == "avc1" else f"{path} {OTHER_PLAYERS}"
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Hides what libraries write straight to file descriptor 2, where no option of theirs does."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _opencv(what: str) -> Any:

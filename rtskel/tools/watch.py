@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.tools.collect import Latency, latency, slot_of
+from rtskel.skeleton import SKELETONS
+from rtskel.text import printable
+from rtskel.tools.collect import latency, slot_of
 from rtskel.wire import Event, Flag, Heartbeat, Message, RefinedPose
 
 if TYPE_CHECKING:
@@ -39,6 +43,8 @@ def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
             "windows": message.windows,
             "flags": [flag.name.lower() for flag in Flag if flag in message.flags and flag.name],
             "model": message.model,
+            "skeleton": message.skeleton,
+            "unit": "unknown",
             "axes": message.axes,
             "mirrored": message.mirrored,
             "missing": np.flatnonzero(message.missing).tolist(),
@@ -86,6 +92,25 @@ def console(stderr: bool = False) -> Console:
     return made
 
 
+class JsonLines:
+    """Prints messages as JSON lines; a line with the names of a skeleton's joints comes before its first pose."""
+
+    def __init__(self) -> None:
+        self._skeletons: set[str] = set()
+
+    def add(self, message: Message, arrived_ns: int) -> None:
+        """Print a message that arrived at that time on the monotonic clock."""
+        if isinstance(message, RefinedPose) and message.skeleton not in self._skeletons:
+            self._skeletons.add(message.skeleton)
+            if message.skeleton in SKELETONS:
+                tree = SKELETONS[message.skeleton]
+                about = {"kind": "skeleton", "skeleton": tree.id, "joints": tree.names, "parents": tree.parents}
+                print(json.dumps(about, allow_nan=False))
+        print(json.dumps(as_json(message, arrived_ns), allow_nan=False))
+        if not isinstance(message, RefinedPose):
+            sys.stdout.flush()
+
+
 class View(Protocol):
     """Something that changes and can be displayed."""
 
@@ -107,8 +132,13 @@ class Display:
         self._view: View | None = None
         self._due = time.monotonic() + 1.0
 
+    @property
+    def live(self) -> bool:
+        """Whether the view is shown while it changes."""
+        return self._console.is_terminal
+
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self.live:
             from rich.live import Live
 
             self._live = Live(console=self._console, auto_refresh=False)
@@ -126,12 +156,14 @@ class Display:
         elif self._view is not None and self._lines is None:
             self._console.print(self._view.render())
 
-    def update(self, view: View) -> None:
-        """The view has changed. Drawing takes some ms, so it is done four times a second."""
+    def update(self, view: View, before: Callable[[], None] | None = None) -> None:
+        """The view has changed. Drawing takes some ms, so it is done four times a second, `before` each time called."""
         self._view = view
         now = time.monotonic()
         if now < self._due:
             return
+        if before is not None:
+            before()
         if self._live is not None:
             self._live.update(view.render(), refresh=True)
             self._due = now + 0.25
@@ -151,16 +183,42 @@ class _Row:
     interpolated: int = 0
     lost: int = 0
     arrived: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))
-    spent: deque[Latency] = field(default_factory=lambda: deque(maxlen=RECENT))
+    spent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     note: str = ""
+
+    def add(self, pose: RefinedPose, arrived_ns: int) -> None:
+        self.poses += 1
+        self.joints += len(pose.missing)
+        self.filled += int(pose.missing.sum())
+        self.interpolated += Flag.INTERPOLATED in pose.flags
+        self.arrived.append(arrived_ns)
+        self.note = ""
+        spent = latency(pose, arrived_ns)
+        if spent is not None:
+            self.spent.append(spent.total)
+
+    def cells(self) -> list[str]:
+        span = (self.arrived[-1] - self.arrived[0]) / 1e9
+        rate = (len(self.arrived) - 1) / span if span > 0 else 0.0
+        p50, p99 = (f"{np.percentile(self.spent, share):.1f}" if self.spent else "-" for share in (50, 99))
+        filled = f"{self.filled / self.joints:.1%}"
+        return [str(self.poses), f"{rate:.1f}", filled, str(self.interpolated), str(self.lost), p50, p99, self.note]
 
 
 class LiveTable:
-    """What has arrived so far, a row for each stream and lookahead, as rich can print it."""
+    """What has arrived so far, a row for each stream and lookahead, as rich can print it.
+
+    The `SHOWN` rows that changed last are shown, of at most `MAX_ROWS` that are kept, however many streams there are.
+    """
+
+    SHOWN = 40
+    MAX_ROWS = 1000
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._rows: dict[tuple[str, int], _Row] = {}
+        self._rows: OrderedDict[tuple[str, int], _Row] = OrderedDict()  # the one that changed last comes last
+        self._forgotten = 0
+        self._lookaheads: set[int] = set()
         self._events: deque[str] = deque(maxlen=5)
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_came = 0
@@ -168,72 +226,63 @@ class LiveTable:
     def add(self, message: Message, arrived_ns: int) -> None:
         """Take a message that arrived at that time on the monotonic clock."""
         if isinstance(message, RefinedPose):
-            row = self._rows.setdefault((message.stream, message.lookahead), _Row())
-            row.poses += 1
-            row.joints += len(message.missing)
-            row.filled += int(message.missing.sum())
-            row.interpolated += Flag.INTERPOLATED in message.flags
-            row.arrived.append(arrived_ns)
-            row.note = ""
-            spent = latency(message, arrived_ns)
-            if spent is not None:
-                row.spent.append(spent)
+            key = message.stream, message.lookahead
+            row = self._rows.get(key)
+            if row is None:
+                row = self._rows[key] = _Row()
+                self._lookaheads.add(message.lookahead)
+                if len(self._rows) > self.MAX_ROWS:
+                    self._rows.popitem(last=False)
+                    self._forgotten += 1
+            row.add(message, arrived_ns)
+            self._rows.move_to_end(key)
         elif isinstance(message, Event):
             what = message.kind if message.detail in ("", message.kind) else f"{message.kind} ({message.detail})"
             self._events.append(f"{message.stream or 'server'}: {what}")
             if message.kind in ("end", "stale"):
-                for (stream, _), row in self._rows.items():
-                    if stream == message.stream:
-                        row.note = "ended" if message.kind == "end" else "stale"
+                for lookahead in self._lookaheads:
+                    if (message.stream, lookahead) in self._rows:
+                        self._rows[message.stream, lookahead].note = "ended" if message.kind == "end" else "stale"
         elif isinstance(message, Heartbeat):
             self._heartbeat, self._heartbeat_came = message, arrived_ns
 
-    def lost(self, counts: dict[tuple[str, int], int]) -> None:
+    def lost(self, counts: Mapping[tuple[str, int], int]) -> None:
         """Set how many poses were lost, by stream and lookahead."""
-        for key, count in counts.items():
-            if key in self._rows:
-                self._rows[key].lost = count
+        for key, row in self._rows.items():
+            row.lost = counts.get(key, 0)
 
     def render(self, now_ns: int | None = None) -> Group:
-        """The table as of now."""
+        """The table as of now, at most 80 columns wide unless names are long."""
         from rich import box
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         now_ns = time.monotonic_ns() if now_ns is None else now_ns
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("stream", overflow="fold")
-        for name in ("lookahead", "poses", "per s", "filled joints", "filled frames", "lost", "latency ms p50", "p99"):
-            table.add_column(name, justify="right")
-        table.add_column("")
-        for (stream, lookahead), row in sorted(self._rows.items()):
-            span = (row.arrived[-1] - row.arrived[0]) / 1e9
-            rate = (len(row.arrived) - 1) / span if span > 0 else 0.0
-            total = [spent.total for spent in row.spent]
-            p50, p99 = (f"{np.percentile(total, share):.1f}" if total else "-" for share in (50, 99))
-            table.add_row(
-                stream,
-                str(lookahead),
-                str(row.poses),
-                f"{rate:.1f}",
-                f"{row.filled / row.joints:.1%}",
-                str(row.interpolated),
-                str(row.lost),
-                p50,
-                p99,
-                row.note,
-            )
-        parts: list[Any] = [Text(self._server(now_ns)), table] if self._rows else [Text(self._server(now_ns))]
-        return Group(*parts, *(Text(event, style="dim") for event in self._events))
+        parts: list[Any] = [Text(self._server(now_ns))]
+        if self._rows:
+            table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+            table.add_column("stream", overflow="fold")
+            for name in ("look-\nahead", "poses", "per s", "filled\njoints", "filled\nframes", "lost"):
+                table.add_column(name, justify="right")
+            table.add_column("latency\nms p50", justify="right")
+            table.add_column("p99", justify="right")
+            table.add_column("")
+            shown = sorted(list(self._rows)[-self.SHOWN :])
+            for stream, lookahead in shown:
+                table.add_row(printable(stream), str(lookahead), *self._rows[stream, lookahead].cells())
+            parts.append(table)
+            if more := len(self._rows) + self._forgotten - len(shown):
+                parts.append(Text(f"and {more} more rows, which changed before these"))
+        return Group(*parts, *(Text(printable(event), style="dim") for event in self._events))
 
     def _server(self, now_ns: int) -> str:
         beat = self._heartbeat
         if beat is None:
-            return f"waiting for a server at {self._endpoint} ..."
+            return f"waiting for a server at {printable(self._endpoint)} ..."
         silent = (now_ns - self._heartbeat_came) / 1e9
         if now_ns - self._heartbeat_came > 3 * beat.interval_ns:
-            return f"no sign of the server at {self._endpoint} for {silent:.0f} s"
+            return f"no sign of the server at {printable(self._endpoint)} for {silent:.0f} s"
         facts = [beat.model, f"lookahead {', '.join(map(str, beat.lookaheads))}", f"{beat.streams} streams"]
         facts += [f"{beat.loop_fps:.0f} frames/s", *(f"{name} {count}" for name, count in beat.counts.items() if count)]
-        return f"{self._endpoint}: {', '.join(facts)}"
+        return printable(f"{self._endpoint}: {', '.join(facts)}")

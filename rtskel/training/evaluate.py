@@ -10,10 +10,10 @@ on (`kept_out`), whose true positions are known.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from rich.table import Table
 from rtskel.engine import Engine, EngineInfo, open_engine
 from rtskel.engine.weights import model_metadata
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats import SKELS_UNIT, read
+from rtskel.formats import SKELS_UNIT, Recording, read
 from rtskel.model import Skeletor
 from rtskel.refine import RefinerBank
 from rtskel.skeleton import UPPER_BODY_50
@@ -182,7 +182,7 @@ def refine_all(
 
 
 def evaluate(
-    truth: Sequence[Array],
+    truth: Sequence[Array | Recording],
     engine: Engine | None,
     *,
     lookaheads: Sequence[int | None] = (0, 4),
@@ -193,18 +193,20 @@ def evaluate(
     """Scores an engine, or the corrupted input itself if the engine is None.
 
     Args:
-        truth: clean sequences [N, J, 3], canonical axes, neck at the origin; for `ESTIMATOR` bodies [N, 8, 3] in
-            canonical units. Errors are measured from them, or from the truth that a kind of corruption defines.
+        truth: clean recordings, or sequences [N, J, 3] in canonical axes and units, neck at the origin; for `ESTIMATOR`
+            bodies [N, 8, 3] in canonical units. Errors are measured from them, or from the truth that a kind of
+            corruption defines.
         lookaheads: in frames; None is offline.
         seed: masks and noise of sequence k are drawn with seed 1000 seed + k.
 
     Returns:
         A score for each condition, lookahead and group of joints that has any.
     """
+    clean = [canonical(sequence) if isinstance(sequence, Recording) else sequence for sequence in truth]
     scores = []
     groups = joint_groups(engine.info.skeleton_id if engine else UPPER_BODY_50.id)
     for condition in conditions:
-        drawn = [_corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(truth)]
+        drawn = [_corrupted(xyz, condition, 1000 * seed + k) for k, xyz in enumerate(clean)]
         sequences, goals = [(seen, confidence) for seen, confidence, _ in drawn], [goal for *_, goal in drawn]
         if engine is None:
             refined = {lookahead: [xyz for xyz, _ in sequences] for lookahead in lookaheads}
@@ -279,10 +281,21 @@ def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:
     recordings = read(path)
     if any(recording.dims == 2 for recording in recordings):
         raise FormatError(f"{path}: poses in two dimensions: errors are measured in three")
-    whole = [r.canonical() if r.unit == SKELS_UNIT else in_canonical_units(r) for r in recordings]
+    whole = [canonical(recording) for recording in recordings]
     missing = [int(r.missing.sum() + (np.diff(r.slots) - 1).sum() * r.xyz.shape[1]) for r in recordings]
     _check(path, zip((r.name for r in recordings), whole, missing, strict=True))
     return whole, []
+
+
+def canonical(recording: Recording) -> Array:
+    """A recording's positions [N, J, 3] in canonical axes and units.
+
+    Raises:
+        FormatError: the recording is 2D, or shows no shoulders from which to tell its unit.
+    """
+    if recording.dims == 2:
+        raise FormatError(f"recording {recording.name!r} is 2D: errors are measured in 3D")
+    return recording.canonical() if recording.unit == SKELS_UNIT else in_canonical_units(recording)
 
 
 def _is_bandai(path: Path) -> bool:
@@ -303,9 +316,9 @@ def _check(path: Path, sequences: Iterable[tuple[str, Array, int]]) -> None:
             raise FormatError(f"{path}: {name}: {bad} joints are missing: errors are measured from clean poses")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, parser_class: type[ArgumentParser] = ArgumentParser) -> int:
     """`rtskel evaluate`: see `--help`."""
-    parser = argparse.ArgumentParser(
+    parser = parser_class(
         prog="rtskel evaluate",
         description="Score an engine under the conditions of the accuracy protocol, through refinement itself.",
     )

@@ -10,11 +10,11 @@ hold the same weights. The first process writes the run's folder.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import time
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
@@ -552,9 +552,9 @@ def _board(out: Path, console: Console) -> Any:
     return SummaryWriter(str(out / "tensorboard"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, parser_class: type[ArgumentParser] = ArgumentParser) -> int:
     """`rtskel train`: see `--help`."""
-    parser = argparse.ArgumentParser(prog="rtskel train", description="Train Skeletor on a corpus of clean poses.")
+    parser = parser_class(prog="rtskel train", description="Train Skeletor on a corpus of clean poses.")
     parser.add_argument("--data", required=True, help="corpus folder (made by `python -m rtskel.training.data`)")
     parser.add_argument("--out", required=True, help="folder of the run")
     parser.add_argument("--recipe", default="realtime", choices=sorted(RECIPES))
@@ -567,6 +567,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="continue from the folder's last checkpoint")
     parser.add_argument("--threads", type=int, help="CPU threads")
     args = parser.parse_args(argv)
+    for name, value in (("--steps", args.steps), ("--time-budget", args.time_budget), ("--threads", args.threads)):
+        if value is not None and not value > 0:
+            raise RtskelError(f"{name} {value}: more than 0 expected (see rtskel train --help)")
+    for item in args.set:
+        if "=" not in item:
+            raise RtskelError(f"--set {item}: KEY=VALUE expected (see rtskel train --help)")
     try:
         given = json.loads(Path(args.config).read_text()) if args.config else {}
         for item in args.set:

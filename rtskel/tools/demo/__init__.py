@@ -14,7 +14,10 @@ from __future__ import annotations
 import json
 from importlib.resources import as_file, files
 
+from rtskel.engine import describe
+from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read
+from rtskel.text import printable
 from rtskel.tools.demo.live import DemoConfig, play
 from rtskel.tools.demo.result import Result, print_result, result_of
 from rtskel.tools.replay import schedule
@@ -31,12 +34,13 @@ def run(config: DemoConfig) -> int:
         RtskelError: a recording or engine that cannot be used.
     """
     truths, estimates = _recordings(config)
+    if config.engine not in (None, "null"):
+        describe(config.engine)
     out = console()
     if not config.json:
         seconds = schedule(estimates, config.replay)[-1].due
-        out.print(
-            f"Starting a server, and replaying {config.source} as a live estimator would see it: {seconds:.0f} s."
-        )
+        what = printable(config.source)
+        out.print(f"Starting a server, and replaying {what} as a live estimator would see it: {seconds:.0f} s.")
     played = play(config, truths, estimates, None if config.json else out)
     result = result_of(config, truths, estimates, played)
     if config.json:
@@ -53,4 +57,9 @@ def _recordings(config: DemoConfig) -> tuple[list[Recording], list[Recording]]:
             truth, estimate = read(path)
         return [truth], [estimate]
     truths = read(config.recording)
+    for truth in truths:
+        if truth.dims == 2:
+            raise RtskelError(
+                f"{config.recording}: recording {truth.name!r} is 2D: the demo needs 3D poses to compare with"
+            )
     return truths, [estimator_errors(truth, config.seed + number) for number, truth in enumerate(truths)]

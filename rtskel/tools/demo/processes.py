@@ -12,7 +12,7 @@ from typing import Self
 
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording
-from rtskel.tools.replay import Item, ReplayConfig, publishers, replay
+from rtskel.tools.replay import Item, Publishers, ReplayConfig, replay
 
 START_S = 120.0
 """How long the server may take to start: opening a plan compiles its kernels."""
@@ -76,7 +76,7 @@ class ReplayThread:
     def __init__(self, recordings: list[Recording], streams: list[str], endpoint: str, config: ReplayConfig) -> None:
         self._error: BaseException | None = None
         self._stop = threading.Event()
-        self._arguments = recordings, publishers(recordings, streams, endpoint), config
+        self._arguments = recordings, Publishers(recordings, streams, endpoint), config
         self._thread = threading.Thread(target=self._run, name="replay")
 
     def _run(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtskel.formats import Recording
+from rtskel.text import printable
 from rtskel.tools.collect import percentiles, slot_of
 from rtskel.tools.demo.live import Arrival, DemoConfig, Run
 from rtskel.tools.demo.truth import Truth
@@ -160,7 +161,8 @@ def print_result(out: Console, result: Result) -> None:
         return made
 
     out.print(
-        f"\n{result.frames} frames of {result.streams} stream(s), {result.fps:g} a second, refined by {result.model}.\n"
+        f"\n{result.frames} frames of {result.streams} stream(s), {result.fps:g} a second, "
+        f"refined by {printable(result.model)}.\n"
         f"The estimator dropped {result.dropped_frames} frames and missed {result.missing_joints} joints in the others."
     )
     scores = table("Errors before and after (ratio)", "lookahead", "joints", *METRICS.values())
@@ -185,4 +187,4 @@ def print_result(out: Console, result: Result) -> None:
     if result.helps:
         out.print("Every pose came exactly once and in order, and refinement helped on every row.")
     for problem in [*result.problems, *(f"no help: {row}" for row in result.worse)]:
-        out.print(problem, style="red")
+        out.print(printable(problem), style="red")

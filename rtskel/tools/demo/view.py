@@ -1,4 +1,4 @@
-"""The demo's live display: errors over the last two seconds, and what has arrived."""
+"""The demo's live display: errors of all poses so far, and what has arrived."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class View:
     Args:
         streams: what to compare with.
         joints: those that count.
-        recent: number of poses over which errors and latencies are averaged.
+        recent: number of poses over which latencies are averaged.
         lookaheads: in frames.
     """
 
@@ -31,7 +31,8 @@ class View:
         self._total = sum(len(stream.xyz) for stream in streams)
         self._poses = dict.fromkeys(lookaheads, 0)
         self._filled = dict.fromkeys(lookaheads, 0)
-        self._errors: dict[int, list[tuple[float, float]]] = {lookahead: [] for lookahead in lookaheads}
+        self._errors = {lookahead: np.zeros(2) for lookahead in lookaheads}  # sums over poses, before and after
+        self._compared = dict.fromkeys(lookaheads, 0)
         self._latencies: dict[int, list[float]] = {lookahead: [] for lookahead in lookaheads}
 
     def add(self, number: int, pose: RefinedPose, spent: Latency | None) -> None:
@@ -42,19 +43,15 @@ class View:
         if spent is not None:
             self._latencies[pose.lookahead].append(spent.total)
         if slot < len(stream.xyz):
-            known = self._joints[~stream.missing[slot, self._joints]]
-            if len(known):
-                truth = stream.xyz[slot, known]
-                before, after = (
-                    float(np.linalg.norm(xyz[known] - truth, axis=-1).mean()) * stream.mm
-                    for xyz in (stream.raw[slot], pose.xyz)
-                )
-                self._errors[pose.lookahead].append((before, after))
+            known = ~stream.missing[slot, self._joints]  # joints that the truth lacks count as right on both sides
+            off = np.stack([stream.raw[slot], pose.xyz])[:, self._joints] - stream.xyz[slot, self._joints]
+            self._errors[pose.lookahead] += (np.linalg.norm(off, axis=-1) * known).mean(axis=-1) * stream.mm
+            self._compared[pose.lookahead] += 1
 
     def lines(self) -> list[str]:
         """A line for each lookahead."""
         return [
-            f"lookahead {lookahead}: {poses} poses, {filled} joints filled in, error {before} -> {after} mm, "
+            f"lookahead {lookahead}: {poses} poses, {filled} joints filled in, MPJPE so far {before} -> {after} mm, "
             f"latency {spent} ms"
             for lookahead, poses, filled, before, after, spent in self._cells()
         ]
@@ -62,8 +59,8 @@ class View:
     def _cells(self) -> list[list[str]]:
         """A row for each lookahead, under HEADER."""
         rows = []
-        for lookahead, of_poses in self._errors.items():
-            before, after = np.mean(of_poses[-self._recent :], axis=0) if of_poses else (0.0, 0.0)
+        for lookahead, sums in self._errors.items():
+            before, after = sums / max(self._compared[lookahead], 1)
             latest = self._latencies[lookahead][-self._recent :]
             rows.append(
                 [
@@ -83,7 +80,12 @@ class View:
         from rich.console import Group
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, title="live (last 2 s)", title_justify="left", title_style="")
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title="live: mean errors (MPJPE) so far, latency of the last 2 s",
+            title_justify="left",
+            title_style="",
+        )
         for name in self.HEADER:
             table.add_column(name, justify="right")
         for row in self._cells():

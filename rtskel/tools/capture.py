@@ -1,0 +1,196 @@
+"""Saves refined poses while they arrive: a crash loses at most the last second.
+
+Poses are appended to `FILE.part` as the messages of the wire format, each behind the lengths of its two parts (two
+uint32, little-endian). At the end they become the recording FILE, and `FILE.part` is removed unless something in it
+could not be saved. A `.part` file that is left over can be read at any time; an incomplete last message is ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from rtskel.errors import FormatError, RtskelError, WireError
+from rtskel.formats import Recording
+from rtskel.tools.collect import Collector, save
+from rtskel.wire import RefinedPose, decode, encode
+
+MAGIC = b"rtskel-capture-1\n"
+
+SUFFIX = ".part"
+
+FLUSH_S = 0.5
+"""Poses are appended this often."""
+
+_LENGTHS = struct.Struct("<II")
+
+
+class Capture:
+    """Appends poses to `path`.part; `finish` turns them into the recording `path`. A context manager.
+
+    Attributes:
+        part: the file that is appended to: `path`.part, or `path`.2.part, ... where that exists already.
+        poses: how many poses were added.
+
+    Raises:
+        FormatError: the file cannot be created.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._pending: list[bytes] = []
+        self._due = time.monotonic() + FLUSH_S
+        self.poses = 0
+        self.part, self._file = _create(path)
+        self._file.write(MAGIC)
+        self._good = len(MAGIC)
+        self._cut = False
+
+    def add(self, pose: RefinedPose) -> None:
+        """Take one pose."""
+        topic, body = encode(pose)
+        self._pending.append(_LENGTHS.pack(len(topic), len(body)) + topic + body)
+        self.poses += 1
+
+    def flush(self, *, now: bool = False) -> None:
+        """Append what was added, if it is due (call this often) or `now`.
+
+        Raises:
+            RtskelError: the disk is full, or fails; what was appended before stays readable.
+        """
+        if not self._pending or not (now or time.monotonic() >= self._due):
+            return
+        messages, self._pending = self._pending, []
+        self._due = time.monotonic() + FLUSH_S
+        data, written = memoryview(b"".join(messages)), 0
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError as error:
+            # Keep the messages that were written completely.
+            whole = max(end for end in itertools.accumulate(map(len, messages), initial=0) if end <= written)
+            self._good += whole
+            self._cut = True
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._good)
+                self._file.seek(self._good)
+            raise RtskelError(f"{self.part}: {error.strerror or error}") from None
+        self._good += written
+
+    def finish(self) -> str:
+        """Write the recording and remove the `.part` file; returns a line that says what was saved.
+
+        Raises:
+            RtskelError: not everything could be saved. The message names what, why, and the file that still holds it.
+        """
+        problems: list[str] = []
+        try:
+            self.flush(now=True)
+        except RtskelError as error:
+            problems.append(str(error))
+        if not self._good > len(MAGIC):
+            self._remove()
+            if problems:
+                raise RtskelError(f"{problems[0]}: nothing is saved")
+            return f"{'nothing could be written' if self._cut else 'no poses came'}: {self._path} is not written"
+        self._file.seek(0)
+        recordings, refused = _collect(self._file).valid_recordings()
+        problems += refused
+        saved = ""
+        if recordings:
+            try:
+                saved = save(recordings, self._path)
+            except RtskelError as error:
+                problems.append(str(error))
+        if not problems:
+            self._remove()
+            return saved
+        text = "; ".join(problems) + f"; everything is kept in {self._keep()} (see rtskel convert --help)"
+        raise RtskelError(text + (f"; {saved}" if saved else ""))
+
+    def _remove(self) -> None:
+        self.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.part)
+
+    def _keep(self) -> str:
+        """The `.part` file, or a copy of it where its folder was removed meanwhile."""
+        if os.path.exists(self.part):
+            return self.part
+        self._file.seek(0)
+        copy = Path(tempfile.mkdtemp(prefix="rtskel-"), Path(self.part).name)
+        copy.write_bytes(self._file.read())
+        return str(copy)
+
+    def close(self) -> None:
+        """Close the `.part` file, which stays where it is."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_capture(path: str | Path) -> list[Recording]:
+    """The recordings in a `.part` file.
+
+    Raises:
+        FormatError: no such file, another kind of file, or nothing in it that can be a recording.
+    """
+    try:
+        with open(path, "rb") as file:
+            recordings, refused = _collect(file).valid_recordings()
+    except OSError as error:
+        raise FormatError(f"{path}: {error.strerror or error}") from None
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    if not recordings:
+        raise FormatError(f"{path}: {'; '.join(refused) or 'no poses'}")
+    return recordings
+
+
+def _create(path: str) -> tuple[str, IO[bytes]]:
+    number = 1
+    while True:
+        part = f"{path}{SUFFIX}" if number == 1 else f"{path}.{number}{SUFFIX}"
+        try:
+            return part, open(part, "x+b", buffering=0)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise FormatError(f"{part}: cannot be written ({error.strerror or error})") from None
+
+
+def _collect(file: IO[bytes]) -> Collector:
+    collector = Collector()
+    for pose in _poses(file):
+        collector.add(pose)
+    return collector
+
+
+def _poses(file: IO[bytes]) -> Iterator[RefinedPose]:
+    if file.read(len(MAGIC)) != MAGIC:
+        raise FormatError("not a capture of rtskel subscribe --save")
+    while len(header := file.read(_LENGTHS.size)) == _LENGTHS.size:
+        topic_length, body_length = _LENGTHS.unpack(header)
+        topic, body = file.read(topic_length), file.read(body_length)
+        if len(body) < body_length:
+            return
+        try:
+            message = decode(topic, body)
+        except WireError:
+            return  # a machine that lost power may leave anything at the end
+        if isinstance(message, RefinedPose):
+            yield message
