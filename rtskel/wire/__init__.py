@@ -7,13 +7,17 @@ Never NaN on the wire, and nothing but `WireError` is raised for foreign bytes. 
 from rtskel.errors import WireError as WireError
 from rtskel.flags import Flag as Flag
 from rtskel.wire.codec import decode as decode
+from rtskel.wire.codec import decode_answer as decode_answer
 from rtskel.wire.codec import encode as encode
 from rtskel.wire.fields import MAX_BODY as MAX_BODY
 from rtskel.wire.fields import MAX_COUNT as MAX_COUNT
 from rtskel.wire.fields import MAX_ELEMENTS as MAX_ELEMENTS
 from rtskel.wire.fields import MAX_FPS as MAX_FPS
 from rtskel.wire.fields import MAX_JOINTS as MAX_JOINTS
+from rtskel.wire.fields import MAX_SPAN_S as MAX_SPAN_S
 from rtskel.wire.fields import MAX_TEXT as MAX_TEXT
+from rtskel.wire.fields import MAX_TIME as MAX_TIME
+from rtskel.wire.fields import MIN_FPS as MIN_FPS
 from rtskel.wire.fields import VERSION as VERSION
 from rtskel.wire.fields import clean_joints as clean_joints
 from rtskel.wire.messages import F32 as F32
@@ -28,6 +32,8 @@ from rtskel.wire.messages import RefinedBatch as RefinedBatch
 from rtskel.wire.messages import RefinedPose as RefinedPose
 from rtskel.wire.messages import Source as Source
 from rtskel.wire.messages import StreamEnd as StreamEnd
+from rtskel.wire.messages import Sync as Sync
+from rtskel.wire.messages import Taken as Taken
 from rtskel.wire.templates import RawTemplate as RawTemplate
 from rtskel.wire.templates import RefinedBatchEncoder as RefinedBatchEncoder
 from rtskel.wire.templates import RefinedEncoder as RefinedEncoder
@@ -40,6 +46,8 @@ from rtskel.wire.topics import RAW_PREFIX as RAW_PREFIX
 from rtskel.wire.topics import REFINED_BATCH_PREFIX as REFINED_BATCH_PREFIX
 from rtskel.wire.topics import REFINED_ENDPOINT as REFINED_ENDPOINT
 from rtskel.wire.topics import REFINED_PREFIX as REFINED_PREFIX
+from rtskel.wire.topics import SYNC_TOPIC as SYNC_TOPIC
+from rtskel.wire.topics import TAKEN_TOPIC as TAKEN_TOPIC
 from rtskel.wire.topics import event_topic as event_topic
 from rtskel.wire.topics import raw_batch_topic as raw_batch_topic
 from rtskel.wire.topics import raw_topic as raw_topic

@@ -24,6 +24,8 @@ REFINED_PREFIX: Final = b"rts1/refined/"
 REFINED_BATCH_PREFIX: Final = b"rts1/refined_batch/"
 EVENT_PREFIX: Final = b"rts1/event/"
 HEARTBEAT_TOPIC: Final = b"rts1/heartbeat/"
+SYNC_TOPIC: Final = b"rts1/sync/"
+TAKEN_TOPIC: Final = b"rts1/taken/"
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
