@@ -334,7 +334,8 @@ def test_the_page_says_what_the_module_does():
         wire.MAX_ELEMENTS,
         wire.MAX_JOINTS,
         wire.MAX_TEXT,
-        f"{wire.MIN_FPS:g}..{wire.MAX_FPS:.0f}",
+        wire.MAX_SPAN_S,
+        f"{wire.MIN_FPS:g} to {wire.MAX_FPS:.0f}",
     ):
         assert str(limit) in page
     skeleton = page.partition("## Skeleton `upper-body-50`")[2].partition("## ")[0]
