@@ -300,12 +300,24 @@ def check_bind(endpoint: str, keys: ServerKeys | None, insecure: bool = False) -
         insecure: the user asked for it.
 
     Raises:
-        ServeError: other machines could connect, and there are neither keys nor consent; or the endpoint is not valid.
+        ServeError: other machines could connect, and there are neither keys nor consent; another process listens at
+            this path; or the endpoint is not valid.
     """
     if not (_is_local(endpoint) or keys is not None or insecure):
         raise ServeError(
             f"{endpoint}: other machines can connect to this address; give --keys (see rtskel keygen), or --insecure"
         )
+
+    if endpoint.startswith("ipc://") and _is_living(endpoint.removeprefix("ipc://")):
+        raise ServeError(f"{endpoint}: another process listens at this path")
+
+
+def _is_living(path: str) -> bool:
+    """Whether a process listens at a path. ZeroMQ would take the path from it without an error."""
+    if path.startswith("@") or not os.path.exists(path):
+        return False  # an abstract name cannot be taken
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 def _is_local(endpoint: str) -> bool:
