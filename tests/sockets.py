@@ -127,14 +127,14 @@ class RefinedSender:
         socket: the socket.
     """
 
-    def __init__(self, *, keys=None, hwm=1000, context=None):
+    def __init__(self, endpoint=ANY_PORT, *, keys=None, hwm=1000, context=None):
         self._own = zmq.Context() if context is None else None
         self.socket = (context or self._own).socket(zmq.XPUB)
         self.socket.sndhwm = hwm
         self.socket.xpub_verbose = True
         if keys is not None:
             keys.apply(self.socket)
-        self.socket.bind(ANY_PORT)
+        self.socket.bind(endpoint)
         self.endpoint = self.socket.last_endpoint.decode()
 
     def wait_for_subscriptions(self):
@@ -149,10 +149,13 @@ class RefinedSender:
         for message in messages:
             self.socket.send_multipart(wire.encode(message))
 
+    def close(self):
+        self.socket.close(0)
+        if self._own is not None:
+            self._own.term()
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.socket.close(0)
-        if self._own is not None:
-            self._own.term()
+        self.close()

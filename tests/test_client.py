@@ -835,12 +835,64 @@ def test_a_new_server_is_told_with_what_was_lost():
         came = wait_until(subscriber, lambda came: len(came) == 9)
     assert names(came[:3]) == [("cam1", 4, 7), ("cam1", 4, 8), "start"]
     assert came[3] == ServerBack(2, restarted=True)
-    assert names(came[4:]) == ["start", ("cam1", 4, 3), ("cam1", 4, 5), "start", ("cam2", 4, 0)]
+    # cam1's poses are held back for a while, as those before them are asked for again.
+    assert names(came[4:]) == ["start", ("cam2", 4, 0), "start", ("cam1", 4, 3), ("cam1", 4, 5)]
     flagged = [m for m in came if isinstance(m, wire.RefinedPose) and wire.Flag.RESET in m.flags]
-    assert names(flagged) == [("cam1", 4, 3), ("cam2", 4, 0)]
-    assert (came[4].epoch, came[4].stream, came[4].seq) == (2, "cam1", 3)
+    assert names(flagged) == [("cam2", 4, 0), ("cam1", 4, 3)]
+    assert (came[6].epoch, came[6].stream, came[6].seq) == (2, "cam1", 3)
     assert subscriber.lost == {("cam1", 4): 3 + 1}, "a new server's streams begin at slot 0"
     assert subscriber.epoch == 2
+
+
+def answer_again(server, poses):
+    """Answers one request for the poses of a stream again, and waits for its end."""
+    assert server.socket.poll(1000 * TIMEOUT)
+    request = server.socket.recv()
+    assert wire.asked_again(request[1:]) == wire.refined_topic("cam1", 4)
+    for each in poses:
+        server.socket.send_multipart([request[1:], wire.encode(each)[1]])
+    return request[1:]
+
+
+def test_a_new_servers_first_poses_are_asked_for_again():
+    new = [pose(seq=k, epoch=2) for k in range(6)]
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=7), new[4], new[5])
+        assert subscriber.recv(TIMEOUT).seq == 7
+        assert subscriber.recv(TIMEOUT) == ServerBack(2, restarted=True)
+        topic = answer_again(server, new[:5])
+        came = [subscriber.recv(TIMEOUT) for _ in range(7)]
+        assert names(came) == ["start", *(("cam1", 4, k) for k in range(6))]
+        assert [wire.Flag.RESET in m.flags for m in came[1:]] == [True] + 5 * [False]
+        assert server.socket.poll(1000 * TIMEOUT)
+        assert server.socket.recv() == b"\0" + topic, "the request is over"
+        assert not subscriber.lost
+
+
+def test_after_a_broken_connection_what_was_missed_is_asked_for_again():
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        endpoint = server.endpoint
+        server.wait_for_subscriptions()
+        server.send(pose(seq=7), BEAT)
+        subscriber.wait_for_server(TIMEOUT)
+        assert subscriber.recv(0).seq == 7
+        server.close()
+        with RefinedSender(endpoint) as again:  # the same server, as far as its epoch tells
+            while not again.socket.poll(10):
+                subscriber._take()  # a socket subscribes again while it is used
+            again.wait_for_subscriptions()
+            again.send(pose(seq=10))
+            while subscriber._slots.deadline is None:
+                assert subscriber._zmq.poll(1000 * TIMEOUT)
+                subscriber._take()
+            answer_again(again, [pose(seq=8)])
+            came = wait_until(subscriber, lambda came: len(came) == 2)
+            assert names(came) == [("cam1", 4, 8), ("cam1", 4, 10)]
+            assert subscriber.lost == {("cam1", 4): 1}
+            again.send(pose(seq=12))
+            assert subscriber.recv(TIMEOUT).seq == 12, "what a slow reader has lost is not asked for again"
+            assert subscriber.lost == {("cam1", 4): 2}
 
 
 def test_a_start_that_was_received_is_not_made_up():

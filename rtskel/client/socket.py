@@ -65,7 +65,9 @@ class Socket:
         self.zmq.monitor(address, _HANDSHAKES)
         self._monitor = context.socket(zmq.PAIR)
         self._monitor.connect(address)
-        self._failures = 0  # handshakes without a reason, in a row
+        self._connections = 0  # so far
+        self._why = ""  # the server has refused this client
+        self._failures = 0  # handshakes that failed without a reason, in a row
         self._retry_at: float | None = None
         self._poller = zmq.Poller()
         self._poller.register(self.zmq, zmq.POLLIN)
@@ -94,24 +96,34 @@ class Socket:
         if refusal := self.refusal():
             raise AccessError(refusal)
 
+    @property
+    def connections(self) -> int:
+        """How many connections there have been: another number means that the one before has broken."""
+        self._watch()
+        return self._connections
+
     def refusal(self) -> str:
         """Why the server has refused this client since the last call; "" if it has not. Then tries again."""
-        why = ""
-        while self._monitor.poll(0):
-            event = parse_monitor_message(self._monitor.recv_multipart())
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._failures, why = 0, ""
-            elif event["event"] & _REFUSALS:
-                why = self._reason(event["event"])
-                self._retry_at = time.monotonic() + _RETRY_S  # ZeroMQ itself does not try again
-            else:  # no reason given: a server that went away, unless it happens again and again
-                self._failures += 1
-                why = self._reason(event["event"]) if self._failures % 3 == 0 else why
+        self._watch()
         if self._retry_at is not None and time.monotonic() >= self._retry_at:
             self._retry_at = None
             self.zmq.disconnect(self.endpoint)
             self.zmq.connect(self.endpoint)
+        why, self._why = self._why, ""
         return why
+
+    def _watch(self) -> None:
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connections, self._failures, self._why = self._connections + 1, 0, ""
+            elif event["event"] & _REFUSALS:
+                self._why = self._reason(event["event"])
+                self._retry_at = time.monotonic() + _RETRY_S  # ZeroMQ itself does not try again
+            else:  # no reason given: a server that went away, unless it happens again and again
+                self._failures += 1
+                if self._failures % 3 == 0:
+                    self._why = self._reason(event["event"])
 
     def _reason(self, event: int) -> str:
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:

@@ -6,16 +6,17 @@ threads do not survive one.
 
 from __future__ import annotations
 
-import dataclasses
+import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import zmq
 
 from rtskel import wire
+from rtskel.client.slots import Got, Key, Slots
 from rtskel.client.socket import Closing, Context, Socket, deadline_of, remaining_ms
 from rtskel.curve import ClientKeys
 from rtskel.errors import WireError
@@ -62,8 +63,6 @@ _now = time.monotonic
 
 Given: TypeAlias = wire.RefinedPose | wire.RefinedBatch | wire.Event | wire.Heartbeat | ServerGone | ServerBack
 """What a subscriber gives."""
-
-_Key: TypeAlias = tuple[str, int]  # stream and lookahead
 
 
 class Subscriber(Closing):
@@ -138,15 +137,15 @@ class Subscriber(Closing):
         topics = _subscriptions(ids, lookaheads, events, batches)
 
         self.endpoint = endpoint
-        self.lost: Counter[_Key] = Counter()
-        self.skipped: Counter[_Key] = Counter()
+        self.lost: Counter[Key] = Counter()
+        self.skipped: Counter[Key] = Counter()
         self.errors = 0
         self.last_error: WireError | None = None
         self.heartbeat: wire.Heartbeat | None = None
         self.epoch: int | None = None
         self._heartbeat_came = 0.0
         self._silence = 0.0  # seconds that were waited since something came
-        self._gone = self._restarted = False
+        self._gone = False
         self._when_gone = when_gone
         self._events, self._heartbeats = events, heartbeats
         self._latest, self._all = latest, everything or batches
@@ -154,10 +153,11 @@ class Subscriber(Closing):
         self._newest_ns = 0  # when the newest pose was published
         # Without stream ids, topics cannot select the lookahead: ZeroMQ matches prefixes, and the stream comes first.
         self._suffixes = None if lookaheads is None or batches else tuple(b"/L%d/" % number for number in lookaheads)
-        self._expected: dict[_Key, int] = {}  # slot of the next pose
+        self._slots = Slots(None if latest or batches else self._ask)
+        self._reader = f"{secrets.randbits(64):x}"
         self._started: set[str] = set()  # streams whose start was told in this life of the server
         # Messages to be given, each with the poses that were lost just before it.
-        self._ready: OrderedDict[object, tuple[Given, list[tuple[_Key, int]]]] = OrderedDict()
+        self._ready: OrderedDict[object, tuple[Given, list[tuple[Key, int]]]] = OrderedDict()
         self._socket = Socket(zmq.SUB, endpoint, keys, context)
         self._zmq = self._socket.zmq
         self._zmq.rcvhwm = (256 if latest else 10_000) if queue is None else queue
@@ -210,6 +210,7 @@ class Subscriber(Closing):
         """
         deadline = deadline_of(timeout)
         while True:
+            self._give(self._slots.overdue(self._connection, time.monotonic()))
             for _ in range(_DRAIN):
                 if (self._ready and self._all) or not self._take():
                     break
@@ -219,7 +220,8 @@ class Subscriber(Closing):
             left = remaining_ms(deadline)
             if left == 0:
                 raise TimeoutError(f"no message from a server at {self.endpoint}")
-            wait = left if 0 < left < _SLICE_MS else _SLICE_MS
+            held = remaining_ms(self._slots.deadline)
+            wait = min(ms for ms in (left, held, _SLICE_MS) if ms >= 0)
             before = time.monotonic()
             self._socket.wait(wait)
             self._silence += min(time.monotonic() - before, wait / 1000)
@@ -278,7 +280,11 @@ class Subscriber(Closing):
             if len(parts) != 2:
                 raise WireError(f"message of {len(parts)} parts, not topic and body")
             topic, body = parts
-            if self._suffixes is None or not topic.startswith(wire.REFINED_PREFIX) or topic.endswith(self._suffixes):
+            if topic.startswith(wire.AGAIN_PREFIX):
+                pose = wire.decode_answer(body)
+                if isinstance(pose, wire.RefinedPose) and pose.epoch == self.epoch:
+                    self._give(self._slots.found(pose, self._connection))
+            elif self._suffixes is None or not topic.startswith(wire.REFINED_PREFIX) or topic.endswith(self._suffixes):
                 self._keep(wire.decode(topic, body))
         except WireError as error:
             self.errors += 1
@@ -289,69 +295,66 @@ class Subscriber(Closing):
         if not isinstance(message, (wire.RefinedPose, wire.RefinedBatch, wire.Event, wire.Heartbeat)):
             raise WireError(f"{type(message).__name__} is not for readers")
         self._notice(message.epoch)
-        place: object = object()
-        lost: list[tuple[_Key, int]] = []
-        if isinstance(message, wire.RefinedBatch):
-            message = self._account_batch(message, lost)
-        elif isinstance(message, wire.RefinedPose):
-            key, self._newest_ns = (message.stream, message.lookahead), message.publish_ns
-            if self._account(key, message.seq, message, lost):
-                message = dataclasses.replace(message, flags=message.flags | wire.Flag.RESET)
+        if isinstance(message, wire.RefinedPose):
+            self._newest_ns = message.publish_ns
+            self._give(self._slots.take(message, self._connection, time.monotonic()))
+        elif isinstance(message, wire.RefinedBatch):
+            batch, lost, first = self._slots.batch(message)
+            for stream in first:
+                self._start(stream, batch.epoch, None, batch.publish_ns, batch.clock)
+            self._ready[object()] = batch, lost
+        elif isinstance(message, wire.Event):
+            if message.kind == "start":
+                self._started.add(message.stream)
+            elif message.kind == "evicted":
+                self._slots.evicted(message.stream)
+            self._ready[object()] = message, []
+        else:
+            self.heartbeat = message
+            self._heartbeat_came = time.monotonic()
+            if self._heartbeats:
+                self._ready[object()] = message, []
+
+    def _give(self, poses: Iterable[Got]) -> None:
+        """Makes poses ready to be given."""
+        for pose, missed, first in poses:
+            key = pose.stream, pose.lookahead
+            if first:
+                self._start(pose.stream, pose.epoch, pose.seq, pose.publish_ns, pose.clock)
+            lost = [(key, missed)] if missed else []
+            place: object = object()
             if self._latest:
                 place = key
                 if key in self._ready:  # a newer pose takes the place of an older one, so that no stream starves
                     lost += self._ready[key][1]
                     self.skipped[key] += 1
-        elif isinstance(message, wire.Event):
-            if message.kind == "start":
-                self._started.add(message.stream)
-            elif message.kind == "evicted":  # its slots begin at 0 again
-                for key in [key for key in self._expected if key[0] == message.stream]:
-                    del self._expected[key]
-        else:
-            self.heartbeat = message
-            self._heartbeat_came = time.monotonic()
-            if not self._heartbeats:
-                return
-        self._ready[place] = message, lost
+            self._ready[place] = pose, lost
+
+    def _start(self, stream: str, epoch: int, seq: int | None, time_ns: int, clock: str) -> None:
+        """A stream goes on at a new server; its own event of that came before this reader was connected."""
+        if self._events and stream not in self._started:
+            self._started.add(stream)
+            what = "seen first after the server was started again"
+            self._ready[object()] = wire.Event(stream, "start", epoch, seq, time_ns, what, {}, clock), []
 
     def _notice(self, epoch: int) -> None:
         """A message of the server with that epoch has come."""
         restarted = self.epoch is not None and epoch != self.epoch
         if restarted:
-            self._restarted = True
-            self._expected.clear()
+            self._give(self._slots.restart(self._connection))
             self._started.clear()
         if (restarted or self._gone) and self._when_gone != "wait":
             self._ready[object()] = ServerBack(epoch, restarted), []
         self.epoch, self._gone = epoch, False
 
-    def _account(
-        self, key: _Key, seq: int, pose: wire.RefinedPose | wire.RefinedBatch, lost: list[tuple[_Key, int]]
-    ) -> bool:
-        """Notes the poses that were lost before this one; whether it is a stream's first one of a new server."""
-        expected = self._expected.get(key)
-        first = expected is None and self._restarted
-        if expected is None:
-            expected = 0 if first else seq
-        if seq > expected:
-            lost.append((key, seq - expected))
-        self._expected[key] = seq + 1
-        if first and self._events and key[0] not in self._started:
-            self._started.add(key[0])
-            what = "seen first after the server was started again"
-            event = wire.Event(key[0], "start", pose.epoch, seq, pose.publish_ns, what, {}, pose.clock)
-            self._ready[object()] = event, []
-        return first
+    def _connection(self) -> int:
+        """Which connection this is."""
+        return self._socket.connections
 
-    def _account_batch(self, batch: wire.RefinedBatch, lost: list[tuple[_Key, int]]) -> wire.RefinedBatch:
-        numbers = batch.numbers
-        for row, (source, seq) in enumerate(zip(batch.sources, numbers[:, 0].tolist(), strict=True)):
-            if self._account((source.stream, batch.lookahead), seq, batch, lost):
-                if numbers is batch.numbers:
-                    numbers = numbers.copy()
-                numbers[row, 5] |= wire.Flag.RESET
-        return batch if numbers is batch.numbers else dataclasses.replace(batch, numbers=numbers)
+    def _ask(self, key: Key, begin: bool) -> None:
+        """Asks the server for what it has kept of a stream, or is content with what has come."""
+        topic = wire.again_topic(self._reader, *key)
+        (self._zmq.subscribe if begin else self._zmq.unsubscribe)(topic)
 
 
 def _subscriptions(

@@ -77,7 +77,7 @@ class Uplink:
         self._subscriptions: Counter[bytes] = Counter()
         self._connection = 0  # counts connections that broke
         self._flight: deque[Frame | int] = deque()  # frames on the way, and the questions between them
-        self._again: deque[Frame] = deque()  # lossless frames of a connection that broke
+        self._waiting: deque[Frame] = deque()  # to be sent; also lossless frames of a connection that broke
         self._client = secrets.randbits(62)
         self._asked, self._asked_at, self._since = 0, 0.0, 0  # the last question, when, and frames since
         self._socket = Socket(zmq.XPUB, endpoint, keys, context)
@@ -144,16 +144,21 @@ class Uplink:
         return True
 
     def send(self, frame: Frame, deadline: float | None) -> bool:
-        """Whether the frame was queued for a server before the deadline, after all that has to be sent again.
+        """Whether the frame was queued for a server before the deadline, after all that wait to be sent again.
 
         Raises:
             AccessError: the server does not admit this client.
         """
         frame.sender.unconfirmed += frame.poses
-        if self._send_again(deadline) and self._push(frame, deadline):
-            return True
-        frame.sender.unconfirmed -= frame.poses
-        return False
+        self._waiting.append(frame)
+        sent = False
+        try:
+            sent = self._send_waiting(deadline)
+        finally:
+            if not sent:
+                self._waiting.pop()
+                frame.sender.unconfirmed -= frame.poses
+        return sent
 
     def confirm(self, sender: Sender, linger: float) -> None:
         """Waits until the server has taken everything that this sender has sent; what it has not is counted as missed.
@@ -164,9 +169,9 @@ class Uplink:
         while sender.unconfirmed:
             self._listen()
             asked = not self._since and time.monotonic() - self._asked_at < ASK_S
-            if self.answers and self._send_again(0.0) and not asked:
+            if self.answers and self._send_waiting(0.0) and not asked:
                 self._ask()
-            if self._again or any(isinstance(each, Frame) and each.lossless for each in self._flight):
+            if self._waiting or any(isinstance(each, Frame) and each.lossless for each in self._flight):
                 silence = 3e-9 * self.heartbeat.interval_ns if self.heartbeat else 0.0
                 deadline = max(deadline, self._heard + max(linger, SILENCE_S, silence))
             left = remaining_ms(deadline)
@@ -177,26 +182,23 @@ class Uplink:
             except AccessError as error:
                 log.warning("%s", error)
                 break
-        for frames in self._flight, self._again:
+        for frames in self._flight, self._waiting:
             kept = [each for each in frames if isinstance(each, int) or each.sender is not sender]
             frames.clear()
             frames.extend(kept)  # type: ignore[arg-type]
         sender.missed(sender.unconfirmed)
         sender.unconfirmed = 0
 
-    def _send_again(self, deadline: float | None) -> bool:
-        """Whether nothing is left that a broken connection may have lost."""
-        while self._again:
-            frame = self._again.popleft()
-            if not self._push(frame, deadline):
-                self._again.appendleft(frame)
+    def _send_waiting(self, deadline: float | None) -> bool:
+        """Whether all waiting frames were queued for a server before the deadline, in order."""
+        while self._waiting:
+            frame = self._waiting[0]
+            if not self.wait(frame.topic, deadline):
                 return False
-        return True
-
-    def _push(self, frame: Frame, deadline: float | None) -> bool:
-        """Whether both parts were queued for a server before the deadline."""
-        while self.wait(frame.topic, deadline):
+            if frame is not self._waiting[0]:
+                continue  # a connection that broke meanwhile has left older ones
             connection, answers = self._connection, self.answers
+            self._waiting.popleft()
             if answers:
                 self._flight.append(frame)
             queued = self._queue(frame.topic, frame.body, zmq.NOBLOCK)
@@ -208,21 +210,21 @@ class Uplink:
                 queued = self._queue(frame.topic, frame.body, 0)
                 self._listen()
             if connection != self._connection:
-                if answers:
-                    return True  # it was on the way, and was counted as such
-                continue
-            if queued:
+                if not answers:
+                    self._waiting.appendleft(frame)
+            elif queued:
                 self._since += 1
                 if not answers:
                     frame.sender.unconfirmed -= frame.poses
                 elif self._since >= ASK_FRAMES or time.monotonic() - self._asked_at > ASK_S:
                     self._ask()
-                return True
-            if answers:
-                self._flight.pop()
-            if not left:
-                return False
-        return False
+            else:
+                if answers:
+                    self._flight.pop()
+                self._waiting.appendleft(frame)
+                if not left:
+                    return False
+        return True
 
     def _queue(self, topic: bytes, body: bytes, flags: int) -> bool:
         try:
@@ -267,7 +269,7 @@ class Uplink:
         self._connection += 1
         frames = [each for each in self._flight if isinstance(each, Frame)]
         self._flight.clear()
-        self._again.extendleft(frame for frame in reversed(frames) if frame.lossless)
+        self._waiting.extendleft(frame for frame in reversed(frames) if frame.lossless)
         for frame in frames:
             if not frame.lossless:
                 frame.sender.unconfirmed -= frame.poses

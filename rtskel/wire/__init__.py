@@ -38,6 +38,7 @@ from rtskel.wire.templates import RawTemplate as RawTemplate
 from rtskel.wire.templates import RefinedBatchEncoder as RefinedBatchEncoder
 from rtskel.wire.templates import RefinedEncoder as RefinedEncoder
 from rtskel.wire.templates import raw_template as raw_template
+from rtskel.wire.topics import AGAIN_PREFIX as AGAIN_PREFIX
 from rtskel.wire.topics import EVENT_PREFIX as EVENT_PREFIX
 from rtskel.wire.topics import HEARTBEAT_TOPIC as HEARTBEAT_TOPIC
 from rtskel.wire.topics import RAW_BATCH_PREFIX as RAW_BATCH_PREFIX
@@ -48,6 +49,8 @@ from rtskel.wire.topics import REFINED_ENDPOINT as REFINED_ENDPOINT
 from rtskel.wire.topics import REFINED_PREFIX as REFINED_PREFIX
 from rtskel.wire.topics import SYNC_TOPIC as SYNC_TOPIC
 from rtskel.wire.topics import TAKEN_TOPIC as TAKEN_TOPIC
+from rtskel.wire.topics import again_topic as again_topic
+from rtskel.wire.topics import asked_again as asked_again
 from rtskel.wire.topics import event_topic as event_topic
 from rtskel.wire.topics import raw_batch_topic as raw_batch_topic
 from rtskel.wire.topics import raw_topic as raw_topic
