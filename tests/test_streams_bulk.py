@@ -57,7 +57,12 @@ def _as_bytes(request):
     """Rigs send bytes while the tests of this module run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rig, "send", send_bytes)
-        unexpected, take = Intake.unexpected, Intake.take
+        take_all, unexpected, take = Intake.take_all, Intake.unexpected, Intake.take
+
+        def counted_take_all(self, topics, bodies, read):
+            count = take_all(self, topics, bodies, read)
+            READ["fast"] += max(0, count)
+            return count
 
         def counted_unexpected(self, topics, bodies):
             others = unexpected(self, topics, bodies)
@@ -70,6 +75,7 @@ def _as_bytes(request):
             READ["plain"] += len(left)
             return count, left
 
+        patch.setattr(Intake, "take_all", counted_take_all)
         patch.setattr(Intake, "unexpected", counted_unexpected)
         patch.setattr(Intake, "take", counted_take)
         init = Rig.__init__
