@@ -28,5 +28,9 @@ class WireError(RtskelError):
         self.kind = kind
 
 
+class AccessError(RtskelError):
+    """A server does not admit this client: keys are absent, wrong, or not on the server's list."""
+
+
 class ServeError(RtskelError):
     """A server cannot start or continue: port in use, unsafe bind address, bad configuration."""

@@ -72,6 +72,10 @@ inline bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& 
     return true;
 }
 
+// What every stream may say, see rtskel/wire/fields.py: MIN_FPS * MAX_SPAN_S and MAX_TIME. Larger numbers are left to `decode`.
+constexpr std::int64_t MAX_SEQ = 300'000'000;
+constexpr std::int64_t MAX_TIME = (std::int64_t{1} << 62) - 1;
+
 class RawReader {
   public:
     explicit RawReader(std::size_t joints) : joints(joints) {}
@@ -156,7 +160,8 @@ class RawReader {
             at += t.pieces[k].size();
             if (k == t.varying.size()) continue;
             if (t.varying[k] == NUMBERS) {
-                if (!read_unsigned(body, at, m.seq) || !read_unsigned(body, at, m.time_ns)) return false;
+                if (!read_unsigned(body, at, m.seq) || m.seq > MAX_SEQ) return false;
+                if (!read_unsigned(body, at, m.time_ns) || m.time_ns > MAX_TIME) return false;
             } else if (t.varying[k] == XYZ) {
                 m.xyz = body.data() + at;
                 at += 3 * cells;

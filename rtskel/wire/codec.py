@@ -36,6 +36,8 @@ from rtskel.wire.messages import (
     RefinedPose,
     Source,
     StreamEnd,
+    Sync,
+    Taken,
     make_raw,
     make_refined,
     to_flags,
@@ -74,6 +76,7 @@ def _raw_body(header: f.Header, name: str, raw: RawPose | RawBatch, each: tuple[
     space = [raw.skeleton, each[-1], raw.axes, raw.mirrored]
     header.check(name, source, space)
     f.check_view(header.kind, name, raw.fps, raw.axes)
+    f.check_place(header.kind, name, raw.seq, raw.time_ns, raw.fps)
     f.check_joints(header.kind, name, each[-1])
     body = {"source": source, "space": space}
     if f.checked(raw.lossless, f.BOOL, header.kind, name, "lossless"):
@@ -122,6 +125,7 @@ def _raw_values(header: f.Header, name: str, body: f.Body, lead: tuple[int, ...]
     if not usual:
         epoch, seq, time_ns, clock, fps, skeleton, joints, axes, mirrored = header.check(name, source, space)
     f.check_view(header.kind, name, fps, axes)
+    f.check_place(header.kind, name, seq, time_ns, fps)
     f.check_joints(header.kind, name, joints)
     each = (*lead, joints)
     cells = math.prod(each)
@@ -136,13 +140,16 @@ def _raw_values(header: f.Header, name: str, body: f.Body, lead: tuple[int, ...]
 def _encode_end(end: StreamEnd) -> _Parts:
     body = _named("end", "stream", end.stream)
     body["source"] = f.END.check(end.stream, [end.epoch, end.seq, end.time_ns, end.clock])
+    f.check_place("end", end.stream, end.seq, end.time_ns)
     return topics.raw_topic(end.stream), body
 
 
 def _decode_end(body: f.Body) -> tuple[bytes, StreamEnd]:
     stream = body["stream"]
     _named("end", "stream", stream)
-    return topics.raw_topic(stream), StreamEnd(stream, *f.END.check(stream, body["source"]))
+    end = StreamEnd(stream, *f.END.check(stream, body["source"]))
+    f.check_place("end", stream, end.seq, end.time_ns)
+    return topics.raw_topic(stream), end
 
 
 # --- refined ----------------------------------------------------------------------------------------------------------
@@ -340,6 +347,34 @@ def _decode_heartbeat(body: f.Body) -> tuple[bytes, Heartbeat]:
     return topics.HEARTBEAT_TOPIC, Heartbeat(**values)
 
 
+_SYNC = ("client", "number")
+
+
+def _encode_sync(sync: Sync) -> _Parts:
+    body = {"v": f.VERSION, "kind": "sync", "client": sync.client, "number": sync.number}
+    return _decode_sync(body)[0], body
+
+
+def _decode_sync(body: f.Body) -> tuple[bytes, Sync]:
+    return topics.SYNC_TOPIC, Sync(*(f.checked(body[name], f.COUNT, "sync", None, name) for name in _SYNC))
+
+
+def _encode_taken(taken: Taken) -> _Parts:
+    numbers = f.check_array("taken", None, "numbers", taken.numbers, (len(taken.numbers), 2), np.int64)
+    packed = numbers.astype(f.I8, copy=False).tobytes()
+    body = {"v": f.VERSION, "kind": "taken", "epoch": taken.epoch, "numbers": packed}
+    return _decode_taken(body)[0], body
+
+
+def _decode_taken(body: f.Body) -> tuple[bytes, Taken]:
+    epoch, numbers = f.checked(body["epoch"], f.COUNT, "taken", None, "epoch"), body["numbers"]
+    f.check_length("taken", None, "numbers", numbers, len(numbers) // 16 * 16 if type(numbers) is bytes else 16)
+    rows = np.frombuffer(numbers, f.I8).reshape(-1, 2)
+    if (rows < 0).any():
+        raise f.offence("taken", None, "numbers holds a negative number")
+    return topics.TAKEN_TOPIC, Taken(epoch, rows)
+
+
 # --- any message ------------------------------------------------------------------------------------------------------
 
 _ENCODERS: dict[type, Callable[[Any], _Parts]] = {
@@ -350,6 +385,8 @@ _ENCODERS: dict[type, Callable[[Any], _Parts]] = {
     RefinedBatch: encode_refined_batch,
     Event: _encode_event,
     Heartbeat: _encode_heartbeat,
+    Sync: _encode_sync,
+    Taken: _encode_taken,
 }
 _DECODERS: dict[str, Callable[[f.Body], tuple[bytes, Message]]] = {
     "raw": _decode_raw,
@@ -359,6 +396,8 @@ _DECODERS: dict[str, Callable[[f.Body], tuple[bytes, Message]]] = {
     "refined_batch": _decode_refined_batch,
     "event": _decode_event,
     "heartbeat": _decode_heartbeat,
+    "sync": _decode_sync,
+    "taken": _decode_taken,
 }
 
 
@@ -400,6 +439,18 @@ def decode(topic: bytes, body: bytes) -> Message:
     Raises:
         WireError: this is not a message of this version. One line names the sender and the fault.
     """
+    own_topic, message = _decode(topic, body)
+    if own_topic != topic:
+        raise _refusal(topic, f"its body belongs on {f.show_topic(own_topic)}")
+    return message
+
+
+def decode_answer(body: bytes) -> Message:
+    """The message of a body that the server sent to publishers on the raw socket, without a topic; errors as above."""
+    return _decode(b"(answer)", body)[1]
+
+
+def _decode(topic: bytes, body: bytes) -> tuple[bytes, Message]:
     if len(body) > f.MAX_BODY:
         raise _refusal(topic, f"{len(body)} bytes, more than {f.MAX_BODY}", "oversize")
     try:
@@ -419,12 +470,9 @@ def decode(topic: bytes, body: bytes) -> Message:
     if decoder is None:
         raise _refusal(topic, f"unknown kind {f.show(kind)}")
     try:
-        own_topic, message = decoder(fields)
+        return decoder(fields)
     except KeyError as absent:
         raise f.offence(str(kind), fields.get("stream"), f"{absent.args[0]} is absent") from None
-    if own_topic != topic:
-        raise _refusal(topic, f"its body belongs on {f.show_topic(own_topic)}")
-    return message
 
 
 def _refusal(topic: bytes, what: str, kind: str = "malformed") -> WireError:

@@ -32,7 +32,15 @@ MAX_TEXT: Final = 128
 MAX_COUNT: Final = 2**63 - 1
 """Integers are in 0..MAX_COUNT, so that languages without unsigned integers can hold them."""
 
-MAX_FPS: Final = 10_000.0
+MIN_FPS: Final = 0.1
+MAX_FPS: Final = 1000.0
+
+MAX_TIME: Final = 2**62 - 1
+"""Latest capture time in ns: the year 2116 of the clock "unix"."""
+
+MAX_SPAN_S: Final = 3_000_000_000
+"""Largest `seq / fps` in seconds, about 95 years. With it, MAX_TIME and the bounds of fps, the time in ns of every slot
+of a stream fits into a signed 64-bit integer."""
 
 MAX_ELEMENTS: Final = 256
 """Most elements of a msgpack array or map, and so most poses of a batch."""
@@ -117,10 +125,18 @@ def checked(value: Any, types: Types, kind: str, stream: object, name: str) -> A
     return value
 
 
+def check_place(kind: str, stream: str, seq: int | None, time_ns: int, fps: float = MAX_FPS) -> None:
+    """Number and time of a raw frame, so that no time that is computed from them overflows."""
+    if time_ns > MAX_TIME:
+        raise offence(kind, stream, f"source.time_ns is {time_ns}, more than 2**62-1")
+    if seq is not None and seq > fps * MAX_SPAN_S:
+        raise offence(kind, stream, f"source.seq is {seq}, more than {MAX_SPAN_S} seconds of frames")
+
+
 def check_view(kind: str, stream: str, fps: float, axes: str) -> None:
     """Rate and axes of a frame."""
-    if not 0 < fps <= MAX_FPS:  # NaN too
-        raise offence(kind, stream, f"source.fps is {show(fps)}, not above 0 and at most {MAX_FPS:g}")
+    if not MIN_FPS <= fps <= MAX_FPS:  # NaN too
+        raise offence(kind, stream, f"source.fps is {show(fps)}, not in {MIN_FPS:g}..{MAX_FPS:g}")
     if axes not in _AXES:
         raise offence(kind, stream, f"space.axes is {show(axes)}, not one letter of each of R/L, D/U, T/A")
 

@@ -272,7 +272,35 @@ class Heartbeat:
     clock: str = "monotonic"
 
 
-Message: TypeAlias = RawPose | RawBatch | StreamEnd | RefinedPose | RefinedBatch | Event | Heartbeat
+@dataclass(frozen=True, slots=True, eq=False)
+class Sync:
+    """A publisher asks how far the server has read what it sends. The server answers with `Taken`.
+
+    Attributes:
+        client: random number of the publisher's connection.
+        number: counts the connection's questions.
+    """
+
+    client: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """The server's answer to `Sync` messages: it has read everything that these clients sent before them.
+
+    The server sends it to publishers on the raw socket, against the direction of the poses.
+
+    Attributes:
+        epoch: the server's.
+        numbers: int64 [N, 2]: client and number of each answered `Sync`.
+    """
+
+    epoch: int
+    numbers: I64
+
+
+Message: TypeAlias = RawPose | RawBatch | StreamEnd | RefinedPose | RefinedBatch | Event | Heartbeat | Sync | Taken
 
 
 def _maker(cls: type[_M]) -> Callable[..., _M]:

@@ -24,6 +24,9 @@ REFINED_PREFIX: Final = b"rts1/refined/"
 REFINED_BATCH_PREFIX: Final = b"rts1/refined_batch/"
 EVENT_PREFIX: Final = b"rts1/event/"
 HEARTBEAT_TOPIC: Final = b"rts1/heartbeat/"
+SYNC_TOPIC: Final = b"rts1/sync/"
+TAKEN_TOPIC: Final = b"rts1/taken/"
+AGAIN_PREFIX: Final = b"rts1/again/"
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -61,6 +64,19 @@ def refined_topic(stream: str, lookahead: int) -> bytes:
 def refined_batch_topic(lookahead: int) -> bytes:
     """Topic of the refined poses of all streams at one lookahead (frames)."""
     return b"%bL%d/" % (REFINED_BATCH_PREFIX, lookahead)
+
+
+def again_topic(reader: str, stream: str, lookahead: int) -> bytes:
+    """Topic on which a reader asks for, and gets, the last poses of a stream again. `reader` is unique to it."""
+    return b"%b%b/%b/L%d/" % (AGAIN_PREFIX, id_bytes(reader, "reader"), id_bytes(stream), lookahead)
+
+
+def asked_again(topic: bytes) -> bytes | None:
+    """The topic of the poses that are asked for by subscribing to an `again_topic`; None if this is not one."""
+    parts = topic.split(b"/")
+    if len(parts) != 6 or not topic.startswith(AGAIN_PREFIX) or parts[5]:
+        return None
+    return b"%b%b/%b/" % (REFINED_PREFIX, parts[3], parts[4])
 
 
 @lru_cache(maxsize=4096)

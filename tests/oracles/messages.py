@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rtskel.wire import MAX_COUNT, RawTemplate, RefinedEncoder
+from rtskel.wire import MAX_COUNT, MAX_SPAN_S, MAX_TIME, MIN_FPS, RawTemplate, RefinedEncoder
 from rtskel.wire.fast import PoseWriter, RawReader
 
 
@@ -60,7 +60,7 @@ def _split(template: RawTemplate, body: bytes) -> tuple[int, int, bytes, bytes] 
         if name == "numbers":
             seq, at = _unsigned(body, at)
             time_ns, at = _unsigned(body, at)
-            if seq < 0 or time_ns < 0:
+            if not 0 <= seq <= MIN_FPS * MAX_SPAN_S or not 0 <= time_ns <= MAX_TIME:
                 return None
             found[name] = seq, time_ns
         elif name:
