@@ -94,8 +94,10 @@ class OnnxEngine(Engine):
     def _prepared(self, size: int, wanted: int) -> list[Any]:
         """Requests for `size` windows and `wanted` positions of each, which may run at the same time.
 
-        Each has a graph of its own. Requests of one graph share its weights, and where they did, once in some ten
-        thousand batches on a busy machine an answer was wrong; why is not known.
+        Each has a graph of its own. With one graph for all (NUM_STREAMS = threads) and tensors on the caller's memory,
+        one answer in about 10,000 batches was wrong on a busy machine; the cause is unknown. To reproduce: compile one
+        model with NUM_STREAMS=3, start three requests of it at a time under load, and compare each answer with that of
+        the same window alone.
         """
         if (size, wanted) not in self._requests:
             together = size == 1 and self.info.precision == "fp32"  # all threads on one window
