@@ -61,8 +61,6 @@ class OnnxEngine(Engine):
             import openvino as ov
             import openvino.passes  # not always imported with it
         except ImportError as error:
-            if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
-                raise EngineError(f"{path}: OpenVINO is not installed: pip install 'rtskel[serve]'") from None
             raise EngineError(f"{path}: OpenVINO cannot be loaded ({_one_line(error)})") from None
         super().__init__(info, max_batch)
         self._ov: Any = ov
@@ -96,10 +94,10 @@ class OnnxEngine(Engine):
     def _prepared(self, size: int, wanted: int) -> list[Any]:
         """Requests for `size` windows and `wanted` positions of each, which may run at the same time.
 
-        Each has a graph of its own. With one graph for all (NUM_STREAMS = threads) whose tensors were the caller's
-        memory, one answer in about 10,000 batches was wrong on a busy machine. The cause is not known. To reproduce:
-        compile one model with NUM_STREAMS=3, start three requests of it at a time under load, and compare each answer
-        with that of the same window alone.
+        Each has a graph of its own. With one graph for all (NUM_STREAMS = threads) and tensors on the caller's memory,
+        one answer in about 10,000 batches was wrong on a busy machine; the cause is unknown. To reproduce: compile one
+        model with NUM_STREAMS=3, start three requests of it at a time under load, and compare each answer with that of
+        the same window alone.
         """
         if (size, wanted) not in self._requests:
             together = size == 1 and self.info.precision == "fp32"  # all threads on one window
