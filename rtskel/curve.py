@@ -1,36 +1,46 @@
-"""CURVE keys, the list of clients that a server lets in, and the rule on which addresses need them.
+"""CURVE keys, the list of clients that a server admits, and the rule on which addresses need keys.
 
-`rtskel keygen DIR` makes two folders and, for each client, one more:
+`rtskel keygen DIR` makes two folders, and one more for each further client:
 
     DIR/server/server.key_secret    the server's key pair: stays on the server
-    DIR/server/clients/NAME.key     public keys of the clients that are let in; take one away to lock a client out
+    DIR/server/clients/NAME.key     public keys of the admitted clients; remove one to lock that client out
+    DIR/server/clients/publish/     move a key here if that client may only publish,
+    DIR/server/clients/subscribe/   or here if it may only subscribe
     DIR/NAME/client.key_secret      a client's key pair: move the folder to that client's machine
-    DIR/NAME/server.key             the server's public key, by which the client knows it
+    DIR/NAME/server.key             the server's public key, by which the client recognises it
 
-Every file is readable by its owner only, and a secret key that others can read is refused. The files have the format of
-ZeroMQ certificates (ZPL), so `zmq.auth` and czmq read them too.
+Every file is readable by its owner only; a secret key that others can read is refused. The files have the format of
+ZeroMQ certificates (ZPL), so `zmq.auth` and czmq can read them too.
 
-CURVE alone encrypts but lets in any key. Who is let in is decided by a ZAP handler (ZeroMQ RFC 27), so the server sets
-a ZAP domain and enforces it: without a running handler nobody is let in.
+CURVE alone encrypts, but admits any key. A ZAP handler (ZeroMQ RFC 27, `rtskel.admission`) decides who is admitted, so
+the server sets a ZAP domain and enforces it: without a running handler nobody is admitted.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import socket as sockets
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import zmq
 from zmq.auth import load_certificate
-from zmq.utils.z85 import Z85CHARS
+from zmq.utils.z85 import Z85CHARS, encode
 
 from rtskel.errors import RtskelError, ServeError
 
-ZAP_DOMAIN = b"rtskel"
+PUBLISH = "publish"
+SUBSCRIBE = "subscribe"
+"""What a client may do. The ZAP domain of the socket for it is `rtskel/publish` or `rtskel/subscribe`."""
+
+MAX_IDS = 4096
+"""Stream ids that one client's key may use."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class ClientKeys:
         return cls(public, secret, _read_public(folder / "server.key"))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Before the socket connects: it will talk to that server only."""
+        """Call before the socket connects: it then talks to that server only."""
         socket.curve_publickey = self.public
         socket.curve_secretkey = self.secret
         socket.curve_serverkey = self.server
@@ -57,65 +67,205 @@ class ClientKeys:
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """The server's key pair and the public keys of the clients it lets in, each 40 characters of Z85."""
+    """The server's key pair and the public keys of the clients it admits, each 40 characters of Z85.
+
+    Attributes:
+        clients: keys that may publish and subscribe.
+        publishers, subscribers: keys that may only publish, or only subscribe.
+        folder: where the keys were read from; None: the list never changes.
+    """
 
     public: bytes
     secret: bytes = field(repr=False)
     clients: frozenset[bytes]
+    publishers: frozenset[bytes] = frozenset()
+    subscribers: frozenset[bytes] = frozenset()
+    folder: Path | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> ServerKeys:
-        """Reads server.key_secret and clients/*.key. RtskelError names a file that is absent, damaged or public."""
+        """Reads server.key_secret and clients/**/*.key. RtskelError names a file that is absent, damaged or public."""
         folder = Path(folder)
         public, secret = _read_pair(folder / "server.key_secret")
-        return cls(public, secret, frozenset(map(_read_public, sorted((folder / "clients").glob("*.key")))))
+        keys, problems = cls(public, secret, frozenset(), folder=folder).reloaded()
+        if problems:
+            raise RtskelError(problems[0])
+        return keys
+
+    def reloaded(self) -> tuple[ServerKeys, list[str]]:
+        """With the list of clients as it is in the folder now, and the files that could not be read."""
+        if self.folder is None:
+            return self, []
+        lists, problems = [], []
+        for role in "", PUBLISH, SUBSCRIBE:
+            keys = set()
+            for path in sorted((self.folder / "clients" / role).glob("*.key")):
+                try:
+                    keys.add(_read_public(path))
+                except RtskelError as error:
+                    problems.append(str(error))
+            lists.append(frozenset(keys))
+        return replace(self, clients=lists[0], publishers=lists[1], subscribers=lists[2]), problems
+
+    def signature(self) -> object:
+        """Differs after the list in the folder was changed."""
+        found = []
+        for path in sorted((self.folder / "clients").glob("**/*.key")) if self.folder else ():
+            with suppress(OSError):  # removed meanwhile
+                found.append((path, path.stat().st_mtime_ns, path.stat().st_ino))
+        return found
+
+    def may(self, key: bytes, role: str) -> bool:
+        """Whether the client with that key may `PUBLISH` or `SUBSCRIBE`."""
+        return key in self.clients or key in (self.publishers if role == PUBLISH else self.subscribers)
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Before the socket binds: it will talk to clients that the ZAP handler of its context lets in only."""
+        """Call before the socket binds: it then talks only to clients that its context's ZAP handler admits."""
+        role = PUBLISH if socket.type in (zmq.SUB, zmq.XSUB) else SUBSCRIBE
         socket.curve_server = True
         socket.curve_publickey = self.public
         socket.curve_secretkey = self.secret
-        socket.zap_domain = ZAP_DOMAIN
+        socket.zap_domain = f"rtskel/{role}".encode()
         socket.zap_enforce_domain = True
 
-    @contextmanager
-    def admission(self, context: zmq.Context[Any]) -> Iterator[None]:
-        """Runs the context's ZAP handler, in a thread of its own: inside, the clients on the list are let in.
+    def admission(self, context: zmq.Context[Any]) -> Admission:
+        """The context's ZAP handler, a context manager: inside, the clients on the list are admitted."""
+        return Admission(self, context)
 
-        Enter it before sockets bind, leave it after they are closed. A context can have one such handler, once.
-        """
-        from zmq.auth.thread import ThreadAuthenticator  # asyncio comes with it, so only a server with keys pays
 
-        handler = ThreadAuthenticator(context)
-        handler.configure_curve_callback(ZAP_DOMAIN.decode(), _AllowList(self.clients))
+class Admission:
+    """The ZAP handler of a server's context: it decides which clients may connect, in its own thread.
+
+    A context manager; enter it before sockets bind, leave it after they are closed. A context can have one. The list of
+    clients is read again when the folder has changed: for each new connection, and by `check`.
+
+    Attributes:
+        keys: with the list as it was read last.
+        refused: connections that were refused, by reason.
+        problems: files of the list that cannot be read. Their clients are not admitted.
+    """
+
+    def __init__(self, keys: ServerKeys, context: zmq.Context[Any]) -> None:
+        self.keys = keys
+        self.refused: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._context = context
+        self._signature = keys.signature()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="rtskel admission", daemon=True)
+        self._monitors: list[zmq.Socket[bytes]] = []
+        self._connections: dict[int, tuple[bytes, str]] = {}  # by file descriptor: key and role
+        self._owners: dict[str, bytes] = {}  # by stream: the key that first used it
+        self._owned: Counter[bytes] = Counter()
+
+    def __enter__(self) -> Self:
+        self._zap = self._context.socket(zmq.REP)
+        self._control = self._context.socket(zmq.PAIR)
         try:
-            handler.start()
-            yield
+            self._zap.bind("inproc://zeromq.zap.01")
+            self._control.bind(f"inproc://rtskel-admission-{id(self)}")
+        except zmq.ZMQError:
+            self._zap.close(0)
+            self._control.close(0)
+            raise
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            self._control.send(b"stop")
+            self._thread.join()
+        for each in (*self._monitors, self._control, self._zap):
+            each.close(0)
+
+    def watch(self, socket: zmq.Socket[bytes]) -> None:
+        """Counts connections to this socket that fail before they show a key."""
+        address = f"inproc://rtskel-monitor-{id(socket)}"
+        socket.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        monitor = self._context.socket(zmq.PAIR)
+        self._monitors.append(monitor)
+        monitor.connect(address)
+
+    def check(self) -> None:
+        """To be called about once a second: reads a changed list, and disconnects clients that are no longer on it.
+
+        Raises:
+            ServeError: the handler's thread has died, so that no client could connect any more.
+        """
+        if not self._thread.is_alive():
+            raise ServeError(f"the thread that admits clients has died ({self._failure!r}): nobody could connect")
+        for monitor in self._monitors:
+            while monitor.poll(0):
+                monitor.recv_multipart()
+                self.refused["no keys, or another server's"] += 1
+        self._refresh()
+        for descriptor, (key, role) in [*self._connections.items()]:
+            if not self.keys.may(key, role):
+                del self._connections[descriptor]
+                # ZeroMQ cannot disconnect a single client, but notices that its connection was shut down.
+                with suppress(OSError), sockets.socket(fileno=os.dup(descriptor)) as connection:
+                    connection.shutdown(sockets.SHUT_RDWR)
+
+    def key_of(self, frame: zmq.Frame, role: str) -> bytes | None:
+        """The key of the client that sent this frame; None if it is no longer admitted to that role."""
+        try:
+            key = str(frame.get("User-Id")).encode()
+            self._connections[int(frame.get(zmq.SRCFD))] = key, role
+        except zmq.ZMQError:  # a closed connection's last message
+            return None
+        return key if self.keys.may(key, role) else None
+
+    def owns(self, key: bytes, stream: str) -> bool:
+        """Whether that client may use that stream id: it was the first to use it."""
+        owner = self._owners.get(stream)
+        if owner is None and self._owned[key] < MAX_IDS:
+            self._owners[stream] = owner = key
+            self._owned[key] += 1
+        return owner == key
+
+    def _refresh(self) -> None:
+        signature = self.keys.signature()
+        if signature != self._signature:
+            self.keys, self.problems = self.keys.reloaded()
+            self._signature = signature
+
+    def _run(self) -> None:
+        control = self._context.socket(zmq.PAIR)
+        try:
+            control.connect(f"inproc://rtskel-admission-{id(self)}")
+            while control not in zmq.select([control, self._zap], [], [])[0]:
+                self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
+        except BaseException as failure:
+            self._failure = failure
         finally:
-            handler.stop()
+            control.close(0)
 
-
-@dataclass(frozen=True)
-class _AllowList:
-    clients: frozenset[bytes]
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key in self.clients
+    def _answer(self, request: list[bytes]) -> list[bytes]:
+        """The reply to a request of RFC 27."""
+        self._refresh()
+        version, number, domain, _, _, mechanism, *credentials = request
+        key = encode(credentials[0]) if mechanism == b"CURVE" else b""
+        role = domain.decode(errors="replace").removeprefix("rtskel/")
+        if role in (PUBLISH, SUBSCRIBE) and self.keys.may(key, role):
+            return [version, number, b"200", b"OK", key, b""]
+        known = any(self.keys.may(key, each) for each in (PUBLISH, SUBSCRIBE))
+        self.refused[f"may not {role}" if known else "key not on the list"] += 1
+        return [version, number, b"400", b"not on the list", b"", b""]
 
 
 def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",)) -> list[Path]:
-    """Makes key pairs for a server, unless the folder has them already, and for each named client.
+    """Makes key pairs for each named client, and for a server unless the folder has one.
 
     Args:
-        folder: where to; made if absent.
-        clients: names of folders to make in it, see this module's first lines.
+        folder: where to write; made if absent.
+        clients: names of the folders to make in it, see this module's docstring.
 
     Returns:
-        The folders that were made.
+        The new folders.
 
     Raises:
-        RtskelError: a client exists already (no key is ever overwritten), a name is no plain folder name, or a folder
-            cannot be written.
+        RtskelError: a client exists already (no key is ever overwritten), a name is not a plain folder name, or the
+            files cannot be written.
     """
     folder = Path(folder)
     made = []
@@ -134,7 +284,7 @@ def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",))
             public, secret = zmq.curve_keypair()
             _write_key(folder / name / "client.key_secret", public, secret)
             _write_key(folder / name / "server.key", server_public)
-            _write_key(server / "clients" / f"{name}.key", public)  # last: it lets the client in
+            _write_key(server / "clients" / f"{name}.key", public)  # last: it admits the client
             made.append(folder / name)
     except OSError as error:
         raise RtskelError(f"{error.filename}: {error.strerror}") from None
@@ -142,20 +292,32 @@ def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",))
 
 
 def check_bind(endpoint: str, keys: ServerKeys | None, insecure: bool = False) -> None:
-    """Refuses to open a server to other machines by accident.
+    """Refuses to expose a server to other machines by accident.
 
     Args:
         endpoint: what a socket is about to bind: tcp://HOST:PORT, ipc://PATH or inproc://NAME.
-        keys: the server's keys if it has any.
-        insecure: the user said so.
+        keys: the server's keys, if it has any.
+        insecure: the user asked for it.
 
     Raises:
-        ServeError: other machines could connect, and there are neither keys nor consent; or it is no such endpoint.
+        ServeError: other machines could connect, and there are neither keys nor consent; another process listens at
+            this path; or the endpoint is not valid.
     """
     if not (_is_local(endpoint) or keys is not None or insecure):
         raise ServeError(
             f"{endpoint}: other machines can connect to this address; give --keys (see rtskel keygen), or --insecure"
         )
+
+    if endpoint.startswith("ipc://") and _is_living(endpoint.removeprefix("ipc://")):
+        raise ServeError(f"{endpoint}: another process listens at this path")
+
+
+def _is_living(path: str) -> bool:
+    """Whether a process listens at a path. ZeroMQ would take the path from it without an error."""
+    if path.startswith("@") or not os.path.exists(path):
+        return False  # an abstract name cannot be taken
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 def _is_local(endpoint: str) -> bool:
@@ -172,7 +334,7 @@ def _is_local(endpoint: str) -> bool:
     try:
         number = ipaddress.ip_address(host)
     except ValueError:
-        return False  # every address, the name of a network interface, or a number in a form of its own
+        return False  # all addresses, a network interface, or an unusual form of a number
     mapped = getattr(number, "ipv4_mapped", None)
     return bool((mapped or number).is_loopback)
 
@@ -182,7 +344,7 @@ def _write_key(path: Path, public: bytes, secret: bytes | None = None) -> None:
     lines = ["metadata", "curve", f'    public-key = "{public.decode()}"']
     if secret is not None:
         lines.append(f'    secret-key = "{secret.decode()}"')
-    # Exclusive and private from the start: nothing is overwritten, and nobody can open it before a chmod.
+    # Exclusive and private from the start: nothing is overwritten, and nobody can open the file before a chmod.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 

@@ -4,6 +4,7 @@ import queue
 import threading
 from contextlib import contextmanager
 
+import numpy as np
 import zmq
 
 from rtskel import wire
@@ -32,25 +33,27 @@ def no_socket_left_open(monkeypatch):
 
 
 class RawReceiver:
-    """A SUB socket as the server binds it, read in a thread of its own. A context manager.
+    """An XSUB socket as the server binds it, read in a thread of its own. A context manager.
 
     Attributes:
         endpoint: the address it is bound to.
         messages: queue.Queue of what came, decoded.
+        epoch: of its answers to `wire.Sync`, if it is to answer; servers of older versions do not.
     """
 
-    def __init__(self, endpoint=ANY_PORT, *, hwm=1000, keys=None, context=None, prefix=wire.RAW_PREFIX):
+    def __init__(self, endpoint=ANY_PORT, *, hwm=1000, keys=None, context=None, prefix=wire.RAW_PREFIX, epoch=None):
         self.messages = queue.Queue()
+        self.epoch = epoch
         self._own = zmq.Context() if context is None else None
         self._context = context or self._own
-        self._sub = self._context.socket(zmq.SUB)
+        self._sub = self._context.socket(zmq.XSUB)
         self._sub.rcvhwm = hwm
         self._sub.rcvbuf = 4096
         if keys is not None:
             keys.apply(self._sub)
         self._sub.bind(endpoint)
-        for topics in {prefix, wire.RAW_PREFIX}:
-            self._sub.subscribe(topics)
+        for topics in {prefix, wire.RAW_PREFIX, *([wire.SYNC_TOPIC] if epoch is not None else [])}:
+            self._sub.send(b"\1" + topics)
         self.endpoint = self._sub.last_endpoint.decode() if endpoint.startswith("tcp") else endpoint
         self._commands = self._context.socket(zmq.PAIR)
         self._commands.bind(f"inproc://commands-{id(self)}")
@@ -65,17 +68,29 @@ class RawReceiver:
             readable = zmq.select([self._replies, *[self._sub] * reading], [], [])[0]
             if self._replies in readable:
                 command = self._replies.recv()
+                if command.startswith(b"say"):
+                    self._sub.send(command[3:])
                 self._replies.send(command)
                 if command == b"stop":
                     return
-                reading = command == b"read"
+                if command in (b"read", b"pause"):
+                    reading = command == b"read"
             elif self._sub in readable:
-                self.messages.put(wire.decode(*self._sub.recv_multipart()))
+                message = wire.decode(*self._sub.recv_multipart())
+                if isinstance(message, wire.Sync):
+                    numbers = np.array([[1, 1], [message.client, message.number]])
+                    self._sub.send(wire.encode(wire.Taken(self.epoch, numbers))[1])
+                else:
+                    self.messages.put(message)
 
     def _command(self, command):
         self._commands.send(command)
         assert self._commands.poll(1000 * TIMEOUT)
         self._commands.recv()
+
+    def say(self, message):
+        """To all publishers."""
+        self._command(b"say" + wire.encode(message)[1])
 
     def pause(self):
         self._command(b"pause")
@@ -112,14 +127,14 @@ class RefinedSender:
         socket: the socket.
     """
 
-    def __init__(self, *, keys=None, hwm=1000, context=None):
+    def __init__(self, endpoint=ANY_PORT, *, keys=None, hwm=1000, context=None):
         self._own = zmq.Context() if context is None else None
         self.socket = (context or self._own).socket(zmq.XPUB)
         self.socket.sndhwm = hwm
         self.socket.xpub_verbose = True
         if keys is not None:
             keys.apply(self.socket)
-        self.socket.bind(ANY_PORT)
+        self.socket.bind(endpoint)
         self.endpoint = self.socket.last_endpoint.decode()
 
     def wait_for_subscriptions(self):
@@ -134,10 +149,13 @@ class RefinedSender:
         for message in messages:
             self.socket.send_multipart(wire.encode(message))
 
+    def close(self):
+        self.socket.close(0)
+        if self._own is not None:
+            self._own.term()
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.socket.close(0)
-        if self._own is not None:
-            self._own.term()
+        self.close()

@@ -1,5 +1,6 @@
 """Publisher and Subscriber over real sockets: what arrives, what is counted, and what is never silent."""
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -10,6 +11,10 @@ import pytest
 import zmq
 
 from rtskel import GroupPublisher, Publisher, Subscriber, WireError, wire
+from rtskel.client import ServerBack, ServerGone
+from rtskel.client import publisher as publisher_module
+from rtskel.client import subscriber as subscriber_module
+from rtskel.client import uplink as uplink_module
 from rtskel.skeleton import UPPER_BODY_50
 from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
 from tests.test_wire import REFINED, REFINED_BATCH
@@ -22,6 +27,18 @@ POSE = np.arange(3 * J, dtype=np.float32).reshape(J, 3)
 def _sockets(monkeypatch):
     with no_socket_left_open(monkeypatch):
         yield
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The clock of clients: of an estimator that stands still, of a reader that is slow. A busy machine is neither."""
+    now = [100.0]
+    for module in publisher_module, subscriber_module:
+        monkeypatch.setattr(module, "_now", lambda: now[0])
+    return now
+
+
+NOWHERE = {"endpoint": "tcp://127.0.0.1:9", "wait": 0}
 
 
 # --- Publisher --------------------------------------------------------------------------------------------------------
@@ -70,7 +87,7 @@ def test_numbers_and_times():
 
 
 def test_without_a_server_frames_are_counted_as_dropped():
-    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25) as publisher:
+    with Publisher(**NOWHERE, stream="a", fps=25) as publisher:
         assert not publisher.has_subscriber
         with pytest.raises(TimeoutError, match=r"'a'.*tcp://127.0.0.1:9"):
             publisher.wait_for_subscriber(0.01)
@@ -126,7 +143,7 @@ def test_waiting_for_a_server_that_comes_later():
 
 
 def test_a_server_that_goes_is_noticed_and_another_found():
-    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25):
+    with Publisher(**NOWHERE, stream="a", fps=25):
         pass  # closes although it never connected
     with RawReceiver() as server:
         publisher = Publisher(server.endpoint, stream="a", fps=25)
@@ -206,7 +223,7 @@ def test_joints_that_are_not_finite_are_sent_as_missing():
     ],
 )
 def test_wrong_arrays_are_named(xyz, confidence, named):
-    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25) as publisher:
+    with Publisher(**NOWHERE, stream="a", fps=25) as publisher:
         with pytest.raises(ValueError, match=named):
             publisher.send(xyz, confidence)
         assert (publisher.sent, publisher.dropped) == (0, 0)
@@ -247,7 +264,7 @@ def test_another_clock():
 
 
 def test_negative_numbers_are_named():
-    with Publisher("tcp://127.0.0.1:9", stream="a", fps=25) as publisher:
+    with Publisher(**NOWHERE, stream="a", fps=25) as publisher:
         with pytest.raises(WireError, match=r"'a'.*seq"):
             publisher.send(POSE, seq=-1)
         with pytest.raises(WireError, match=r"'a'.*time_ns"):
@@ -345,7 +362,7 @@ def test_a_crowd_takes_several_messages():
 
 
 def test_a_group_without_a_server_counts_what_it_drops():
-    with GroupPublisher("tcp://127.0.0.1:9", group="room", fps=25) as camera:
+    with GroupPublisher(**NOWHERE, group="room", fps=25) as camera:
         assert not camera.has_subscriber
         with pytest.raises(TimeoutError, match="'room'"):
             camera.wait_for_subscriber(0.01)
@@ -364,12 +381,12 @@ def test_a_group_without_a_server_counts_what_it_drops():
     ],
 )
 def test_wrong_groups_are_named(streams, xyz, confidence, error, named):
-    with GroupPublisher("tcp://127.0.0.1:9", group="room", fps=25) as camera:
+    with GroupPublisher(**NOWHERE, group="room", fps=25) as camera:
         with pytest.raises(error, match=named):
             camera.send(streams, xyz, confidence)
         assert (camera.sent, camera.dropped) == (0, 0)
     with pytest.raises(WireError, match="group id"):
-        GroupPublisher("tcp://127.0.0.1:9", group="a/b", fps=25)
+        GroupPublisher(**NOWHERE, group="a/b", fps=25)
 
 
 def test_missing_joints_of_a_group_are_counted():
@@ -383,6 +400,168 @@ def test_missing_joints_of_a_group_are_counted():
         batch = server.next()
     assert batch.confidence[1, 3] == 0
     assert batch.confidence.sum() == 3 * J - 1
+
+
+# --- what the server has taken ----------------------------------------------------------------------------------------
+
+
+def test_sent_means_taken_by_a_server_that_says_so():
+    with RawReceiver(epoch=7) as server:
+        with Publisher(server.endpoint, stream="a", fps=25) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            for _ in range(200):
+                assert publisher.send(POSE)
+            assert publisher.sent == 200
+        assert (publisher.sent, publisher.unconfirmed, publisher.dropped) == (201, 0, 0)
+        assert len(server.take(201)) == 201, "all of it was read before the publisher ended"
+
+
+def test_what_a_hung_server_has_not_taken_is_counted_and_said(caplog):
+    with RawReceiver(hwm=1, epoch=7) as server:
+        with Publisher(server.endpoint, stream="a", fps=25, linger=0.05) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            publisher.send(POSE)
+            while publisher.unconfirmed:
+                publisher._uplink._ask()
+                publisher._uplink.socket.poll(100)
+                assert publisher.has_subscriber
+            server.pause()
+            for _ in range(20):
+                assert publisher.send(POSE)
+            assert (publisher.sent, publisher.unconfirmed) == (21, 20)
+        assert (publisher.sent, publisher.unconfirmed, publisher.dropped) == (1, 0, 20 + 1)
+    assert "21 messages of stream 'a' did not reach a server" in caplog.text
+
+
+def test_what_was_on_the_way_when_a_server_died_is_counted():
+    with RawReceiver(hwm=1, epoch=7) as server:
+        publisher = Publisher(server.endpoint, stream="a", fps=25)
+        publisher.wait_for_subscriber(TIMEOUT)
+        server.pause()
+        for _ in range(20):
+            assert publisher.send(POSE)
+    with publisher:
+        while publisher.has_subscriber:
+            publisher._uplink.socket.poll(100)
+        assert (publisher.sent, publisher.unconfirmed, publisher.dropped) == (0, 0, 20)
+
+
+def test_lossless_frames_are_sent_again_to_the_next_server():
+    with RawReceiver(hwm=1, epoch=7) as server:
+        endpoint = server.endpoint
+        publisher = Publisher(endpoint, stream="a", fps=25)
+        publisher.wait_for_subscriber(TIMEOUT)
+        server.pause()
+        for _ in range(20):
+            assert publisher.send(POSE, block=True)
+    with RawReceiver(endpoint, epoch=8) as server:
+        with publisher:
+            assert publisher.send(POSE, block=True)
+        assert (publisher.sent, publisher.unconfirmed, publisher.dropped) == (22, 0, 0)
+        *frames, end = server.take(22)
+    assert [frame.seq for frame in frames] == [*range(21)]
+    assert (end.seq, end.epoch) == (21, frames[0].epoch)
+
+
+def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_lives(monkeypatch):
+    monkeypatch.setattr(uplink_module, "SILENCE_S", 0.0)
+    with RawReceiver(hwm=1, epoch=7) as server:
+        publisher = Publisher(server.endpoint, stream="a", fps=25, linger=0.0)
+        publisher.wait_for_subscriber(TIMEOUT)
+        server.say(BEAT)  # the next one is due in a minute
+        while publisher._uplink.heartbeat is None:
+            publisher._uplink.socket.poll(100)
+            assert publisher.has_subscriber
+        server.pause()
+        assert publisher.send(POSE, block=True)
+        asked = threading.Event()
+        monkeypatch.setattr(publisher._uplink, "_ask", lambda ask=publisher._uplink._ask: (ask(), asked.set()))
+        thread = threading.Thread(target=lambda: asked.wait(TIMEOUT) and server.read())
+        thread.start()
+        publisher.close()
+        thread.join()
+        assert (publisher.sent, publisher.dropped) == (2, 0)
+
+
+def test_siblings_are_confirmed_each_for_itself():
+    with RawReceiver(epoch=7) as server:
+        first = Publisher(server.endpoint, stream="a", fps=25)
+        second = first.sibling("b")
+        with first, second:
+            first.wait_for_subscriber(TIMEOUT)
+            first.send(POSE)
+            second.send(POSE)
+            second.send(POSE)
+        assert (first.sent, first.unconfirmed, second.sent, second.unconfirmed) == (2, 0, 3, 0)
+
+
+def test_what_the_server_refuses_is_counted_and_said(caplog):
+    refusal = wire.Event("a", "error", 7, None, 0, "2D poses, and this server does not lift", {"flat": 3})
+    with RawReceiver(epoch=7) as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        publisher.send(POSE)
+        server.say(refusal)
+        server.say(dataclasses.replace(refusal, stream="b"))
+        server.say(dataclasses.replace(refusal, counts={"flat": 2}))
+        server.say(dataclasses.replace(refusal, counts={"late": 1}, detail="late frames"))
+        while "late" not in publisher.refusals:
+            publisher._uplink.socket.poll(100)
+            assert publisher.has_subscriber
+        assert publisher.refusals == {"flat": 5, "late": 1}
+    said = [record.getMessage() for record in caplog.records]
+    assert [text for text in said if "does not lift" in text] == [said[0]], "once for each reason"
+    assert len(said) == 2
+
+
+def test_answers_of_a_later_version_are_ignored():
+    with RawReceiver(epoch=7) as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        server._command(b"say\x82nonsense")
+        server.say(BEAT)
+        while publisher._uplink.heartbeat is None:
+            publisher._uplink.socket.poll(100)
+            assert publisher.has_subscriber
+
+
+def test_a_publisher_without_a_server_says_so_once_and_counts(caplog):
+    with Publisher(**NOWHERE, stream="a", fps=25) as publisher:
+        for _ in range(5):
+            publisher.send(POSE)
+    first, last = [record.getMessage() for record in caplog.records]
+    assert "no server takes raw poses of stream 'a' at tcp://127.0.0.1:9" in first
+    assert "6 messages of stream 'a' did not reach a server" in last
+
+
+def test_entering_the_block_waits_for_the_server():
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25, wait=TIMEOUT) as publisher:
+        assert publisher.send(POSE), "not a frame is lost for want of a connection"
+
+
+def test_the_count_goes_on_while_the_estimator_stands_still(clock):
+    with RawReceiver() as server, Publisher(server.endpoint, stream="a", fps=25) as publisher:
+        publisher.wait_for_subscriber(TIMEOUT)
+        for pause in 0.04, 0.04, 0.15, 1.0, 0.04, 0.04:  # jitter is not a pause
+            clock[0] += pause
+            publisher.send(POSE)
+        for pause in 0.04, 2.0:  # a recording does not stand still, however slowly it is taken
+            clock[0] += pause
+            publisher.send(POSE, block=True)
+        clock[0] += 1.0
+        publisher.send(POSE, seq=100)
+        clock[0] += 0.04
+        publisher.send(POSE)
+        numbers = [frame.seq for frame in server.take(10)]
+    assert numbers == [0, 1, 2, 27, 28, 29, 30, 31, 100, 101]
+
+
+def test_a_group_counts_on_too(clock):
+    with RawReceiver(prefix=wire.RAW_BATCH_PREFIX) as server:
+        with GroupPublisher(server.endpoint, group="room", fps=25) as camera:
+            camera.wait_for_subscriber(TIMEOUT)
+            camera.send(["a", "b"], PEOPLE[:2])
+            clock[0] += 1.0
+            camera.send(["a", "b"], PEOPLE[:2])
+        assert [batch.seq for batch in server.take(2)] == [0, 25]
 
 
 # --- Subscriber -------------------------------------------------------------------------------------------------------
@@ -440,7 +619,7 @@ def test_batches_are_of_all_streams():
 
 @pytest.mark.parametrize(("lookahead", "came"), [(None, [0, 4, 12]), (4, [4]), ([0, 12], [0, 12]), (1, [])])
 def test_batches_of_a_lookahead(lookahead, came):
-    batches = [dataclasses.replace(REFINED_BATCH, lookahead=number) for number in (0, 4, 12)]
+    batches = [dataclasses.replace(REFINED_BATCH, lookahead=number, epoch=1) for number in (0, 4, 12)]
     got, subscriber = received([pose(), *batches], batches=True, lookahead=lookahead, events=False)
     assert [batch.lookahead for batch in got] == came
     assert all(isinstance(batch, wire.RefinedBatch) for batch in got)
@@ -454,7 +633,7 @@ def test_poses_lost_with_batches_are_counted():
         return dataclasses.replace(REFINED_BATCH, numbers=numbers, epoch=epoch)
 
     _, subscriber = received([batch(7, 0), batch(8, 3), batch(11, 4), batch(50, 50, epoch=2)], batches=True)
-    assert subscriber.lost == {("ann", 4): 2, ("ben", 4): 2}
+    assert subscriber.lost == {("ann", 4): 2 + 50, ("ben", 4): 2 + 50}, "the new server began at slot 0"
 
 
 def names(messages):
@@ -532,7 +711,7 @@ def test_holes_are_counted_by_stream_and_lookahead():
     sent += [pose("a", 4, seq) for seq in (0, 2)]
     sent += [pose("a", 0, 0, epoch=2), pose("a", 0, 1, epoch=2), pose("a", 0, 0, epoch=2), pose("a", 0, 2, epoch=2)]
     came, subscriber = received(sent)
-    assert len(came) == len(sent)
+    assert len([m for m in came if isinstance(m, wire.RefinedPose)]) == len(sent)
     assert subscriber.lost == {("a", 0): 4, ("a", 4): 1}
 
 
@@ -614,3 +793,212 @@ def test_wrong_subscriptions_are_named():
         Subscriber(lookahead=[0, -1])
     with pytest.raises(WireError, match="nonsense"):
         Subscriber("nonsense")
+
+
+def wait_until(subscriber, condition):
+    """Takes what comes until the condition holds; gives it."""
+    came = []
+    deadline = time.monotonic() + TIMEOUT
+    while not condition(came):
+        assert time.monotonic() < deadline, names(came)
+        with contextlib.suppress(TimeoutError):
+            came.append(subscriber.recv(0.1))
+    return came
+
+
+QUICK = dataclasses.replace(BEAT, interval_ns=10**8)
+
+
+def test_a_server_that_is_gone_and_back_is_told():
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=0), QUICK)
+        first, gone = wait_until(subscriber, lambda came: len(came) == 2)
+        assert (first.seq, gone.epoch) == (0, 1)
+        assert isinstance(gone, ServerGone)
+        assert gone.silent_s >= 0.3
+        with pytest.raises(TimeoutError):
+            subscriber.recv(0.5)  # told once
+        server.send(pose(seq=1), QUICK)
+        back, second = subscriber.recv(TIMEOUT), subscriber.recv(TIMEOUT)
+        assert (back, second.seq) == (ServerBack(1, restarted=False), 1)
+        assert not subscriber.lost
+
+
+def test_a_new_server_is_told_with_what_was_lost():
+    other = dataclasses.replace
+    sent = [pose(seq=7), pose(seq=8), event("cam2")]
+    sent += [pose(seq=3, epoch=2), pose(seq=5, epoch=2), pose("cam2", seq=0, epoch=2), other(BEAT, epoch=2)]
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(*sent)
+        came = wait_until(subscriber, lambda came: len(came) == 9)
+    assert names(came[:3]) == [("cam1", 4, 7), ("cam1", 4, 8), "start"]
+    assert came[3] == ServerBack(2, restarted=True)
+    # cam1's poses are held back for a while, as those before them are asked for again.
+    assert names(came[4:]) == ["start", ("cam2", 4, 0), "start", ("cam1", 4, 3), ("cam1", 4, 5)]
+    flagged = [m for m in came if isinstance(m, wire.RefinedPose) and wire.Flag.RESET in m.flags]
+    assert names(flagged) == [("cam2", 4, 0), ("cam1", 4, 3)]
+    assert (came[6].epoch, came[6].stream, came[6].seq) == (2, "cam1", 3)
+    assert subscriber.lost == {("cam1", 4): 3 + 1}, "a new server's streams begin at slot 0"
+    assert subscriber.epoch == 2
+
+
+def answer_again(server, poses):
+    """Answers one request for the poses of a stream again, and waits for its end."""
+    assert server.socket.poll(1000 * TIMEOUT)
+    request = server.socket.recv()
+    assert wire.asked_again(request[1:]) == wire.refined_topic("cam1", 4)
+    for each in poses:
+        server.socket.send_multipart([request[1:], wire.encode(each)[1]])
+    return request[1:]
+
+
+def test_a_new_servers_first_poses_are_asked_for_again():
+    new = [pose(seq=k, epoch=2) for k in range(6)]
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=7), new[4], new[5])
+        assert subscriber.recv(TIMEOUT).seq == 7
+        assert subscriber.recv(TIMEOUT) == ServerBack(2, restarted=True)
+        topic = answer_again(server, new[:5])
+        came = [subscriber.recv(TIMEOUT) for _ in range(7)]
+        assert names(came) == ["start", *(("cam1", 4, k) for k in range(6))]
+        assert [wire.Flag.RESET in m.flags for m in came[1:]] == [True] + 5 * [False]
+        assert server.socket.poll(1000 * TIMEOUT)
+        assert server.socket.recv() == b"\0" + topic, "the request is over"
+        assert not subscriber.lost
+
+
+def test_after_a_broken_connection_what_was_missed_is_asked_for_again():
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        endpoint = server.endpoint
+        server.wait_for_subscriptions()
+        server.send(pose(seq=7), BEAT)
+        subscriber.wait_for_server(TIMEOUT)
+        assert subscriber.recv(0).seq == 7
+        server.close()
+        with RefinedSender(endpoint) as again:  # the same server, as far as its epoch tells
+            subscribed = set()
+            while len(subscribed) < 3:
+                subscriber._take()  # a socket subscribes again while it is used
+                if again.socket.poll(10):
+                    subscribed.add(again.socket.recv())
+            again.send(pose(seq=10))
+            while subscriber._slots.deadline is None:
+                assert subscriber._zmq.poll(1000 * TIMEOUT)
+                subscriber._take()
+            answer_again(again, [pose(seq=8)])
+            came = wait_until(subscriber, lambda came: len(came) == 2)
+            assert names(came) == [("cam1", 4, 8), ("cam1", 4, 10)]
+            assert subscriber.lost == {("cam1", 4): 1}
+            again.send(pose(seq=12))
+            assert subscriber.recv(TIMEOUT).seq == 12, "what a slow reader has lost is not asked for again"
+            assert subscriber.lost == {("cam1", 4): 2}
+
+
+def test_a_start_that_was_received_is_not_made_up():
+    start = dataclasses.replace(event("cam1"), epoch=2)
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=7), start, pose(seq=0, epoch=2), pose(seq=1, epoch=2))
+        came = wait_until(subscriber, lambda came: len(came) == 5)
+    assert names(came) == [("cam1", 4, 7), "beat", "start", ("cam1", 4, 0), ("cam1", 4, 1)]
+
+
+def test_batches_of_a_new_server_are_flagged():
+    new = dataclasses.replace(REFINED_BATCH, epoch=301)
+    got, subscriber = received([REFINED_BATCH, new, new], batches=True, events=False, when_gone="wait")
+    flags = [[bool(pose.flags & wire.Flag.RESET) for pose in batch.poses()] for batch in got]
+    assert flags == [[False, False], [True, True], [False, False]]
+    assert subscriber.lost == {("ann", 4): 5, ("ben", 4): 9}
+
+
+def test_a_stream_that_was_evicted_begins_anew_without_a_loss():
+    sent = [pose(seq=7), event("cam1", "evicted"), pose(seq=0), pose(seq=1)]
+    _, subscriber = received(sent)
+    assert not subscriber.lost
+
+
+def test_iterating_ends_when_the_server_is_gone():
+    with RefinedSender() as server, Subscriber(server.endpoint, when_gone="end") as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=0), QUICK)
+        came = list(subscriber)
+    assert names(came[:1]) == [("cam1", 4, 0)]
+    assert isinstance(came[1], ServerGone)
+    assert len(came) == 2
+
+
+def test_a_server_that_never_was_is_gone(monkeypatch):
+    monkeypatch.setattr(subscriber_module, "PATIENCE_S", 0.1)
+    with Subscriber("tcp://127.0.0.1:9", when_gone="end") as subscriber:
+        (gone,) = subscriber
+    assert gone.epoch is None
+
+
+def test_who_wants_to_wait_is_told_nothing():
+    with RefinedSender() as server, Subscriber(server.endpoint, when_gone="wait") as subscriber:
+        server.wait_for_subscriptions()
+        server.send(pose(seq=0), QUICK)
+        assert subscriber.recv(TIMEOUT).seq == 0
+        with pytest.raises(TimeoutError):
+            subscriber.recv(1.0)
+        server.send(pose(seq=0, epoch=2))
+        assert subscriber.recv(TIMEOUT).kind == "start"
+        assert wire.Flag.RESET in subscriber.recv(TIMEOUT).flags
+
+
+def late(seq, seconds):
+    return dataclasses.replace(pose(seq=seq), publish_ns=round(1e9 * seconds))
+
+
+def backlog(subscriber, server, poses):
+    """Sends these poses, and returns when all of them have come."""
+    server.send(*poses, dataclasses.replace(BEAT, seq=poses[-1].seq))
+    while subscriber.heartbeat is None or subscriber.heartbeat.seq != poses[-1].seq:
+        assert subscriber._zmq.poll(1000 * TIMEOUT)
+        subscriber._take()
+
+
+def given(subscriber, clock, seconds):
+    """The slots of what is given to a reader that takes so many seconds for each pose."""
+    seqs = []
+    with contextlib.suppress(TimeoutError):
+        while True:
+            message = subscriber.recv(0)
+            seqs += [message.seq] * isinstance(message, wire.RefinedPose)
+            clock[0] += seconds
+    return seqs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "everything", "expected"),
+    [
+        (0.1, False, [*range(11), 99]),  # a second to catch up, then the newest
+        (0.1, True, [*range(100)]),
+        (0.005, False, [*range(100)]),  # it was stopped for four seconds, and catches up: nothing is left out
+    ],
+)
+def test_a_reader_that_stays_behind_goes_on_with_the_newest(clock, seconds, everything, expected):
+    with RefinedSender() as server, Subscriber(server.endpoint, everything=everything) as subscriber:
+        server.wait_for_subscriptions()
+        backlog(subscriber, server, [late(k, k / 25) for k in range(100)])
+        assert given(subscriber, clock, seconds) == expected
+        assert subscriber.skipped == ({("cam1", 4): 100 - len(expected)} if len(expected) < 100 else {})
+        assert not subscriber.lost
+
+
+def test_what_is_lost_is_counted_with_the_pose_after_it():
+    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+        server.wait_for_subscriptions()
+        backlog(subscriber, server, [pose(seq=0), pose(seq=5), pose(seq=9)])
+        for seq, lost in (0, 0), (5, 4), (9, 7):
+            assert subscriber.recv(0).seq == seq
+            assert subscriber.lost["cam1", 4] == lost
+
+
+@pytest.mark.parametrize("options", [{"when_gone": "never"}, {"latest": True, "everything": True}])
+def test_options_that_do_not_fit_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Subscriber(**options)

@@ -10,8 +10,8 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from rtskel import Publisher, RtskelError, ServeError, Subscriber, wire
-from rtskel.curve import ClientKeys, ServerKeys, check_bind, keygen
-from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
+from rtskel.curve import MAX_IDS, ClientKeys, ServerKeys, check_bind, keygen
+from tests.sockets import ANY_PORT, TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
 
 POSE = np.zeros((50, 3), np.float32)
 BEAT = wire.Heartbeat(1, 0, 0, 60 * 10**9, 0, 0, 0, {}, "null", "upper-body-50", (0,), 25.0)
@@ -114,6 +114,144 @@ def test_without_a_running_handler_everybody_is_refused(server_keys, client_keys
 def test_a_client_with_keys_does_not_talk_to_a_server_without(client_keys, client_class):
     with zmq.Context() as context:
         assert handshake(context, None, client_class, client_keys) != "let in"
+
+
+def test_a_list_per_role(tmp_path):
+    keygen(tmp_path, ["camera", "screen", "both"])
+    clients = tmp_path / "server" / "clients"
+    for role, name in ("publish", "camera"), ("subscribe", "screen"):
+        (clients / role).mkdir()
+        (clients / f"{name}.key").rename(clients / role / f"{name}.key")
+    keys = ServerKeys.load(tmp_path / "server")
+    camera, screen, both = (ClientKeys.load(tmp_path / name) for name in ("camera", "screen", "both"))
+    with zmq.Context() as context, keys.admission(context) as admission:
+        assert handshake(context, keys, Publisher, camera) == "let in"
+        assert handshake(context, keys, Publisher, both) == "let in"
+        assert handshake(context, keys, Subscriber, screen) == "let in"
+        assert handshake(context, keys, Subscriber, both) == "let in"
+        assert not admission.refused
+        assert handshake(context, keys, Publisher, screen) == "not on the list"
+        assert handshake(context, keys, Subscriber, camera) == "not on the list"
+        assert admission.refused == {"may not publish": 1, "may not subscribe": 1}
+
+
+def test_the_list_is_read_again_and_a_removed_key_is_out_at_once(tmp_path):
+    keygen(tmp_path, ["stays", "goes"])
+    keys = ServerKeys.load(tmp_path / "server")
+    stays, goes = (ClientKeys.load(tmp_path / name) for name in ("stays", "goes"))
+    with zmq.Context() as context, keys.admission(context) as admission:
+        raw, refined = context.socket(zmq.XSUB), context.socket(zmq.XPUB)
+        with raw, refined:
+            for socket in raw, refined:
+                socket.linger = 0
+                keys.apply(socket)
+                socket.bind(ANY_PORT)
+                admission.watch(socket)
+            raw.send(b"\1")
+            refined.xpub_verboser = True
+            endpoints = [socket.last_endpoint.decode() for socket in (raw, refined)]
+
+            def subscribed(count):
+                """The keys of that many subscribers and unsubscribers."""
+                came = []
+                while len(came) < count:
+                    assert refined.poll(1000 * TIMEOUT)
+                    frame = refined.recv(copy=False)
+                    if frame.bytes[1:] == wire.HEARTBEAT_TOPIC:
+                        came.append((frame.bytes[0], admission.key_of(frame, "subscribe")))
+                return came
+
+            with (
+                Publisher(endpoints[0], stream="a", fps=25, keys=goes) as publisher,
+                Subscriber(endpoints[1], keys=goes),
+                Subscriber(endpoints[1], keys=stays) as other,
+            ):
+                while not publisher.has_subscriber:
+                    raw.poll(10)  # a socket takes connections while it is used
+                publisher.send(POSE)
+                assert raw.poll(1000 * TIMEOUT)
+                topic = raw.recv_multipart(copy=False)[0]
+                assert admission.key_of(topic, "publish") == goes.public
+                assert set(subscribed(2)) == {(1, goes.public), (1, stays.public)}
+                admission.check()
+                assert publisher.has_subscriber
+
+                (tmp_path / "server" / "clients" / "goes.key").unlink()
+                admission.check()
+                assert admission.key_of(topic, "publish") is None, "what it has sent before is refused, too"
+                assert subscribed(1) == [(0, None)]
+                while publisher.has_subscriber:
+                    raw.poll(10)
+                refined.send_multipart(wire.encode(BEAT))
+                assert other.wait_for_server(TIMEOUT), "the others stay connected"
+
+                # Back on the list, without a restart.
+                (tmp_path / "server" / "clients" / "again.key").write_bytes(
+                    (tmp_path / "goes" / "client.key_secret").read_bytes()
+                )
+                with Subscriber(endpoints[1], keys=goes):
+                    assert subscribed(1) == [(1, goes.public)]
+
+
+def test_a_damaged_file_of_the_list_is_named_and_hinders_no_other(tmp_path):
+    keygen(tmp_path, ["client", "goes"])
+    keys, client = ServerKeys.load(tmp_path / "server"), ClientKeys.load(tmp_path / "client")
+    with zmq.Context() as context, keys.admission(context) as admission:
+        (tmp_path / "server" / "clients" / "half.key").write_text("meta")
+        (tmp_path / "server" / "clients" / "goes.key").unlink()
+        admission.check()
+        assert "half.key" in admission.problems[0]
+        assert handshake(context, keys, Subscriber, client) == "let in"
+        assert handshake(context, keys, Subscriber, ClientKeys.load(tmp_path / "goes")) == "not on the list"
+        (tmp_path / "server" / "clients" / "half.key").unlink()
+        admission.check()
+        assert not admission.problems
+    (tmp_path / "server" / "clients" / "half.key").write_text("meta")
+    with pytest.raises(RtskelError, match=r"half\.key"):
+        ServerKeys.load(tmp_path / "server")
+
+
+def test_a_stream_belongs_to_the_key_that_first_used_it(server_keys):
+    with zmq.Context() as context, server_keys.admission(context) as admission:
+        assert admission.owns(b"ann", "cam1")
+        assert admission.owns(b"ben", "cam2")
+        assert admission.owns(b"ann", "cam1")
+        assert not admission.owns(b"ben", "cam1")
+        for k in range(MAX_IDS):
+            admission.owns(b"ben", f"s{k}")
+        assert not admission.owns(b"ben", "one-more")
+        assert admission.owns(b"ann", "one-more"), "one client's ids do not use up another's"
+
+
+def test_clients_without_the_right_keys_are_counted(server_keys, client_keys):
+    misled = dataclasses.replace(client_keys, server=zmq.curve_keypair()[0])
+    with zmq.Context() as context, server_keys.admission(context) as admission, context.socket(zmq.XPUB) as socket:
+        socket.linger = 0
+        server_keys.apply(socket)
+        socket.bind(ANY_PORT)
+        admission.watch(socket)
+        for keys in misled, None:
+            before = admission.refused.total()
+            with Subscriber(socket.last_endpoint.decode(), keys=keys):
+                assert admission._monitors[0].poll(1000 * TIMEOUT)
+                admission.check()
+            assert admission.refused.total() > before
+        assert set(admission.refused) == {"no keys, or another server's"}
+
+
+def test_the_death_of_the_handler_is_told(server_keys, monkeypatch):
+    with zmq.Context() as context, server_keys.admission(context) as admission:
+        admission.check()
+        monkeypatch.setattr(admission, "_answer", lambda request: 1 / 0)
+        client = ClientKeys(*zmq.curve_keypair(), server_keys.public)
+        with context.socket(zmq.XPUB) as socket:
+            socket.linger = 0
+            server_keys.apply(socket)
+            socket.bind(ANY_PORT)
+            with Subscriber(socket.last_endpoint.decode(), keys=client):
+                admission._thread.join(TIMEOUT)
+        with pytest.raises(ServeError, match=r"admits clients has died.*division"):
+            admission.check()
 
 
 def test_a_context_has_one_handler(server_keys):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rtskel import wire
 from rtskel.errors import WireError
+from rtskel.skeleton import UPPER_BODY_50
 from rtskel.wire import (
     Event,
     Flag,
@@ -189,6 +190,9 @@ HEARTBEAT = Heartbeat(
     loop_fps=25.0,
 )
 
+SYNC = wire.Sync(client=77, number=3)
+TAKEN = wire.Taken(epoch=300, numbers=np.array([[77, 3], [78, 1]]))
+
 GOLDEN = [
     (
         RAW,
@@ -245,6 +249,13 @@ GOLDEN = [
         "a96d6f6e6f746f6e6963ab696e74657276616c5f6e73ce3b9aca00a773747265616d7301a96672616d65735f696e64aa6672"
         "616d65735f6f7574ccc8a56d6f64656cb174696e792d303132333435363738396162a8736b656c65746f6ea374776fa86c6f"
         "6f705f667073cb4039000000000000a6636f756e747381a46c61746503aa6c6f6f6b616865616473920004",
+    ),
+    (SYNC, b"rts1/sync/", "84a17601a46b696e64a473796e63a6636c69656e744da66e756d62657203"),
+    (
+        TAKEN,
+        b"rts1/taken/",
+        "84a17601a46b696e64a574616b656ea565706f6368cd012ca76e756d62657273c4204d0000000000000003000000000000004e00"
+        "0000000000000100000000000000",
     ),
 ]
 KINDS = [type(message).__name__ for message, _, _ in GOLDEN]
@@ -313,11 +324,23 @@ def test_the_page_says_what_the_module_does():
         REFINED_BATCH,
         EVENT,
         HEARTBEAT,
+        SYNC,
+        TAKEN,
     ):
         for name in msgpack.unpackb(encode(message)[1]):
             assert f"`{name}`" in page
-    for limit in wire.MAX_BODY, wire.MAX_ELEMENTS, wire.MAX_JOINTS, wire.MAX_TEXT, f"{wire.MAX_FPS:.0f}":
+    for limit in (
+        wire.MAX_BODY,
+        wire.MAX_ELEMENTS,
+        wire.MAX_JOINTS,
+        wire.MAX_TEXT,
+        wire.MAX_SPAN_S,
+        f"{wire.MIN_FPS:g} to {wire.MAX_FPS:.0f}",
+    ):
         assert str(limit) in page
+    skeleton = page.partition("## Skeleton `upper-body-50`")[2].partition("## ")[0]
+    for joint, (name, parent) in enumerate(zip(UPPER_BODY_50.names, UPPER_BODY_50.parents, strict=True)):
+        assert f" {joint} {name}" + (f" → {parent}" if parent >= 0 else "") in skeleton
     example = page.rpartition("## Example")[2]
     assert "".join(line.strip() for line in example.splitlines() if line.startswith("    ")) == GOLDEN[0][2]
 
@@ -327,7 +350,9 @@ def test_the_page_says_what_the_module_does():
 stream_ids = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 counts = st.integers(0, wire.MAX_COUNT)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=wire.MAX_TEXT)
-rates = st.floats(0.001, wire.MAX_FPS)
+rates = st.floats(wire.MIN_FPS, wire.MAX_FPS)
+times = st.integers(0, wire.MAX_TIME)
+frame_numbers = st.integers(0, int(wire.MIN_FPS * wire.MAX_SPAN_S))
 axes = st.sampled_from(["RDT", "RDA", "RUA", "RAU", "TLU"])
 joint_counts = st.sampled_from([1, 2, 7, 8, 9, 50, 1024])
 
@@ -345,8 +370,8 @@ def raw_poses(draw):
     return RawPose(
         draw(stream_ids),
         draw(counts),
-        draw(st.none() | counts),
-        draw(counts),
+        draw(st.none() | frame_numbers),
+        draw(times),
         draw(texts),
         draw(rates),
         draw(floats(joints, 3)),
@@ -419,17 +444,20 @@ def refined_poses(draw):
     )
 
 
+pairs = st.lists(st.tuples(counts, counts), max_size=9).map(lambda rows: np.array(rows, np.int64).reshape(-1, 2))
 count_maps = st.dictionaries(texts, counts, max_size=5)
 messages = st.one_of(
     raw_poses(),
     raw_batches(),
     refined_poses(),
     refined_batches(),
-    st.builds(StreamEnd, stream_ids, counts, st.none() | counts, counts, texts),
+    st.builds(StreamEnd, stream_ids, counts, st.none() | frame_numbers, times, texts),
     st.builds(Event, st.just("") | stream_ids, texts, counts, st.none() | counts, counts, texts, count_maps, texts),
     st.builds(
         Heartbeat, *[counts] * 7, count_maps, texts, texts, st.lists(counts, max_size=5).map(tuple), rates, texts
     ),
+    st.builds(wire.Sync, counts, counts),
+    st.builds(wire.Taken, counts, pairs),
 )
 
 
@@ -711,7 +739,7 @@ def test_joint_counts_out_of_range(joints):
         encode(dataclasses.replace(RAW, xyz=np.zeros((joints, 3), np.float32), confidence=np.zeros(joints, np.float32)))
 
 
-@pytest.mark.parametrize("fps", [0, -25.0, float("nan"), float("inf"), wire.MAX_FPS + 1])
+@pytest.mark.parametrize("fps", [0, -25.0, float("nan"), float("inf"), 1e-310, 0.09, wire.MAX_FPS + 1])
 def test_impossible_rates_are_named(fps):
     for message in RAW, REFINED:
         with pytest.raises(WireError, match=r"cam1.*fps"):
@@ -720,6 +748,26 @@ def test_impossible_rates_are_named(fps):
         encode(dataclasses.replace(RAW_BATCH, fps=fps))
     with pytest.raises(WireError, match=r"ben.*fps"):
         encode(dataclasses.replace(REFINED_BATCH, sources=[REFINED_BATCH.sources[1]._replace(fps=fps)] * 2))
+
+
+@pytest.mark.parametrize("change", [{"time_ns": wire.MAX_TIME + 1}, {"seq": 25 * wire.MAX_SPAN_S + 1}])
+def test_numbers_and_times_that_could_overflow_are_refused(change):
+    (name,) = change
+    for message in RAW, RAW_BATCH, END:
+        if message is END and name == "seq":
+            change = {"seq": 1000 * wire.MAX_SPAN_S + 1}
+        with pytest.raises(WireError, match=name):
+            encode(dataclasses.replace(message, **change))
+        topic, body = encode(message)
+        path = ("source", 1 if name == "seq" else 2)
+        refuses(topic, changed(msgpack.unpackb(body), path, change[name]), name)
+
+
+@given(times, rates, st.floats(0, 1))
+def test_the_time_of_every_slot_fits_into_64_bits(time_ns, fps, share):
+    seq = int(fps * wire.MAX_SPAN_S * share)
+    pose = decode(*encode(dataclasses.replace(RAW, time_ns=time_ns, fps=fps, seq=seq)))
+    assert pose.time_ns + pose.seq / pose.fps * 1e9 < 2**63
 
 
 @pytest.mark.parametrize("code", ["", "RD", "RDTT", "RRT", "rdt", "RLT"])
@@ -794,9 +842,9 @@ def test_negative_numbers_in_a_batch(column, bad):
         assert batch.poses()[1].source_seq is None
         assert encode(batch) == (topic, msgpack.packb(body))
         return
-    with pytest.raises(WireError, match=r"numbers.*" + wire._ROW[column]):
+    with pytest.raises(WireError, match=r"numbers.*" + wire.ROW[column]):
         encode(batch)
-    refuses(topic, msgpack.packb(body), "numbers", wire._ROW[column])
+    refuses(topic, msgpack.packb(body), "numbers", wire.ROW[column])
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)

@@ -1,0 +1,152 @@
+"""What publishers and subscribers share: a ZeroMQ socket that knows whether the server admits it, and deadlines."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any, Self, TypeAlias
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from rtskel.curve import ClientKeys
+from rtskel.errors import AccessError, WireError
+
+Context: TypeAlias = "zmq.Context[Any] | None"
+
+HEARTBEAT_MS = 5000
+"""Interval of ZMTP heartbeats, which detect hosts that vanish without closing their connections."""
+
+HEARTBEAT_TIMEOUT_MS = 60_000
+"""How long a process may be stopped without losing its connection, and with it all messages that wait for it."""
+
+_RETRY_S = 1.0  # between attempts to connect to a server that refused this client
+
+_REFUSALS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_HANDSHAKES = _REFUSALS | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+_numbers = itertools.count()
+
+
+class Closing:
+    """A context manager that calls `close` at the end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees what is held."""
+        raise NotImplementedError
+
+
+class Socket:
+    """A ZeroMQ socket that connects to one server, and, unless a context is given, a context of its own.
+
+    Attributes:
+        endpoint: of the server.
+        zmq: the socket itself.
+    """
+
+    def __init__(self, kind: int, endpoint: str, keys: ClientKeys | None, context: Context) -> None:
+        self.endpoint = endpoint
+        self._keys = keys
+        # Only terminating a context waits until everything is sent.
+        self._own: zmq.Context[Any] | None = None
+        if context is None:
+            context = self._own = zmq.Context()
+        self.zmq: zmq.Socket[bytes] = context.socket(kind)
+        self.zmq.heartbeat_ivl = HEARTBEAT_MS
+        self.zmq.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+        self.zmq.ipv6 = "[" in endpoint
+        address = f"inproc://rtskel-handshakes-{next(_numbers)}"
+        self.zmq.monitor(address, _HANDSHAKES)
+        self._monitor = context.socket(zmq.PAIR)
+        self._monitor.connect(address)
+        self._connections = 0  # so far
+        self._why = ""  # the server has refused this client
+        self._failures = 0  # handshakes that failed without a reason, in a row
+        self._retry_at: float | None = None
+        self._poller = zmq.Poller()
+        self._poller.register(self.zmq, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+
+    def connect(self) -> None:
+        """Begins to connect; WireError if the endpoint is not valid."""
+        try:
+            if self._keys is not None:
+                self._keys.apply(self.zmq)
+            self.zmq.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self.close(0)
+            raise WireError(f"cannot connect to {self.endpoint}: {error}") from None
+
+    def wait(self, timeout_ms: int) -> None:
+        """Waits until a message has come, the time is over, or something else has changed.
+
+        Raises:
+            AccessError: the server does not admit this client.
+        """
+        if self._retry_at is not None:
+            left = remaining_ms(self._retry_at)
+            timeout_ms = left if timeout_ms < 0 else min(timeout_ms, left)
+        self._poller.poll(timeout_ms)
+        if refusal := self.refusal():
+            raise AccessError(refusal)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there have been: another number means that the one before has broken."""
+        self._watch()
+        return self._connections
+
+    def refusal(self) -> str:
+        """Why the server has refused this client since the last call; "" if it has not. Then tries again."""
+        self._watch()
+        if self._retry_at is not None and time.monotonic() >= self._retry_at:
+            self._retry_at = None
+            self.zmq.disconnect(self.endpoint)
+            self.zmq.connect(self.endpoint)
+        why, self._why = self._why, ""
+        return why
+
+    def _watch(self) -> None:
+        while self._monitor.poll(0):
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connections, self._failures, self._why = self._connections + 1, 0, ""
+            elif event["event"] & _REFUSALS:
+                self._why = self._reason(event["event"])
+                self._retry_at = time.monotonic() + _RETRY_S  # ZeroMQ itself does not try again
+            else:  # no reason given: a server that went away, unless it happens again and again
+                self._failures += 1
+                if self._failures % 3 == 0:
+                    self._why = self._reason(event["event"])
+
+    def _reason(self, event: int) -> str:
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return f"the server at {self.endpoint} refused this client: its key is not on the server's list"
+        if self._keys is None:
+            what = "it admits only clients with keys, or it is not an rtskel server"
+        else:
+            what = "it has another key than this client expects, or none"
+        return f"the server at {self.endpoint} breaks off the handshake: {what}"
+
+    def close(self, linger: float) -> None:
+        """Waits up to `linger` seconds until everything is sent, if the context is the socket's own."""
+        self.zmq.close(round(1000 * linger))
+        self._monitor.close(0)
+        if self._own is not None:
+            self._own.term()
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """The time at which a timeout ends; None waits for ever."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def remaining_ms(deadline: float | None) -> int:
+    """Milliseconds until a deadline, rounded up, for ZeroMQ: -1 waits for ever."""
+    return -1 if deadline is None else max(0, -int(-1000 * (deadline - time.monotonic()) // 1))

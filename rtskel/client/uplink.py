@@ -1,0 +1,276 @@
+"""The connection of publishers to a server: what is on the way, and what the server has taken."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import zmq
+
+from rtskel import wire
+from rtskel.client.socket import Context, Socket, deadline_of, remaining_ms
+from rtskel.curve import ClientKeys
+from rtskel.errors import AccessError, WireError
+
+log = logging.getLogger("rtskel.client")
+
+ASK_FRAMES = 64
+ASK_S = 1.0
+"""The server is asked what it has taken after so many frames or seconds."""
+
+SILENCE_S = 3.0
+"""A server is given up after so many seconds without a word, or after three of its heartbeats."""
+
+
+class Sender(Protocol):
+    """A publisher, as its uplink knows it.
+
+    Attributes:
+        unconfirmed: poses that were sent and that the server has not yet taken, as far as is known.
+    """
+
+    unconfirmed: int
+
+    def missed(self, poses: int) -> None:
+        """So many poses that were sent have not reached the server."""
+
+    def refused(self, event: wire.Event) -> None:
+        """The server has refused something of this sender's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message on the way to the server.
+
+    Attributes:
+        poses: in it.
+        lossless: it is sent again if the connection breaks before the server has taken it.
+    """
+
+    sender: Sender
+    topic: bytes
+    body: bytes
+    poses: int = 1
+    lossless: bool = False
+
+
+class Uplink:
+    """The XPUB socket of one or more publishers.
+
+    Attributes:
+        endpoint: of the server.
+        socket: the ZeroMQ socket.
+        senders: who sends which stream.
+        heartbeat: the server's newest heartbeat; servers of older versions send none to publishers.
+    """
+
+    def __init__(self, endpoint: str, keys: ClientKeys | None, queue: int, context: Context) -> None:
+        self.endpoint = endpoint
+        self.senders: dict[str, Sender] = {}
+        self.heartbeat: wire.Heartbeat | None = None
+        self._heard = 0.0  # when the server last said something
+        self._users = 1
+        self._subscriptions: Counter[bytes] = Counter()
+        self._connection = 0  # counts connections that broke
+        self._flight: deque[Frame | int] = deque()  # frames on the way, and the questions between them
+        self._waiting: deque[Frame] = deque()  # to be sent; also lossless frames of a connection that broke
+        self._client = secrets.randbits(62)
+        self._asked, self._asked_at, self._since = 0, 0.0, 0  # the last question, when, and frames since
+        self._socket = Socket(zmq.XPUB, endpoint, keys, context)
+        self.socket = self._socket.zmq
+        self.socket.xpub_verboser = True  # report every subscription and its end, so that the count is exact
+        self.socket.xpub_nodrop = True  # a full queue is an error that can be counted, not a silent loss
+        self.socket.immediate = True  # a server that has gone is no subscriber: its queue ends with the connection
+        self.socket.sndhwm = queue
+        self._socket.connect()
+
+    def shared(self) -> Uplink:
+        """The same connection for one more publisher."""
+        self._users += 1
+        return self
+
+    def close(self, linger: float) -> None:
+        """The last publisher closes the socket, which then takes up to `linger` seconds to send what is queued."""
+        self._users -= 1
+        if not self._users:
+            # What a server that answers has not taken by now was counted as lost.
+            self._socket.close(0 if self.answers else linger)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the server says what it has taken."""
+        return wire.SYNC_TOPIC in self._subscriptions
+
+    def refusal(self) -> str:
+        """Why the server has refused this client since the last call; "" if it has not."""
+        return self._socket.refusal()
+
+    def reaches(self, topic: bytes) -> bool:
+        """Whether the server has subscribed to that topic, as far as is known now."""
+        self._listen()
+        return any(topic.startswith(prefix) for prefix in self._subscriptions)
+
+    def _listen(self) -> None:
+        while int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            message = self.socket.recv(zmq.NOBLOCK)
+            if message[:1] == b"\1":
+                self._subscriptions[message[1:]] += 1
+            elif message[:1] == b"\0":
+                self._subscriptions -= Counter([message[1:]])  # removes what is no longer subscribed to
+                if not self._subscriptions:
+                    self._broken()
+            else:
+                self._hear(message)
+
+    def wait(self, topic: bytes, deadline: float | None) -> bool:
+        """Waits until the server subscribes to that topic; False if the deadline passes.
+
+        Raises:
+            AccessError: the server does not admit this client.
+        """
+        tell = deadline_of(SILENCE_S)
+        while not self.reaches(topic):
+            left = remaining_ms(deadline)
+            if left == 0:
+                return False
+            if remaining_ms(tell) == 0:
+                log.warning("waiting for a server that takes raw poses at %s", self.endpoint)
+                tell = None
+            self._socket.wait(min((ms for ms in (left, remaining_ms(tell)) if ms >= 0), default=-1))
+        return True
+
+    def send(self, frame: Frame, deadline: float | None) -> bool:
+        """Whether the frame was queued for a server before the deadline, after all that wait to be sent again.
+
+        Raises:
+            AccessError: the server does not admit this client.
+        """
+        frame.sender.unconfirmed += frame.poses
+        self._waiting.append(frame)
+        sent = False
+        try:
+            sent = self._send_waiting(deadline)
+        finally:
+            if not sent:
+                self._waiting.pop()
+                frame.sender.unconfirmed -= frame.poses
+        return sent
+
+    def confirm(self, sender: Sender, linger: float) -> None:
+        """Waits until the server has taken everything that this sender has sent; what it has not is counted as missed.
+
+        It waits `linger` seconds; if lossless frames are on the way, longer, as long as the server is alive.
+        """
+        deadline = time.monotonic() + linger
+        while sender.unconfirmed:
+            self._listen()
+            asked = not self._since and time.monotonic() - self._asked_at < ASK_S
+            if self.answers and self._send_waiting(0.0) and not asked:
+                self._ask()
+            if self._waiting or any(isinstance(each, Frame) and each.lossless for each in self._flight):
+                silence = 3e-9 * self.heartbeat.interval_ns if self.heartbeat else 0.0
+                deadline = max(deadline, self._heard + max(linger, SILENCE_S, silence))
+            left = remaining_ms(deadline)
+            if left == 0:
+                break
+            try:
+                self._socket.wait(min(100, left))
+            except AccessError as error:
+                log.warning("%s", error)
+                break
+        for frames in self._flight, self._waiting:
+            kept = [each for each in frames if isinstance(each, int) or each.sender is not sender]
+            frames.clear()
+            frames.extend(kept)  # type: ignore[arg-type]
+        sender.missed(sender.unconfirmed)
+        sender.unconfirmed = 0
+
+    def _send_waiting(self, deadline: float | None) -> bool:
+        """Whether all waiting frames were queued for a server before the deadline, in order."""
+        while self._waiting:
+            frame = self._waiting[0]
+            if not self.wait(frame.topic, deadline):
+                return False
+            if frame is not self._waiting[0]:
+                continue  # a connection that broke meanwhile has left older ones
+            connection, answers = self._connection, self.answers
+            self._waiting.popleft()
+            if answers:
+                self._flight.append(frame)
+            queued = self._queue(frame.topic, frame.body, zmq.NOBLOCK)
+            left = remaining_ms(deadline)
+            if not queued and left:
+                # An XPUB socket always polls as writable, so the sending call itself has to wait for room. It also
+                # returns without an error if the server goes away meanwhile: then nobody has the message.
+                self.socket.sndtimeo = 1000 if left < 0 else min(left, 1000)
+                queued = self._queue(frame.topic, frame.body, 0)
+                self._listen()
+            if connection != self._connection:
+                if not answers:
+                    self._waiting.appendleft(frame)
+            elif queued:
+                self._since += 1
+                if not answers:
+                    frame.sender.unconfirmed -= frame.poses
+                elif self._since >= ASK_FRAMES or time.monotonic() - self._asked_at > ASK_S:
+                    self._ask()
+            else:
+                if answers:
+                    self._flight.pop()
+                self._waiting.appendleft(frame)
+                if not left:
+                    return False
+        return True
+
+    def _queue(self, topic: bytes, body: bytes, flags: int) -> bool:
+        try:
+            self.socket.send_multipart((topic, body), flags)
+        except zmq.Again:
+            return False
+        return True
+
+    def _ask(self) -> None:
+        """Asks the server what it has taken."""
+        self._asked, self._asked_at = self._asked + 1, time.monotonic()
+        if self._queue(*wire.encode(wire.Sync(self._client, self._asked)), zmq.NOBLOCK):
+            self._flight.append(self._asked)
+            self._since = 0
+
+    def _hear(self, body: bytes) -> None:
+        """Something that the server says to all its publishers."""
+        try:
+            message = wire.decode_answer(body)
+        except WireError:  # of a later version
+            return
+        self._heard = time.monotonic()
+        if isinstance(message, wire.Heartbeat):
+            self.heartbeat = message
+        elif isinstance(message, wire.Event) and message.kind == "error" and message.stream in self.senders:
+            self.senders[message.stream].refused(message)
+        elif isinstance(message, wire.Taken):
+            for client, number in message.numbers.tolist():
+                if client == self._client:
+                    self._taken(number)
+
+    def _taken(self, number: int) -> None:
+        """The server has taken what was sent before that question."""
+        while (first := next((each for each in self._flight if isinstance(each, int)), None)) is not None:
+            if first > number:
+                return
+            while isinstance(frame := self._flight.popleft(), Frame):
+                frame.sender.unconfirmed -= frame.poses
+
+    def _broken(self) -> None:
+        """The connection has broken, and with it goes what was on the way."""
+        self._connection += 1
+        frames = [each for each in self._flight if isinstance(each, Frame)]
+        self._flight.clear()
+        self._waiting.extendleft(frame for frame in reversed(frames) if frame.lossless)
+        for frame in frames:
+            if not frame.lossless:
+                frame.sender.unconfirmed -= frame.poses
+                frame.sender.missed(frame.poses)
