@@ -39,9 +39,8 @@ def run(config: DemoConfig) -> int:
     out = console()
     if not config.json:
         seconds = schedule(estimates, config.replay)[-1].due
-        out.print(
-            f"Starting a server, and replaying {printable(config.source)} as a live estimator would see it: {seconds:.0f} s."
-        )
+        what = printable(config.source)
+        out.print(f"Starting a server, and replaying {what} as a live estimator would see it: {seconds:.0f} s.")
     played = play(config, truths, estimates, None if config.json else out)
     result = result_of(config, truths, estimates, played)
     if config.json:

@@ -161,7 +161,8 @@ def print_result(out: Console, result: Result) -> None:
         return made
 
     out.print(
-        f"\n{result.frames} frames of {result.streams} stream(s), {result.fps:g} a second, refined by {printable(result.model)}.\n"
+        f"\n{result.frames} frames of {result.streams} stream(s), {result.fps:g} a second, "
+        f"refined by {printable(result.model)}.\n"
         f"The estimator dropped {result.dropped_frames} frames and missed {result.missing_joints} joints in the others."
     )
     scores = table("Errors before and after (ratio)", "lookahead", "joints", *METRICS.values())
