@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -104,7 +103,7 @@ def _receive(
     from rtskel.wire import RefinedPose
 
     shown = stack.enter_context(Display(console())) if isinstance(output, LiveTable) else None
-    ends, poses, silence = Ends(), 0, _Silence(args.refined, args.wait)
+    ends, poses, silence = Ends(), 0, _Silence(args.refined, args.wait, told=shown is not None and shown.live)
     while not (poses == args.frames or (args.until_end and ends.over(time.monotonic()))):
         try:
             message = subscriber.recv(timeout=0.1)
@@ -133,10 +132,9 @@ def _receive(
 class _Silence:
     """Says what the command waits for while no server is there, and gives up after `--wait`."""
 
-    def __init__(self, endpoint: str, wait_s: float | None) -> None:
-        self._endpoint, self._wait_s = endpoint, wait_s
+    def __init__(self, endpoint: str, wait_s: float | None, *, told: bool) -> None:
+        self._endpoint, self._wait_s, self._said = endpoint, wait_s, told
         self._since = time.monotonic()
-        self._said = sys.stdout.isatty()  # the live table says it
 
     def check(self) -> None:
         waited = time.monotonic() - self._since

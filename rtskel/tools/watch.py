@@ -132,8 +132,13 @@ class Display:
         self._view: View | None = None
         self._due = time.monotonic() + 1.0
 
+    @property
+    def live(self) -> bool:
+        """Whether the view is shown while it changes."""
+        return self._console.is_terminal
+
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self.live:
             from rich.live import Live
 
             self._live = Live(console=self._console, auto_refresh=False)
