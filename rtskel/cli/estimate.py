@@ -7,8 +7,8 @@ import contextlib
 from pathlib import Path
 
 from rtskel.cli.options import Command, Parser, client_keys, duration, endpoint_option, not_negative
-from rtskel.cli.output import Progress, note
-from rtskel.cli.status import OK, until_terminated
+from rtskel.cli.output import Progress, note, undelivered
+from rtskel.cli.status import OK, Incomplete, until_terminated
 from rtskel.client import RAW_ENDPOINT
 from rtskel.errors import RtskelError
 
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
                 each(pose)
             return OK
         publisher = stack.enter_context(
-            Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=client_keys(args))
+            Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=client_keys(args), wait=0)
         )
         estimate.publish(
             video,
@@ -102,6 +102,8 @@ def _run(args: argparse.Namespace) -> int:
     if numbers and (lost := numbers[-1] + 1 - len(numbers)):
         more = "" if args.video is None else "; --fast takes every frame"
         note(f"{lost} of {numbers[-1] + 1} frames came while the estimator was busy, and were lost{more}")
+    if problem := undelivered(args.raw, publisher.dropped, {name: publisher.refusals} if publisher.refusals else {}):
+        raise Incomplete(problem)
     return OK
 
 

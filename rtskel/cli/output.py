@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +16,19 @@ from rtskel.text import printable
 def note(text: str) -> None:
     """A line for the user on stderr."""
     print(f"rtskel: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def undelivered(endpoint: str, dropped: int, refusals: Mapping[str, Mapping[str, int]]) -> str:
+    """A line about what a server did not take; empty if it took everything.
+
+    Args:
+        dropped: messages that did not reach it.
+        refusals: what it refused, by stream and reason.
+    """
+    words = [f"{dropped} messages did not reach it"] if dropped else []
+    for stream, counts in refusals.items():
+        words.append(f"it refused stream {stream!r} ({', '.join(f'{name} {count}' for name, count in counts.items())})")
+    return f"the server at {endpoint}: {'; '.join(words)}" if words else ""
 
 
 def print_json(value: Any) -> None:

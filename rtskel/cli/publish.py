@@ -15,7 +15,7 @@ from rtskel.cli.options import (
     share,
     speed,
 )
-from rtskel.cli.output import Progress
+from rtskel.cli.output import Progress, undelivered
 from rtskel.cli.status import OK, Incomplete, until_terminated
 from rtskel.client import RAW_ENDPOINT
 
@@ -63,8 +63,8 @@ def _run(args: argparse.Namespace) -> int:
 
             connect = Publishers(recordings, streams, args.raw, keys)
             sent = replay(recordings, connect, config, wait_s=args.wait, progress=show, waiting=bar.waiting)
-            if connect.dropped:
-                raise Incomplete(f"{connect.dropped} messages did not reach the server at {args.raw}")
+            if problem := undelivered(args.raw, connect.dropped, connect.refusals):
+                raise Incomplete(problem)
             bar.update(f"{sent} frames of {len(streams)} streams sent,")
             if not args.loop:
                 return OK

@@ -58,6 +58,7 @@ def _run(args: argparse.Namespace) -> int:
             streams=args.stream.split(",") if args.stream else None,
             lookahead=args.lookahead,
             heartbeats=True,
+            everything=bool(args.json or args.save),  # the live table goes on with the newest
             keys=client_keys(args),
             queue=100_000,  # a pause of this process loses nothing
         ) as subscriber,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -178,14 +179,20 @@ class Publishers:
                 axes=recording.axes,
                 mirrored=recording.mirrored,
                 keys=self._keys,
+                wait=0,  # `replay` waits itself
             )
         self._all.append(publisher)
         return publisher
 
     @property
     def dropped(self) -> int:
-        """Messages that did not reach the server."""
+        """Messages that did not reach the server; known once all publishers are closed."""
         return sum(publisher.dropped for publisher in self._all)
+
+    @property
+    def refusals(self) -> dict[str, Counter[str]]:
+        """What the server refused, by stream and reason."""
+        return {publisher.stream: publisher.refusals for publisher in self._all if publisher.refusals}
 
 
 def wait_for_subscriber(sender: Sender, wait_s: float | None, waiting: Callable[[str], None] | None) -> None:
