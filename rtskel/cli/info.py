@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtskel.cli.options import Command, Parser, read, reading_options
+from rtskel.cli.options import Command, Parser, doubts, read, reading_options
 from rtskel.cli.output import print_json, show_table
 from rtskel.cli.status import OK
 
@@ -29,22 +29,30 @@ def _options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import bundled, describe
     from rtskel.formats import SUFFIXES
+    from rtskel.formats.bvh import describe_bvh
 
     path = bundled() if args.file is None else Path(args.file)
+    if path.suffix.lower() == ".bvh":
+        _show_facts(args, path, {"kind": "bvh", **describe_bvh(path)})
+        return OK
     if path.suffix.lower() in SUFFIXES or path.is_dir() or args.format:
-        recordings = read(args)
+        recordings = read(args, say=False)
         if args.json:
-            print_json({"kind": "recording", "path": str(path), "recordings": [_facts(r) for r in recordings]})
+            facts = [_facts(recording) for recording in recordings]
+            print_json({"kind": "recording", "path": str(path), "recordings": facts, "notes": doubts(recordings)})
         else:
             _show_recordings(path, recordings)
         return OK
     engine = describe(path)
-    facts = {key: value for key, value in vars(engine).items() if key != "extra"} | dict(engine.extra)
+    _show_facts(args, path, {key: value for key, value in vars(engine).items() if key != "extra"} | dict(engine.extra))
+    return OK
+
+
+def _show_facts(args: argparse.Namespace, path: Path, facts: dict[str, Any]) -> None:
     if args.json:
         print_json(facts)
     else:
         show_table(None, ["", str(path)], [[key, str(value)] for key, value in facts.items() if key != "path"])
-    return OK
 
 
 def _facts(recording: Recording) -> dict[str, Any]:
@@ -67,6 +75,8 @@ def _facts(recording: Recording) -> dict[str, Any]:
         "mirrored": recording.mirrored,
         "sides_look_swapped": sides_look_swapped(recording),
         "lookahead": recording.lookahead,
+        "person": recording.person,
+        "view": recording.view,
     }
 
 
@@ -88,6 +98,8 @@ def _show_recordings(path: Path, recordings: list[Recording]) -> None:
     ]
     header = ["sequence", "frames", "dropped", "seconds", "fps", "missing", "unit", "axes", "lookahead"]
     show_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
+    for words in doubts(recordings):
+        print(f"note: {words}")
     swapped = sum(fact["sides_look_swapped"] for fact in facts)
     if swapped:
         print(
