@@ -80,10 +80,13 @@ class Placer:
 
 
 def frame_numbers(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Frame numbers [N] from 0 by times [N] that do not descend, see `Placer`; the times tell the period."""
+    """Frame numbers [N] from 0 by times [N] that do not descend, see `Placer`; the times tell the period.
+
+    Where many times are alike, they do not tell where a frame is absent: frames are numbered as they come.
+    """
     steps = np.diff(seconds)
     positive = steps[steps > 0]
-    if not positive.size:
+    if positive.size < 0.75 * len(steps) or not positive.size:  # bursts, or a clock too coarse to place frames by
         return np.arange(len(seconds), dtype=np.int64)
     period = float(np.mean(positive[positive < 1.5 * np.median(positive)]))
     for _ in range(2):  # the second time with the period that the first one tells

@@ -13,8 +13,8 @@ from rtskel.cli import main
 from rtskel.engine import Engine
 from rtskel.formats import read, write
 from rtskel.refine import Refined
-from rtskel.training.data import MM_PER_UNIT
 from rtskel.training.evaluate import evaluate
+from rtskel.training.score import CANONICAL_MM
 from rtskel.training.synthesize import estimator_errors, synthesize
 
 STEP_NS = 33_333_333
@@ -177,7 +177,7 @@ def test_evaluate_takes_recordings(engine) -> None:
     truth = synthesize(2, 25, 2)
     turned = replace(truth, xyz=rtskel.from_canonical(truth.xyz * np.float32(1000), "RUA"), axes="RUA", unit="mm")
     options = {"lookaheads": (0,), "conditions": ("joint_noise_0.5",)}
-    by_array = evaluate([truth.canonical() * np.float32(1000 / MM_PER_UNIT)], engine, **options)
+    by_array = evaluate([truth.canonical() * np.float32(1000 / CANONICAL_MM)], engine, **options)
     by_recording = evaluate([turned], engine, **options)
     assert [score.mse for score in by_recording] == pytest.approx([score.mse for score in by_array], rel=1e-3)
     with pytest.raises(rtskel.FormatError, match="'flat' is 2D"):

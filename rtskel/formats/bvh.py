@@ -11,13 +11,15 @@ The format has no gaps: a missing joint, or a dropped frame, keeps the last know
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.parsing import Format, replace_file
+from rtskel.formats.parsing import Format, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import Skeleton, from_canonical, skeleton
 
@@ -202,6 +204,30 @@ def _euler(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
     y = np.where(locked, 0.0, y)
     degrees: NDArray[np.float64] = np.degrees(np.stack([z, x, y], axis=-1))
     return degrees
+
+
+def describe_bvh(path: Path) -> dict[str, Any]:
+    """Joints, channels, frames, fps and seconds of a `.bvh` file, which rtskel does not read otherwise.
+
+    Raises:
+        FormatError: no such file, or no `.bvh`.
+    """
+    words = text(path)
+    joints = len(re.findall(r"^\s*(?:ROOT|JOINT)\s", words, re.MULTILINE))
+    frames = re.search(r"^\s*Frames:\s*(\d{1,9})\s*$", words, re.MULTILINE)
+    period = re.search(r"^\s*Frame Time:\s*([\d.eE+-]+)\s*$", words, re.MULTILINE)
+    if not joints or not frames or not period:
+        raise FormatError(f"{path}: not a .bvh file, or truncated ({len(words)} characters)")
+    try:
+        seconds = float(period[1])
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise FormatError(f"{path}: Frame Time is {shown(period[1])}, seconds expected")
+    channels = sum(map(int, re.findall(r"^\s*CHANNELS\s+(\d{1,3})\s", words, re.MULTILINE)))
+    count = int(frames[1])
+    facts = {"joints": joints, "channels": channels, "frames": count, "fps": round(1 / seconds, 6)}
+    return facts | {"seconds": round(count * seconds, 3)}
 
 
 FORMAT = Format(

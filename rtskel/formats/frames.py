@@ -7,6 +7,7 @@ files are taken in name order. Hidden files (`._*` of macOS) and an unfinished l
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,13 @@ from rtskel.rates import MOST_SLOTS, too_far_apart
 
 def files_in(folder: Path, options: Options | None = None) -> list[Path]:
     """The JSON files in a folder, by name; FormatError if there are none."""
-    every = sorted(folder.glob("*.json"))
-    found = [path for path in every if not path.name.startswith(".")]
-    if options is not None and len(found) < len(every):
-        hidden = next(path for path in every if path.name.startswith("."))
-        options.note(f"hidden files skipped: {len(every) - len(found)} ({hidden.name}, ...)")
-    found = [path for path in found if path.stem.endswith("keypoints")] or found
+    every = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+    shown = [name for name in every if not name.startswith(".")]
+    if options is not None and len(shown) < len(every):
+        hidden = next(name for name in every if name.startswith("."))
+        options.note(f"hidden files skipped: {len(every) - len(shown)} ({hidden}, ...)")
+    shown = [name for name in shown if name.endswith("keypoints.json")] or shown
+    found = [folder / name for name in shown]
     if not found:
         below = sum(1 for path in folder.glob("*/*.json") if not path.name.startswith("."))
         where = f" ({below} in its subfolders: read those one by one)" if below else ""

@@ -141,6 +141,8 @@ def _mediapipe(path: Path, array: NDArray[np.float64], options: Options) -> Reco
         names = [name for letter in parts if letter in letters for name in _NAMES[letters[letter]]]
         points = np.concatenate([parts[letter] for letter in parts if letter in letters], axis=1)
         return of_named_points(path, names, points, options, unit=UNIT, axes=AXES, fps=None)
+    if options.world:
+        raise FormatError(f"{path}: has no world landmarks")
     found = {
         _PARTS[letter]: mediapipe.split(_PARTS[letter], part, options)
         for letter, part in parts.items()

@@ -329,17 +329,19 @@ def by_names(names: Sequence[str]) -> Layout:
     return Layout("named points", MappingProxyType({"points": tuple(names)}), sources)
 
 
+_ROWS = 4096
+
+
 def stated_confidence(
-    points: NDArray[np.floating], confidence: NDArray[np.floating], options: Options
-) -> NDArray[np.floating]:
-    """Confidences [..., P] of a whole file's points [..., P, D]: 1 for points with a position where all are 0."""
-    if np.nan_to_num(confidence).any():
+    points: Mapping[str, NDArray[np.floating]], confidence: Mapping[str, NDArray[np.floating]], options: Options
+) -> Mapping[str, NDArray[np.floating]]:
+    """Confidences of a whole file's points, both as for `gather`: 1 for points with a position where all are 0."""
+    if any((array > 0).any() for array in confidence.values()):
         return confidence
-    placed = np.isfinite(points).all(axis=-1) & points.any(axis=-1)
-    if placed.any():
+    placed = {part: np.isfinite(array).all(axis=-1) & array.any(axis=-1) for part, array in points.items()}
+    if any(array.any() for array in placed.values()):
         options.note("every confidence is 0: points with a position are used, with confidence 1")
-    sure: NDArray[np.float64] = placed.astype(np.float64)
-    return sure
+    return {part: array.astype(np.float64) for part, array in placed.items()}
 
 
 def gather(
@@ -363,6 +365,18 @@ def gather(
         [..., 50, D] positions, 0 where missing, and [..., 50] confidences.
     """
     names = layout.components if names is None else names
+    rows = len(next(iter(points.values())))
+    if rows > _ROWS and all(array.ndim > 2 for array in points.values()):  # bound the memory of what lies between
+        parts = [
+            gather(
+                layout,
+                {part: array[at : at + _ROWS] for part, array in points.items()},
+                {part: array[at : at + _ROWS] for part, array in confidence.items()},
+                names,
+            )
+            for at in range(0, rows, _ROWS)
+        ]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     first: dict[str, int] = {}
     total = 0
     for component, array in points.items():

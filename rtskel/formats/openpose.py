@@ -52,7 +52,8 @@ _KNOWN_OF_FILE = {"version", "people", "part_candidates"}
 _HAND_POINTS = 21
 _ADULT_SHOULDERS_MM = 150.0, 750.0
 
-_Parts = list[NDArray[np.float64]]  # points [P, 3 or 4] of each of PARTS; P = 0: not there
+_NOTHING = {width: np.zeros((0, width), np.float32) for width in (3, 4)}
+_Parts = list[NDArray[np.float32]]  # points [P, 3 or 4] of each of PARTS; P = 0: not there
 
 
 class _Row(NamedTuple):
@@ -115,9 +116,9 @@ def _person(number: int, place: str, person: Any, options: Options) -> _Row:
     return _Row(number, place, integer(f"{place}, person_id", identity), flat, deep)
 
 
-def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[np.float64]:
+def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[np.float32]:
     if found is None or found == []:
-        return np.zeros((0, width))
+        return _NOTHING[width]
     values = numbers(f"{place}, {key}", found)
     if values.ndim == 2 and values.shape[1] == width:
         values = values.ravel()
@@ -129,7 +130,8 @@ def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[
             else f"{'x, y, z' if width == 4 else 'x, y'}, confidence of each point"
         )
         raise FormatError(f"{place}, {key}: {values.size} numbers, {expected} expected")
-    return values.reshape(-1, width)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, so the point is missing
+        return values.astype(np.float32).reshape(-1, width)
 
 
 def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options) -> list[Recording]:
@@ -176,13 +178,11 @@ def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[n
     layout = layout or OPENPOSE_25
     points = {}
     for at, (component, names) in enumerate(layout.components.items()):
-        empty = np.zeros((len(names), rows[0][1][0].shape[1]))
+        empty = np.zeros((len(names), rows[0][1][0].shape[1]), np.float32)
         points[component] = np.stack([parts[at] if len(parts[at]) else empty for _, parts in rows])
-    every = np.concatenate(list(points.values()), axis=1)
-    stated = stated_confidence(every[..., :-1], every[..., -1], options)
-    cuts = np.cumsum([array.shape[1] for array in points.values()])[:-1]
-    sure = dict(zip(points, np.split(stated, cuts, axis=1), strict=True))
-    return gather(layout, {component: array[..., :-1] for component, array in points.items()}, sure)
+    sure = {component: array[..., -1] for component, array in points.items()}
+    points = {component: array[..., :-1] for component, array in points.items()}
+    return gather(layout, points, stated_confidence(points, sure, options))
 
 
 def _unit_of(xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> str | None:

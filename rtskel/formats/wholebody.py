@@ -115,8 +115,9 @@ def _recordings(
         axes = options.need(path, "axes", "the file does not say where x, y and z of its 3D keypoints grow")
     layout = layout or _LAYOUTS[count]
     (component, *_) = layout.components
-    points, scores = np.stack([row.points for row in rows]), np.stack([row.scores for row in rows])
-    xyz, confidence = gather(layout, {component: points}, {component: stated_confidence(points, scores, options)})
+    points = {component: np.stack([row.points for row in rows])}
+    scores = stated_confidence(points, {component: np.stack([row.scores for row in rows])}, options)
+    xyz, confidence = gather(layout, points, scores)
     frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 3))
     return recordings_of_people(
         path, name, frame, xyz, confidence, identity,
