@@ -19,9 +19,11 @@ from rtskel.engine.base import bucket, buckets
 from rtskel.engine.metadata import read_metadata
 from rtskel.engine.openvino import PIECES, largest_piece, pieces
 from rtskel.errors import EngineError
+from rtskel.refine import Refiner, refine
 from rtskel.refine.ring import native_ring
 from tests import contract, fake_gpu
 from tests.fake_gpu import write_fake_plan
+from tests.test_refine import together
 
 torch = pytest.importorskip("torch")
 
@@ -180,7 +182,7 @@ def test_windows_are_independent(engine, kind):
     for poison in (1e3, np.nan):
         other = x.copy()
         other[2, 3, 7] = poison
-        after = engine.run(other, missing)
+        after = engine._run(other, missing, engine._every)  # `run` refuses what comes of it
         for row in (0, 1, 3):
             assert np.array_equal(before[row], after[row])
     assert np.array_equal(engine.run(x, missing), before)  # and nothing of it stays behind
@@ -255,6 +257,93 @@ def test_bad_arguments(engine):
         with pytest.raises(ValueError, match="^" + message.replace("[", r"\[")):
             engine.run(bad_x, bad_missing, positions)
     assert np.array_equal(engine.run(x, missing), expected)
+
+
+class Answering(NullEngine):
+    """Answers what `answer` makes of the right answer."""
+
+    def __init__(self):
+        super().__init__(window=WINDOW, max_batch=MAX_BATCH)
+        self.answer = lambda y: y
+
+    def _run(self, x, missing, positions):
+        return self.answer(super()._run(x, missing, positions))
+
+
+def spoilt(y, value):
+    y = y.copy()
+    y[-1, -1, -1, -1] = value
+    return y
+
+
+def failing(error):
+    def fail(y):
+        raise error
+
+    return fail
+
+
+WRONG_ANSWERS = {
+    "nan": (lambda y: spoilt(y, np.nan), "numbers in the engine's answer are not finite"),
+    "inf": (lambda y: spoilt(y, -np.inf), "numbers in the engine's answer are not finite"),
+    "huge": (lambda y: spoilt(y, 1e30), "numbers in the engine's answer are too large"),
+    "large": (lambda y: spoilt(y, -1001), "numbers in the engine's answer are too large"),
+    "fewer frames": (
+        lambda y: y[:, :-1],
+        r"the engine's answer is float32 \[2, 11, 50, 3\], not float32 \[2, 12",
+    ),
+    "fewer windows": (lambda y: y[:1], "the engine's answer is"),
+    "two coordinates": (lambda y: y[..., :2], "the engine's answer is"),
+    "float64": (lambda y: y.astype(np.float64), "the engine's answer is float64"),
+    "None": (lambda y: None, "the engine answered with NoneType, not with an array"),
+    "a list": (lambda y: y.tolist(), "the engine answered with list"),
+    "an exception": (failing(RuntimeError("device\nlost")), r"the engine failed \(RuntimeError: device lost\)"),
+    "no memory": (failing(MemoryError()), r"the engine failed \(MemoryError: \)"),
+    "SystemExit": (failing(SystemExit(3)), r"the engine failed \(SystemExit: 3\)"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ANSWERS)
+def test_answers_that_make_no_sense(wrong):
+    """Each is an EngineError of one line that names the engine; the next run is right again."""
+    x, missing = windows(2)
+    engine = Answering()
+    engine.answer, message = WRONG_ANSWERS[wrong]
+    with pytest.raises(EngineError, match="^null: " + message) as error:
+        engine.run(x, missing)
+    assert "\n" not in str(error.value)
+    engine.answer = lambda y: y[::1, ::1]
+    assert np.array_equal(engine.run(x, missing), x)
+
+
+def test_answers_of_any_layout():
+    x, missing = windows(2)
+    engine = Answering()
+    engine.answer = np.asfortranarray
+    y = engine.run(x, missing)
+    assert y.flags.c_contiguous
+    assert np.array_equal(y, x)
+    engine.answer = lambda y: np.full_like(y, 999)  # far, but not absurd
+    assert (engine.run(x, missing) == 999).all()
+
+
+def test_threads_share_an_engine():
+    """Refiners of several threads that share one engine: each gets what it gets alone."""
+    engine = NullEngine(window=WINDOW, max_batch=1)
+    clips = [contract.sequence(120, seed=seed) for seed in range(4)]
+    want = [refine(xyz, engine=engine, confidence=confidence, lookahead=4) for xyz, confidence in clips]
+    got, start = {}, threading.Barrier(len(clips))
+
+    def work(number):
+        xyz, confidence = clips[number]
+        refiner = Refiner(engine, lookahead=4)
+        start.wait()
+        parts = [refiner.push(xyz[k], confidence[k]).xyz for k in range(len(xyz))]
+        got[number] = np.concatenate([*parts, refiner.flush().xyz])
+
+    together([lambda number=number: work(number) for number in range(len(clips))])
+    for number, expected in enumerate(want):
+        assert np.array_equal(got[number], expected)
 
 
 def test_closing(engine):

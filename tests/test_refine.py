@@ -1,8 +1,12 @@
 """The law, over both rings, with an engine on which every mistake shows."""
 
+import sys
+import threading
+
 import numpy as np
 import pytest
 
+from rtskel.errors import EngineError
 from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
 from rtskel.refine.ring import native_ring
 from rtskel.wire import Flag
@@ -88,23 +92,145 @@ def test_flags(ring):
 
 @BOTH
 def test_nothing_known(ring):
-    """Where no joint was ever seen the output is 0 from no windows, and a NaN from the engine never comes out."""
+    """Where no joint was ever seen the output is 0 from no windows."""
     refiner = Refiner(MixingEngine(), lookahead=2, ring=ring)
     out = Refined.concatenate([refiner.push(np.full((5, 50, 3), np.nan)), refiner.flush()])
     assert not out.xyz.any()
     assert not out.windows.any()
     assert (out.flags & Flag.PARTIAL_AVERAGE > 0).all()
 
+
+@BOTH
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda y: np.where(np.arange(len(y))[:, None, None, None] == 0, np.float32(np.nan), y),
+        lambda y: np.full_like(y, np.inf),
+        lambda y: np.full_like(y, 1e30),
+        lambda y: y[:, :-1],
+        lambda y: y[..., :2],
+        lambda y: y.astype(np.float64),
+        lambda y: None,
+    ],
+    ids=["nan", "inf", "huge", "frames", "coordinates", "float64", "None"],
+)
+def test_an_answer_that_makes_no_sense_changes_nothing(ring, wrong):
+    """EngineError that names the engine; once it answers right again, what comes out is what it would have been."""
+
     class Broken(MixingEngine):
+        broken = False
+
         def run(self, x, missing, positions):
             y = super().run(x, missing, positions)
-            y[0] = np.nan
-            return y
+            return wrong(y) if self.broken else y
 
-    out = Refiner(Broken(max_batch=4), lookahead=4, ring=ring).push(sequence(40)[0])
-    assert np.isfinite(out.xyz).all()
-    assert set(out.windows) == {2, 3}, "broken predictions are left out of the average"
-    assert ((out.flags & Flag.PARTIAL_AVERAGE > 0) == (out.windows < 3)).all()
+    engine = Broken(max_batch=4)
+    xyz, confidence = sequence(40)
+    want = refine(xyz, engine=engine, confidence=confidence, lookahead=4, ring=ring)
+    bank = RefinerBank(engine, lookahead=4, ring=ring)
+    bank.put(np.zeros(40), np.arange(40), xyz, confidence)
+    parts = [bank.step()]
+    engine.broken = True
+    for _ in range(2):
+        before = bank.pending, int(bank.next_window[0])
+        with pytest.raises(EngineError, match=r"^Broken: .*engine"):
+            bank.step()
+        assert (bank.pending, int(bank.next_window[0])) == before
+    engine.broken = False
+    bank.end(0)
+    parts.append(drain(bank))
+    np.testing.assert_array_equal(Refined.concatenate(parts).xyz, want)
+
+
+@BOTH
+def test_a_frame_of_which_nothing_is_predicted_passes_through(ring):
+    """Coordinates whose distances overflow give no window: the frame comes out as it came, flagged; no body at 0."""
+    xyz, confidence = sequence(30, missing=0)
+    xyz = (xyz * 1e36).astype(np.float32)
+    refiner = Refiner(MixingEngine(), lookahead=(0, 4), ring=ring)
+    out = Refined.concatenate([refiner.push(xyz, confidence), refiner.flush()])
+    nothing = out.windows == 0
+    assert nothing.sum() > 20
+    assert ((out.flags & Flag.PASSTHROUGH > 0) == nothing).all()
+    assert np.array_equal(out.xyz[nothing], xyz[out.slot[nothing]])
+    assert np.array_equal(out.confidence, confidence[out.slot])
+
+
+def together(functions):
+    """Runs functions in a thread each, switching threads as often as possible; raises what one of them raised."""
+    errors = []
+
+    def guarded(function):
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    if errors:
+        raise errors[0]
+
+
+def test_threads_share_a_refiner():
+    """Nothing crashes and no frame is lost: every push gets its slots, in some order."""
+    refiner, slots = Refiner(MixingEngine(), lookahead=0), []
+    xyz, _ = sequence(400)
+
+    def push():
+        for k in range(200):
+            slots.extend(refiner.push(xyz[k : k + 1 + k % 3]).slot.tolist())
+
+    together([push] * 4)
+    slots += refiner.flush().slot.tolist()
+    assert sorted(slots) == list(range(4 * sum(1 + k % 3 for k in range(200))))
+
+
+def test_threads_share_a_bank():
+    """Threads that put, settle, step, skip, end and reset at once: each stream's output as from one thread."""
+    engine = MixingEngine()
+    bank = RefinerBank(engine, lookahead=(0, 4), streams=4, ahead=400)
+    clips = [sequence(150, seed=s) for s in range(3)]
+    parts, running = [], threading.Event()
+
+    def put(s):
+        xyz, confidence = clips[s]
+        for slot in range(len(xyz)):
+            assert bank.put(s, slot, xyz[slot, None], confidence[slot, None])[0] == Put.TAKEN
+            bank.settle(s, slot)
+        bank.end(s)
+
+    def disturb():
+        xyz = clips[0][0]
+        while not running.is_set():
+            for slot in range(5):
+                bank.put(3, slot, xyz[slot, None])
+            bank.skip(3)
+            bank.reset(3)
+
+    def step():
+        try:
+            while not bank.drained[:3].all():
+                parts.append(bank.step())
+        finally:
+            running.set()
+
+    together([lambda: put(0), lambda: put(1), lambda: put(2), disturb, step])
+    out = Refined.concatenate(parts)
+    for s, (xyz, confidence) in enumerate(clips):
+        for lookahead in (0, 4):
+            rows = out.select(stream=s, lookahead=lookahead)
+            assert rows.slot.tolist() == list(range(150))
+            want = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead)
+            contract.close(rows.xyz, want)
 
 
 @BOTH

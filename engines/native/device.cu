@@ -255,14 +255,18 @@ FUNCTION inline void write_joint(const Ring& ring, const Step& step, Index b, In
     step.out_sigma[row * joints + k] = sigma < FLT_MAX ? static_cast<float>(sigma) : FLT_MAX;
     step.out_confidence[row * joints + k] = there(ring, s, base, slot) ? ring.confidence[place(ring, s, slot) + k] : 0.0f;
     if (k == 0) step.windows[row] = n;
-    if (n > 0 || !step.skipped[b]) return;
+    if (n > 0) return;
 
-    // No window ever ran: the frame passes through, or the last one before it in which a joint was seen.
+    // The frame passes through. If every window was skipped and none came, so does the last one in which a joint was seen.
     for (Index j = slot; j >= 0 && j > slot - ring.window; --j) {
-        if (!there(ring, s, base, j)) continue;
+        if (!there(ring, s, base, j)) {
+            if (!step.skipped[b]) return;
+            continue;
+        }
         const float* sure = ring.confidence + place(ring, s, j);
         bool any = false;
         for (Index i = 0; i < joints; ++i) any = any || sure[i] > 0.0f;
+        if (!any && !step.skipped[b]) return;
         if (!any) continue;
         const float* from = ring.xyz + 3 * (place(ring, s, j) + (sure[k] > 0.0f ? k : ring.neck));
         for (int a = 0; a < 3; ++a) xyz[a] = from[a];

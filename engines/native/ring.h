@@ -599,7 +599,7 @@ class Ring {
             float* xyz = out.xyz.data() + row * 3 * cfg.joints;
             write(s, e, l, xyz, out.sigma.data() + row * cfg.joints, out.confidence.data() + row * cfg.joints,
                   out.windows.data()[row], out.flags.data()[row]);
-            if (skipped && !out.windows.data()[row]) {
+            if (!out.windows.data()[row] && (skipped || !(out.flags.data()[row] & INTERPOLATED))) {
                 pass_through(storage[s], e - cfg.reach[l], xyz);
                 out.flags.data()[row] |= PASSTHROUGH;
             }

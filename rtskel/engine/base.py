@@ -1,12 +1,13 @@
 """The contract of engines, which map windows of poses to refined windows.
 
-The public `run` checks its arguments, `_run` computes; every engine kind implements `_run` (and `_close`) only.
-Engines are synchronous and not thread-safe: one caller at a time, from any thread.
+The public `run` checks its arguments and the answer, `_run` computes; every engine kind implements `_run` (and
+`_close`) only. Engines are synchronous: one call at a time, from any thread; others wait for `lock`.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
+from rtskel.refine.answer import check_answer
 from rtskel.skeleton import UPPER_BODY_50
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class Engine(ABC):
     Attributes:
         info: what the engine is.
         max_batch: the most windows that one `run` takes.
+        lock: held by `run`. Hold it (it is reentrant) while using an answer if other threads use the engine as well.
     """
 
     def __init__(self, info: EngineInfo, max_batch: int) -> None:
@@ -41,6 +44,7 @@ class Engine(ABC):
         self.window = info.window
         self.joints = info.joints
         self.max_batch = max_batch
+        self.lock = threading.RLock()
         self._closed = False
         self._every = np.arange(self.window)  # what `_run` gets if all positions are wanted
         self._checked: bytes | None = None  # the last positions that were valid
@@ -63,10 +67,16 @@ class Engine(ABC):
 
         Raises:
             ValueError: wrong type, dtype or shape; the message names the offending array.
-            EngineError: the engine is closed, or the runtime failed.
+            EngineError: the engine is closed, it failed, or its answer makes no sense (see `check_answer`).
         """
+        with self.lock:
+            return self._checked_run(x, missing, positions)
+
+    def _checked_run(
+        self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
         if self._closed:
-            raise EngineError(f"{self.info.path or self.info.kind}: the engine is closed")
+            raise EngineError(f"{self.info.name}: the engine is closed")
         self._check("x", x, np.float32, (self.window, self.joints, 3))
         self._check("missing", missing, np.bool_, (self.window, self.joints))
         if len(x) != len(missing):
@@ -77,7 +87,14 @@ class Engine(ABC):
             positions = self._every
         else:
             self._check_positions(positions)
-        return self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing), np.ascontiguousarray(positions))
+        try:
+            y = self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing), np.ascontiguousarray(positions))
+        except EngineError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a runtime raises
+            reason = " ".join(str(error).split())[:200]
+            raise EngineError(f"{self.info.name}: the engine failed ({type(error).__name__}: {reason})") from error
+        return check_answer(y, (len(x), len(positions), self.joints, 3), self.info.name)
 
     def ring(self, config: RingConfig) -> EngineRing | None:
         """The engine's own ring beside its network; None (as here) if callers keep the ring."""
@@ -85,9 +102,10 @@ class Engine(ABC):
 
     def close(self) -> None:
         """Releases what the engine holds; `run` raises afterwards. Closing twice is allowed."""
-        if not self._closed:
-            self._closed = True
-            self._close()
+        with self.lock:
+            if not self._closed:
+                self._closed = True
+                self._close()
 
     def __enter__(self) -> Self:
         return self

@@ -452,6 +452,7 @@ class DeviceRing(EngineRing):
         flags = known.astype(np.uint32)
         flags[~confidence.any(axis=1)] |= np.uint32(Flag.INTERPOLATED)
         flags[windows < most] |= np.uint32(Flag.PARTIAL_AVERAGE)
+        flags[(windows == 0) & confidence.any(axis=1)] |= np.uint32(Flag.PASSTHROUGH)
         return Refined(
             stream=stream.astype(np.int32),
             slot=slot.copy(),

@@ -62,6 +62,11 @@ class EngineInfo:
     path: str = ""
     extra: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def name(self) -> str:
+        """What errors call the engine: its file, or its kind."""
+        return self.path or self.kind
+
     @classmethod
     def from_metadata(cls, kind: str, path: str, metadata: Mapping[str, str], **extra: str) -> EngineInfo:
         """Validates the `rtskel.*` metadata of an engine file, as `engine_metadata` writes it.

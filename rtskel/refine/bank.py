@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtskel.refine.answer import check_answer
 from rtskel.refine.config import Refined, RingConfig
 from rtskel.refine.ring import EngineRing, HostRing, native_ring
 from rtskel.skeleton import skeleton
@@ -48,6 +50,9 @@ class RefinerBank:
 
     Streams are indices 0..S-1, and frames carry slots: a server builds on this. `Refiner` is the simple interface for
     one stream. The engine is asked only for those predictions of each window that some average takes.
+
+    Threads may share a bank, and banks in different threads an engine: calls wait for each other. The arrays that
+    properties return are views that change with the next call.
 
     Args:
         engine: an open engine for a known skeleton; borrowed, not closed.
@@ -97,6 +102,10 @@ class RefinerBank:
                 f"engine has {self.joints} joints, its skeleton {engine.info.skeleton_id!r} has "
                 f"{self.config.skeleton.joints}"
             )
+        self._lock = threading.RLock()
+        # An `Engine` checks its answers, and they are valid until its next run: its lock is held until they are used.
+        self._checks_itself = hasattr(engine, "lock")
+        self._engine_lock = getattr(engine, "lock", self._lock)
         self._ring: EngineRing | HostRing = engine.ring(self.config) or ring(self.config)
         room = 0 if self.on_device else engine.max_batch
         self._x = np.zeros((room, self.window, self.joints, 3), np.float32)
@@ -187,7 +196,8 @@ class RefinerBank:
         """
         frames = self._checked(stream, slot, xyz, confidence)
         status = np.empty(len(frames[0]), np.uint8)
-        self._ring.put(*frames, status)
+        with self._lock:
+            self._ring.put(*frames, status)
         return status
 
     def _checked(
@@ -210,34 +220,42 @@ class RefinerBank:
     def settle(self, stream: ArrayLike, slot: ArrayLike) -> None:
         """Every slot up to and including [M] `slot` of [M] `stream` counts as come; absent frames count as missing."""
         streams = self._rows(stream)
-        self._ring.settle(streams, self._slots(slot, streams))
+        with self._lock:
+            self._ring.settle(streams, self._slots(slot, streams))
 
     def end(self, stream: ArrayLike, last: ArrayLike | None = None) -> None:
         """[M] `stream` ends with slot [M] `last` (default: the newest): what is due comes out, flagged FLUSHED."""
         streams = self._rows(stream)
-        self._ring.end(streams, self._slots(-1 if last is None else last, streams))
+        with self._lock:
+            self._ring.end(streams, self._slots(-1 if last is None else last, streams))
 
     def reset(self, stream: ArrayLike) -> None:
         """Forget everything about [M] `stream`, output still due included: the next frame starts afresh at slot 0."""
-        self._ring.reset(self._rows(stream))
+        with self._lock:
+            self._ring.reset(self._rows(stream))
 
     def step(self, max_windows: int | None = None) -> Refined:
         """Run one engine batch of at most `max_windows` (and `engine.max_batch`) pending windows; returns what it
         completes.
 
         If the engine raises, nothing has changed: the same windows are still pending.
+
+        Raises:
+            EngineError: the engine's answer makes no sense: another shape or type, numbers that are not finite or far
+                off. Nothing has changed.
         """
         room = self.engine.max_batch if max_windows is None else min(max_windows, self.engine.max_batch)
-        if isinstance(self._ring, EngineRing):
-            return self._ring.step(room)
-        n = self._ring.gather(self._x[:room], self._missing[:room])
-        out = Refined.empty(self._ring.outputs, self.joints)
-        if n:
-            y = self.engine.run(self._x[:n], self._missing[:n], self._positions)
-            if y.shape != (n, len(self._positions), self.joints, 3):
-                raise ValueError(f"the engine's answer is {list(y.shape)}, not [{n}, {len(self._positions)}, ...]")
-            self._ring.average(y, *out.columns)
-        return out
+        with self._engine_lock, self._lock:
+            if isinstance(self._ring, EngineRing):
+                return self._ring.step(room)
+            n = self._ring.gather(self._x[:room], self._missing[:room])
+            out = Refined.empty(self._ring.outputs, self.joints)
+            if n:
+                y = self.engine.run(self._x[:n], self._missing[:n], self._positions)
+                if not self._checks_itself:
+                    y = check_answer(y, (n, len(self._positions), self.joints, 3), type(self.engine).__name__)
+                self._ring.average(y, *out.columns)
+            return out
 
     def skip(self, stream: ArrayLike) -> Refined:
         """Jump to the newest windows of [M] `stream` (each once) that can run; earlier ones never run.
@@ -245,7 +263,10 @@ class RefinerBank:
         Returns what the skipped windows complete, averaged over fewer windows, or over none and flagged PASSTHROUGH.
         For overloaded callers, so that the newest frames come first. Not for streams that have ended.
         """
-        streams = self._rows(stream)
+        with self._lock:
+            return self._skip(self._rows(stream))
+
+    def _skip(self, streams: NDArray[np.int32]) -> Refined:
         first = self._ring.next[streams]
         window = np.maximum(first, self.config.whole_hops(self._ring.watermark[streams]) - self.config.hop + 1)
         reach = np.array([self.config.reach(lookahead) for lookahead in self.config.lookaheads])[:, None]

@@ -128,8 +128,8 @@ class Refined:
         xyz: [M, J, 3] float32, mean of the predictions in the units and place of the stream.
         sigma: [M, J] float32, root mean square distance of the predictions from their mean (0 for a single one).
         confidence: [M, J] float32, as received; 0 where the joint was missing and is filled in.
-        windows: [M] int32, predictions averaged; 0 where nothing was known (xyz is 0 then) or, flagged PASSTHROUGH,
-            every window was skipped.
+        windows: [M] int32, predictions averaged; 0 where nothing was known (xyz is 0 then) or, flagged PASSTHROUGH, no
+            window ran.
         flags: [M] uint32, bits of `rtskel.Flag`: WARM_UP, INTERPOLATED, PARTIAL_AVERAGE, FLUSHED, PASSTHROUGH.
     """
 

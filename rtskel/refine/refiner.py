@@ -25,6 +25,7 @@ and `windows` says 0.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,7 +40,8 @@ class Refiner:
     """Refines one stream, frame by frame.
 
     The state is this object: `push` frames as they come and take what is ready, `flush` at the end for the tail (the
-    refiner is then fresh again), `reset` to forget.
+    refiner is then fresh again), `reset` to forget. Threads may share a refiner, and refiners in different threads an
+    engine: calls wait for each other.
 
     Args:
         engine, lookahead, radius, min_confidence, hop, ring: as in `RefinerBank`.
@@ -73,6 +75,7 @@ class Refiner:
             ring=ring,
         )
         self._pushed = 0
+        self._lock = threading.RLock()
         if not self._bank.on_device:
             # Engines prepare with the first run for these positions: not on a user's first frame.
             nothing = np.zeros((1, engine.window, engine.joints, 3), np.float32)
@@ -113,7 +116,11 @@ class Refiner:
             confidences = np.ones(frames.shape[:2], np.float32)
         elif confidences.shape != frames.shape[:2]:
             raise ValueError(f"confidence has shape {confidences.shape}, expected {frames.shape[:2]}")
-        done = [Refined.empty(0, joints)]
+        with self._lock:
+            return self._take(frames, confidences)
+
+    def _take(self, frames: NDArray[np.float32], confidences: NDArray[np.float32]) -> Refined:
+        done = [Refined.empty(0, self._bank.joints)]
         for first in range(0, len(frames), self._max_put):
             chunk = slice(first, first + self._max_put)
             slots = np.arange(self._pushed, self._pushed + len(frames[chunk]))
@@ -124,15 +131,17 @@ class Refiner:
 
     def flush(self) -> Refined:
         """End the sequence: return the poses still due, padded with the last frame. The refiner is then fresh."""
-        self._bank.end(0)
-        tail = self._run()
-        self.reset()
+        with self._lock:
+            self._bank.end(0)
+            tail = self._run()
+            self.reset()
         return Refined.concatenate([Refined.empty(0, self._bank.joints), *tail])
 
     def reset(self) -> None:
         """Forget everything, poses still due included: as if newly made."""
-        self._bank.reset(0)
-        self._pushed = 0
+        with self._lock:
+            self._bank.reset(0)
+            self._pushed = 0
 
     def _run(self) -> list[Refined]:
         done = []

@@ -65,6 +65,9 @@ class HostRing(Protocol):
     def average(self, y: NDArray[np.float32], /, *columns: NDArray[Any]) -> None:
         """Take the predictions y [B, P, J, 3] of the gathered windows at `RingConfig.positions` and write the `outputs`
         rows that they complete.
+
+        Predictions that are not finite where the stream is are left out. If that leaves none of a frame that came, the
+        frame passes through as in `skip`.
         """
 
     def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], /, *columns: NDArray[Any]) -> None:

@@ -117,6 +117,8 @@ class NumpyRing(RingState):
             kept.usable[at] = self._known[b] and bool(np.isfinite(kept.predicted[at]).all())
             for lookahead in self._completed(s, e):
                 self._write(s, e, lookahead, out, row)
+                if not out.windows[row] and out.confidence[row].any():
+                    self._pass_through(s, e - self.config.reach(lookahead), out, row)
                 row += 1
             self._pass(s, e)
         self._plan = []
