@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "serve",
     "tools",
+    "view",
     "cli",
     "__main__",
 ]
@@ -32,7 +33,7 @@ ORDER = [
 
 CLIENT = {"errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
-HEAVY += ["matplotlib", "cv2", "mediapipe"]
+HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets"]
 
 
 def modules() -> dict[str, list[Path]]:

@@ -13,7 +13,21 @@ import sys
 from collections.abc import Sequence
 
 from rtskel import __version__
-from rtskel.cli import convert, demo, draw, engines, estimate, info, keygen, lift, publish, refine, serve, subscribe
+from rtskel.cli import (
+    convert,
+    demo,
+    draw,
+    engines,
+    estimate,
+    info,
+    keygen,
+    lift,
+    publish,
+    refine,
+    serve,
+    subscribe,
+    view,
+)
 from rtskel.cli.options import Layout, Parser
 from rtskel.cli.status import INTERRUPTED, NO_READER, TERMINATED, USAGE, Terminated
 from rtskel.errors import RtskelError
@@ -23,6 +37,7 @@ COMMANDS = (
     serve.COMMAND,
     publish.COMMAND,
     subscribe.COMMAND,
+    view.COMMAND,
     estimate.COMMAND,
     refine.COMMAND,
     lift.COMMAND,
@@ -44,6 +59,7 @@ EXTRAS = {
     "onnxscript": "train",
     "tensorboard": "train",
     "matplotlib": "draw",
+    "websockets": "view",
 }
 """Packages that a subcommand may find missing, and the extra that installs them."""
 
@@ -54,6 +70,7 @@ start here:
 live, in three terminals:
   rtskel serve --lookahead 0,4                 refine whatever is published to it
   rtskel subscribe                             watch the refined poses (--json, --save out.npz)
+  rtskel view                                  see them in the browser, in 3D
   rtskel publish recording.npz                 replay a recording as a pose estimator would, or
   rtskel estimate --camera 0                   be one: MediaPipe Holistic on a camera or a video
 

@@ -6,6 +6,6 @@ on machines without a GPU.
 """
 
 from rtskel.view.feed import Feed, LiveFeed, RecordingFeed
-from rtskel.view.site import Site, SiteConfig
+from rtskel.view.site import Site, SiteConfig, address
 
-__all__ = ["Feed", "LiveFeed", "RecordingFeed", "Site", "SiteConfig"]
+__all__ = ["Feed", "LiveFeed", "RecordingFeed", "Site", "SiteConfig", "address"]

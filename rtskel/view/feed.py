@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,17 +101,9 @@ class LiveFeed:
     def _translate(self, message: wire.Message, arrived_ns: int) -> Iterator[str | bytes]:
         match message:
             case wire.RefinedPose():
-                yield from self._pose(message, message.source_time_ns, message.source_clock, arrived_ns)
-            case wire.RawPose():
-                yield from self._pose(message, message.time_ns, message.clock, arrived_ns)
-            case wire.RawBatch():
-                for which, stream in enumerate(message.streams):
-                    pose = wire.RawPose(
-                        *(stream, message.epoch, message.seq, message.time_ns, message.clock, message.fps),
-                        *(message.xyz[which], message.confidence[which], message.skeleton),
-                        *(message.axes, message.mirrored),
-                    )
-                    yield from self._pose(pose, message.time_ns, message.clock, arrived_ns)
+                yield from self._refined(message, arrived_ns)
+            case wire.RawPose() | wire.RawBatch():
+                yield from self._raw(message, arrived_ns)
             case wire.Event():
                 if message.kind == "evicted":
                     self._forget(message.stream)
@@ -133,36 +125,53 @@ class LiveFeed:
             case _:  # of a later version, and nothing that can be drawn
                 return
 
-    def _pose(
-        self, pose: wire.RefinedPose | wire.RawPose, time_ns: int, clock: str, arrived_ns: int
-    ) -> Iterator[str | bytes]:
-        refined = isinstance(pose, wire.RefinedPose)
-        key = pose.stream, pose.lookahead if refined else None
-        track = self._tracks.get(key)
-        if track is None or (track.fps, track.skeleton) != (pose.fps, pose.skeleton):
-            if pose.skeleton not in SKELETONS or not self._room_for(pose.stream):
-                return
-            self._made += 1
-            track = self._tracks[key] = Track(self._made, pose.stream, key[1], pose.fps, pose.skeleton)
-            yield track.describe()
+    def _refined(self, pose: wire.RefinedPose, arrived_ns: int) -> Iterator[str | bytes]:
         published = arrived_ns
-        if refined and pose.clock == "monotonic" and 0 <= arrived_ns - pose.publish_ns < 60_000_000_000:
+        if pose.clock == "monotonic" and 0 <= arrived_ns - pose.publish_ns < 60_000_000_000:
             published = pose.publish_ns  # of this machine's clock, or by chance close to it
-        xyz = to_canonical(pose.xyz, pose.axes, pose.mirrored)
-        yield pack(
-            track.id,
-            [time_ns / 1e6],
-            [published / 1e6],
-            [(arrived_ns - time_ns) / 1e6 if clock == "monotonic" else math.nan],
-            xyz[None],
-            pose.sigma[None] if refined else None,
-            pose.confidence[None],
-            [int(pose.flags) if refined else 0],
-        )
+        track = yield from self._track(pose.stream, pose.lookahead, pose.fps, pose.skeleton)
+        if track is not None:
+            age = (arrived_ns - pose.source_time_ns) / 1e6 if pose.source_clock == "monotonic" else math.nan
+            yield pack(
+                track.id,
+                [pose.source_time_ns / 1e6],
+                [published / 1e6],
+                [age],
+                to_canonical(pose.xyz, pose.axes, pose.mirrored)[None],
+                pose.sigma[None],
+                pose.confidence[None],
+                [int(pose.flags)],
+            )
+
+    def _raw(self, poses: wire.RawPose | wire.RawBatch, arrived_ns: int) -> Iterator[str | bytes]:
+        streams = [poses.stream] if isinstance(poses, wire.RawPose) else poses.streams
+        joints = poses.xyz.shape[-2]
+        xyz = to_canonical(poses.xyz, poses.axes, poses.mirrored).reshape(len(streams), joints, 3)
+        confidence = poses.confidence.reshape(len(streams), joints)
+        for which, stream in enumerate(streams):
+            track = yield from self._track(stream, None, poses.fps, poses.skeleton)
+            if track is not None:
+                rows = slice(which, which + 1)
+                times = [poses.time_ns / 1e6], [arrived_ns / 1e6], [math.nan]
+                yield pack(track.id, *times, xyz[rows], None, confidence[rows], [0])
+
+    def _track(
+        self, stream: str, lookahead: int | None, fps: float, skeleton: str
+    ) -> Generator[str, None, Track | None]:
+        """The track of these poses, which is announced first if it is new; None if it cannot be shown."""
+        track = self._tracks.get((stream, lookahead))
+        if track is None or (track.fps, track.skeleton) != (fps, skeleton):
+            if skeleton not in SKELETONS or not self._room_for(stream):
+                return None
+            self._made += 1
+            track = self._tracks[stream, lookahead] = Track(self._made, stream, lookahead, fps, skeleton)
+            yield track.describe()
+        return track
 
     def _room_for(self, stream: str) -> bool:
         shown = {name for name, _ in self._tracks}
         if stream in shown or len(shown) < MOST_STREAMS:
+            self._unshown.discard(stream)
             return True
         self._unshown.add(stream)
         return False
@@ -226,7 +235,7 @@ class RecordingFeed:
 
 def _packets(track: Track, recording: Recording) -> Iterator[bytes]:
     xyz = recording.canonical()
-    times = recording.slots * (1000 / recording.fps)
+    times = recording.slots.astype(np.float64) * (1000 / recording.fps)
     flags = np.zeros(recording.frames, np.int32) if recording.flags is None else recording.flags
     nothing = np.zeros(recording.frames)
     for first in range(0, recording.frames, CHUNK):

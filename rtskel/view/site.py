@@ -16,7 +16,6 @@ import json
 import secrets
 import threading
 from collections import deque
-
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -172,7 +171,7 @@ class Site:
         for viewer in self._viewers:
             viewer.put(messages)
 
-    # --- requests ------------------------------------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     def _request(self, connection: ServerConnection, request: Request) -> Response | None:
         """The answer to a request; None goes on to the WebSocket."""
@@ -291,15 +290,13 @@ def _page_files() -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES}
 
 
-def check_address(listen: str) -> tuple[str, int]:
-    """The host and port of "HOST:PORT", "[V6]:PORT", or "PORT" alone, which is this machine's.
+def address(listen: str) -> SiteConfig:
+    """Where "HOST:PORT" or "[V6]:PORT" says that the page is served.
 
     Raises:
-        ServeError: it is none of these.
+        ServeError: it is neither.
     """
     host, _, port = listen.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
         raise ServeError(f"{listen!r}: HOST:PORT expected, such as 127.0.0.1:8400")
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
+    return SiteConfig(host.strip("[]"), int(port))
