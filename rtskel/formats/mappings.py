@@ -1,8 +1,7 @@
-"""Which points of which estimator are our joints: the tables, by name, and how they are applied.
+"""Tables from estimators' points to the joints of `upper-body-50`, and how they are applied.
 
-A `Layout` is one estimator's set of points, in named components as its files have them, and for each joint of
-`upper-body-50` the point, or the points whose mean it is. Sides are the person's own: an estimator's left hand is our
-left hand.
+A `Layout` names one estimator's points, in components as its files have them, and gives for each joint the point that
+it equals, or the points whose mean it is. Sides are the person's own: left is the person's left.
 
 | layout | is |
 |---|---|
@@ -21,7 +20,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.skeleton import UPPER_BODY_50
+from rtskel.skeleton import BODY, FINGERS, SIDES, UPPER_BODY_50
 
 Point = tuple[str, str]
 """A component and the name of a point in it."""
@@ -32,9 +31,9 @@ class Layout:
     """An estimator's points.
 
     Attributes:
-        id: what errors call it.
-        components: the point names of each component, in the order of its arrays.
-        sources: [50] of each joint the points whose mean it is.
+        id: its name in errors.
+        components: the point names of each component, in array order.
+        sources: [50] for each joint the points whose mean it is; empty: the layout has no such joint.
     """
 
     id: str
@@ -47,11 +46,6 @@ class Layout:
         return sum(map(len, self.components.values()))
 
 
-BODY = UPPER_BODY_50.names[:8]
-"""The joints that come from an estimator's body points."""
-
-SIDES = ("left", "right")  # in the order of the skeleton's hands
-FINGERS = ("thumb", "index", "middle", "ring", "little")
 HAND = ("hand_root", *(f"{finger}_{k}" for finger in FINGERS for k in range(1, 5)))
 """The 21 joints of a hand without their side: the order of every estimator's hand model."""
 
@@ -59,7 +53,7 @@ HAND = ("hand_root", *(f"{finger}_{k}" for finger in FINGERS for k in range(1, 5
 def _layout(
     name: str, components: Mapping[str, tuple[str, ...]], body: Mapping[str, Sequence[Point]], hands: Sequence[Point]
 ) -> Layout:
-    """A layout from the points of the 8 body joints by joint name, and the points of both hands, the left one first."""
+    """A layout from the points of each body joint, and the points of both hands, left first."""
     sources = {joint: tuple(points) for joint, points in body.items()}
     sources |= {
         f"{side}_{joint}": (hands[21 * s + k],) if hands else ()
@@ -228,7 +222,7 @@ BY_COMPONENT: Mapping[str, Layout] = MappingProxyType(
         "BODY_136": _named_wholebody("_136"),
     }
 )
-"""The layout of files that name their points, by the component that holds the body."""
+"""Layouts of files that name their points, by the component that holds the body."""
 
 
 def gather(
@@ -237,16 +231,16 @@ def gather(
     confidence: Mapping[str, NDArray[np.floating]],
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Our joints from an estimator's points.
+    """The 50 joints from an estimator's points.
 
-    A joint that is the mean of several points is there only if all of them are, with the least of their confidences;
-    one whose component or point the file lacks is missing. Confidences are cut to 0..1 (SimCC scores go beyond 1), and
-    a point with NaN for a coordinate or a confidence is missing.
+    A joint that is the mean of several points needs all of them and gets the lowest of their confidences. A joint whose
+    component or point is absent is missing. Confidences are clipped to 0..1 (SimCC scores exceed 1); a point with a
+    NaN or infinite value is missing.
 
     Args:
-        points: [..., P, D] of each component that is there.
+        points: [..., P, D] of each component that is present.
         confidence: [..., P] of the same components.
-        names: the points of each component where a file states its own. Default: the layout's.
+        names: point names of each component, if the file states them. Default: the layout's.
 
     Returns:
         [..., 50, D] positions, 0 where missing, and [..., 50] confidences.
@@ -259,7 +253,7 @@ def gather(
         total += array.shape[-2]
     where = {(part, name): first[part] + k for part in points for k, name in enumerate(names[part])}
     width = max(map(len, layout.sources))
-    index = np.full((len(layout.sources), width), total)  # the row behind the last: a point that is never there
+    index = np.full((len(layout.sources), width), total)  # one past the last row: a point that is always missing
     for joint, sources in enumerate(layout.sources):
         if sources:
             found = [where.get(source, total) for source in sources]

@@ -1,15 +1,14 @@
 """MediaPipe Holistic: its result objects, and its landmarks as arrays.
 
-MediaPipe gives pose landmarks and hand landmarks in the image, with a depth of each (of the body relative to the hips,
-of a hand relative to its wrist, in about the unit of x), and "world" landmarks in metres of the body alone. Here a
-hand's depth begins at its body's wrist. In world landmarks, hands are those of the image, in metres by how many a pixel
-is at the shoulders (median of the last 25 frames that show both), and begin at the body's wrist.
+MediaPipe gives pose and hand landmarks in the image, each with a depth (the body's relative to the hips, a hand's
+relative to its wrist, in about the unit of x), and "world" landmarks of the body alone, in metres. Here a hand's depth
+starts at the body's wrist. In world coordinates, hands are the image's hands: scaled by the metres per pixel at the
+shoulders (median of the last 25 frames that show both) and attached to the body's wrist.
 
 An `.npz` of landmarks has `pose` [F, 33, 4], `left_hand` and `right_hand` [F, 21, 4]: x and y in pixels, z, and a
-confidence; missing is NaN or confidence 0. It may have, of several clips one after another, `length` [C] in frames,
-`clip` [C] names, `fps` [C] or one for all, and `width_height` [C, 2] or [2]. What the unit of z is, such a file does
-not say (often it is not the pixel: toolkits keep MediaPipe's own z, in image widths): `depth_scale` states how many
-pixels it is, and without it z is left out and recordings are 2D.
+confidence; missing is NaN or confidence 0. For several clips one after another it has `length` [C] in frames, and
+may have `clip` [C] names, `fps` [C] or one value, and `width_height` [C, 2] or [2]. The file does not state the unit
+of z (toolkits often keep MediaPipe's image widths): `depth_scale` gives its pixels; without it recordings are 2D.
 
 Every frame is a row, whether or not anybody was found in it.
 """
@@ -26,14 +25,14 @@ from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
 from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD, Layout, gather
-from rtskel.formats.parsing import Options, named
+from rtskel.formats.parsing import DEPTH, Format, Options, load_npz, named
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 
 AXES = "RDA"
 
 SCALE_FRAMES = 25
-"""Frames over which the size of a pixel is taken."""
+"""Frames over which the metres per pixel are averaged."""
 
 _POSE, _LEFT, _RIGHT = HOLISTIC.components
 _HANDS = tuple(
@@ -43,12 +42,12 @@ _HANDS = tuple(
 
 
 class Assembler:
-    """Makes the 50 joints of what Holistic found in one image after another; remembers how large a pixel was."""
+    """Turns Holistic's landmarks into the 50 joints, image after image; keeps the metres per pixel between images."""
 
     def __init__(self, *, world: bool = False) -> None:
         """
         Args:
-            world: in metres from between the hips, by the world landmarks; else in pixels of the image.
+            world: in metres from the hip centre, from world landmarks; else in pixels of the image.
         """
         self.unit = "m" if world else "px"
         self._meters_per_pixel: deque[float] = deque(maxlen=SCALE_FRAMES)
@@ -59,8 +58,8 @@ class Assembler:
         """Positions [50, 3] along `AXES` and confidences [50], both 0 where missing.
 
         Args:
-            points: [P, 3] of each component of `HOLISTIC`, and for metres of `HOLISTIC_WORLD`, that was found: in the
-                image x, y and z in pixels, in the world in metres.
+            points: [P, 3] of each component that was found: of `HOLISTIC` in pixels, and for metres of
+                `HOLISTIC_WORLD` too.
             confidence: [P] of the same components.
         """
         image, seen = _found(HOLISTIC, points, confidence)
@@ -75,7 +74,7 @@ class Assembler:
         image: NDArray[np.float32],
         seen: NDArray[np.float32],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """World joints [50, 3] and [50] with the hands of the joints in the image."""
+        """World joints [50, 3] and confidences [50], with hands taken from the image."""
         widths = _shoulder_width(body, sure), _shoulder_width(image, seen)
         if min(widths) > 0:
             self._meters_per_pixel.append(widths[0] / widths[1])
@@ -99,7 +98,7 @@ def _found(
 
 
 def _shoulder_width(xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> float:
-    """As the camera sees it; 0: unknown."""
+    """Seen by the camera (x and y only); 0: unknown."""
     right, left = xyz[[RIGHT_SHOULDER, LEFT_SHOULDER], :2]
     both = confidence[RIGHT_SHOULDER] > 0 and confidence[LEFT_SHOULDER] > 0
     return float(np.linalg.norm(right - left)) if both else 0.0
@@ -121,11 +120,11 @@ def from_holistic(
             landmarks, or an object whose `landmark` are those.
         fps: frames a second.
         image_size: (width, height) in pixels of the images, or of each image.
-        name: what the recording is called.
-        world: in metres from between the hips instead of in pixels.
+        name: of the recording.
+        world: in metres from the hip centre instead of in pixels.
 
     Returns:
-        Confidences are a body landmark's visibility, and 1 for the landmarks of a hand that was found.
+        A recording whose confidences are the visibility of body landmarks, and 1 for the landmarks of a found hand.
 
     Raises:
         FormatError: no results, images of several sizes, or another number of landmarks.
@@ -153,7 +152,7 @@ def from_holistic(
 def landmarks(
     result: Any, image_size: tuple[int, int]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """The points [P, 3] and confidences [P] of each component that a result has, as `Assembler.joints` takes them."""
+    """Points [P, 3] and confidences [P] of each component of a result, as `Assembler.joints` takes them."""
     width, height = image_size
     points, sure = {}, {}
     for part, names in {**HOLISTIC.components, **HOLISTIC_WORLD.components}.items():
@@ -165,14 +164,14 @@ def landmarks(
             raise FormatError(f"{part.lower()}: {len(found)} landmarks, {len(names)} expected")
         rows = np.array([(mark.x, mark.y, mark.z, mark.visibility or 0.0) for mark in found], np.float64)
         points[part] = rows[:, :3] * (1.0 if part in HOLISTIC_WORLD.components else (width, height, width))
-        sure[part] = np.ones(len(rows)) if "HAND" in part else rows[:, 3]  # hands have no visibility of their own
+        sure[part] = np.ones(len(rows)) if "HAND" in part else rows[:, 3]  # hands have no visibility
     return points, sure
 
 
 def with_depth(
     xyz: NDArray[np.float32], confidence: NDArray[np.float32], scale: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Joints [..., 50, 3] with depth in pixels, hands' from their wrist on; a hand without a wrist is missing."""
+    """Joints [..., 50, 3] with depth in pixels, hands' relative to the body's wrist; without it, a hand is missing."""
     xyz, confidence = xyz * np.array([1.0, 1.0, scale], np.float32), confidence.copy()
     for wrist, hand in _HANDS:
         lost = (confidence[..., wrist] == 0) | (confidence[..., hand[0]] == 0)
@@ -181,8 +180,9 @@ def with_depth(
     return np.where(confidence[..., None] > 0, xyz, np.float32(0)), confidence
 
 
-def read_holistic_arrays(path: Path, columns: Mapping[str, NDArray[Any]], options: Options) -> list[Recording]:
-    """Recordings of the arrays of an `.npz` file, one for each clip."""
+def read_holistic(path: Path, options: Options) -> list[Recording]:
+    """Recordings of the arrays of an `.npz` file, one per clip."""
+    columns = load_npz(path)
     absent = {"pose", "left_hand", "right_hand"} - columns.keys()
     if absent:
         raise FormatError(f"{path}: no array {min(absent)!r} (found: {', '.join(sorted(columns)) or 'nothing'})")
@@ -242,3 +242,12 @@ def _of_each_clip(path: Path, key: str, values: NDArray[Any], clips: int, shape:
     if values.dtype.kind not in "fiu" or values.shape not in (shape, (clips, *shape)):
         raise FormatError(f"{path}: {key} is {values.dtype} {list(values.shape)}, numbers {[clips, *shape]} expected")
     return np.broadcast_to(values, (clips, *shape))
+
+
+FORMAT = Format(
+    "holistic",
+    (".npz",),
+    read_holistic,
+    arrays=lambda names: {"pose", "left_hand", "right_hand"} <= names and "xyz" not in names,
+    takes=DEPTH,
+)

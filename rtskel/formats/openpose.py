@@ -1,8 +1,8 @@
 """OpenPose's JSON: a folder with one file a frame, or one such file.
 
-Files are called `<clip>_<number>_keypoints.json`; a folder may hold several clips. Frame numbers count from the
-smallest one of the clip; a number that is not there is a dropped frame. Where no name has a number, files are taken in
-the order of their names. 2D keypoints in pixels, with confidences; the format says neither frame rate nor image size.
+Files are named `<clip>_<number>_keypoints.json`; a folder may hold several clips. Frame numbers count from the smallest
+one of the clip; an absent number is a dropped frame. If no name has a number, files are taken in name order. Keypoints
+are 2D, in pixels, with confidences; the format states neither frame rate nor image size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
 from rtskel.formats.mappings import OPENPOSE_18, OPENPOSE_25, OPENPOSE_135, Layout, gather
-from rtskel.formats.parsing import Options, integer, numbers, parse_json, shown, text
+from rtskel.formats.parsing import Format, Options, integer, numbers, parse_json, shown, text
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 
@@ -27,7 +27,7 @@ LAYOUTS = {layout.points: layout for layout in (OPENPOSE_135,)} | {
 
 PARTS = ("pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d")
 LARGEST_SPAN = 100
-"""Frame numbers a file: beyond that, what stands in the names are no frame numbers but dates or the like."""
+"""Frame numbers per file: beyond that, the numbers in the names are dates or the like."""
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -113,7 +113,7 @@ def _layout(place: str, body: NDArray[np.float64]) -> Layout:
 
 
 def _padded(points: NDArray[np.float64], length: int) -> NDArray[np.float64]:
-    return points if len(points) else np.zeros((length, 3))  # without --hand, OpenPose leaves hands empty
+    return points if len(points) else np.zeros((length, 3))  # OpenPose leaves hands empty without --hand
 
 
 def _person(place: str, person: Any) -> tuple[dict[str, NDArray[np.float64]], int]:
@@ -132,3 +132,6 @@ def _person(place: str, person: Any) -> tuple[dict[str, NDArray[np.float64]], in
     if isinstance(identity, list):
         identity = identity[0] if len(identity) == 1 else -1
     return parts, integer(f"{place}, person_id", identity)
+
+
+FORMAT = Format("openpose", (".json",), read_openpose, mark=rb'\A\s*\{.*"people"\s*:')

@@ -1,4 +1,4 @@
-"""Who is who from frame to frame, in files that list people anew in every frame.
+"""Tracking people from frame to frame, in files that list people anew in every frame.
 
 The rule, in this order:
 
@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.parsing import named
 from rtskel.formats.recording import Recording
-from rtskel.skeleton import UPPER_BODY_50
+from rtskel.skeleton import BODY
 
 REACH, REACH_A_FRAME, LARGEST_REACH = 0.5, 0.1, 1.5
-BODY = list(UPPER_BODY_50.groups["body"])
 
 
 def follow(
@@ -82,7 +81,7 @@ def follow(
 
 def _apart(xyz: NDArray[np.float32], present: NDArray[np.bool_], a: int, b: int) -> float:
     both = present[a] & present[b]
-    if both[BODY].any():
+    if both[: len(BODY)].any():
         both = both & (np.arange(len(both)) < len(BODY))
     if not both.any():
         return float("inf")

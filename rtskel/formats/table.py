@@ -1,6 +1,6 @@
-"""rtskel's own formats: the same columns as `.npz` (numpy), `.csv` and `.jsonl`, one row a frame.
+"""rtskel's own formats: the same columns as `.npz` (numpy), `.csv` and `.jsonl`, one row per frame.
 
-Every column but the positions may be left out:
+Every column but the positions is optional:
     xyz         [M, J, 3]  positions, in `unit`; float32 is written, any real type is read
     confidence  [M, J]     0 (missing) to 1; default 1. A joint with NaN or infinite coordinates is missing
     slot        [M] int    frame number on the frame clock, ascending within a recording; a hole is a dropped frame;
@@ -17,13 +17,13 @@ Every column but the positions may be left out:
     dims        int        2: z is 0 and unknown; default 3, but 2 where `.csv` or `.jsonl` have no z
     image_width, image_height   int     size of the image in pixels; -1 (default): unknown
     format      text       "rtskel-recording-1" (default); `.npz` only
-Rows with the same stream and lookahead are one recording, in the order in which they stand.
+Rows with the same stream and lookahead are one recording, in row order.
 
-`.npz` has an array for each column, never pickled. `.csv` has a line of column names, where the joints have columns of
-their own: `nose_x`, `nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint whose x and y are left
-out is missing); an empty cell is the column's default. `.jsonl` has an object a line, the columns its keys, with `xyz`
-as [J][x, y, z] or [J][x, y] and null for a default; the lines of `rtskel subscribe --json` can be read too (they state
-no unit, and their flags, being words, are left out); objects whose `kind` is another than "pose" are passed over.
+`.npz` has one array per column, never pickled. `.csv` has a header line; each joint has its own columns `nose_x`,
+`nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint without x and y is missing); an empty cell
+is the column's default. `.jsonl` has one object per line with the columns as keys, `xyz` as [J][x, y, z] or [J][x, y],
+and null for a default. It reads the lines of `rtskel subscribe --json` too, which state no unit; their flags are words
+and are left out, and objects of another `kind` than "pose" are skipped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats.parsing import Options, content, named, numbers, parse_json, replace_file, shown, text
+from rtskel.formats.parsing import Format, Options, load_npz, named, numbers, parse_json, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import CANONICAL_AXES, skeleton
 
@@ -55,9 +54,9 @@ class _Column:
     """A column.
 
     Attributes:
-        kinds: dtype kinds it is read from.
+        kinds: accepted dtype kinds.
         per: what has a value of its own: "joint" [M, J], "row" [M], or "stream" (one for all rows, or [M]).
-        default: what is written where a recording has no value.
+        default: written where a recording has no value.
     """
 
     kinds: str
@@ -93,7 +92,7 @@ def recordings_of(path: Path, columns: dict[str, NDArray[Any]], defaults: Mappin
     """The recordings of a file's columns.
 
     Args:
-        defaults: of columns that the file lacks, where they are not Recording's own.
+        defaults: values of columns that the file lacks, where they differ from Recording's.
     """
     if "xyz" not in columns:
         raise FormatError(f"{path}: no array 'xyz' (found: {', '.join(sorted(columns)) or 'nothing'})")
@@ -147,7 +146,7 @@ def recordings_of(path: Path, columns: dict[str, NDArray[Any]], defaults: Mappin
 
 
 def columns_of(path: Path, recordings: list[Recording]) -> dict[str, NDArray[Any]]:
-    """The columns of recordings, [M, ...] all; those of which no recording has a value are left out."""
+    """The columns [M, ...] of recordings, without those for which no recording has a value."""
     seen: set[tuple[str, int | None]] = set()
     joints = recordings[0].xyz.shape[1]
     for recording in recordings:
@@ -177,7 +176,7 @@ def columns_of(path: Path, recordings: list[Recording]) -> dict[str, NDArray[Any
 
 
 def _stated(recording: Recording, key: str) -> Any:
-    """A recording's value of a key that is stated once, or the key's default."""
+    """A recording's value of a key that holds for all its rows, or the key's default."""
     if key in ("image_width", "image_height"):
         value = recording.image_size and recording.image_size[key == "image_height"]
     else:
@@ -187,38 +186,6 @@ def _stated(recording: Recording, key: str) -> Any:
 
 def _absent(values: NDArray[Any], default: Any) -> bool:
     return bool((np.isnan(values) if default != default else values == default).all())
-
-
-# What zipfile, zlib and numpy raise on bytes that are not what they claim to be.
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` file, whatever they are called."""
-    data = content(path)
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise FormatError(f"{path}: not an .npz file, or truncated ({len(data)} bytes)")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            columns = {key: archive[key] for key in archive.files}
-    except _DAMAGE as error:
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "allow_pickle" in words:
-            words = "holds pickled Python objects, which are never read"
-        raise FormatError(f"{path}: {words}") from None
-    for key, array in columns.items():
-        if not isinstance(array, np.ndarray):  # numpy hands over members that are no arrays as bytes
-            raise FormatError(f"{path}: member {key!r} is not an array")
-    return columns
 
 
 def read_npz(path: Path, options: Options) -> list[Recording]:
@@ -245,7 +212,7 @@ _PARTS = {"x": 0, "y": 1, "z": 2}
 
 
 def _asked(path: Path, columns: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """What has no default in text: how fast, and in what unit."""
+    """Frame rate and unit, which have no default in text."""
     return {
         key: options.need(path, key, f"the file does not say its {key}")
         for key in ("fps", "unit")
@@ -341,41 +308,18 @@ def write_jsonl(path: Path, recordings: list[Recording]) -> None:
 
 
 def _shortest(array: NDArray[Any]) -> NDArray[Any]:
-    """float32 as the float64 with the fewest digits that is read back as the same float32."""
+    """float32 as the float64 with the fewest digits that reads back as the same float32."""
     return array.astype(str).astype(np.float64) if array.dtype == np.float32 else array
 
 
 def read_csv(path: Path, options: Options) -> list[Recording]:
-    table = csv.reader(io.StringIO(text(path).removeprefix("\ufeff"), newline=""), strict=True)
-    cells: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        for row in table:
-            if row:
-                cells.append(row)
-                lines.append(table.line_num)
-    except csv.Error as error:
-        raise FormatError(f"{path}, line {table.line_num}: {error}") from None
-    if not cells:
-        raise FormatError(f"{path}: empty file")
-    header = cells.pop(0)
-    lines.pop(0)
-    if not cells:
-        raise FormatError(f"{path}: no poses")
-    for row, line in zip(cells, lines, strict=True):
-        if len(row) != len(header):
-            raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")
-    repeated = {name for name in header if header.count(name) > 1}
-    if repeated:
-        raise FormatError(f"{path}: column {min(repeated)!r} comes twice")
-
-    by_name = dict(zip(header, zip(*cells, strict=True), strict=True))
+    header, cells, lines = _cells(path)
 
     def parsed(name: str) -> NDArray[Any]:
         column = _COLUMNS.get(name, _COLUMNS["confidence"])
         default = _COLUMNS[name].default if name in _COLUMNS else np.nan
         values = []
-        for cell, line in zip(by_name[name], lines, strict=True):
+        for cell, line in zip(cells[header.index(name)], lines, strict=True):
             try:
                 values.append(_from_cell(column, cell, default))
             except (ValueError, OverflowError):
@@ -389,35 +333,53 @@ def read_csv(path: Path, options: Options) -> list[Recording]:
         joints = skeleton(ids[0]).names
     except RtskelError as error:
         raise FormatError(f"{path}: {error}") from None
-    shape = len(cells), len(joints)
+    shape = len(lines), len(joints)
     xyz = np.full((*shape, 3), np.nan)
     of_joints = {"confidence": np.ones(shape), "sigma": np.full(shape, np.nan)}
-    flat, found = True, False
+    found = set()
     for name in header:
-        if name in columns:
-            continue
         joint, _, part = name.rpartition("_")
-        if joint not in joints or part not in (*_PARTS, *of_joints):
+        if joint in joints and part in _PARTS:
+            xyz[:, joints.index(joint), _PARTS[part]] = parsed(name)
+            found.add(part)
+        elif joint in joints and part in of_joints:
+            of_joints[part][:, joints.index(joint)] = parsed(name)
+        elif name not in columns:
+            known = [name for name, column in _COLUMNS.items() if column.per != "joint"]
             raise FormatError(f"{path}: unknown column {name!r} (a joint of {ids[0]} with _x, _y, _z, _confidence or "
-                              f"_sigma, or one of {', '.join(_without_joints())})")  # fmt: skip
-        at = joints.index(joint)
-        if part in _PARTS:
-            xyz[:, at, _PARTS[part]] = parsed(name)
-            flat, found = flat and part != "z", True
-        else:
-            of_joints[part][:, at] = parsed(name)
+                              f"_sigma, or one of {', '.join(known)})")  # fmt: skip
     if not found:
         raise FormatError(f"{path}: no positions (columns such as {joints[0]}_x)")
-    if flat:
+    if "z" not in found:
         xyz[..., 2] = np.where(np.isfinite(xyz[..., :2]).all(axis=-1), 0.0, np.nan)
-        columns.setdefault("dims", np.full(len(cells), 2))
+        columns.setdefault("dims", np.full(len(lines), 2))
     confidence = of_joints["confidence"]
     columns |= {"xyz": xyz, "confidence": np.where(np.isnan(confidence), 1.0, confidence), "sigma": of_joints["sigma"]}
     return recordings_of(path, columns, _asked(path, columns, options))
 
 
-def _without_joints() -> list[str]:
-    return [name for name, column in _COLUMNS.items() if column.per != "joint"]
+def _cells(path: Path) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
+    """Column names, the cells of each column, and the line number of each row."""
+    table = csv.reader(io.StringIO(text(path).removeprefix("\ufeff"), newline=""), strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        for row in table:
+            if row:
+                rows.append(row)
+                lines.append(table.line_num)
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {table.line_num}: {error}") from None
+    if len(rows) < 2:
+        raise FormatError(f"{path}: {'no poses' if rows else 'empty file'}")
+    header = rows[0]
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise FormatError(f"{path}: column {min(repeated)!r} comes twice")
+    return header, list(zip(*rows[1:], strict=True)), lines[1:]
 
 
 def _from_cell(column: _Column, cell: str, default: Any) -> Any:
@@ -456,3 +418,14 @@ def write_csv(path: Path, recordings: list[Recording]) -> None:
     table.writerow(cells)
     table.writerows(zip(*cells.values(), strict=True))
     replace_file(path, buffer.getvalue())
+
+
+NPZ = Format("npz", (".npz",), read_npz, write_npz)
+CSV = Format(
+    "csv",
+    (".csv",),
+    read_csv,
+    write_csv,
+    mark=rb"\A(?:\xef\xbb\xbf)?[^\r\n]*(?<=[A-Za-z0-9])_[xyz]\"?(?:,|\r|\n|\Z)",
+)
+JSONL = Format("jsonl", (".jsonl",), read_jsonl, write_jsonl, mark=rb'\A\s*\{[^\n]*"(?:xyz|kind)"\s*:')

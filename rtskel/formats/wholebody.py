@@ -2,18 +2,18 @@
 
 MMPose writes a list of frames, or `{"meta_info": ..., "instance_info": [frames]}`; a frame is `{"frame_id": 7,
 "instances": [{"keypoints": [[x, y], ...], "keypoint_scores": [...]}, ...]}`. For a single image it writes the list of
-instances alone. Frame numbers count from the smallest one.
+instances alone. Frame numbers count from the smallest.
 
 An `.npz` of arrays has `keypoints` [F, 133, D], or [F, P, 133, D] for P people in each of F frames, and `scores` (or
 `keypoint_scores`) of the same shape without D; it may have `fps` and `image_size` (width, height).
 
-D is 2 (pixels), or 3, in a unit and along axes that must be stated. Neither form says the frame rate, unless `fps` is
-there.
+D is 2 (pixels) or 3, in a unit and axes that the caller states. So is the frame rate, unless there is an array `fps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtskel.errors import FormatError
 from rtskel.formats.mappings import WHOLEBODY_133, gather
-from rtskel.formats.parsing import Options, integer, numbers, parse_json, shown, text
+from rtskel.formats.parsing import Format, Options, integer, load_npz, numbers, parse_json, shown, text
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import CANONICAL_AXES
@@ -45,8 +45,8 @@ def from_wholebody(
         frames: for each frame keypoints [P, 133, 2 or 3] and scores [P, 133] (None: all 1) of the P people in it, or
             [133, 2 or 3] and [133] of one. No people: P = 0.
         fps: frames a second.
-        name: what recordings are called; see `rtskel.formats.people` for how people are followed.
-        unit, axes: of 3D keypoints; 2D ones are in pixels.
+        name: of the recordings; for tracking see `rtskel.formats.people`.
+        unit, axes: of 3D keypoints; 2D keypoints are in pixels.
         image_size: (width, height) of the image.
 
     Raises:
@@ -98,7 +98,11 @@ def _recordings(path: Path | str, name: str, rows: list[_Row], options: Options)
     )
 
 
-def read_wholebody_json(path: Path, options: Options) -> list[Recording]:
+def read_wholebody(path: Path, options: Options) -> list[Recording]:
+    return _read_arrays(path, options) if zipfile.is_zipfile(path) else _read_json(path, options)
+
+
+def _read_json(path: Path, options: Options) -> list[Recording]:
     value = parse_json(path, text(path))
     frames = value.get("instance_info") if isinstance(value, dict) else value
     if not isinstance(frames, list):
@@ -131,8 +135,8 @@ def _instance(place: str, frame: int, instance: Any) -> _Row:
     return frame, points, scores, integer(f"{place}, track_id", instance.get("track_id", -1))
 
 
-def read_wholebody_arrays(path: Path, columns: Mapping[str, NDArray[Any]], options: Options) -> list[Recording]:
-    """Recordings of the arrays of an `.npz` file."""
+def _read_arrays(path: Path, options: Options) -> list[Recording]:
+    columns = load_npz(path)
     if "keypoints" not in columns:
         raise FormatError(f"{path}: no array 'keypoints' (found: {', '.join(sorted(columns)) or 'nothing'})")
     points = columns["keypoints"]
@@ -161,3 +165,12 @@ def read_wholebody_arrays(path: Path, columns: Mapping[str, NDArray[Any]], optio
         image_size=None if size is None else (int(size[0]), int(size[1])),
     )
     return _recordings(path, path.stem, rows, stated)
+
+
+FORMAT = Format(
+    "wholebody",
+    (".json", ".npz"),
+    read_wholebody,
+    mark=rb'\A\s*[\[{].*"(?:instance_info|instances|meta_info|keypoints)"\s*:',
+    arrays=lambda names: "keypoints" in names and "xyz" not in names,
+)
