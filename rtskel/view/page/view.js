@@ -59,7 +59,8 @@ const hear = {
     loaded = false;
     element("source").textContent = message.source;
     document.title = `${message.source} · rtskel view`;
-    for (const id of ["server", "live", "events"]) element(id).hidden = !live;
+    for (const id of ["server", "live"]) element(id).hidden = !live;
+    element("events").hidden = true;
     element("speed").hidden = live;
     Object.assign(element("time"), live ? {min: -60, max: 0, value: 0} : {min: 0, max: 1, value: 0});
     traces.all.forEach(trace => traces.remove(trace));
