@@ -16,6 +16,7 @@ ORDER = [
     "curve",
     "wire",
     "refine",
+    "avatar",
     "formats",
     "lift",
     "recordings",
