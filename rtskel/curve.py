@@ -1,17 +1,17 @@
-"""CURVE keys, the list of clients that a server lets in, and the rule on which addresses need them.
+"""CURVE keys, the list of clients that a server admits, and the rule on which addresses need keys.
 
-`rtskel keygen DIR` makes two folders and, for each client, one more:
+`rtskel keygen DIR` makes two folders, and one more for each further client:
 
     DIR/server/server.key_secret    the server's key pair: stays on the server
-    DIR/server/clients/NAME.key     public keys of the clients that are let in; take one away to lock a client out
+    DIR/server/clients/NAME.key     public keys of the admitted clients; remove one to lock that client out
     DIR/NAME/client.key_secret      a client's key pair: move the folder to that client's machine
-    DIR/NAME/server.key             the server's public key, by which the client knows it
+    DIR/NAME/server.key             the server's public key, by which the client recognises it
 
-Every file is readable by its owner only, and a secret key that others can read is refused. The files have the format of
-ZeroMQ certificates (ZPL), so `zmq.auth` and czmq read them too.
+Every file is readable by its owner only; a secret key that others can read is refused. The files have the format of
+ZeroMQ certificates (ZPL), so `zmq.auth` and czmq can read them too.
 
-CURVE alone encrypts but lets in any key. Who is let in is decided by a ZAP handler (ZeroMQ RFC 27), so the server sets
-a ZAP domain and enforces it: without a running handler nobody is let in.
+CURVE alone encrypts, but admits any key. A ZAP handler (ZeroMQ RFC 27) decides who is admitted, so the server sets a
+ZAP domain and enforces it: without a running handler nobody is admitted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ClientKeys:
         return cls(public, secret, _read_public(folder / "server.key"))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Before the socket connects: it will talk to that server only."""
+        """Call before the socket connects: it then talks to that server only."""
         socket.curve_publickey = self.public
         socket.curve_secretkey = self.secret
         socket.curve_serverkey = self.server
@@ -57,7 +57,7 @@ class ClientKeys:
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """The server's key pair and the public keys of the clients it lets in, each 40 characters of Z85."""
+    """The server's key pair and the public keys of the clients it admits, each 40 characters of Z85."""
 
     public: bytes
     secret: bytes = field(repr=False)
@@ -71,7 +71,7 @@ class ServerKeys:
         return cls(public, secret, frozenset(map(_read_public, sorted((folder / "clients").glob("*.key")))))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Before the socket binds: it will talk to clients that the ZAP handler of its context lets in only."""
+        """Call before the socket binds: it then talks only to clients that its context's ZAP handler admits."""
         socket.curve_server = True
         socket.curve_publickey = self.public
         socket.curve_secretkey = self.secret
@@ -80,11 +80,11 @@ class ServerKeys:
 
     @contextmanager
     def admission(self, context: zmq.Context[Any]) -> Iterator[None]:
-        """Runs the context's ZAP handler, in a thread of its own: inside, the clients on the list are let in.
+        """Runs the context's ZAP handler in its own thread; inside, the clients on the list are admitted.
 
-        Enter it before sockets bind, leave it after they are closed. A context can have one such handler, once.
+        Enter it before sockets bind, leave it after they are closed. A context can have one such handler.
         """
-        from zmq.auth.thread import ThreadAuthenticator  # asyncio comes with it, so only a server with keys pays
+        from zmq.auth.thread import ThreadAuthenticator  # imports asyncio, so only for servers with keys
 
         handler = ThreadAuthenticator(context)
         handler.configure_curve_callback(ZAP_DOMAIN.decode(), _AllowList(self.clients))
@@ -104,18 +104,18 @@ class _AllowList:
 
 
 def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",)) -> list[Path]:
-    """Makes key pairs for a server, unless the folder has them already, and for each named client.
+    """Makes key pairs for each named client, and for a server unless the folder has one.
 
     Args:
-        folder: where to; made if absent.
-        clients: names of folders to make in it, see this module's first lines.
+        folder: where to write; made if absent.
+        clients: names of the folders to make in it, see this module's docstring.
 
     Returns:
-        The folders that were made.
+        The new folders.
 
     Raises:
-        RtskelError: a client exists already (no key is ever overwritten), a name is no plain folder name, or a folder
-            cannot be written.
+        RtskelError: a client exists already (no key is ever overwritten), a name is not a plain folder name, or the
+            files cannot be written.
     """
     folder = Path(folder)
     made = []
@@ -134,7 +134,7 @@ def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",))
             public, secret = zmq.curve_keypair()
             _write_key(folder / name / "client.key_secret", public, secret)
             _write_key(folder / name / "server.key", server_public)
-            _write_key(server / "clients" / f"{name}.key", public)  # last: it lets the client in
+            _write_key(server / "clients" / f"{name}.key", public)  # last: it admits the client
             made.append(folder / name)
     except OSError as error:
         raise RtskelError(f"{error.filename}: {error.strerror}") from None
@@ -142,15 +142,15 @@ def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",))
 
 
 def check_bind(endpoint: str, keys: ServerKeys | None, insecure: bool = False) -> None:
-    """Refuses to open a server to other machines by accident.
+    """Refuses to expose a server to other machines by accident.
 
     Args:
         endpoint: what a socket is about to bind: tcp://HOST:PORT, ipc://PATH or inproc://NAME.
-        keys: the server's keys if it has any.
-        insecure: the user said so.
+        keys: the server's keys, if it has any.
+        insecure: the user asked for it.
 
     Raises:
-        ServeError: other machines could connect, and there are neither keys nor consent; or it is no such endpoint.
+        ServeError: other machines could connect, and there are neither keys nor consent; or the endpoint is not valid.
     """
     if not (_is_local(endpoint) or keys is not None or insecure):
         raise ServeError(
@@ -172,7 +172,7 @@ def _is_local(endpoint: str) -> bool:
     try:
         number = ipaddress.ip_address(host)
     except ValueError:
-        return False  # every address, the name of a network interface, or a number in a form of its own
+        return False  # all addresses, a network interface, or an unusual form of a number
     mapped = getattr(number, "ipv4_mapped", None)
     return bool((mapped or number).is_loopback)
 
@@ -182,7 +182,7 @@ def _write_key(path: Path, public: bytes, secret: bytes | None = None) -> None:
     lines = ["metadata", "curve", f'    public-key = "{public.decode()}"']
     if secret is not None:
         lines.append(f'    secret-key = "{secret.decode()}"')
-    # Exclusive and private from the start: nothing is overwritten, and nobody can open it before a chmod.
+    # Exclusive and private from the start: nothing is overwritten, and nobody can open the file before a chmod.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 

@@ -4,19 +4,19 @@ from enum import IntFlag
 
 
 class Flag(IntFlag):
-    """What a consumer should know about a refined pose beside its numbers."""
+    """Facts about a refined pose that its numbers do not show."""
 
     WARM_UP = 1
-    """The window reaches back beyond the stream's first frame, copies of which fill it."""
+    """The window reaches back before the stream's first frame and is padded with copies of it."""
     INTERPOLATED = 2
-    """No frame came for this slot: every joint is filled in."""
+    """No frame came for this slot; every joint is filled in."""
     PARTIAL_AVERAGE = 4
     """Fewer windows were averaged than lookahead and radius provide."""
     PASSTHROUGH = 8
-    """The pose was not refined: it is the raw one."""
+    """The pose is the raw one, not refined."""
     GAP_BEFORE = 16
-    """The first pose behind a gap that was too long to fill."""
+    """The first pose after a gap that was too long to fill."""
     RESET = 32
-    """The first pose of a stream that starts afresh: nothing before it is continuous with it."""
+    """The first pose after the stream was restarted; it is not continuous with earlier poses."""
     FLUSHED = 64
-    """The stream ended before the lookahead did: copies of its last frame fill the window."""
+    """The stream ended within the lookahead; the window is padded with copies of its last frame."""

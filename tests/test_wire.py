@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rtskel import wire
 from rtskel.errors import WireError
+from rtskel.skeleton import UPPER_BODY_50
 from rtskel.wire import (
     Event,
     Flag,
@@ -318,6 +319,9 @@ def test_the_page_says_what_the_module_does():
             assert f"`{name}`" in page
     for limit in wire.MAX_BODY, wire.MAX_ELEMENTS, wire.MAX_JOINTS, wire.MAX_TEXT, f"{wire.MAX_FPS:.0f}":
         assert str(limit) in page
+    skeleton = page.partition("## Skeleton `upper-body-50`")[2].partition("## ")[0]
+    for joint, (name, parent) in enumerate(zip(UPPER_BODY_50.names, UPPER_BODY_50.parents, strict=True)):
+        assert f" {joint} {name}" + (f" → {parent}" if parent >= 0 else "") in skeleton
     example = page.rpartition("## Example")[2]
     assert "".join(line.strip() for line in example.splitlines() if line.startswith("    ")) == GOLDEN[0][2]
 
@@ -794,9 +798,9 @@ def test_negative_numbers_in_a_batch(column, bad):
         assert batch.poses()[1].source_seq is None
         assert encode(batch) == (topic, msgpack.packb(body))
         return
-    with pytest.raises(WireError, match=r"numbers.*" + wire._ROW[column]):
+    with pytest.raises(WireError, match=r"numbers.*" + wire.ROW[column]):
         encode(batch)
-    refuses(topic, msgpack.packb(body), "numbers", wire._ROW[column])
+    refuses(topic, msgpack.packb(body), "numbers", wire.ROW[column])
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)

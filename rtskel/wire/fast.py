@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.wire.codec import MAX_COUNT, RawTemplate, RefinedEncoder, RefinedPose, raw_template
+from rtskel.wire.fields import MAX_COUNT
+from rtskel.wire.messages import RefinedPose
+from rtskel.wire.templates import RawTemplate, RefinedEncoder, raw_template
 
 MOST_EXPECTED = 64
 """How many different messages are expected on one topic, and of one stream: no sender fills the memory. Of more, the
