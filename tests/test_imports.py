@@ -27,6 +27,8 @@ ORDER = [
     "serve",
     "tools",
     "view",
+    "sinks",
+    "sources",
     "cli",
     "__main__",
 ]
@@ -34,7 +36,7 @@ ORDER = [
 
 CLIENT = {"errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
-HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets"]
+HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "pythonosc", "mcap", "pandas", "xarray"]
 
 
 def modules() -> dict[str, list[Path]]:

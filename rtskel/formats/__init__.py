@@ -13,6 +13,8 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `holistic` | MediaPipe Holistic's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
 | `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
+| `vrma`, `glb` | animation of VRM's humanoid bones, glTF (`.vrma`) | | yes | |
+| `mcap` | messages with time stamps (`.mcap`) | | yes | |
 
 To add a reader:
 
@@ -34,7 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from rtskel.errors import FormatError
-from rtskel.formats import bvh, mediapipe, openpose, posefile, skels, table, wholebody
+from rtskel.formats import bvh, mcap, mediapipe, openpose, posefile, skels, table, vrma, wholebody
+from rtskel.formats.dataframes import to_frame, to_xarray
 from rtskel.formats.mediapipe import from_holistic
 from rtskel.formats.parsing import Format, Options, content, named, parse_json, text
 from rtskel.formats.recording import (
@@ -61,6 +64,8 @@ __all__ = [
     "read",
     "recognise",
     "sides_look_swapped",
+    "to_frame",
+    "to_xarray",
     "write",
     "write_apart",
 ]
@@ -75,6 +80,9 @@ _FORMATS = (  # in the order in which marks are looked for
     table.NPZ,
     mediapipe.FORMAT,
     bvh.FORMAT,
+    vrma.VRMA,
+    vrma.GLB,
+    mcap.FORMAT,
 )
 
 FORMATS = tuple(form.name for form in _FORMATS if form.read)
