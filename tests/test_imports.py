@@ -36,7 +36,7 @@ ORDER = [
 
 CLIENT = {"errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
-HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "pythonosc", "mcap", "pandas", "xarray"]
+HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray"]
 
 
 def modules() -> dict[str, list[Path]]:

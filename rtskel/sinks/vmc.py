@@ -2,8 +2,8 @@
 
 Unity (EVMC4U), Unreal (VMC4UE), Blender (VMC4B), VSeeFace, Warudo and others receive it. One bundle a pose, with
 `/VMC/Ext/OK`, `/VMC/Ext/T`, the root and every bone of `rtskel.avatar`. Coordinates are Unity's: metres, y up,
-left-handed, the avatar faces +z, rotations relative to the T pose. Specification: protocol.vmc.info.
-Needs python-osc (extra `vmc`).
+left-handed, the avatar faces +z, rotations relative to the T pose.
+Specification: protocol.vmc.info.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import socket
 import sys
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from rtskel.avatar import AXES, BONES, Rig, Solver, quaternions
 from rtskel.avatar.rig import BONE
 from rtskel.errors import RtskelError
 from rtskel.sinks import SHOULDER_WIDTH_M, Sink, SinkPlugin
+from rtskel.sinks.osc import bundle, message
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical, to_canonical
 from rtskel.wire import Flag, RefinedPose
 
@@ -54,11 +54,6 @@ class VmcSink(Sink):
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = PORT, height: float = HIPS_HEIGHT) -> None:
-        try:
-            from pythonosc import osc_bundle_builder, osc_message_builder
-        except ModuleNotFoundError:
-            raise RtskelError("vmc needs the package python-osc: pip install 'rtskel[vmc]'") from None
-        self._bundle, self._message = osc_bundle_builder, osc_message_builder
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
             self._socket = socket.socket(family, kind, protocol)
@@ -115,23 +110,14 @@ class VmcSink(Sink):
         moved = unity_positions((xyz[0, NECK] - self._first) * scale)
         places[BONE["hips"]] = moved + np.array((0.0, self._height, 0.0))
         turns = unity_quaternions(quaternions(motion.rotation[0]))
-        still = [0.0] * 6 + [1.0]
-        seconds = (pose.source_time_ns - self._began) / 1e9
-        messages: list[tuple[str, list[Any]]] = [("/VMC/Ext/OK", [1]), ("/VMC/Ext/T", [seconds])]
-        messages.append(("/VMC/Ext/Root/Pos", ["root", *still]))
-        for name, place, turn in zip(NAMES, places.tolist(), turns.tolist(), strict=True):
-            messages.append(("/VMC/Ext/Bone/Pos", [name, *place, *turn]))
-        return self._encode(messages)
+        messages = [_OK, message("/VMC/Ext/T", "f", (pose.source_time_ns - self._began) / 1e9), _ROOT]
+        messages += map(bytes.__add__, _PREFIXES, map(bytes, np.concatenate([places, turns], axis=1).astype(">f4")))
+        return bundle(messages)
 
-    def _encode(self, messages: list[tuple[str, list[Any]]]) -> bytes:
-        bundle = self._bundle.OscBundleBuilder(self._bundle.IMMEDIATELY)
-        for address, values in messages:
-            message = self._message.OscMessageBuilder(address)
-            for value in values:
-                message.add_arg(value, {str: "s", int: "i", float: "f"}[type(value)])
-            bundle.add_content(message.build())
-        data: bytes = bundle.build().dgram
-        return data
+
+_OK = message("/VMC/Ext/OK", "i", 1)
+_PREFIXES = [message("/VMC/Ext/Bone/Pos", "sfffffff", name) for name in NAMES]
+_ROOT = message("/VMC/Ext/Root/Pos", "sfffffff", "root", *[0.0] * 6, 1.0)
 
 
 def unity_positions(positions: NDArray[np.float64]) -> NDArray[np.float64]:
