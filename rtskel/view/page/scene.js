@@ -51,14 +51,15 @@ export class Scene {
     if (!cells.length) return;
     const columns = apart ? Math.max(1, ...cells.map(cell => cell.layers.length)) : 1;
     const [wide, high] = [CELL[0] * columns, CELL[1]];
-    const grid = fit(cells.length, width / wide, height / high);
-    const pixels = Math.min(width / (grid.columns * wide), height / (grid.rows * high)) * this.zoom;
+    const free = height - 34 * this.ratio; // below it is the legend
+    const grid = fit(cells.length, width / wide, free / high);
+    const pixels = Math.min(width / (grid.columns * wide), free / (grid.rows * high)) * this.zoom;
     cells.forEach((cell, index) => {
       const row = Math.floor(index / grid.columns);
       const inRow = Math.min(grid.columns, cells.length - row * grid.columns);
       const across = (index % grid.columns) - (inRow - 1) / 2;
       const x = width / 2 + (across * wide) * pixels + this.x * this.ratio;
-      const y = height / 2 + ((row - (grid.rows - 1) / 2) * high) * pixels + this.y * this.ratio;
+      const y = free / 2 + ((row - (grid.rows - 1) / 2) * high) * pixels + this.y * this.ratio;
       this.cell(cell, apart, x, y, pixels);
     });
   }
@@ -181,7 +182,7 @@ export class Scene {
         c.stroke();
       }
     }
-    for (const joint of cell.chosen.filter(shown)) {
+    for (const joint of solid ? cell.chosen.filter(shown) : []) {
       const [px, py] = points[joint];
       c.beginPath();
       c.arc(px, py, 8 * this.ratio, 0, 2 * Math.PI);

@@ -344,7 +344,9 @@ function facts(person, now) {
   const track = person.refined(lookahead) ?? person.raw;
   if (!person.facts || !track) return;
   let filled = 0, all = 0;
-  for (const frame of track.frames.slice(-64)) {
+  const step = live ? 1 : Math.ceil(track.frames.length / 64); // of a recording, from all over it
+  for (let at = Math.max(0, track.frames.length - 64 * step); at < track.frames.length; at += step) {
+    const frame = track.frames[at];
     for (const value of frame.confidence) filled += !value;
     all += frame.confidence.length;
   }
