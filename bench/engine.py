@@ -94,7 +94,7 @@ def eager(files: Files, compiled: bool = False) -> Engine:
     """PyTorch."""
     import torch
 
-    from rtskel.model import load_weights
+    from rtskel.engine.weights import load_weights
 
     model: Any = load_weights(files.weights)
     if compiled:
@@ -166,7 +166,7 @@ def prepare(files: Files, control: Connection) -> None:
     """Exports the network plainly; sends reference predictions, and the FLOPs of a window by positions asked for."""
     import torch
 
-    from rtskel.model import load_weights
+    from rtskel.engine.weights import load_weights
 
     model = load_weights(files.weights)
     window = model.config.window

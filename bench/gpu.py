@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
-from rtskel.engine.tensorrt import Cuda, PlanEngine, _Lane
+from rtskel.engine.cuda import Cuda
+from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
 from rtskel.engine.tensorrt_build import build_plan
 from rtskel.errors import EngineError
 from rtskel.refine import Refined, RefinerBank
@@ -44,33 +45,20 @@ JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
 TARGETS = {"batch 1, us": 150.0, "share of the bf16 peak": 0.5}
 
 
-class Copying(PlanEngine):
+class Copying(CudaEngine):
     """Rings on the GPU around a network that copies its input: right and fast wherever CUDA is, TensorRT or not."""
 
     def __init__(self, max_batch: int, window: int = WINDOW) -> None:
-        info = EngineInfo("plan", "copy", window, JOINTS, UPPER_BODY_50.id, "", "fp32", "", "rtskel", "copy")
-        Engine.__init__(self, info, max_batch)
-        self.cuda = Cuda("bench/gpu.py", 0)
-        self.stream = self.cuda.call("cudaStreamCreateWithFlags", self.cuda.api.cudaStreamNonBlocking)
-        self.selects, self.warms_up, self.kernels = False, True, {}
-        self._lanes, self._rings, self._ring_memory = {}, True, []
-        self._graphs, self._required = True, True
-        self._engine = self._runtime = self._runtime_config = None
-        self._activations = 0
+        info = EngineInfo("plan", "copy", window, JOINTS, UPPER_BODY_50.id, "", "fp32", "", "rtskel", "bench/gpu.py")
+        super().__init__(info, max_batch, selects=False, graphs=True, rings=True)
 
-    def lane(self, batch: int, wanted: int) -> _Lane:
-        """Memory of that size; its "context" is the copy."""
-        if (batch, wanted) not in self._lanes:
-            lane = _Lane(self.cuda, None, batch, self.window, self.joints, 0)
-            (_, _, x), *_ = lane.tensors()
-            kind = self.cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-            lane.context = lane.device_out, x, lane.bytes_out, kind
-            self._lanes[batch, wanted] = lane
-        return self._lanes[batch, wanted]
+    def _prepare(self, slot: ExecutionSlot) -> None:
+        (_, _, x), *_ = slot.tensors()
+        slot.network = slot.device_out, x, slot.bytes_out, self.cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
 
-    def enqueue_network(self, context: Any) -> None:
+    def enqueue_network(self, slot: ExecutionSlot) -> None:
         """Puts the copy on the stream."""
-        self.cuda.call("cudaMemcpyAsync", *context, self.stream)
+        self.cuda.call("cudaMemcpyAsync", *slot.network, self.stream)
 
 
 def clips(streams: int, frames: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -179,7 +167,7 @@ def limits(cuda: Cuda, weights: str) -> dict[str, float]:
         return found
     import torch
 
-    from rtskel.model import load_weights
+    from rtskel.engine.weights import load_weights
 
     model = load_weights(weights)
     window, positions = model.config.window, ring_config(model.config.window, [LOOKAHEAD], RADIUS).positions
@@ -214,7 +202,7 @@ def torch_graphs(weights: str, batches: list[int], runs: int) -> dict[str, Any]:
     """PyTorch in bf16 with CUDA graphs: us from windows in pinned host memory to predictions there, by batch."""
     import torch
 
-    from rtskel.model import load_weights
+    from rtskel.engine.weights import load_weights
 
     model = load_weights(weights).cuda().eval()
     model.trunk.to(torch.bfloat16)

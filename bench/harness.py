@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from rtskel import Engine, open_engine
 from rtskel.cli import positive
-from rtskel.refine.ring import RingConfig
+from rtskel.refine import RingConfig
 from rtskel.serve import ServeConfig, Server, run_server
 from rtskel.skeleton import UPPER_BODY_50
 

@@ -122,7 +122,7 @@ class PlainTorch:
     def __init__(self, lookahead: int, options: Namespace) -> None:
         import torch
 
-        from rtskel.model import load_weights
+        from rtskel.engine.weights import load_weights
 
         self._torch, self._at = torch, -1 - lookahead
         self._model = load_weights(Path(options.engine).with_suffix(".safetensors"))

@@ -1,5 +1,4 @@
-"""Skeletor (Jiang, Camgoz, Bowden, CVPR Workshops 2021), and the options beyond the paper that the released
-weights use.
+"""Skeletor (Jiang, Camgoz, Bowden, CVPR Workshops 2021), and the options beyond the paper of the released weights.
 
 The paper's network is a BERT-like encoder over a window of W frames, each one token (equations 1 to 5):
 
@@ -9,36 +8,28 @@ The paper's network is a BERT-like encoder over a window of W frames, each one t
     h   = LayerNorm(a + FeedForward(a))           (5)  ReLU feed-forward; n layers of (3) to (5)
     y_t = Wo h_t + bo
 
-With every option of `SkeletorConfig` off (preset `paper`) that is all there is, and missing joints enter as
-zeros. Preset `realtime` starts instead from a geometric fill of what is missing and learns what to change in
-it; see the options.
+With every option of `SkeletorConfig` off (preset `paper`) that is the whole network, and missing joints enter as zeros.
+Preset `realtime` starts instead from a geometric fill of missing joints and learns to correct it; see the options.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rtskel.engine.base import FORMAT
-from rtskel.errors import EngineError
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
 
 
 @dataclass(frozen=True)
 class SkeletorConfig:
-    """What a Skeletor is made of. The defaults are the preset `paper`, whose sizes but `layers` are our choice.
+    """Sizes and options of a Skeletor. The defaults are the preset `paper`; its sizes, except `layers`, are our choice.
 
     The options below `layers` go beyond the paper. All but `missing_channel`, `fill` and `pre_norm` need `fill`:
 
@@ -55,7 +46,7 @@ class SkeletorConfig:
         all windows became one.)
     local_regression: the correction may also draw each joint toward local fits of its own path in time
         (`LocalRegression`), and the embedding sees how far each joint is from its neighbours in time (3 J inputs).
-    unmirror: a window in which the left shoulder is at -x is turned over before, and its prediction after.
+    unmirror: a window in which the left shoulder is at -x is mirrored before, and its prediction mirrored back.
     """
 
     skeleton: str = "upper-body-50"
@@ -84,7 +75,7 @@ class SkeletorConfig:
         options = ("bones", "bone_deviation", "momentum", "gate", "local_regression", "unmirror")
         without = [option for option in options if getattr(self, option) and not self.fill]
         if without:
-            raise ValueError(f"{', '.join(without)} without fill: what these do, they do with the filled window")
+            raise ValueError(f"{', '.join(without)} without fill: these work on the filled window")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must be at least 0 and below 1, not {self.momentum}")
 
@@ -127,8 +118,19 @@ PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
 )
 
 
-FAINT = 1e-3
-"""Weight of a filled-in joint in local regression, and the least that any joint has."""
+# -- the paper --------------------------------------------------------------------------------------------------------
+
+
+def at(x: Tensor, positions: Tensor | None, dim: int = 1) -> Tensor:
+    """x at some positions along `dim`; None: all of it."""
+    return x if positions is None else x.index_select(dim, positions)
+
+
+def sinusoids(window: int, d_model: int) -> Tensor:
+    """Equation 2: p[t, 2k] = sin(t / 10000^(2k/d)), p[t, 2k+1] = cos(the same): [W, d]."""
+    t = torch.arange(window, dtype=torch.float64)[:, None]
+    angle = t * torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
 
 
 class EncoderLayer(nn.Module):
@@ -156,7 +158,7 @@ class EncoderLayer(nn.Module):
             return y.view(y.shape[0], -1, self.heads, d // self.heads).transpose(1, 2).flatten(0, 1)
 
         q, k, v = heads(at(h, positions), 0), heads(h, 1), heads(h, 2)
-        # Written out: for windows this short it trains five times as fast as the fused kernel of PyTorch on a CPU.
+        # Written out: for such short windows it trains five times as fast as PyTorch's fused kernel on a CPU.
         score = (q @ k.transpose(1, 2)).float() / math.sqrt(d // self.heads)  # [B * heads, P, W]
         a = score.softmax(-1).to(v.dtype) @ v
         y: Tensor = self.project(a.view(-1, self.heads, *a.shape[1:]).transpose(1, 2).flatten(2))
@@ -181,10 +183,10 @@ class EncoderLayer(nn.Module):
 class Trunk(nn.Module):
     """Equations 1 to 5 and the linear output: [B, W, inputs] -> [B, P, outputs], in the dtype of its weights.
 
-    Where only the frames at `positions` are wanted, only keys and values of the last layer are computed for the others.
-    `early` outputs are taken before it, for these are wanted of every frame.
+    If only the frames at `positions` are wanted, the last layer computes only keys and values for the others. `early`
+    outputs are taken before it, because they are needed for every frame.
 
-    With `autocast` set to a dtype, that is what it computes in while its weights stay as they are (for training).
+    With `autocast` set to a dtype, it computes in that dtype and its weights stay as they are (for training).
     """
 
     sinusoids: Tensor
@@ -225,13 +227,112 @@ class Trunk(nn.Module):
         return y.float(), early
 
 
+# -- beyond the paper: a geometric fill, local regression, gates -----------------------------------------------------
+
+
+FAINT = 1e-3
+"""Weight of a filled-in joint in local regression, and the minimum of any joint."""
+
+
+def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
+    """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
+
+    Before the first and after the last valid frame that one is held; `default` [..., J, 3] where there is none at all.
+    With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
+    the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
+    on average. Linear motion between valid frames comes back exactly up to rounding.
+    """
+    window = values.shape[-1]
+    time = torch.arange(window, dtype=torch.float32, device=values.device)
+    before = _running(torch.where(valid, time, -1.0), forward=True)[:, :, None]  # [B, J, 1, W]; -1: none
+    after = _running(torch.where(valid, time, float(window)), forward=False)[:, :, None]  # W: none
+    both = (valid[..., 1:] & valid[..., :-1])[:, :, None].float()  # [B, J, 1, W - 1]
+    step = torch.cat([(values[..., 1:] - values[..., :-1]) * both, both], 2)  # and whether it is known
+    nothing = values.new_zeros((*values.shape[:2], 4, 1))
+    # [B, J, 7, W]: place, the velocity that leads there (or away from there), and whether that is known.
+    behind = _pick(torch.cat([values, torch.cat([nothing, step], -1)], 2), before.clamp(min=0.0))
+    ahead = _pick(torch.cat([values, torch.cat([step, nothing], -1)], 2), after.clamp(max=window - 1.0))
+    (x0, v0, known0), (x1, v1, known1) = (torch.split(part, [3, 3, 1], 2) for part in (behind, ahead))
+    any_before, any_after = before >= 0, after < window
+    inside = any_before & any_after
+    span = (after - before).clamp(min=1.0)
+    chord = torch.where(inside, (x1 - x0) / span, 0.0)
+    weight = torch.where(inside, (time - before) / span, any_after.float())  # of what comes after
+    between = torch.where(any_before, x0 + (time - before) * chord, x1)
+    if momentum:
+        onward = _coasted(time - before, momentum) * (v0 - known0 * chord)
+        back = _coasted(after - time, momentum) * (v1 - known1 * chord)
+        between = between + (1 - weight) * onward - weight * back
+    between = torch.where(any_before | any_after, between, default[..., None])
+    return torch.where(valid[:, :, None], values, between)
+
+
+def _coasted(frames: Tensor, momentum: float) -> Tensor:
+    """Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ..."""
+    return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
+
+
+def _running(values: Tensor, forward: bool) -> Tensor:
+    """The largest value so far (forward), or the smallest to come, in time [..., W]: by doubling strides."""
+    stride = 1
+    while stride < values.shape[-1]:
+        # Frames without a neighbour at that stride are compared with themselves.
+        if forward:
+            values = torch.maximum(values, torch.cat([values[..., :stride], values[..., :-stride]], -1))
+        else:
+            values = torch.minimum(values, torch.cat([values[..., stride:], values[..., -stride:]], -1))
+        stride *= 2
+    return values
+
+
+def _pick(values: Tensor, frames: Tensor) -> Tensor:
+    """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
+
+    As torch.gather, written as a selection from one long row, which runtimes execute several times as fast.
+    """
+    window = values.shape[-1]
+    first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
+    index = first.view(*values.shape[:3], 1) + frames.int()
+    return values.flatten().index_select(0, index.flatten()).view(values.shape)
+
+
+def usual(length: Tensor, present: Tensor) -> Tensor:
+    """A robust mean of each bone's length over the frames that have it: [B, J, W], [B, J, W] in {0, 1} -> [B, J, 1].
+
+    Stands in for the median: three reweighted means (Cauchy weights), made of elementwise operations and sums only.
+    """
+    weight = present
+    for _ in range(3):
+        total = weight.sum(-1, keepdim=True).clamp(min=1e-6)
+        centre = (weight * length).sum(-1, keepdim=True) / total
+        off = length - centre
+        spread = (weight * off.abs()).sum(-1, keepdim=True) / total
+        weight = present / (1.0 + (off / (spread + 1e-4)).square())
+    return centre
+
+
+def facing(x: Tensor, missing: Tensor) -> Tensor:
+    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 if the left shoulder is on average at -x of the right."""
+    both = ~(missing[:, :, LEFT_SHOULDER] | missing[:, :, RIGHT_SHOULDER])
+    across = torch.where(both, x[:, :, LEFT_SHOULDER, 0] - x[:, :, RIGHT_SHOULDER, 0], 0.0).sum(1)  # [B]
+    sign = torch.where(across < 0, -1.0, 1.0)[:, None, None, None]
+    return torch.cat([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
+
+
+def open_gate(logits: Tensor, missing: Tensor) -> Tensor:
+    """Gate of each joint in 0..1: a sigmoid stretched so that it reaches 0 and 1; a filled-in joint's is
+    always open.
+    """
+    return torch.where(missing, 1.0, (1.1 * torch.sigmoid(logits) - 0.05).clamp(0.0, 1.0))
+
+
 class LocalRegression(nn.Module):
     """Fits of each joint's path around each frame, weighted by nearness in time and by reliability.
 
     Cleveland's LOWESS ("Robust Locally Weighted Regression and Smoothing Scatterplots", JASA 1979), with
     reliabilities that a network gives. For each of `BANDWIDTHS` (frames; nearness is exp(-|distance| / bandwidth))
-    there is a constant fit and a linear one, whose slope is held back by a ridge: at the ends of a window they differ
-    as holding does from extrapolating.
+    there is a constant fit and a linear one, whose slope is limited by a ridge: at the ends of a window the first holds
+    and the latter extrapolates.
     """
 
     BANDWIDTHS = (1.0, 2.5, 6.0)
@@ -269,13 +370,16 @@ class LocalRegression(nn.Module):
         return x - (weight[:, :, None] * x) @ near / (weight @ near)[:, :, None]
 
 
+# -- all together -----------------------------------------------------------------------------------------------------
+
+
 class Skeletor(nn.Module):
     """The network: `forward(x [B, W, J, 3] canonical float32, missing [B, W, J] bool) -> [B, W, J, 3]`, or of the
     frames at some `positions` of the window only, for the cost of these.
 
-    Inside, paths are [B, J, 3, W], time last: what is done to them is done along time, or to whole joints.
+    Inside, paths are [B, J, 3, W], time last: operations run along time, or on whole joints.
 
-    What x holds at a missing joint does not matter, NaN excepted. With `fill`, `bone_mean` [J, 3] and `bone_scale` [J]
+    The value of x at a missing joint does not matter, except NaN. With `fill`, `bone_mean` [J, 3] and `bone_scale` [J]
     (canonical units) describe bone vectors of the training corpus; `set_bone_statistics` fills them in before training.
     """
 
@@ -293,7 +397,7 @@ class Skeletor(nn.Module):
         self.config = config
         tree = skeleton(config.skeleton)
         joints = tree.joints
-        # What the embedding sees and what the output holds, in this order, [joints, size] each.
+        # Parts of the embedding's input and of the output, in this order, [joints, size] each.
         sees = {"pose": 3, "bones": 3 * config.bones, "bone_deviation": int(config.bone_deviation)}
         sees |= {"path_deviation": 3 * config.local_regression, "missing": int(config.missing_channel)}
         self.sees = {name: size for name, size in sees.items() if size}
@@ -328,10 +432,10 @@ class Skeletor(nn.Module):
             nn.init.zeros_(self.trunk.out.weight)  # an untrained network leaves the filled window as it is
 
     def grow_from(self, other: Skeletor) -> None:
-        """Takes over the weights of a model with fewer options, so that at first it computes what that one does.
+        """Takes over the weights of a model with fewer options, so that at first it computes the same.
 
-        What only this one sees is ignored at first, and what only this one says is 0 at first: all else must agree, or
-        ValueError names the weights that do not.
+        Inputs that only this model has are ignored at first, outputs that only this one has are 0 at first. ValueError
+        names other weights that differ.
         """
         joints, state = self.config.joints, other.state_dict()
 
@@ -383,7 +487,7 @@ class Skeletor(nn.Module):
         default = torch.where(self.unseen(missing)[..., None], rest, self.bone_mean)
         bone = interpolate(bones, has_bone, default, self.config.momentum)
         filled = x
-        for _ in range(self.depth):  # one level of the tree more is right after each round
+        for _ in range(self.depth):  # each round completes one more level of the tree
             filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)
         return filled
 
@@ -394,7 +498,7 @@ class Skeletor(nn.Module):
     def keep_lengths(self, y: Tensor, base: Tensor, missing: Tensor) -> Tensor:
         """Refined y [B, P, J, 3] with the bones of a hand that no frame shows as long as in the filled window `base`.
 
-        The network answers with a mean over all that such a hand may do, and a mean of bones is shorter than each.
+        The network predicts a mean over all poses of such a hand, and a mean of bone vectors is shorter than each.
         """
         within = self.unseen(missing.transpose(1, 2)) & (self.hands[self.parents].diagonal() > 0)  # but for its root
         bone, filled = (v - v.index_select(2, self.parents) for v in (y, base))
@@ -446,7 +550,7 @@ class Skeletor(nn.Module):
             return base, out.unflatten(-1, (joints, 3)) - base, None
         sizes = [joints * size for size in self.parts.values()]
         part = dict(zip(self.parts, out.split(sizes, -1), strict=True))
-        # A joint's noise is its own, a limb's motion is shared by all that hangs on it: one output for each.
+        # A joint's noise is its own, a limb's motion is shared by all joints below it: one output for each.
         scale = self.bone_scale[:, None]
         correction = part["own"].unflatten(-1, (joints, 3)) * scale
         correction = correction + self.chain @ (part["limb"].unflatten(-1, (joints, 3)) * scale)
@@ -470,177 +574,3 @@ class Skeletor(nn.Module):
             correction = correction * open_gate(logits, at(missing, positions))[..., None]
         y = self.keep_lengths(base + correction, base, missing)
         return y if side is None else y * side
-
-
-def at(x: Tensor, positions: Tensor | None, dim: int = 1) -> Tensor:
-    """x at some positions along `dim`; None: all of it."""
-    return x if positions is None else x.index_select(dim, positions)
-
-
-def sinusoids(window: int, d_model: int) -> Tensor:
-    """Equation 2: p[t, 2k] = sin(t / 10000^(2k/d)), p[t, 2k+1] = cos(the same): [W, d]."""
-    t = torch.arange(window, dtype=torch.float64)[:, None]
-    angle = t * torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
-
-
-def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
-    """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
-
-    Before the first and after the last valid frame that one is held; `default` [..., J, 3] where there is none at all.
-    With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
-    the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
-    on average. Linear motion between valid frames comes back exactly up to rounding.
-    """
-    window = values.shape[-1]
-    time = torch.arange(window, dtype=torch.float32, device=values.device)
-    before = _running(torch.where(valid, time, -1.0), forward=True)[:, :, None]  # [B, J, 1, W]; -1: none
-    after = _running(torch.where(valid, time, float(window)), forward=False)[:, :, None]  # W: none
-    both = (valid[..., 1:] & valid[..., :-1])[:, :, None].float()  # [B, J, 1, W - 1]
-    step = torch.cat([(values[..., 1:] - values[..., :-1]) * both, both], 2)  # and whether it is known
-    nothing = values.new_zeros((*values.shape[:2], 4, 1))
-    # [B, J, 7, W]: place, the velocity that leads there (or away from there), and whether that is known.
-    behind = _pick(torch.cat([values, torch.cat([nothing, step], -1)], 2), before.clamp(min=0.0))
-    ahead = _pick(torch.cat([values, torch.cat([step, nothing], -1)], 2), after.clamp(max=window - 1.0))
-    (x0, v0, known0), (x1, v1, known1) = (torch.split(part, [3, 3, 1], 2) for part in (behind, ahead))
-    any_before, any_after = before >= 0, after < window
-    inside = any_before & any_after
-    span = (after - before).clamp(min=1.0)
-    chord = torch.where(inside, (x1 - x0) / span, 0.0)
-    weight = torch.where(inside, (time - before) / span, any_after.float())  # of what comes after
-    between = torch.where(any_before, x0 + (time - before) * chord, x1)
-    if momentum:
-        onward = _coasted(time - before, momentum) * (v0 - known0 * chord)
-        back = _coasted(after - time, momentum) * (v1 - known1 * chord)
-        between = between + (1 - weight) * onward - weight * back
-    between = torch.where(any_before | any_after, between, default[..., None])
-    return torch.where(valid[:, :, None], values, between)
-
-
-def _coasted(frames: Tensor, momentum: float) -> Tensor:
-    """Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ..."""
-    return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
-
-
-def _running(values: Tensor, forward: bool) -> Tensor:
-    """The largest value so far (forward), or the smallest to come, in time [..., W]: by doubling strides."""
-    stride = 1
-    while stride < values.shape[-1]:
-        # Frames without a neighbour at that stride keep their own value, which changes nothing.
-        if forward:
-            values = torch.maximum(values, torch.cat([values[..., :stride], values[..., :-stride]], -1))
-        else:
-            values = torch.minimum(values, torch.cat([values[..., stride:], values[..., -stride:]], -1))
-        stride *= 2
-    return values
-
-
-def _pick(values: Tensor, frames: Tensor) -> Tensor:
-    """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
-
-    As torch.gather, written as the selection from one long row, which runtimes do several times as fast.
-    """
-    window = values.shape[-1]
-    first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
-    index = first.view(*values.shape[:3], 1) + frames.int()
-    return values.flatten().index_select(0, index.flatten()).view(values.shape)
-
-
-def usual(length: Tensor, present: Tensor) -> Tensor:
-    """A robust mean of each bone's length over the frames that have it: [B, J, W], [B, J, W] in {0, 1} -> [B, J, 1].
-
-    Stands in for the median: three reweighted means (Cauchy weights), made of elementwise operations and sums only.
-    """
-    weight = present
-    for _ in range(3):
-        total = weight.sum(-1, keepdim=True).clamp(min=1e-6)
-        centre = (weight * length).sum(-1, keepdim=True) / total
-        off = length - centre
-        spread = (weight * off.abs()).sum(-1, keepdim=True) / total
-        weight = present / (1.0 + (off / (spread + 1e-4)).square())
-    return centre
-
-
-def facing(x: Tensor, missing: Tensor) -> Tensor:
-    """[-1 or 1, 1, 1] for each window [B, 1, 1, 3]: -1 where the left shoulder is at -x of the right one on average."""
-    both = ~(missing[:, :, LEFT_SHOULDER] | missing[:, :, RIGHT_SHOULDER])
-    across = torch.where(both, x[:, :, LEFT_SHOULDER, 0] - x[:, :, RIGHT_SHOULDER, 0], 0.0).sum(1)  # [B]
-    sign = torch.where(across < 0, -1.0, 1.0)[:, None, None, None]
-    return torch.cat([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
-
-
-def open_gate(logits: Tensor, missing: Tensor) -> Tensor:
-    """Gate of each joint in 0..1: a sigmoid stretched so that it reaches 0 and 1; a filled-in joint's is
-    always open.
-    """
-    return torch.where(missing, 1.0, (1.1 * torch.sigmoid(logits) - 0.05).clamp(0.0, 1.0))
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, so that every file made from the same weights carries the same."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(f"{name}{tuple(state[name].shape)}".encode())
-        digest.update(state[name].detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def preset_name(config: SkeletorConfig) -> str:
-    """The preset that this config is, or "custom"."""
-    return next((name for name, preset in PRESETS.items() if preset == config), "custom")
-
-
-def describe(model: Skeletor, precision: str = "fp32", name: str = "skeletor") -> dict[str, str]:
-    """The `rtskel.*` metadata that every engine file made from this model carries."""
-    config = model.config
-    return {
-        "rtskel.format": FORMAT,
-        "rtskel.name": name,
-        "rtskel.window": str(config.window),
-        "rtskel.joints": str(config.joints),
-        "rtskel.skeleton": config.skeleton,
-        "rtskel.preset": preset_name(config),
-        "rtskel.precision": precision,
-        "rtskel.weights_hash": weights_hash(model.state_dict()),
-        "rtskel.config": json.dumps(config.to_dict(), sort_keys=True),
-    }
-
-
-def save_weights(model: Skeletor, path: str | Path, *, dtype: torch.dtype = torch.float32, **metadata: str) -> None:
-    """Writes the weights, stored as `dtype`, as safetensors with the model's config in the metadata.
-
-    Args:
-        metadata: `name="..."` names the model; other keys are kept as `rtskel.<key>`.
-    """
-    stored = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
-    header = describe(model, name=metadata.pop("name", Path(path).stem))
-    header["rtskel.weights_hash"] = weights_hash(stored)
-    try:
-        save_file(stored, str(path), header | {f"rtskel.{key}": value for key, value in metadata.items()})
-    except (SafetensorError, OSError) as error:
-        raise EngineError(f"{path}: cannot be written ({error})") from None
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The `rtskel.*` metadata of a weights file; EngineError names a file that is not one of ours."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise EngineError(f"{path}: not a readable safetensors file ({error})") from None
-    if metadata.get("rtskel.format") != FORMAT:
-        raise EngineError(f"{path}: not rtskel weights (rtskel.format {metadata.get('rtskel.format')!r})")
-    return metadata
-
-
-def load_weights(path: str | Path) -> Skeletor:
-    """The model of a weights file, in float32 and in evaluation mode; EngineError names what is wrong with the file."""
-    metadata = read_metadata(path)
-    try:
-        model = Skeletor(SkeletorConfig.from_dict(json.loads(metadata["rtskel.config"])))
-        with safe_open(str(path), framework="pt") as file:
-            model.load_state_dict({key: file.get_tensor(key).float() for key in file.keys()})  # noqa: SIM118
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise EngineError(f"{path}: the weights do not fit their config ({reason})") from None
-    return model.eval()

@@ -1,4 +1,4 @@
-"""The law of `rtskel.refine`, checked against a direct transcription of its text, for any engine and either ring.
+"""The law of `rtskel.refine`, checked against a direct transcription of its text, for any engine and any ring.
 
 `verify(engine)` runs every check; each one that ran is counted in `CHECKS`, and the test run reports the number. The
 oracle below shares no code with the library: it pads the sequence, cuts every window, and picks and averages windows by
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
+from rtskel.refine.ring import native_ring
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 
 CHECKS: Counter[str] = Counter()
@@ -186,7 +187,7 @@ def chunks(n: int, seed: int) -> Iterator[slice]:
 # ----------------------------------------------------------------------------------------------------------
 
 
-def lengths_radii_lookaheads(engine: Any, native: bool, tolerance: float, radii: range | None = None) -> None:
+def lengths_radii_lookaheads(engine: Any, ring: Any, tolerance: float, radii: range | None = None) -> None:
     """Every output equals the law, for lengths 1, 2, W-1, W, W+1, 300, r = 0..5, L = 0..W+r and offline; so do sigma
     and the counts.
     """
@@ -197,7 +198,7 @@ def lengths_radii_lookaheads(engine: Any, native: bool, tolerance: float, radii:
         predicted, known = predictions(engine, xyz, confidence > 0, w // 2 + max(radii))
         for radius in radii:
             lookaheads = [*range(w + radius + 1)]
-            refiner = Refiner(engine, lookahead=lookaheads, radius=radius, native=native)
+            refiner = Refiner(engine, lookahead=lookaheads, radius=radius, ring=ring)
             out = Refined.concatenate([refiner.push(xyz, confidence), refiner.flush()])
             for lookahead in lookaheads:
                 rows = out.select(lookahead=lookahead)
@@ -210,7 +211,7 @@ def lengths_radii_lookaheads(engine: Any, native: bool, tolerance: float, radii:
                 CHECKS["law"] += 1
             offline, _, _ = average(predicted, known, n, None, radius)
             close(
-                refine(xyz, engine=engine, confidence=confidence, radius=radius, native=native),
+                refine(xyz, engine=engine, confidence=confidence, radius=radius, ring=ring),
                 offline,
                 tolerance=tolerance,
             )
@@ -220,7 +221,7 @@ def lengths_radii_lookaheads(engine: Any, native: bool, tolerance: float, radii:
             CHECKS["offline"] += 1
 
 
-def any_chunking(engine: Any, native: bool, tolerance: float) -> None:
+def any_chunking(engine: Any, ring: Any, tolerance: float) -> None:
     """Pushing in any chunks, then flushing, equals refining the whole; flushing leaves the refiner fresh."""
     xyz, confidence = sequence(3 * engine.window + 5, seed=3)
     for lookahead in (0, 1, 4, engine.window):
@@ -230,9 +231,9 @@ def any_chunking(engine: Any, native: bool, tolerance: float) -> None:
             confidence=confidence,
             lookahead=lookahead,
             radius=min(1, (engine.window - 1) // 2),
-            native=native,
+            ring=ring,
         )
-        refiner = Refiner(engine, lookahead=lookahead, radius=min(1, (engine.window - 1) // 2), native=native)
+        refiner = Refiner(engine, lookahead=lookahead, radius=min(1, (engine.window - 1) // 2), ring=ring)
         for seed in range(3):
             parts = [refiner.push(xyz[cut], confidence[cut]) for cut in chunks(len(xyz), seed)]
             early = sum(map(len, parts))
@@ -243,7 +244,7 @@ def any_chunking(engine: Any, native: bool, tolerance: float) -> None:
             CHECKS["chunking"] += 1
 
 
-def no_future(engine: Any, native: bool, tolerance: float) -> None:
+def no_future(engine: Any, ring: Any, tolerance: float) -> None:
     """The output of slot i at lookahead L is the same whatever comes behind frame i + L."""
     n, cut = 2 * engine.window, engine.window + 3
     xyz, confidence = sequence(n, seed=4)
@@ -252,18 +253,18 @@ def no_future(engine: Any, native: bool, tolerance: float) -> None:
     sure[cut::2] = 0
     radius = min(2, (engine.window - 1) // 2)
     for lookahead in (0, 1, 4, engine.window // 2 + radius):
-        a = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=radius, native=native)
-        b = refine(other, engine=engine, confidence=sure, lookahead=lookahead, radius=radius, native=native)
+        a = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=radius, ring=ring)
+        b = refine(other, engine=engine, confidence=sure, lookahead=lookahead, radius=radius, ring=ring)
         close(a[: cut - lookahead], b[: cut - lookahead], tolerance=tolerance)
         CHECKS["no future"] += 1
 
 
-def reset_is_fresh(engine: Any, native: bool, tolerance: float) -> None:
+def reset_is_fresh(engine: Any, ring: Any, tolerance: float) -> None:
     """After reset, or flush, nothing of what was pushed before shows; a reset in mid-stream drops what was due."""
     xyz, confidence = sequence(engine.window + 9, seed=5)
     before, _ = sequence(engine.window + 2, seed=6, missing=0.5)
     radius = min(2, (engine.window - 1) // 2)
-    refiner = Refiner(engine, lookahead=2, radius=radius, native=native)
+    refiner = Refiner(engine, lookahead=2, radius=radius, ring=ring)
     want = Refined.concatenate([refiner.push(xyz, confidence), refiner.flush()])
     for forget in (refiner.reset, refiner.flush):
         refiner.push(before * 1e3)
@@ -276,7 +277,7 @@ def reset_is_fresh(engine: Any, native: bool, tolerance: float) -> None:
         CHECKS["reset"] += 1
 
 
-def bad_frames_stay_put(engine: Any, native: bool, tolerance: float) -> None:
+def bad_frames_stay_put(engine: Any, ring: Any, tolerance: float) -> None:
     """NaN, infinite, huge and missing joints reach neither another stream nor this one once W clean frames have
     come.
     """
@@ -285,7 +286,7 @@ def bad_frames_stay_put(engine: Any, native: bool, tolerance: float) -> None:
     clean = [sequence(n, seed=s, missing=0) for s in (7, 8, 9)]
     bad = np.arange(w, w + 4)
     for poison in (np.nan, np.inf, 3e38, -1e30, None):
-        streams = RefinerBank(engine, lookahead=lookahead, radius=radius, streams=3, native=native, ahead=n)
+        streams = RefinerBank(engine, lookahead=lookahead, radius=radius, streams=3, ring=ring, ahead=n)
         for s, (xyz, confidence) in enumerate(clean):
             xyz, confidence = xyz.copy(), confidence.copy()
             if s == 1:
@@ -299,7 +300,7 @@ def bad_frames_stay_put(engine: Any, native: bool, tolerance: float) -> None:
         assert np.isfinite(out.xyz).all()
         assert np.isfinite(out.sigma).all()
         for s, (xyz, confidence) in enumerate(clean):
-            want = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=radius, native=native)
+            want = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=radius, ring=ring)
             got = out.select(stream=s)
             assert got.slot.tolist() == list(range(n))
             if s == 1:
@@ -311,7 +312,7 @@ def bad_frames_stay_put(engine: Any, native: bool, tolerance: float) -> None:
         CHECKS["isolation"] += 1
 
 
-def moves_and_scales_along(engine: Any, native: bool, tolerance: float) -> None:
+def moves_and_scales_along(engine: Any, ring: Any, tolerance: float) -> None:
     """refine(a x + b) = a refine(x) + b, with missing necks and shoulders too."""
     xyz, confidence = sequence(engine.window + 7, seed=10, missing=0)
     radius = min(2, (engine.window - 1) // 2)
@@ -325,38 +326,38 @@ def moves_and_scales_along(engine: Any, native: bool, tolerance: float) -> None:
     ):
         sure = confidence.copy()
         sure[:, gone] = 0
-        want = refine(xyz, engine=engine, confidence=sure, lookahead=3, radius=radius, native=native)
+        want = refine(xyz, engine=engine, confidence=sure, lookahead=3, radius=radius, ring=ring)
         assert np.isfinite(want).all()
         for scale, shift in ((1.0, [0.5, -2, 1]), (370.0, [640, 360, 0]), (1e-3, [0, 0, 0]), (25.0, [-100, 3, 40])):
             moved = (xyz * scale + np.array(shift)).astype(np.float32)
-            got = refine(moved, engine=engine, confidence=sure, lookahead=3, radius=radius, native=native)
+            got = refine(moved, engine=engine, confidence=sure, lookahead=3, radius=radius, ring=ring)
             rounding = 4e-7 * np.abs(moved).max() / scale * 50  # of float32 positions, which the smallest bones magnify
             close((got - np.array(shift)) / scale, want, tolerance=max(10 * tolerance, rounding))
             CHECKS["equivariance"] += 1
 
 
-def lookaheads_share_a_pass(engine: Any, native: bool, tolerance: float) -> None:
+def lookaheads_share_a_pass(engine: Any, ring: Any, tolerance: float) -> None:
     """Several lookaheads from one pass equal each alone, and the engine runs no more than for the longest alone."""
     xyz, confidence = sequence(2 * engine.window + 3, seed=11)
     radius = min(2, (engine.window - 1) // 2)
-    together = Refiner(engine, lookahead=(4, 0, 9), radius=radius, native=native)
+    together = Refiner(engine, lookahead=(4, 0, 9), radius=radius, ring=ring)
     out = Refined.concatenate([together.push(xyz, confidence), together.flush()])
     for lookahead in (0, 4, 9):
-        alone = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=radius, native=native)
+        alone = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=radius, ring=ring)
         close(out.select(lookahead=lookahead).xyz, alone, tolerance=tolerance)
         CHECKS["shared pass"] += 1
 
 
-def hops(engine: Any, native: bool, tolerance: float) -> None:
+def hops(engine: Any, ring: Any, tolerance: float) -> None:
     """With a hop the same poses come out, less than a hop later: as soon as the last frame of each hop has come."""
     lookaheads, radius = (0, 4), min(2, (engine.window - 1) // 2)
     n = engine.window + 9
     xyz, confidence = sequence(n, seed=12)
-    alone = Refiner(engine, lookahead=lookaheads, radius=radius, native=native)
+    alone = Refiner(engine, lookahead=lookaheads, radius=radius, ring=ring)
     want = Refined.concatenate([alone.push(xyz, confidence), alone.flush()])
     reach = {lookahead: min(lookahead, engine.window // 2 + radius) for lookahead in lookaheads}
     for hop in (2, 3, 7, n + 1):
-        refiner = Refiner(engine, lookahead=lookaheads, radius=radius, hop=hop, native=native)
+        refiner = Refiner(engine, lookahead=lookaheads, radius=radius, hop=hop, ring=ring)
         assert refiner.latency == alone.latency + hop - 1
         parts = [Refined.empty(0, JOINTS)]
         for k in range(n):
@@ -373,7 +374,7 @@ def hops(engine: Any, native: bool, tolerance: float) -> None:
         CHECKS["hop"] += 1
 
 
-def any_order(engine: Any, native: bool, tolerance: float) -> None:
+def any_order(engine: Any, ring: Any, tolerance: float) -> None:
     """Frames of several streams in shuffled order, each twice: every slot once, in order, equal to refining the
     sequence; with a hop too.
     """
@@ -382,7 +383,7 @@ def any_order(engine: Any, native: bool, tolerance: float) -> None:
     for seed, hop in enumerate((1, 3)):
         rng = np.random.default_rng(seed)
         clips = [sequence(n, seed=20 + s) for s in range(streams)]
-        options = {"radius": radius, "streams": streams, "native": native, "ahead": n, "hop": hop}
+        options = {"radius": radius, "streams": streams, "ring": ring, "ahead": n, "hop": hop}
         bank = RefinerBank(engine, lookahead=(0, lookahead), **options)
         parts = []
         order = [(slot + rng.uniform(0, lookahead), s, slot) for s in range(streams) for slot in range(n)]
@@ -399,25 +400,25 @@ def any_order(engine: Any, native: bool, tolerance: float) -> None:
             for only in (0, lookahead):
                 rows = out.select(stream=s, lookahead=only)
                 assert rows.slot.tolist() == list(range(n))
-                want = refine(xyz, engine=engine, confidence=confidence, lookahead=only, radius=radius, native=native)
+                want = refine(xyz, engine=engine, confidence=confidence, lookahead=only, radius=radius, ring=ring)
                 close(rows.xyz, want, tolerance=tolerance)
         CHECKS["order"] += 1
 
 
-def late_frames(engine: Any, native: bool, tolerance: float) -> None:
+def late_frames(engine: Any, ring: Any, tolerance: float) -> None:
     """A frame that comes after its slot was settled is used from then on: each output knows all that had come when it
     went out.
     """
     for hop in (1, 3):
-        _late_frames(engine, native, tolerance, hop)
+        _late_frames(engine, ring, tolerance, hop)
 
 
-def _late_frames(engine: Any, native: bool, tolerance: float, hop: int) -> None:
+def _late_frames(engine: Any, ring: Any, tolerance: float, hop: int) -> None:
     lookaheads, radius = (0, 4), min(2, (engine.window - 1) // 2)
     n = engine.window + 20
     xyz, confidence = sequence(n, seed=30, missing=0)
     rng = np.random.default_rng(0)
-    bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, native=native, hop=hop)
+    bank = RefinerBank(engine, lookahead=lookaheads, radius=radius, ring=ring, hop=hop)
     come = np.zeros((n, JOINTS), np.float32)
     newest, late, dropped = -1, 0, 0
     reach = {lookahead: min(lookahead, engine.window // 2 + radius) for lookahead in lookaheads}
@@ -432,7 +433,7 @@ def _late_frames(engine: Any, native: bool, tolerance: float, hop: int) -> None:
         out = drain(bank)
         if not len(out):
             continue
-        snapshot = Refiner(engine, lookahead=lookaheads, radius=radius, native=native, hop=hop).push(
+        snapshot = Refiner(engine, lookahead=lookaheads, radius=radius, ring=ring, hop=hop).push(
             xyz[: newest + 1], come[: newest + 1]
         )
         after = int(bank.next_window[0])
@@ -461,7 +462,7 @@ ALL = (
 )
 
 
-def verify(engine: Any, native: bool = True, tolerance: float = 1e-5) -> None:
+def verify(engine: Any, ring: Any = native_ring, tolerance: float = 1e-5) -> None:
     """Check the whole law for one engine, within `tolerance` canonical units (a third of it is a shoulder width)."""
     for check in ALL:
-        check(engine, native, tolerance)
+        check(engine, ring, tolerance)

@@ -19,7 +19,8 @@ import peers  # noqa: E402
 
 from rtskel.engine import describe  # noqa: E402
 from rtskel.engine.onnx_export import export_onnx  # noqa: E402
-from rtskel.model import SkeletorConfig, save_weights  # noqa: E402
+from rtskel.engine.weights import save_weights  # noqa: E402
+from rtskel.model import SkeletorConfig  # noqa: E402
 from tests.test_model import trained  # noqa: E402
 
 CONFIG = SkeletorConfig(window=12, d_model=16, heads=2, d_ff=16, layers=1, fill=True, gate=True)

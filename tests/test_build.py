@@ -12,7 +12,7 @@ import pytest
 
 from rtskel.engine import describe, open_engine
 from rtskel.engine.device_ring import compiled
-from rtskel.engine.metadata import MAGIC, metadata_of, read_plan
+from rtskel.engine.metadata import MAGIC, read_metadata, read_plan
 from rtskel.engine.tensorrt_build import COMPUTE_CAPABILITIES, build_plan
 from rtskel.errors import EngineError
 from tests import fake_gpu
@@ -55,7 +55,7 @@ def test_every_precision(precision, tiny, tmp_path):
     onnx_info = describe(path)
     assert (info.model_id, info.weights_hash) == (onnx_info.model_id, onnx_info.weights_hash)
     header, plan = read_plan(tmp_path / "tiny.plan")
-    assert header.metadata == metadata_of(path)
+    assert header.metadata == read_metadata(path)
     assert len(plan) == header.plan_bytes > 10_000
     assert (tmp_path / "tiny.plan").read_bytes().startswith(MAGIC)
     assert os.listdir(tmp_path) == ["tiny.plan"] if precision == "fp32" else True

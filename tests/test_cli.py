@@ -254,7 +254,8 @@ def test_from_weights_to_a_plan(tmp_path: Path, capsys) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     pytest.importorskip("tensorrt_rtx")
-    from rtskel.model import Skeletor, save_weights
+    from rtskel.engine.weights import save_weights
+    from rtskel.model import Skeletor
     from tests.test_build import TINY
 
     weights, onnx, plan = (str(tmp_path / f"tiny.{suffix}") for suffix in ("safetensors", "onnx", "plan"))

@@ -8,13 +8,15 @@ import sys
 import numpy as np
 import pytest
 
+from rtskel import native
 from rtskel.engine import device_ring as device
 from rtskel.engine import open_engine
 from rtskel.errors import EngineError
-from rtskel.refine import Refined, Refiner, RefinerBank, refine
-from rtskel.refine.ring import EngineRing, Put
+from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
+from rtskel.refine.ring import EngineRing, native_ring
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 from tests import contract, fake_gpu
+from tests.oracles.ring import NumpyRing
 from tests.test_serve import Reader, publisher, serving
 
 WINDOW, JOINTS = 12, 50
@@ -69,7 +71,7 @@ def test_the_law(check, opened):
     engine = opened()
     assert isinstance(RefinerBank(engine)._ring, EngineRing)
     options = {"radii": range(0, 6, 5)} if check is contract.lengths_radii_lookaheads else {}
-    check(engine, True, 1e-5, **options)
+    check(engine, native_ring, 1e-5, **options)
 
 
 @pytest.mark.parametrize("selects", [True, False])
@@ -79,7 +81,7 @@ def test_the_same_as_the_numpy_twin(selects, rtx, opened):
     ours = opened(selects=selects, rtx=rtx)
     theirs = opened(False, selects=selects, install=False)
     options = {"lookahead": (0, 4, 9), "radius": 2, "streams": 5, "ahead": 40, "min_confidence": 0.3}
-    banks = [RefinerBank(ours, **options), RefinerBank(theirs, native=False, **options)]
+    banks = [RefinerBank(ours, **options), RefinerBank(theirs, ring=NumpyRing, **options)]
     clips = [contract.sequence(60, seed=s, missing=0.3, unit=10.0 ** (s - 2), place=s) for s in range(5)]
     clips[1][1][:, [NECK]] = 0
     clips[2][1][:, [NECK, RIGHT_SHOULDER, LEFT_SHOULDER]] = 0
@@ -116,7 +118,7 @@ def test_passing_through(opened):
     options = {"lookahead": 0, "radius": 0, "ahead": 40}
     banks = [
         RefinerBank(opened(), **options),
-        RefinerBank(opened(False, install=False), native=False, **options),
+        RefinerBank(opened(False, install=False), ring=NumpyRing, **options),
     ]
     xyz, confidence = contract.sequence(30, seed=3, missing=0.4)
     for bank in banks:
@@ -131,7 +133,7 @@ def test_passing_through(opened):
 def test_two_steps_in_flight(opened):
     """The second is packed and launched before the first is taken; the same comes out, and a third must wait."""
     engine = opened()
-    want = RefinerBank(opened(False, install=False), lookahead=(0, 4), streams=3, native=False)
+    want = RefinerBank(opened(False, install=False), lookahead=(0, 4), streams=3, ring=NumpyRing)
     bank = RefinerBank(engine, lookahead=(0, 4), streams=3)
     ring = bank._ring
     clips = [contract.sequence(40, seed=s) for s in range(3)]
@@ -162,7 +164,7 @@ def test_one_graph_a_step_and_only_frames_travel(opened):
         bank.step()
         names = [name for name, _ in cuda._calls]
         assert names == ["cudaSetDevice", "cudaGraphLaunch", "cudaEventRecord", "cudaSetDevice", "cudaEventSynchronize"]
-    (_, count), _, (_, results) = bank._ring._sizes[1]._blocks
+    (_, count), _, (_, results) = bank._ring._buckets[1]._blocks
     assert count < WINDOW * JOINTS * 12 / 1.5  # less than its window, though every array begins at 256 bytes
     assert results < 2000
 
@@ -172,7 +174,7 @@ def test_without_graphs(opened):
     xyz, confidence = contract.sequence(30, seed=2)
     got = refine(xyz, engine=engine, confidence=confidence)
     assert not [name for name, _ in opened.cuda._calls if "Graph" in name]
-    want = refine(xyz, engine=opened(False, install=False), confidence=confidence, native=False)
+    want = refine(xyz, engine=opened(False, install=False), confidence=confidence, ring=NumpyRing)
     np.testing.assert_allclose(got, want, rtol=3e-7, atol=1e-7)
 
 
@@ -217,10 +219,10 @@ def test_what_is_let_go_while_a_graph_is_captured_is_freed_behind_it(opened):
     engine = opened(warm_up=False)
     cuda, frees = opened.cuda, []
     bank, end = RefinerBank(engine, lookahead=0), cuda.cudaStreamEndCapture
-    turns = [bank._ring._aside.turns[0]]
+    staging = [bank._ring._aside.staging[0]]
 
     def ending(stream):
-        turns.clear()  # as when the collector finds an old ring just now
+        staging.clear()  # as when the collector finds an old ring just now
         frees.append(sum(name == "cudaFreeHost" for name, _ in cuda._calls))
         return end(stream)
 
@@ -228,7 +230,7 @@ def test_what_is_let_go_while_a_graph_is_captured_is_freed_behind_it(opened):
     gc.collect()
     cuda.cudaStreamEndCapture = ending
     before = sum(name == "cudaFreeHost" for name, _ in cuda._calls)
-    engine.lane(2, 1)
+    engine.slot(2, 1)
     assert frees == [before]
     assert sum(name == "cudaFreeHost" for name, _ in cuda._calls) == before + 2
 
@@ -275,9 +277,7 @@ def test_what_does_not_fit(options, message, opened):
 
 
 def test_built_without_nvcc(monkeypatch, tmp_path):
-    from rtskel import _native
-
-    monkeypatch.setattr(_native, "__file__", str(tmp_path / "_native.so"))
+    monkeypatch.setattr(native, "FOLDER", tmp_path)
     with pytest.raises(EngineError, match="built where no nvcc was found"):
         device.compiled()
 

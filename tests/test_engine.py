@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 
 from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
-from rtskel.engine.base import fitting, sizes
-from rtskel.engine.metadata import metadata_of
+from rtskel.engine.base import bucket, buckets
+from rtskel.engine.metadata import read_metadata
 from rtskel.engine.openvino import PIECES, largest_piece, pieces
 from rtskel.errors import EngineError
+from rtskel.refine.ring import native_ring
 from tests import contract, fake_gpu
 from tests.fake_gpu import write_fake_plan
 
 torch = pytest.importorskip("torch")
 
 from rtskel.engine.onnx_export import export_onnx  # noqa: E402
-from rtskel.model import Skeletor, SkeletorConfig, save_weights  # noqa: E402
+from rtskel.engine.weights import save_weights  # noqa: E402
+from rtskel.model import Skeletor, SkeletorConfig  # noqa: E402
 
 WINDOW, JOINTS, MAX_BATCH = 12, 50, 6  # a window of 12 has room for every radius up to 5
 CONFIG = SkeletorConfig(
@@ -63,7 +65,7 @@ def folder(tmp_path_factory):
         warnings.simplefilter("ignore")  # PyTorch's exporter warns about PyTorch
         export_onnx(folder / "tiny.safetensors", folder / "tiny.onnx", precision="fp32")
     without_positions(folder / "tiny.onnx", folder / "older.onnx")
-    write_fake_plan(folder / "tiny.plan", metadata_of(folder / "tiny.onnx"))
+    write_fake_plan(folder / "tiny.plan", read_metadata(folder / "tiny.onnx"))
     return folder
 
 
@@ -95,7 +97,7 @@ def open_kind(folder, gpu, tmp_path):
             path = tmp_path / "tiny.plan"
             module = "tensorrt_rtx" if kind == "plan-rtx" else "tensorrt"
             plan = fake_gpu.fake_plan(WINDOW, JOINTS, 16, selects=kind != "plan-older")
-            write_fake_plan(path, metadata_of(folder / "tiny.onnx"), module, plan)
+            write_fake_plan(path, read_metadata(folder / "tiny.onnx"), module, plan)
             options["graphs"] = kind != "plan-no-graphs"
         try:
             engine = open_engine(path, max_batch=max_batch, **options)
@@ -275,7 +277,7 @@ def test_another_thread(engine):
 
 @pytest.mark.parametrize("check", contract.ALL, ids=lambda check: check.__name__)
 def test_law(check, engine, kind):
-    check(engine, True, tolerance(kind))
+    check(engine, native_ring, tolerance(kind))
 
 
 @pytest.mark.parametrize("kind", ONNX_KINDS)
@@ -387,7 +389,7 @@ def test_damaged_files(suffix, folder, tmp_path, gpu):
 def test_metadata_that_makes_no_sense(change, message, folder, tmp_path, gpu):
     onnx = pytest.importorskip("onnx")
     gpu()
-    metadata = {**metadata_of(folder / "tiny.onnx"), **change}
+    metadata = {**read_metadata(folder / "tiny.onnx"), **change}
     metadata = {key: value for key, value in metadata.items() if value is not None}
     model = onnx.load(folder / "tiny.onnx")
     onnx.helper.set_model_props(model, metadata)
@@ -418,7 +420,7 @@ def test_description_of_files(folder):
     assert all(json.loads(info.extra["config"])["d_model"] == 32 for info in infos)
     assert infos[2].extra["compute_capabilities"] == "8.9"
     assert infos[2].extra["max_batch"] == "16"
-    assert metadata_of(folder / "tiny.onnx").keys() >= {"rtskel.format", "rtskel.config"}
+    assert read_metadata(folder / "tiny.onnx").keys() >= {"rtskel.format", "rtskel.config"}
 
 
 @pytest.mark.parametrize(
@@ -455,7 +457,7 @@ def test_options_that_fit(open_kind):
 def test_precisions_that_a_file_lacks(says, precision, folder, tmp_path):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(folder / "tiny.onnx")
-    onnx.helper.set_model_props(model, {**metadata_of(folder / "tiny.onnx"), "rtskel.precision": says})
+    onnx.helper.set_model_props(model, {**read_metadata(folder / "tiny.onnx"), "rtskel.precision": says})
     onnx.save(model, tmp_path / "less.onnx")
     with pytest.raises(EngineError) as error:
         open_engine(tmp_path / "less.onnx", precision=precision)
@@ -522,7 +524,7 @@ def test_one_graph_per_batch_size(rtx, warm_up, folder, tmp_path, gpu):
     """
     cuda = gpu(rtx=rtx)
     path = tmp_path / "tiny.plan"
-    write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
+    write_fake_plan(path, read_metadata(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
     engine = open_engine(path, max_batch=6, warm_up=warm_up)
     assert engine.captured == ((1, 4),)
     results = []
@@ -569,7 +571,7 @@ def test_what_cannot_be_captured(rtx, folder, tmp_path, gpu):
     """Graphs are given up where they are optional, and an error where they are demanded."""
     cuda = gpu(rtx=rtx, capturable=False)
     path = tmp_path / "tiny.plan"
-    write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
+    write_fake_plan(path, read_metadata(folder / "tiny.onnx"), "tensorrt_rtx" if rtx else "tensorrt")
     x, missing = windows(2)
     with open_engine(path) as engine:
         np.testing.assert_allclose(engine.run(x, missing), fake_gpu.network(x, missing), atol=1e-6)
@@ -623,7 +625,7 @@ def test_a_plan_for_another_machine(folder, tmp_path, gpu):
     gpu(rtx=True, runs=False)
     path = tmp_path / "other.plan"
     changes = {"module_version": "0.9", "compute_capabilities": ("8.0", "12.0")}
-    write_fake_plan(path, metadata_of(folder / "tiny.onnx"), "tensorrt_rtx", **changes)
+    write_fake_plan(path, read_metadata(folder / "tiny.onnx"), "tensorrt_rtx", **changes)
     with pytest.raises(EngineError) as error:
         open_engine(path)
     message = one_line(error, path)
@@ -660,10 +662,10 @@ def test_a_runtime_that_fails_later(folder, gpu):
 
 
 def test_sizes_to_prepare_for():
-    assert [sizes(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
+    assert [buckets(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
     for most in range(1, 20):
-        assert [fitting(n, most) for n in range(1, most + 1)] == [
-            min(size for size in sizes(most) if size >= n) for n in range(1, most + 1)
+        assert [bucket(n, most) for n in range(1, most + 1)] == [
+            min(size for size in buckets(most) if size >= n) for n in range(1, most + 1)
         ]
 
 

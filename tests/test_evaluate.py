@@ -8,9 +8,10 @@ import torch
 
 from rtskel.engine.base import NullEngine
 from rtskel.engine.onnx_export import release
+from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
 from rtskel.formats import SKELS_UNIT, Recording, write
-from rtskel.model import Skeletor, load_weights, save_weights
+from rtskel.model import Skeletor
 from rtskel.refine import refine
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import evaluate
@@ -55,16 +56,16 @@ def test_conditions_touch_their_share_and_repeat(condition):
 def test_batched_refinement_is_refinement():
     engine = ModelEngine(trained(), max_batch=5)
     sequences = [corrupted(truth(n), "joint_mask", n) for n in (3, 20, 41)]
-    got = refine_all(sequences, engine, (0, 4), radius=1, native=False)
+    got = refine_all(sequences, engine, (0, 4), radius=1)
     for k, (xyz, confidence) in enumerate(sequences):
         for lookahead in (0, 4):
-            expected = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=1, native=False)
+            expected = refine(xyz, engine=engine, confidence=confidence, lookahead=lookahead, radius=1)
             assert np.allclose(got[lookahead][k], expected, atol=1e-5)
 
 
 def test_identity_scores_zero_on_clean_and_the_input_elsewhere():
     engine = NullEngine(window=8)
-    scores = evaluate.evaluate([truth()], engine, conditions=["clean", "frame_noise_0.5"], radius=0, native=False)
+    scores = evaluate.evaluate([truth()], engine, conditions=["clean", "frame_noise_0.5"], radius=0)
     raw = evaluate.evaluate([truth()], None, conditions=["clean", "frame_noise_0.5"])
     for ours, theirs in zip(scores, raw, strict=True):
         assert (ours.condition, ours.lookahead, ours.group) == (theirs.condition, theirs.lookahead, theirs.group)
@@ -102,17 +103,17 @@ def test_groups_and_sequences_add_up():
 
 def test_lookahead_none_is_offline_refinement():
     engine, xyz = ModelEngine(trained()), truth(30)
-    got = refine_all([(xyz, np.ones((30, 50), np.float32))], engine, (4, None), radius=1, native=False)
-    assert np.allclose(got[None][0], refine(xyz, engine=engine, lookahead=None, radius=1, native=False), atol=1e-5)
+    got = refine_all([(xyz, np.ones((30, 50), np.float32))], engine, (4, None), radius=1)
+    assert np.allclose(got[None][0], refine(xyz, engine=engine, lookahead=None, radius=1), atol=1e-5)
     assert list(got) == [4, None]
 
 
 def test_shorter_than_a_window_and_bodies_without_hands():
     engine = NullEngine(window=32)
     for frames in (1, 2, 5):
-        scores = evaluate.evaluate([truth(frames)], engine, native=False, lookaheads=(0, None))
+        scores = evaluate.evaluate([truth(frames)], engine, lookaheads=(0, None))
         assert all(np.isfinite((s.mse, s.mpjpe, s.pa_mpjpe, s.acceleration)).all() for s in scores)
-    (score,) = evaluate.evaluate([truth(40)[:, :8]], engine, conditions=[ESTIMATOR], lookaheads=(0,), native=False)
+    (score,) = evaluate.evaluate([truth(40)[:, :8]], engine, conditions=[ESTIMATOR], lookaheads=(0,))
     assert (score.condition, score.group) == (ESTIMATOR, "body")
     assert 20 < score.mpjpe * MM_PER_UNIT < 200
 
@@ -254,5 +255,5 @@ def test_what_cannot_be_scored_is_said(tmp_path):
 
 def test_untrained_model_through_refinement_leaves_clean_motion_alone():
     engine = ModelEngine(Skeletor(TINY).eval())
-    scores = evaluate.evaluate([truth()], engine, conditions=["clean"], native=False)
+    scores = evaluate.evaluate([truth()], engine, conditions=["clean"])
     assert all(s.mse < 1e-12 for s in scores)

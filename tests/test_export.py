@@ -7,9 +7,11 @@ import torch
 from safetensors import safe_open
 
 from rtskel.engine import open_engine
+from rtskel.engine.metadata import read_metadata
 from rtskel.engine.onnx_export import export_onnx, release
+from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import EngineError
-from rtskel.model import SkeletorConfig, load_weights, read_metadata, save_weights
+from rtskel.model import SkeletorConfig
 from tests.test_model import TINY, trained, windows
 
 PLAIN = SkeletorConfig(window=8, d_model=16, heads=2, d_ff=16, layers=1)

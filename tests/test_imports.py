@@ -13,6 +13,7 @@ ORDER = [
     "errors",
     "skeleton",
     "flags",
+    "native",
     "curve",
     "wire",
     "refine",

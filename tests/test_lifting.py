@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import msgpack
@@ -11,10 +12,11 @@ import pytest
 from rtskel.errors import WireError
 from rtskel.lift import Lifted, Lifter
 from rtskel.refine import Put, RefinerBank, refine
-from rtskel.serve.lifting_bank import LiftingBank
-from rtskel.serve.table import StreamTable, whole_pose
+from rtskel.serve import LiftingBank, StreamTable
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
 from rtskel.wire import Flag, RawBatch, RawPose, decode, encode
+from tests.oracles import streams_in_python
+from tests.oracles.ring import ring_maker
 from tests.test_lift import J, seen, streamed, truth
 from tests.test_serve import Reader, publisher, serving
 from tests.test_streams import FPS, PERIOD, BlendEngine, Rig, end
@@ -51,8 +53,9 @@ class LiftRig(Rig):
         super().__init__(native=native, **config)
         options = {"lookahead": LOOKAHEADS, "streams": self.config.max_streams, "ahead": self.config.ahead}
         if lift_lookahead is not None:
-            self.bank = LiftingBank(self.engine, lift_lookahead=lift_lookahead, native=native, **options)
-        self.table = StreamTable(self.bank, self.config, epoch=77, model="blend", output=whole_pose)
+            self.bank = LiftingBank(self.engine, lift_lookahead=lift_lookahead, ring=ring_maker(native), **options)
+        with nullcontext() if native else streams_in_python():
+            self.table = StreamTable(self.bank, self.config, epoch=77, model="blend")
 
     def check(self, came, lift_lookahead: int = 2, *, stream: str = "a", frames: int = FRAMES, skip: int = 0):
         """Every slot once at each lookahead, as offline; the first `skip` poses are of something else."""
@@ -80,7 +83,7 @@ def test_lifted_and_refined_as_offline_in_whatever_order_frames_come(lift_lookah
     rng = np.random.default_rng(lift_lookahead)
     came = sorted(set(range(FRAMES)) - {3, 4, 11})
     bank = LiftingBank(
-        BlendEngine(), lift_lookahead=lift_lookahead, lookahead=LOOKAHEADS, streams=3, ahead=32, native=native
+        BlendEngine(), lift_lookahead=lift_lookahead, lookahead=LOOKAHEADS, streams=3, ahead=32, ring=ring_maker(native)
     )
     bank.lift(1, FPS)
     deep = np.concatenate([XY, XY[..., :1] * 0], -1)
@@ -167,7 +170,7 @@ def test_a_late_frame_takes_its_slot_unless_that_is_lifted():
 @pytest.mark.parametrize("rows", [[1], [0, 1], [0, 0]])
 def test_what_cannot_be_put_stores_nothing(rows, native):
     """Stream 1 is 2D, stream 0 is not."""
-    bank = LiftingBank(BlendEngine(), lookahead=LOOKAHEADS, streams=2, native=native)
+    bank = LiftingBank(BlendEngine(), lookahead=LOOKAHEADS, streams=2, ring=ring_maker(native))
     bank.lift(1, FPS)
     m = len(rows)
     xyz, sure = np.concatenate([XY, XY[..., :1] * 0], -1)[:m], CONFIDENCE[:m]

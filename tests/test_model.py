@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rtskel.engine.weights import load_weights, save_weights, weights_hash
 from rtskel.errors import EngineError
 from rtskel.model import (
     PRESETS,
@@ -14,12 +15,9 @@ from rtskel.model import (
     Skeletor,
     SkeletorConfig,
     interpolate,
-    load_weights,
     open_gate,
-    save_weights,
     sinusoids,
     usual,
-    weights_hash,
 )
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 

@@ -4,18 +4,20 @@ import numpy as np
 import pytest
 
 from rtskel.refine import Put, Refined, Refiner, RefinerBank, refine
+from rtskel.refine.ring import native_ring
 from rtskel.wire import Flag
 from tests import contract
 from tests.contract import MixingEngine, drain, sequence
+from tests.oracles.ring import NumpyRing
 
-BOTH = pytest.mark.parametrize("native", [True, False], ids=["native", "numpy"])
+BOTH = pytest.mark.parametrize("ring", [native_ring, NumpyRing], ids=["native", "numpy"])
 
 
 @BOTH
 @pytest.mark.parametrize("window", [1, 2, 7, 8])
 @pytest.mark.parametrize("check", contract.ALL, ids=lambda check: check.__name__)
-def test_law(check, window, native):
-    check(MixingEngine(window=window), native, 1e-5)
+def test_law(check, window, ring):
+    check(MixingEngine(window=window), ring, 1e-5)
 
 
 def test_the_bound_is_exact():
@@ -37,8 +39,8 @@ def test_the_rings_agree():
     """
     engine = MixingEngine(max_batch=5)
     outs = []
-    for native in (True, False):
-        bank = RefinerBank(engine, lookahead=(0, 3), radius=2, streams=4, min_confidence=0.3, native=native, ahead=20)
+    for ring in (native_ring, NumpyRing):
+        bank = RefinerBank(engine, lookahead=(0, 3), radius=2, streams=4, min_confidence=0.3, ring=ring, ahead=20)
         rng = np.random.default_rng(0)
         parts, statuses = [], []
         for step in range(120):
@@ -67,11 +69,11 @@ def test_the_rings_agree():
 
 
 @BOTH
-def test_flags(native):
+def test_flags(ring):
     engine = MixingEngine(window=8)
     xyz, confidence = sequence(30, missing=0)
     confidence[12] = 0
-    refiner = Refiner(engine, lookahead=(0, 4), radius=1, native=native)
+    refiner = Refiner(engine, lookahead=(0, 4), radius=1, ring=ring)
     out = Refined.concatenate([refiner.push(xyz, confidence), refiner.flush()])
     at0, at4 = out.select(lookahead=0), out.select(lookahead=4)
     assert (at0.windows == 1).all()
@@ -85,9 +87,9 @@ def test_flags(native):
 
 
 @BOTH
-def test_nothing_known(native):
+def test_nothing_known(ring):
     """Where no joint was ever seen the output is 0 from no windows, and a NaN from the engine never comes out."""
-    refiner = Refiner(MixingEngine(), lookahead=2, native=native)
+    refiner = Refiner(MixingEngine(), lookahead=2, ring=ring)
     out = Refined.concatenate([refiner.push(np.full((5, 50, 3), np.nan)), refiner.flush()])
     assert not out.xyz.any()
     assert not out.windows.any()
@@ -99,14 +101,14 @@ def test_nothing_known(native):
             y[0] = np.nan
             return y
 
-    out = Refiner(Broken(max_batch=4), lookahead=4, native=native).push(sequence(40)[0])
+    out = Refiner(Broken(max_batch=4), lookahead=4, ring=ring).push(sequence(40)[0])
     assert np.isfinite(out.xyz).all()
     assert set(out.windows) == {2, 3}, "broken predictions are left out of the average"
     assert ((out.flags & Flag.PARTIAL_AVERAGE > 0) == (out.windows < 3)).all()
 
 
 @BOTH
-def test_an_engine_that_fails_changes_nothing(native):
+def test_an_engine_that_fails_changes_nothing(ring):
     class Failing(MixingEngine):
         fail = False
 
@@ -117,8 +119,8 @@ def test_an_engine_that_fails_changes_nothing(native):
 
     engine = Failing()
     xyz, confidence = sequence(30)
-    want = refine(xyz, engine=engine, confidence=confidence, lookahead=4, native=native)
-    bank = RefinerBank(engine, lookahead=4, native=native)
+    want = refine(xyz, engine=engine, confidence=confidence, lookahead=4, ring=ring)
+    bank = RefinerBank(engine, lookahead=4, ring=ring)
     bank.put(np.zeros(30), np.arange(30), xyz, confidence)
     first = bank.step()
     engine.fail = True
@@ -130,9 +132,9 @@ def test_an_engine_that_fails_changes_nothing(native):
 
 
 @BOTH
-def test_streams_share_a_batch_fairly(native):
+def test_streams_share_a_batch_fairly(ring):
     """A stream with a long backlog does not keep the others waiting."""
-    bank = RefinerBank(MixingEngine(max_batch=8), lookahead=0, streams=5, native=native, ahead=200)
+    bank = RefinerBank(MixingEngine(max_batch=8), lookahead=0, streams=5, ring=ring, ahead=200)
     xyz, _ = sequence(200)
     bank.put(np.zeros(200), np.arange(200), xyz)
     for s in range(1, 5):
@@ -143,8 +145,8 @@ def test_streams_share_a_batch_fairly(native):
 
 
 @BOTH
-def test_ahead(native):
-    bank = RefinerBank(MixingEngine(), lookahead=0, native=native, ahead=10)
+def test_ahead(ring):
+    bank = RefinerBank(MixingEngine(), lookahead=0, ring=ring, ahead=10)
     xyz, _ = sequence(30)
     status = bank.put(np.zeros(30), np.arange(30), xyz)
     assert (status == [Put.TAKEN] * 10 + [Put.AHEAD] * 20).all()
@@ -157,17 +159,17 @@ def test_ahead(native):
 
 
 @BOTH
-def test_end_before_the_first_frame(native):
-    bank = RefinerBank(MixingEngine(), lookahead=4, native=native)
+def test_end_before_the_first_frame(ring):
+    bank = RefinerBank(MixingEngine(), lookahead=4, ring=ring)
     bank.end(0)
     assert bank.pending == 0
     assert bank.drained.all()
-    assert len(Refiner(MixingEngine(), native=native).flush()) == 0
-    assert refine(np.zeros((0, 50, 3)), engine=MixingEngine(), native=native).shape == (0, 50, 3)
+    assert len(Refiner(MixingEngine(), ring=ring).flush()) == 0
+    assert refine(np.zeros((0, 50, 3)), engine=MixingEngine(), ring=ring).shape == (0, 50, 3)
 
 
 @BOTH
-def test_misuse_names_the_offender(native):
+def test_misuse_names_the_offender(ring):
     engine = MixingEngine(window=8)
     for wrong, words in (
         ({"radius": 4}, "radius must be 0..3 for a window of 8, got 4"),
@@ -177,15 +179,15 @@ def test_misuse_names_the_offender(native):
         ({"min_confidence": 2}, "min_confidence"),
     ):
         with pytest.raises(ValueError, match=words):
-            Refiner(engine, native=native, **wrong)
-    refiner = Refiner(engine, lookahead=2, native=native)
+            Refiner(engine, ring=ring, **wrong)
+    refiner = Refiner(engine, lookahead=2, ring=ring)
     with pytest.raises(ValueError, match=r"\(49, 3\)"):
         refiner.push(np.zeros((49, 3)))
     with pytest.raises(ValueError, match="confidence"):
         refiner.push(np.zeros((2, 50, 3)), np.ones(50))
     with pytest.raises(ValueError, match=r"\[N, J, 3\]"):
-        refine(np.zeros((50, 3)), engine=engine, native=native)
-    bank = RefinerBank(engine, streams=2, native=native)
+        refine(np.zeros((50, 3)), engine=engine, ring=ring)
+    bank = RefinerBank(engine, streams=2, ring=ring)
     with pytest.raises(ValueError, match="out of range"):
         bank.put([0, 2], [0, 0], np.zeros((2, 50, 3)))
     with pytest.raises(ValueError, match="negative"):

@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rtskel.engine.weights import load_weights
 from rtskel.errors import FormatError, RtskelError
-from rtskel.model import PRESETS, SkeletorConfig, facing, load_weights
+from rtskel.model import PRESETS, SkeletorConfig, facing
 from rtskel.training.corrupt import TRAINING
 from rtskel.training.data import Corpus, write_corpus
 from rtskel.training.evaluate import CONDITIONS, evaluate, geometric_mean

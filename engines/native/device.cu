@@ -1,12 +1,12 @@
 // The ring's numbers on a GPU: new frames into the rings of many streams, canonical windows out of them for the network, and
-// predictions back, averaged. The books (which frames came, which windows run, what they complete) stay on the host, in
-// rtskel/refine/ring.py, which is also the specification: same order of operations, same rounding as `NumpyRing`.
+// predictions back, averaged. The state (which frames came, which windows run, what they complete) stays on the host, in
+// rtskel/refine/ring.py. The specification is tests/oracles/ring.py: same order of operations, same rounding.
 //
 // Every kernel is one function of a block, and a block works in phases: `each` runs one over all threads and waits for them.
-// Compiled by a plain C++ compiler, a phase is a loop, and the same functions run on the host, where the tests meet them.
+// Compiled by a plain C++ compiler, a phase is a loop, and the tests run the same functions on the host.
 //
-// Nothing here is ever cleared but once. Whatever is stored carries a tag, the stream's base plus the slot or window that it is
-// of; a stream that is forgotten gets a new base, and nothing of before fits it.
+// Memory is cleared once, at the start. Everything stored has a tag, the stream's base plus its slot or window; a stream that is
+// reset gets a new base, which no older tag matches.
 
 #include <cfloat>
 #include <cmath>
@@ -23,7 +23,7 @@ namespace {
 using Index = std::int64_t;
 
 struct Ring {  // mirrored by rtskel.engine.device_ring.RingArguments: fields of 8 bytes, in this order
-    Index window, joints, capacity, most_windows, positions, answers;  // answers: positions that the network answers for
+    Index window, joints, capacity, max_windows, positions, answers;  // answers: positions that the network answers for
     Index steady, neck, right_shoulder, left_shoulder;
     double min_confidence, shoulder_width, far, disagree;
     const Index* parents;         // [J] -1: none
@@ -149,7 +149,7 @@ BLOCK_FUNCTION void median(const Block& block, Shared& shared, int which, const 
 
 FUNCTION inline float middle(const Shared& shared, int which) { return 0.5f * shared.low[which] + 0.5f * shared.high[which]; }
 
-// Window b as the network gets it, in its canonical frame: canonical_frames in rtskel/refine/ring.py says how.
+// Window b as the network gets it, in its canonical frame: see canonical_frames in rtskel/refine/canonical.py.
 BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const Step& step, Index b, Shared& shared, Index* here,
                                   float* values) {
     if (b >= step.counts[1]) return;
@@ -233,7 +233,7 @@ FUNCTION inline void write_joint(const Ring& ring, const Step& step, Index b, In
     Index n = 0;
     auto each = [&](auto use) {
         for (Index end = e - ring.count[look] + 1; end <= e; ++end) {
-            const Index at = s * ring.most_windows + end % ring.most_windows;
+            const Index at = s * ring.max_windows + end % ring.max_windows;
             if (ring.window_tag[at] != base + end) continue;
             use(ring.predicted + 3 * ((at * ring.positions + ring.kept[ring.window - 1 - (end - slot)]) * joints + k));
         }
@@ -277,7 +277,7 @@ BLOCK_FUNCTION void average_windows(const Block& block, const Ring& ring, const 
     const Index s = step.stream[b], joints = ring.joints;
     for (; b >= 0; b = step.following[b]) {
         if (!step.skipped[b]) {
-            const Index at = s * ring.most_windows + step.window[b] % ring.most_windows;
+            const Index at = s * ring.max_windows + step.window[b] % ring.max_windows;
             block.each(1, [&](Index) { shared.known = step.known[b]; });
             block.each(ring.positions * joints, [&](Index i) {
                 const Index p = i / joints, k = i % joints;

@@ -7,7 +7,7 @@
 
 namespace nb = nanobind;
 
-// Arrays as Python hands them over: those that are read, and those that are written.
+// Arrays from Python: those that are read, and those that are written.
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
 template <typename T>
@@ -15,7 +15,7 @@ using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
 
 namespace rtskel {
 
-// What became of a frame: rtskel.refine.ring.Put.
+// What became of a frame: rtskel.refine.Put.
 enum Put : std::uint8_t { TAKEN, DUPLICATE, LATE, AHEAD };
 
 }  // namespace rtskel

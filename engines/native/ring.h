@@ -1,5 +1,5 @@
-// The many-stream ring, window gather and overlap average. Its specification is the numpy twin, `NumpyRing` in rtskel/refine/ring.py:
-// same names, same rounding but for the last digit of sigma; the same tests run both.
+// The many-stream ring, window gather and overlap average. The specification is tests/oracles/ring.py in numpy: same names, same
+// rounding but for the last digit of sigma; the same tests run both.
 //
 // One object is used by one thread at a time; every call that works on frames releases the GIL.
 
@@ -19,14 +19,14 @@
 
 namespace rtskel {
 
-constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, PASSTHROUGH = 8, FLUSHED = 64;  // bits of rtskel.wire.Flag
+constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, PASSTHROUGH = 8, FLUSHED = 64;  // bits of rtskel.Flag
 
 constexpr std::int64_t NONE = -1;
 constexpr float ABSENT = -1.0f;
 
-// A frame's summary: the neck, whether it is there, the distance between the shoulders (or ABSENT), and of the steady bones how many
-// there are, and the least and the most of their lengths over their typical lengths.
-enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, BONES, LEAST, MOST, SUMMARY };
+// A frame's summary: the neck, whether it is there, the distance between the shoulders (or ABSENT), how many steady bones there are,
+// and the smallest and largest ratio of their lengths to their typical lengths.
+enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, BONES, MIN_RATIO, MAX_RATIO, SUMMARY };
 
 template <typename T>
 using View = nb::ndarray<nb::numpy, const T, nb::ndim<1>>;
@@ -61,7 +61,7 @@ struct Planned {
     bool known;
 };
 
-// Ask for memory that will be needed soon: with hundreds of streams, every window starts out of the cache.
+// Prefetch memory that is needed soon: with hundreds of streams, no window is in the cache.
 inline void prefetch(const void* from, std::size_t bytes) {
 #if defined(__GNUC__)
     constexpr std::size_t LINE = 64;
@@ -81,8 +81,8 @@ inline void prefetch(const void* from, std::size_t bytes) {
 
 constexpr std::size_t FEW = 64, BLOCK = 16;
 
-// As `median`, for 1 to FEW values. The k-th smallest value is the largest of those that have at most k below them; to count these is
-// faster than to sort, for there is nothing to mispredict.
+// As `median`, for 1 to FEW values. The k-th smallest value is the largest of those that have at most k below them. Counting is
+// faster than sorting, because no branch is mispredicted.
 RTSKEL_WIDE static float median_of_few(const float* v, std::size_t n) {
     constexpr float INF = std::numeric_limits<float>::infinity();
     float value[FEW];
@@ -90,7 +90,7 @@ RTSKEL_WIDE static float median_of_few(const float* v, std::size_t n) {
     std::copy_n(v, n, value);
     for (std::size_t i = n; i % BLOCK; ++i) value[i] = INF;
     for (std::size_t first = 0; first < n; first += BLOCK) {
-        std::int32_t count[BLOCK] = {};  // of a size that the compiler knows, it stays in registers
+        std::int32_t count[BLOCK] = {};  // of constant size: it stays in registers
         for (std::size_t j = 0; j < n; ++j)
             for (std::size_t i = 0; i < BLOCK; ++i) count[i] += value[j] < value[first + i];
         std::copy_n(count, BLOCK, below + first);
@@ -150,9 +150,9 @@ RTSKEL_WIDE static void add_squares(const float* from, const double* mean, std::
 }
 
 RTSKEL_WIDE static void spread(const double* squares, std::size_t joints, double by, float* sigma) {
-    constexpr double MOST = std::numeric_limits<float>::max();  // predictions may lie further apart than any float says
+    constexpr double MAX = std::numeric_limits<float>::max();  // predictions may lie further apart than any float says
     for (std::size_t k = 0; k < joints; ++k)
-        sigma[k] = static_cast<float>(std::min(MOST, std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by)));
+        sigma[k] = static_cast<float>(std::min(MAX, std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by)));
 }
 
 inline float distance(const float* a, const float* b) {
@@ -164,8 +164,8 @@ class Ring {
   public:
     explicit Ring(Config config)
         : cfg(std::move(config)),
-          most_windows(2 * cfg.radius + 1),
-          capacity(cfg.window + most_windows + cfg.ahead),
+          max_windows(2 * cfg.radius + 1),
+          capacity(cfg.window + max_windows + cfg.ahead),
           furthest(*std::max_element(cfg.reach.begin(), cfg.reach.end())),
           storage(cfg.streams),
           watermark_(cfg.streams, NONE),
@@ -278,65 +278,40 @@ class Ring {
         return total;
     }
 
-    void skip(In<std::int32_t> stream, In<std::int64_t> window, Out<std::int32_t> out_stream, Out<std::int64_t> slot,
-              Out<std::int32_t> lookahead, Out<float> xyz, Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows,
-              Out<std::uint32_t> flags) {
-        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+    // `Refined.columns`.
+    struct Columns {
+        Out<std::int32_t> stream;
+        Out<std::int64_t> slot;
+        Out<std::int32_t> lookahead;
+        Out<float> xyz, sigma, confidence;
+        Out<std::int32_t> windows;
+        Out<std::uint32_t> flags;
+    };
+
+    void skip(In<std::int32_t> stream, In<std::int64_t> window, Columns out) {
         std::size_t row = 0;
         for (std::size_t m = 0; m < stream.size(); ++m) {
             const int s = checked(stream.data()[m]);
-            Storage& st = storage[s];
-            if (next_[s] < window.data()[m] && st.slot.empty()) allocate(st);
+            if (next_[s] < window.data()[m] && storage[s].slot.empty()) allocate(storage[s]);
             for (std::int64_t e = next_[s]; e < window.data()[m]; ++e) {
-                st.usable[e % most_windows] = false;
-                for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
-                    if (!completes(s, e, cfg.reach[l])) continue;
-                    if (row == slot.size()) throw std::invalid_argument("fewer rows than poses");
-                    const std::int64_t i = e - cfg.reach[l];
-                    out_stream.data()[row] = s;
-                    slot.data()[row] = i;
-                    lookahead.data()[row] = cfg.lookaheads[l];
-                    write(s, e, l, xyz.data() + row * pose, sigma.data() + row * cfg.joints, confidence.data() + row * cfg.joints,
-                          windows.data()[row], flags.data()[row]);
-                    if (!windows.data()[row]) {
-                        pass_through(st, i, xyz.data() + row * pose);
-                        flags.data()[row] |= PASSTHROUGH;
-                    }
-                    ++row;
-                }
-                next_[s] = stale_[s] = e + 1;
+                storage[s].usable[e % max_windows] = false;
+                row = complete(s, e, out, row, true);
             }
         }
     }
 
-    void average(In<float> y, Out<std::int32_t> stream, Out<std::int64_t> slot, Out<std::int32_t> lookahead, Out<float> xyz,
-                 Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows, Out<std::uint32_t> flags) {
-        const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
+    void average(In<float> y, Columns out) {
         std::size_t row = 0;
         for (std::size_t b = 0; b < plan.size(); ++b) {
-            const Planned& p = plan[b];
-            const int s = p.stream;
-            const std::int64_t e = p.window;
             if (b + 1 < plan.size()) prefetch_predictions(plan[b + 1]);
-            keep(p, y.data() + b * cfg.positions.size() * pose);
-            stale_[s] = e + 1;
-            if (e < next_[s]) continue;
-            for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
-                if (!completes(s, e, cfg.reach[l])) continue;
-                stream.data()[row] = s;
-                slot.data()[row] = e - cfg.reach[l];
-                lookahead.data()[row] = cfg.lookaheads[l];
-                write(s, e, l, xyz.data() + row * pose, sigma.data() + row * cfg.joints, confidence.data() + row * cfg.joints,
-                      windows.data()[row], flags.data()[row]);
-                ++row;
-            }
-            next_[s] = e + 1;
+            keep(plan[b], y.data() + b * cfg.positions.size() * 3 * cfg.joints);
+            row = complete(plan[b].stream, plan[b].window, out, row, false);
         }
         plan.clear();
     }
 
     const Config cfg;
-    const std::int64_t most_windows, capacity, furthest;
+    const std::int64_t max_windows, capacity, furthest;
 
   private:
     std::vector<Storage> storage;
@@ -359,7 +334,7 @@ class Ring {
     std::vector<const float*> averaged;
     int turn = 0;
 
-    // What the canonical frames of all windows with this frame will need: computed once a frame instead of once a window, and
+    // What the canonical frame of every window with this frame needs: computed once per frame instead of once per window, and
     // close together in memory.
     void summarise(Storage& st, std::size_t at) const {
         const float* p = frame(st, at);
@@ -371,16 +346,16 @@ class Ring {
         std::copy_n(p + 3 * cfg.neck, 3, sum + NECK_X);
         sum[NECK_THERE] = sure[cfg.neck] > 0.0f;
         sum[SHOULDERS] = between(cfg.right_shoulder, cfg.left_shoulder);
-        sum[BONES] = sum[MOST] = 0.0f;
-        sum[LEAST] = std::numeric_limits<float>::infinity();
+        sum[BONES] = sum[MAX_RATIO] = 0.0f;
+        sum[MIN_RATIO] = std::numeric_limits<float>::infinity();
         for (std::size_t k = 0; k < cfg.steady.size(); ++k) {
             const int joint = cfg.steady[k];
             const float length = between(joint, cfg.parents[joint]);
             ratio[k] = length == ABSENT ? ABSENT : length / cfg.bone_length[joint];
             if (ratio[k] == ABSENT) continue;
             sum[BONES] += 1.0f;
-            sum[LEAST] = std::min(sum[LEAST], ratio[k]);
-            sum[MOST] = std::max(sum[MOST], ratio[k]);
+            sum[MIN_RATIO] = std::min(sum[MIN_RATIO], ratio[k]);
+            sum[MAX_RATIO] = std::max(sum[MAX_RATIO], ratio[k]);
         }
     }
 
@@ -392,8 +367,8 @@ class Ring {
         st.whole.assign(capacity, false);
         st.summary.assign(capacity * SUMMARY, ABSENT);
         st.ratios.assign(capacity * cfg.steady.size(), ABSENT);
-        st.predicted.assign(most_windows * cfg.positions.size() * pose, 0.0f);
-        st.usable.assign(most_windows, false);
+        st.predicted.assign(max_windows * cfg.positions.size() * pose, 0.0f);
+        st.usable.assign(max_windows, false);
     }
 
     void advance(int s) {
@@ -409,7 +384,7 @@ class Ring {
     }
 
     std::int64_t first(int s) const {
-        if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - most_windows + 1);
+        if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - max_windows + 1);
         return next_[s];
     }
 
@@ -455,11 +430,11 @@ class Ring {
         if (!st.slot.empty()) prefetch(st.predicted.data(), st.predicted.size() * sizeof(float));
     }
 
-    // The place of a window's first slot; of the others it is that of the one before, but for the padding one further on.
+    // The place of a window's first slot; every following slot, except padding, lies one place further.
     std::int64_t first_place(const Planned& p) const { return std::max<std::int64_t>(0, p.window - cfg.window + 1) % capacity; }
     std::int64_t following_place(std::int64_t at) const { return at + 1 == capacity ? 0 : at + 1; }
 
-    // A slot of a window that is next.
+    // A slot of the next window.
     void prefetch_slot(const Storage* st, std::int64_t at) const {
         prefetch(frame(*st, at), cfg.joints * 3 * sizeof(float));
         prefetch(summary(*st, at), SUMMARY * sizeof(float));
@@ -500,7 +475,7 @@ class Ring {
             const float* from = frame(st, here[t]);
             const bool near = move_there(from, origin.data(), p.scale, cfg.far, pose, x);
             std::fill_n(missing, cfg.joints, false);
-            if (near && st.whole[here[t]]) {  // nearly always
+            if (near && st.whole[here[t]]) {  // usually
                 any = true;
                 continue;
             }
@@ -522,7 +497,7 @@ class Ring {
         for (int k = 0; k < cfg.joints; ++k) std::copy_n(point, 3, origin.data() + 3 * k);
     }
 
-    // Origin, scale and whether anything is known, as canonical_frames in rtskel/refine/ring.py says.
+    // Origin, scale and whether anything is known, as canonical_frames in rtskel/refine/canonical.py says.
     void canonical_frame(const Storage& st, Planned& p) {
         auto valid = [&](int t, int k) { return here[t] != NONE && confidences(st, here[t])[k] > 0.0f; };
         auto point = [&](int t, int k) { return frame(st, here[t]) + 3 * k; };
@@ -551,15 +526,15 @@ class Ring {
         for (int t = 0; t < cfg.window; ++t)
             if (here[t] != NONE && summary(st, here[t])[SHOULDERS] != ABSENT) v[n++] = summary(st, here[t])[SHOULDERS];
         const float width = median(v, n) / cfg.shoulder_width;
-        // Where more than half of the bones agree with the shoulders, so does their median, and nobody needs to know it. Nearly always
-        // there are frames enough of which all bones agree.
+        // If more than half of the bones agree with the shoulders, so does their median, which need not be computed. Usually enough
+        // frames have all of their bones agree.
         auto differs = [&](float bones) { return width > cfg.disagree * bones || bones > cfg.disagree * width; };
         float there = 0.0f, agree = 0.0f;
         for (int t = 0; t < cfg.window; ++t) {
             if (here[t] == NONE) continue;
             const float* sum = summary(st, here[t]);
             there += sum[BONES];
-            agree += differs(sum[LEAST]) || differs(sum[MOST]) ? 0.0f : sum[BONES];
+            agree += differs(sum[MIN_RATIO]) || differs(sum[MAX_RATIO]) ? 0.0f : sum[BONES];
         }
         float size = width;
         if (!(width > 0.0f) || (there > 0.0f && 2.0f * agree <= there)) {
@@ -593,7 +568,7 @@ class Ring {
         Storage& st = storage[p.stream];
         if (st.slot.empty()) allocate(st);
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
-        const std::size_t at = p.window % most_windows;
+        const std::size_t at = p.window % max_windows;
         float* to = st.predicted.data() + at * cfg.positions.size() * pose;
         repeat(p.origin);
         bool finite = true;
@@ -613,6 +588,28 @@ class Ring {
         }
     }
 
+    // Window e of stream s has run, or is skipped: write what it completes from `row` on, return the next row.
+    std::size_t complete(int s, std::int64_t e, const Columns& out, std::size_t row, bool skipped) {
+        for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
+            if (!completes(s, e, cfg.reach[l])) continue;
+            if (row == out.slot.size()) throw std::invalid_argument("fewer rows than poses");
+            out.stream.data()[row] = s;
+            out.slot.data()[row] = e - cfg.reach[l];
+            out.lookahead.data()[row] = cfg.lookaheads[l];
+            float* xyz = out.xyz.data() + row * 3 * cfg.joints;
+            write(s, e, l, xyz, out.sigma.data() + row * cfg.joints, out.confidence.data() + row * cfg.joints,
+                  out.windows.data()[row], out.flags.data()[row]);
+            if (skipped && !out.windows.data()[row]) {
+                pass_through(storage[s], e - cfg.reach[l], xyz);
+                out.flags.data()[row] |= PASSTHROUGH;
+            }
+            ++row;
+        }
+        stale_[s] = e + 1;
+        next_[s] = std::max(next_[s], e + 1);
+        return row;
+    }
+
     void write(int s, std::int64_t e, std::size_t l, float* xyz, float* sigma, float* confidence, std::int32_t& windows,
                std::uint32_t& flags) {
         const Storage& st = storage[s];
@@ -621,7 +618,7 @@ class Ring {
         const int count = cfg.count[l];
         averaged.clear();
         for (std::int64_t end = e - count + 1; end <= e; ++end) {
-            const std::size_t at = end % most_windows;
+            const std::size_t at = end % max_windows;
             if (!st.usable[at]) continue;
             const int position = cfg.window - 1 - static_cast<int>(end - i);
             const std::size_t column = std::lower_bound(cfg.positions.begin(), cfg.positions.end(), position) - cfg.positions.begin();
@@ -674,14 +671,28 @@ inline void bind_ring(nb::module_& m) {
         .def("end", &Ring::end, nb::call_guard<nb::gil_scoped_release>())
         .def("reset", &Ring::reset, nb::call_guard<nb::gil_scoped_release>())
         .def("gather", &Ring::gather, nb::call_guard<nb::gil_scoped_release>())
-        .def("average", &Ring::average, nb::call_guard<nb::gil_scoped_release>())
-        .def("skip", &Ring::skip, nb::call_guard<nb::gil_scoped_release>())
+        .def("average",
+             [](Ring& self, In<float> y, Out<std::int32_t> stream, Out<std::int64_t> slot, Out<std::int32_t> lookahead, Out<float> xyz,
+                Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows, Out<std::uint32_t> flags) {
+                 const nb::gil_scoped_release released;
+                 self.average(y, {stream, slot, lookahead, xyz, sigma, confidence, windows, flags});
+             })
+        .def("skip",
+             [](Ring& self, In<std::int32_t> rows, In<std::int64_t> window, Out<std::int32_t> stream, Out<std::int64_t> slot,
+                Out<std::int32_t> lookahead, Out<float> xyz, Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows,
+                Out<std::uint32_t> flags) {
+                 const nb::gil_scoped_release released;
+                 self.skip(rows, window, {stream, slot, lookahead, xyz, sigma, confidence, windows, flags});
+             })
         .def_prop_ro("pending", &Ring::pending)
         .def_prop_ro("outputs", &Ring::outputs)
         .def_prop_ro("watermark", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).watermark_); })
         .def_prop_ro("newest", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).newest_); })
         .def_prop_ro("next", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).next_); })
-        .def_prop_ro("ended", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).ended_); });
+        .def_prop_ro("ended", [](nb::handle self) {
+            const auto& ended = nb::cast<Ring&>(self).ended_;
+            return View<bool>(reinterpret_cast<const bool*>(ended.data()), {ended.size()}, self);
+        });
 }
 
 }  // namespace rtskel

@@ -88,8 +88,7 @@ def _stream_options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.curve import ServerKeys
     from rtskel.engine import open_engine
-    from rtskel.serve import ServeConfig, Server, run_server
-    from rtskel.serve.table import StreamConfig
+    from rtskel.serve import ServeConfig, Server, StreamConfig, run_server
 
     if args.view and args.keys:
         raise RtskelError("--view with --keys: run rtskel view beside it, with the keys of a client")

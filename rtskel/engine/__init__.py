@@ -1,8 +1,8 @@
-"""Engines: what maps windows of poses to refined windows, one contract for every runtime.
+"""Engines: windows of poses in, refined windows out, one contract (`Engine`) for every runtime.
 
 `open_engine(path)` picks by suffix: `.onnx` (CPU, the default), `.plan` (NVIDIA GPUs), `.safetensors` (PyTorch, the
 reference), and the word "null" (the identity). Importing this package imports no runtime; opening an engine imports
-its own.
+its own. What cannot be opened or run is an EngineError of one line that names the file.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rtskel.engine.base import Engine, EngineInfo, NullEngine
-from rtskel.engine.metadata import KINDS, describe
+from rtskel.engine.base import Engine, NullEngine
+from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
 __all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine"]
 
 BUNDLED = "skeletor-realtime.onnx"
 
-# kind -> module, class, and the options that mean something to it.
+# kind -> module, class, and the options that it takes.
 _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     "null": ("rtskel.engine.base", "NullEngine", frozenset({"window", "joints"})),
     "onnx": ("rtskel.engine.openvino", "OnnxEngine", frozenset({"precision", "threads"})),
@@ -56,18 +56,18 @@ def open_engine(
     Args:
         path: an engine file, "null" for the identity, None for the bundled weights.
         max_batch: the most windows of one `run`; a plan may have been built for fewer.
-        precision: "fp32", "bf16" or "int8", for `.onnx`. Every kind refuses a precision that it would not compute in.
+        precision: "fp32", "bf16" or "int8", for `.onnx`; other kinds refuse any but their own.
         threads: CPU threads, for `.onnx` (default: one a core) and `.safetensors` (default: PyTorch's choice).
         device: index of the GPU, for `.plan`.
-        window: frames in a window. Sets the one of the null engine (default 32); any other engine must have this one.
-        joints: joints in a frame; likewise (default 50).
+        window: frames in a window. Sets that of the null engine (default 32); any other engine must have it already.
+        joints: joints in a frame, likewise (default 50).
         graphs: CUDA graphs, for `.plan`; see `rtskel.engine.tensorrt.PlanEngine`.
         warm_up: prepare every batch size now, for `.plan`.
         rings: keep the rings of refinement on the GPU, for `.plan`.
 
     Raises:
-        EngineError: one line that names the file and what is wrong with it, with what this machine lacks to run it,
-            or an option that this kind of engine does not have.
+        EngineError: one line that names the file and what is wrong with it, what this machine lacks to run it, or an
+            option that this kind of engine does not have.
     """
     path = bundled() if path is None else path
     info = None if str(path) == "null" else describe(path)
@@ -91,12 +91,9 @@ def open_engine(
             continue
         if info is None or option not in ("precision", "window", "joints"):
             raise EngineError(f"{path}: option {option} does not apply to this kind of engine ({kind})")
-        if getattr(info, option) != value:  # what an engine has and cannot change
+        if getattr(info, option) != value:  # fixed by the file
             raise EngineError(f"{path}: its {option} is {getattr(info, option)}, not {value}")
     arguments = {option: value for option, value in given.items() if option in accepted}
     engine_class = getattr(importlib.import_module(module), name)
     engine: Engine = engine_class(*([] if info is None else [path]), max_batch=max_batch, **arguments)
     return engine
-
-
-assert set(KINDS.values()) == _KINDS.keys() - {"null"}

@@ -1,117 +1,29 @@
-"""What an engine is: the contract that everything which maps windows to refined windows keeps.
+"""The contract of engines, which map windows of poses to refined windows.
 
 The public `run` checks its arguments, `_run` computes; every engine kind implements `_run` (and `_close`) only.
-Engines are synchronous and not thread-safe: one caller at a time. They may be used from another thread than the one
-that opened them.
+Engines are synchronous and not thread-safe: one caller at a time, from any thread.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
-from rtskel.skeleton import SKELETONS, UPPER_BODY_50
+from rtskel.skeleton import UPPER_BODY_50
 
 if TYPE_CHECKING:
-    from rtskel.refine.ring import EngineRing, RingConfig
-
-FORMAT = "1"
-"""Value of `rtskel.format` in the files that this version writes and reads."""
+    from rtskel.refine.config import RingConfig
+    from rtskel.refine.ring import EngineRing
 
 USUAL_POSITIONS = 4
-"""How many positions of a window engines get ready for before they are told: lookaheads 0 and 4 read so many."""
-
-PRECISIONS = ("fp32", "fp16", "bf16")
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What an engine knows about itself. `describe` reads it off a file, an open engine carries it as `info`.
-
-    Attributes:
-        kind: "null", "onnx", "safetensors" or "plan".
-        model_id: short stable name of what computes: "<name>-<first 12 hex digits of weights_hash>".
-        window: frames in a window, W.
-        joints: joints of a frame, J.
-        skeleton_id: which skeleton those joints are.
-        preset: model preset ("paper", "realtime", "custom").
-        precision: "fp32", "fp16" or "bf16": of the file, or, in an open engine, what it computes in ("int8" as well).
-        weights_hash: hexadecimal SHA-256 of the weights; the same in every file made from them.
-        builder: what made the file or, in an open engine, what runs it, with its version.
-        path: the file, "" if there is none.
-        extra: everything else that the file says, by name.
-    """
-
-    kind: str
-    model_id: str
-    window: int
-    joints: int
-    skeleton_id: str
-    preset: str
-    precision: str
-    weights_hash: str
-    builder: str = ""
-    path: str = ""
-    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-    @classmethod
-    def from_metadata(cls, kind: str, path: str, metadata: Mapping[str, str], **extra: str) -> EngineInfo:
-        """Validates the `rtskel.*` metadata of an engine file. This is the one place that knows its keys.
-
-        Args:
-            path: what errors name.
-            metadata: keys `rtskel.format`, `.name`, `.window`, `.joints`, `.skeleton`, `.preset`, `.precision` and
-                `.weights_hash` must be there; others that start with `rtskel.` go to `extra` (`rtskel.config`, ...).
-            extra: what else is known, `builder` among it.
-
-        Raises:
-            EngineError: not one of our files, another format version, a value that is missing or makes no sense.
-        """
-        keys = {key.removeprefix("rtskel."): value for key, value in metadata.items() if key.startswith("rtskel.")}
-        if "format" not in keys:
-            raise EngineError(f"{path}: not an rtskel engine (it carries no rtskel.format)")
-        if (version := keys.pop("format")) != FORMAT:
-            raise EngineError(f"{path}: engine format {version} is not supported (this rtskel reads format {FORMAT})")
-
-        def take(key: str) -> str:
-            if value := keys.pop(key, ""):
-                return value
-            raise EngineError(f"{path}: the engine does not say its rtskel.{key}")
-
-        def count(key: str) -> int:
-            value = take(key)
-            if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= 1 << 20:
-                raise EngineError(f"{path}: rtskel.{key} {value!r} is not a positive number")
-            return int(value)
-
-        window, joints, skeleton_id = count("window"), count("joints"), take("skeleton")
-        if skeleton_id in SKELETONS and SKELETONS[skeleton_id].joints != joints:
-            raise EngineError(f"{path}: {joints} joints, but {skeleton_id} has {SKELETONS[skeleton_id].joints}")
-        if (precision := take("precision")) not in PRECISIONS:
-            raise EngineError(f"{path}: unknown rtskel.precision {precision!r} (known: {', '.join(PRECISIONS)})")
-        weights_hash, name, preset = take("weights_hash"), take("name"), take("preset")
-        keys |= extra
-        return cls(
-            kind=kind,
-            model_id=f"{name}-{weights_hash[:12]}",
-            window=window,
-            joints=joints,
-            skeleton_id=skeleton_id,
-            preset=preset,
-            precision=precision,
-            weights_hash=weights_hash,
-            builder=keys.pop("builder", ""),
-            path=path,
-            extra=keys,
-        )
+"""Positions of a window that engines prepare for before they are told which: lookaheads 0 and 4 need so many."""
 
 
 class Engine(ABC):
@@ -130,8 +42,8 @@ class Engine(ABC):
         self.joints = info.joints
         self.max_batch = max_batch
         self._closed = False
-        self._every = np.arange(self.window)  # what `_run` gets where all positions are wanted
-        self._checked: bytes | None = None  # positions that are known to be right
+        self._every = np.arange(self.window)  # what `_run` gets if all positions are wanted
+        self._checked: bytes | None = None  # the last positions that were valid
 
     def run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64] | None = None
@@ -140,10 +52,10 @@ class Engine(ABC):
 
         Args:
             x: [B, W, J, 3] float32, windows in their canonical frames (`rtskel.refine`); missing joints are 0. Any
-                strides; C-contiguous arrays are read where they are.
+                strides; C-contiguous arrays are not copied.
             missing: [B, W, J] bool, which joints are missing.
-            positions: [P] int64 in 0..W-1, 1 <= P <= W: the frames of each window whose predictions are wanted. Others
-                are not computed, as far as the engine can do without. None: all of them.
+            positions: [P] int64 in 0..W-1, 1 <= P <= W: the frames of each window whose predictions are wanted. The
+                engine saves what work it can on others. None: all of them.
 
         Returns:
             [B, P, J, 3] float32, C-contiguous. The engine owns this buffer: it is valid until the next `run` or
@@ -168,11 +80,11 @@ class Engine(ABC):
         return self._run(np.ascontiguousarray(x), np.ascontiguousarray(missing), np.ascontiguousarray(positions))
 
     def ring(self, config: RingConfig) -> EngineRing | None:
-        """A ring beside the network, for who refines with this engine; None (as here) where rings are the caller's."""
+        """The engine's own ring beside its network; None (as here) if callers keep the ring."""
         return None
 
     def close(self) -> None:
-        """Releases what the engine holds; `run` raises from now on. Closing twice is allowed."""
+        """Releases what the engine holds; `run` raises afterwards. Closing twice is allowed."""
         if not self._closed:
             self._closed = True
             self._close()
@@ -197,13 +109,13 @@ class Engine(ABC):
     def _check_positions(self, positions: object) -> None:
         if not isinstance(positions, np.ndarray) or positions.dtype != np.int64 or positions.ndim != 1:
             raise ValueError("positions must be a numpy array of int64, [P]")
-        if (key := positions.tobytes()) != self._checked:  # nearly always the ones of the last run
+        if (key := positions.tobytes()) != self._checked:  # nearly always those of the last run
             if not (1 <= len(positions) <= self.window and positions.min() >= 0 and positions.max() < self.window):
                 raise ValueError(f"positions must be 1 to {self.window} of 0..{self.window - 1}, not {positions}")
             self._checked = key
 
     def _chosen(self, y: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[B, P, J, 3] of all predictions y [B, W, J, 3], for engines that cannot but compute all."""
+        """[B, P, J, 3] of all predictions y [B, W, J, 3], for engines that always compute all."""
         return y if positions is self._every else np.take(y, positions, axis=1)
 
     @abstractmethod
@@ -216,14 +128,14 @@ class Engine(ABC):
         """Releases what the engine holds. Called once."""
 
 
-def sizes(most: int) -> list[int]:
-    """Sizes that an engine prepares for: the powers of two below `most`, and `most`."""
-    return [1 << k for k in range((most - 1).bit_length())] + [most]
+def buckets(largest: int) -> list[int]:
+    """Sizes that an engine prepares for: the powers of two below `largest`, and `largest`."""
+    return [1 << k for k in range((largest - 1).bit_length())] + [largest]
 
 
-def fitting(size: int, most: int) -> int:
-    """The least of `sizes(most)` that holds `size`."""
-    return min(1 << (size - 1).bit_length(), most)
+def bucket(size: int, largest: int) -> int:
+    """The smallest of `buckets(largest)` that holds `size`."""
+    return min(1 << (size - 1).bit_length(), largest)
 
 
 class NullEngine(Engine):

@@ -1,13 +1,13 @@
 """Rings on the GPU: only new frames go up and only finished poses come down; windows never travel.
 
-`DeviceRing` keeps the books of many streams on the host, as `rtskel.refine.ring` specifies them, and their frames and
-predictions on the GPU of a plan. One step is one CUDA graph:
+`DeviceRing` keeps the state of many streams on the host (`rtskel.refine.ring.RingState`), and their frames and
+predictions on the engine's GPU. One step is one CUDA graph:
 
     upload of new frames -> store -> gather windows -> network -> average -> download of what is complete
 
-The kernels are in engines/native/device.cu, compiled where nvcc is found when rtskel is built. Every prepared size has
-two turns of page-locked memory with a graph each, so that the next step can be packed, and be waiting on the GPU's
-stream, before the last one is taken: `submit` and `collect` do that, `step` is one after the other.
+The kernels are in engines/native/device.cu, compiled if nvcc is found when rtskel is built. Every bucket (prepared
+size) has two staging buffers of page-locked memory with a graph each, so that the next step can be packed and enqueued
+before the last one is taken: `submit` and `collect` do that, `step` is one after the other.
 """
 
 from __future__ import annotations
@@ -16,31 +16,37 @@ import ctypes
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.engine.base import fitting, sizes
-from rtskel.engine.tensorrt import Cuda, Parts, PlanEngine, RingMemory, layout, pinned, views
+from rtskel import native
+from rtskel.engine.base import bucket, buckets
+from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
 from rtskel.errors import EngineError
 from rtskel.flags import Flag
-from rtskel.refine.ring import DISAGREE, FAR, EngineRing, Refined, RingConfig, steady_bones
+from rtskel.refine.canonical import DISAGREE, FAR, steady_bones
+from rtskel.refine.config import Refined, RingConfig
+from rtskel.refine.ring import EngineRing
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
 
+if TYPE_CHECKING:
+    from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
+
 LIFE = 1 << 40
-"""What is stored on the GPU is tagged with a number of its own: the stream's life times this, plus slot or window."""
+"""Everything on the GPU has a tag: the stream's life (one more with each reset) times this, plus slot or window."""
 
 THREADS = 128
-"""Threads of a block; a block has one frame, one window or the windows of one stream."""
+"""Threads in a block, which has one frame, one window or the windows of one stream."""
 
 SHARED_BYTES = 47 << 10
-"""Fast memory that every GPU has for a block, less what the kernels name themselves."""
+"""Shared memory that every GPU has for a block, less what the kernels declare themselves."""
 
 NEVER = np.iinfo(np.int64).max
 
 RING = (
-    *("window", "joints", "capacity", "most_windows", "positions", "answers", "steady"),
+    *("window", "joints", "capacity", "max_windows", "positions", "answers", "steady"),
     *("neck", "right_shoulder", "left_shoulder"),
 )
 LIMITS = ("min_confidence", "shoulder_width", "far", "disagree")
@@ -71,19 +77,14 @@ class StepArguments(ctypes.Structure):
 
 
 def compiled() -> Path:
-    """The compiled kernels, beside rtskel's other compiled part; EngineError where rtskel was built without nvcc."""
-    try:
-        from rtskel import _native  # type: ignore[attr-defined]
-
-        path = Path(_native.__file__).with_name("device.fatbin")
-    except ImportError:
-        path = Path(__file__)
-    if path.suffix != ".fatbin" or not path.is_file():
+    """The file of the compiled kernels; EngineError if rtskel was built without nvcc."""
+    path = native.FOLDER / "device.fatbin"
+    if not path.is_file():
         raise EngineError("rings on the GPU: rtskel was built where no nvcc was found; install it again where there is")
     return path
 
 
-def load_kernels(cuda: Cuda, memory: RingMemory) -> dict[str, Any]:
+def load_kernels(cuda: Cuda, memory: Resources) -> dict[str, Any]:
     """The kernels by their names, on the GPU."""
     library = memory.hold(
         "cuLibraryUnload", cuda.call("cuLibraryLoadData", compiled().read_bytes(), [], [], 0, [], [], 0)
@@ -94,13 +95,13 @@ def load_kernels(cuda: Cuda, memory: RingMemory) -> dict[str, Any]:
 
 
 _Rows = list[tuple[int, int, int, int, int]]
-"""What a step completes, known before it runs: stream, slot, lookahead, windows of a full average, flags."""
+"""Rows that a step completes, known before it runs: stream, slot, lookahead, windows in a full average, flags."""
 
 
-class _Turn:
-    """Page-locked memory of one step in flight, and its graph."""
+class _StagingBuffer:
+    """Page-locked memory of one step in flight, both ways, and its graph."""
 
-    def __init__(self, memory: RingMemory, cuda: Any, parts_in: Parts, parts_out: Parts) -> None:
+    def __init__(self, memory: Resources, cuda: Any, parts_in: Parts, parts_out: Parts) -> None:
         self.given, self.taken = pinned(cuda, layout(parts_in)[1]), pinned(cuda, layout(parts_out)[1])
         self.inputs, self.outputs = views(self.given, parts_in), views(self.taken, parts_out)
         create, flag = "cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming
@@ -109,17 +110,17 @@ class _Turn:
         self.busy = False
 
 
-class _Size:
-    """What steps of up to `size` windows and as many new frames run on.
+class _Bucket:
+    """Steps of up to `size` windows and as many new frames: their staging buffers and their memory on the GPU.
 
     Args:
-        ring: for whom.
-        network: the engine's lane of that size; None for steps that run no windows.
-        turns: steps that may be in flight at once.
+        ring: the ring that they belong to.
+        slot: the engine's execution slot of that size; None for steps that run no windows.
+        in_flight: steps that may be in flight at once.
     """
 
-    def __init__(self, ring: DeviceRing, size: int, network: Any, turns: int) -> None:
-        self.size, self._network = size, network
+    def __init__(self, ring: DeviceRing, size: int, slot: ExecutionSlot | None, in_flight: int) -> None:
+        self.size, self._slot = size, slot
         cuda, joints = ring.engine.cuda, ring.config.skeleton.joints
         rows = size * len(ring.config.lookaheads)
         self._in: Parts = {
@@ -148,56 +149,59 @@ class _Size:
             for name, place in places.items():
                 for k, each in enumerate(together.get(name, (name,))):
                     setattr(self._arguments, each, block + place + 8 * k * size)
-        if network is not None:
-            for name, _, address in network.tensors():
+        if slot is not None:
+            for name, _, address in slot.tensors():
                 setattr(self._arguments, name, address)
-        self.turns = [_Turn(ring.memory, cuda, self._in, self._out) for _ in range(turns)]
-        for turn in self.turns if network is not None else ():
-            self.enqueue(ring, turn)  # of nothing: what is put off until a first run must not happen under capture
+        self.staging = [_StagingBuffer(ring.memory, cuda, self._in, self._out) for _ in range(in_flight)]
+        if slot is None:
+            return
+        for staging in self.staging:
+            self.enqueue(ring, staging)  # empty: what is put off until a first run must not happen under capture
             ring.engine.wait()
-            graph = ring.engine.capture(network.context, partial(self.enqueue, ring, turn))
-            turn.graph = graph if graph is None else ring.memory.hold("cudaGraphExecDestroy", graph)
+            graph = ring.engine.capture(slot, partial(self.enqueue, ring, staging))
+            staging.graph = graph if graph is None else ring.memory.hold("cudaGraphExecDestroy", graph)
 
-    def free(self) -> _Turn:
-        """A turn that is not in flight."""
-        for turn in self.turns:
-            if not turn.busy:
-                return turn
+    def free(self) -> _StagingBuffer:
+        """A buffer that is not in flight."""
+        for staging in self.staging:
+            if not staging.busy:
+                return staging
         raise ValueError("two steps are in flight: collect one")
 
-    def enqueue(self, ring: DeviceRing, turn: _Turn) -> None:
+    def enqueue(self, ring: DeviceRing, staging: _StagingBuffer) -> None:
         """Puts one step on the stream."""
         size, cuda, stream = self.size, ring.engine.cuda, ring.engine.stream
         (given, count), _, (taken, results) = self._blocks
-        cuda.upload(given, turn.given.ctypes.data, count, stream)
+        cuda.upload(given, staging.given.ctypes.data, count, stream)
         ring.launch("store", size, self._arguments)
-        if self._network is not None:
+        if self._slot is not None:
             ring.launch("gather", size, self._arguments)
-            ring.engine.enqueue_network(self._network.context)
+            ring.engine.enqueue_network(self._slot)
         ring.launch("average", size, self._arguments)
-        cuda.download(turn.taken.ctypes.data, taken, results, stream)
+        cuda.download(staging.taken.ctypes.data, taken, results, stream)
 
 
 class DeviceRing(EngineRing):
-    """The ring of many streams on a GPU; see `rtskel.refine.ring.NumpyRing` for what it computes. Made by
-    `PlanEngine.ring`.
+    """The ring of many streams on a GPU, made by `CudaEngine.ring`.
 
-    After an EngineError from the GPU itself nothing on it can be relied on: open the engine anew.
+    After an EngineError from the GPU itself its state there is unknown: open the engine again.
 
     Args:
-        engine: the plan's engine; borrowed. Closing it gives back what the ring holds on the GPU.
+        engine: runs the network; borrowed. Closing it gives back what the ring holds on the GPU.
         memory: keeps account of that.
 
     Raises:
         EngineError: no compiled kernels, or none for this GPU; windows too long; not enough memory.
     """
 
-    def __init__(self, engine: PlanEngine, config: RingConfig, memory: RingMemory) -> None:
+    def __init__(self, engine: CudaEngine, config: RingConfig, memory: Resources) -> None:
         super().__init__(config)
         self.engine, self.memory = engine, memory
         self._lives = [0] * config.streams
-        self._looks = {look: (k, config.reach(look), config.windows(look)) for k, look in enumerate(config.lookaheads)}
-        self._flying: deque[tuple[_Turn, _Rows]] = deque()
+        self._lookaheads = {
+            look: (k, config.reach(look), config.windows(look)) for k, look in enumerate(config.lookaheads)
+        }
+        self._flying: deque[tuple[_StagingBuffer, _Rows]] = deque()
         cuda, skeleton, positions = engine.cuda, config.skeleton, config.positions
         if (shared := self._shared_bytes) > SHARED_BYTES:
             raise EngineError(
@@ -206,7 +210,7 @@ class DeviceRing(EngineRing):
             )
         self._stream = cuda.driver.CUstream(int(engine.stream))
         wanted = len(positions)
-        answers = fitting(wanted, config.window) if engine.selects else config.window
+        answers = bucket(wanted, config.window) if engine.selects else config.window
         kept = np.zeros(config.window, np.int64)
         kept[positions] = np.arange(wanted)
         bones = steady_bones(skeleton)
@@ -220,7 +224,7 @@ class DeviceRing(EngineRing):
             "column": np.arange(wanted) if engine.selects else positions,
             "kept": kept,
         }
-        s, c, m, joints = config.streams, config.capacity, config.most_windows, skeleton.joints
+        s, c, m, joints = config.streams, config.capacity, config.max_windows, skeleton.joints
         state: Parts = {
             "slot_tag": ((s, c), np.int64),
             "xyz": ((s, c, joints, 3), np.float32),
@@ -248,12 +252,12 @@ class DeviceRing(EngineRing):
         engine.wait()
 
         most = engine.max_batch
-        self._sizes: dict[int, _Size] = {}
-        self._aside = _Size(self, max(64, most), None, 1)  # for frames beyond what a step takes, and windows skipped
+        self._buckets: dict[int, _Bucket] = {}
+        self._aside = _Bucket(self, max(64, most), None, 1)  # for frames beyond what a step takes, and skipped windows
         self._staged = 0
-        self._staging = {name: array.copy() for name, array in self._aside.turns[0].inputs.items() if "frame" in name}
-        for size in sizes(most) if engine.warms_up else (1,):
-            self._sized(size)
+        self._staging = {name: array.copy() for name, array in self._aside.staging[0].inputs.items() if "frame" in name}
+        for size in buckets(most) if engine.warms_up else (1,):
+            self._bucket(size)
 
     @property
     def _shared_bytes(self) -> int:
@@ -270,12 +274,12 @@ class DeviceRing(EngineRing):
             *(self._stream, ctypes.addressof(arguments), 0),
         )
 
-    def _sized(self, windows: int) -> _Size:
-        size = fitting(windows, self.engine.max_batch)
-        if size not in self._sizes:
-            wanted = fitting(len(self.config.positions), self.config.window) if self.engine.selects else 0
-            self._sizes[size] = _Size(self, size, self.engine.lane(size, wanted), 2)
-        return self._sizes[size]
+    def _bucket(self, windows: int) -> _Bucket:
+        size = bucket(windows, self.engine.max_batch)
+        if size not in self._buckets:
+            wanted = bucket(len(self.config.positions), self.config.window) if self.engine.selects else 0
+            self._buckets[size] = _Bucket(self, size, self.engine.slot(size, wanted), 2)
+        return self._buckets[size]
 
     # -- frames in ---------------------------------------------------------------------------------------------------
 
@@ -287,7 +291,7 @@ class DeviceRing(EngineRing):
         confidence: NDArray[np.float32],
         status: NDArray[np.uint8],
     ) -> None:
-        """See `NumpyRing.put`; frames go up with the next step, or once there are more than a step takes."""
+        """See `HostRing.put`; frames go up with the next step, or earlier if there are more than a step takes."""
         taken = self._take_all(stream, slot, status)
         if len(taken) < len(stream):
             stream, slot, xyz, confidence = stream[taken], slot[taken], xyz[taken], confidence[taken]
@@ -315,24 +319,24 @@ class DeviceRing(EngineRing):
         for s in stream.tolist():
             self._lives[s] += 1
 
-    def _frames(self, turn: _Turn, count: int) -> None:
+    def _frames(self, staging: _StagingBuffer, count: int) -> None:
         """Packs `count` staged frames."""
-        turn.inputs["counts"][0] = count
-        turn.inputs["frames"][:, :count] = self._staging["frames"][:, :count]
+        staging.inputs["counts"][0] = count
+        staging.inputs["frames"][:, :count] = self._staging["frames"][:, :count]
         for name in ("frame_xyz", "frame_confidence"):
-            turn.inputs[name][:count] = self._staging[name][:count]
+            staging.inputs[name][:count] = self._staging[name][:count]
 
     def _store(self) -> None:
-        """Sends the staged frames up by themselves, and waits."""
-        turn = self._aside.turns[0]
-        self._frames(turn, self._staged)
-        turn.inputs["counts"][1] = 0
-        self._run_aside(turn)
+        """Sends the staged frames up without a step, and waits."""
+        staging = self._aside.staging[0]
+        self._frames(staging, self._staged)
+        staging.inputs["counts"][1] = 0
+        self._run_aside(staging)
         self._staged = 0
 
-    def _run_aside(self, turn: _Turn) -> None:
+    def _run_aside(self, staging: _StagingBuffer) -> None:
         self._ready_to_run()
-        self._aside.enqueue(self, turn)
+        self._aside.enqueue(self, staging)
         self.engine.wait()
 
     # -- windows through the network -----------------------------------------------------------------------------------
@@ -344,7 +348,7 @@ class DeviceRing(EngineRing):
     def submit(self, room: int) -> bool:
         """Put a step of up to `room` windows on the GPU and do not wait; False if no window can run.
 
-        The books are of after it from now on. If it raises, nothing has changed.
+        The host state then already reflects this step. If it raises, nothing has changed.
 
         Raises:
             ValueError: two steps are in flight.
@@ -355,22 +359,22 @@ class DeviceRing(EngineRing):
         if not plan:
             return False
         self._ready_to_run()
-        size = self._sized(len(plan))
-        if self._staged > size.size:
+        step = self._bucket(len(plan))
+        if self._staged > step.size:
             self._store()
-        turn = size.free()
-        self._frames(turn, self._staged)
-        rows = self._windows(turn, plan, skipped=False)
+        staging = step.free()
+        self._frames(staging, self._staged)
+        rows = self._windows(staging, plan, skipped=False)
         cuda = self.engine.cuda
-        if turn.graph is None:
-            size.enqueue(self, turn)
+        if staging.graph is None:
+            step.enqueue(self, staging)
         else:
-            cuda.call("cudaGraphLaunch", turn.graph, self.engine.stream)
-        cuda.call("cudaEventRecord", turn.done, self.engine.stream)
-        self._staged, turn.busy = 0, True
+            cuda.call("cudaGraphLaunch", staging.graph, self.engine.stream)
+        cuda.call("cudaEventRecord", staging.done, self.engine.stream)
+        self._staged, staging.busy = 0, True
         for s, e in plan:
             self._pass(s, e)
-        self._flying.append((turn, rows))
+        self._flying.append((staging, rows))
         return True
 
     def collect(self) -> Refined:
@@ -382,31 +386,31 @@ class DeviceRing(EngineRing):
         if not self._flying:
             raise ValueError("no step is in flight: submit one")
         self.engine.cuda.use()
-        turn, rows = self._flying.popleft()
-        self.engine.cuda.call("cudaEventSynchronize", turn.done)
-        turn.busy = False
-        return self._refined(turn, rows)
+        staging, rows = self._flying.popleft()
+        self.engine.cuda.call("cudaEventSynchronize", staging.done)
+        staging.busy = False
+        return self._refined(staging, rows)
 
-    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], out: Refined) -> None:
-        """See `NumpyRing.skip`."""
+    def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], /, *columns: NDArray[Any]) -> None:
+        """See `HostRing.skip`."""
         plan = [
             (s, e)
             for s, end in zip(stream.tolist(), window.tolist(), strict=True)
             for e in range(self._streams[s].next, end)
         ]
-        row, turn = 0, self._aside.turns[0]
+        row, staging = 0, self._aside.staging[0]
         for first in range(0, len(plan), self._aside.size):
             part = plan[first : first + self._aside.size]
-            self._frames(turn, self._staged)
-            rows = self._windows(turn, part, skipped=True)
-            self._run_aside(turn)
+            self._frames(staging, self._staged)
+            rows = self._windows(staging, part, skipped=True)
+            self._run_aside(staging)
             self._staged = 0
             for s, e in part:
                 self._pass(s, e)
-            done = self._refined(turn, rows)
+            done = self._refined(staging, rows)
             done.flags[done.windows == 0] |= np.uint32(Flag.PASSTHROUGH)
-            for name, values in vars(done).items():
-                getattr(out, name)[row : row + len(done)] = values
+            for column, values in zip(columns, done.columns, strict=True):
+                column[row : row + len(done)] = values
             row += len(done)
 
     def _ready_to_run(self) -> None:
@@ -414,13 +418,13 @@ class DeviceRing(EngineRing):
             raise EngineError(f"{self.engine.info.path}: the engine is closed")
         self.engine.cuda.use()
 
-    def _windows(self, turn: _Turn, plan: list[tuple[int, int]], *, skipped: bool) -> _Rows:
+    def _windows(self, staging: _StagingBuffer, plan: list[tuple[int, int]], *, skipped: bool) -> _Rows:
         """Packs these windows and what they complete."""
-        inputs = turn.inputs
+        inputs = staging.inputs
         rows: _Rows = []
         before: dict[int, int] = {}
         windows: list[list[int]] = []
-        begins, looks = [0], list[int]()
+        begins, lookaheads = [0], list[int]()
         for b, (s, e) in enumerate(plan):
             st, earlier = self._streams[s], before.get(s, -1)
             if earlier >= 0:
@@ -430,19 +434,19 @@ class DeviceRing(EngineRing):
                 [s, self._lives[s] * LIFE, e, st.last if st.ended else NEVER, -1, int(earlier < 0), int(skipped)]
             )
             for lookahead in self._completed(s, e):
-                index, reach, count = self._looks[lookahead]
+                index, reach, count = self._lookaheads[lookahead]
                 rows.append((s, e - reach, lookahead, count, self._flags(s, e, count)))
-                looks.append(index)
-            begins.append(len(looks))
+                lookaheads.append(index)
+            begins.append(len(lookaheads))
         inputs["counts"][1] = len(plan)
         inputs["windows"][:, : len(plan)] = np.array(windows, np.int64).T
         inputs["rows"][: len(begins)] = begins
-        inputs["row_lookahead"][: len(looks)] = looks
+        inputs["row_lookahead"][: len(lookaheads)] = lookaheads
         return rows
 
-    def _refined(self, turn: _Turn, rows: _Rows) -> Refined:
-        """What came down, out of the memory that the next step will overwrite."""
-        n, down = len(rows), turn.outputs
+    def _refined(self, staging: _StagingBuffer, rows: _Rows) -> Refined:
+        """The rows of a step, copied out of the memory that the next step overwrites."""
+        n, down = len(rows), staging.outputs
         stream, slot, lookahead, most, known = np.array(rows, np.int64).reshape(n, 5).T
         confidence, windows = down["out_confidence"][:n].copy(), down["windows"][:n].astype(np.int32)
         flags = known.astype(np.uint32)

@@ -1,7 +1,7 @@
-"""What engine files say about themselves, read without opening, running or importing anything.
+"""What engine files say about themselves, read without opening, running or importing a runtime.
 
 Three containers carry the same `rtskel.*` metadata: ONNX (`metadata_props`), safetensors (`__metadata__`) and our
-plan files. Reading it costs a few kilobytes of I/O; that a file was cut short is found here as well.
+plan files. Reading it costs a few kilobytes of I/O, and finds truncated files as well.
 """
 
 from __future__ import annotations
@@ -12,14 +12,122 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from rtskel.engine.base import EngineInfo
 from rtskel.errors import EngineError
+from rtskel.skeleton import SKELETONS
 
-LARGEST_HEADER = 16 << 20  # bytes; a foreign file must not make us read gigabytes of "header"
+FORMAT = "1"
+"""Value of `rtskel.format` in the files that this version writes and reads."""
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""What engine files may compute in."""
+
+SUFFIXES: Mapping[str, str] = {".plan": "plan", ".onnx": "onnx", ".safetensors": "safetensors"}
+"""Engine kind by file suffix."""
+
+MAX_HEADER = 16 << 20
+"""Bytes of a header: a foreign file must not make us read gigabytes."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is. `describe` reads it from a file, an open engine has it as `info`.
+
+    Attributes:
+        kind: "null", "onnx", "safetensors" or "plan".
+        model_id: short stable name of the model: "<name>-<first 12 hex digits of weights_hash>".
+        window: frames in a window, W.
+        joints: joints in a frame, J.
+        skeleton_id: which skeleton those joints are.
+        preset: model preset ("paper", "realtime", "custom").
+        precision: "fp32", "fp16" or "bf16": of the file, or, in an open engine, what it computes in ("int8" as well).
+        weights_hash: hexadecimal SHA-256 of the weights, the same in every file made from them.
+        builder: what made the file or, in an open engine, what runs it, with its version.
+        path: the file, "" if there is none.
+        extra: everything else that the file says, by name.
+    """
+
+    kind: str
+    model_id: str
+    window: int
+    joints: int
+    skeleton_id: str
+    preset: str
+    precision: str
+    weights_hash: str
+    builder: str = ""
+    path: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_metadata(cls, kind: str, path: str, metadata: Mapping[str, str], **extra: str) -> EngineInfo:
+        """Validates the `rtskel.*` metadata of an engine file, as `engine_metadata` writes it.
+
+        Args:
+            path: what errors name.
+            metadata: as read; unknown keys that start with `rtskel.` go to `extra`.
+            extra: what else is known, `builder` among it.
+
+        Raises:
+            EngineError: not one of our files, another format version, a value that is missing or makes no sense.
+        """
+        keys = {key.removeprefix("rtskel."): value for key, value in metadata.items() if key.startswith("rtskel.")}
+        if "format" not in keys:
+            raise EngineError(f"{path}: not an rtskel engine (it carries no rtskel.format)")
+        if (version := keys.pop("format")) != FORMAT:
+            raise EngineError(f"{path}: engine format {version} is not supported (this rtskel reads format {FORMAT})")
+
+        def take(key: str) -> str:
+            if value := keys.pop(key, ""):
+                return value
+            raise EngineError(f"{path}: the engine does not say its rtskel.{key}")
+
+        def count(key: str) -> int:
+            value = take(key)
+            if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= 1 << 20:
+                raise EngineError(f"{path}: rtskel.{key} {value!r} is not a positive number")
+            return int(value)
+
+        window, joints, skeleton_id = count("window"), count("joints"), take("skeleton")
+        if skeleton_id in SKELETONS and SKELETONS[skeleton_id].joints != joints:
+            raise EngineError(f"{path}: {joints} joints, but {skeleton_id} has {SKELETONS[skeleton_id].joints}")
+        if (precision := take("precision")) not in PRECISIONS:
+            raise EngineError(f"{path}: unknown rtskel.precision {precision!r} (known: {', '.join(PRECISIONS)})")
+        weights_hash, name, preset = take("weights_hash"), take("name"), take("preset")
+        keys |= extra
+        return cls(
+            kind=kind,
+            model_id=f"{name}-{weights_hash[:12]}",
+            window=window,
+            joints=joints,
+            skeleton_id=skeleton_id,
+            preset=preset,
+            precision=precision,
+            weights_hash=weights_hash,
+            builder=keys.pop("builder", ""),
+            path=path,
+            extra=keys,
+        )
+
+
+def engine_metadata(
+    *,
+    name: str,
+    window: int,
+    joints: int,
+    skeleton: str,
+    preset: str,
+    precision: str,
+    weights_hash: str,
+    **extra: str,
+) -> dict[str, str]:
+    """The `rtskel.*` metadata of an engine file; see `EngineInfo` for the values, `extra` for others to keep."""
+    values = {"format": FORMAT, "name": name, "window": window, "joints": joints, "skeleton": skeleton}
+    values |= {"preset": preset, "precision": precision, "weights_hash": weights_hash, **extra}
+    return {f"rtskel.{key}": str(value) for key, value in values.items()}
 
 
 def describe(path: str | Path) -> EngineInfo:
@@ -34,14 +142,14 @@ def describe(path: str | Path) -> EngineInfo:
     return EngineInfo.from_metadata(kind, str(path), metadata, **details)
 
 
-def metadata_of(path: str | Path) -> dict[str, str]:
-    """All metadata of an engine file as it stands there, not validated; EngineError as `describe` for the file."""
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """All metadata of an engine file as stored, not validated; EngineError as `describe` for the file."""
     return dict(_read(Path(path))[1])
 
 
 def _read(path: Path) -> tuple[str, Mapping[str, str], dict[str, str]]:
     """Kind, metadata and what else is known of the file."""
-    kind = KINDS.get(path.suffix.lower(), "")
+    kind = SUFFIXES.get(path.suffix.lower(), "")
     if kind == "plan":
         header = read_plan_header(path)
         return kind, header.metadata, header.details()
@@ -49,11 +157,7 @@ def _read(path: Path) -> tuple[str, Mapping[str, str], dict[str, str]]:
         return kind, _onnx_metadata(path), {}
     if kind == "safetensors":
         return kind, _safetensors_metadata(path), {}
-    raise EngineError(f"{path}: unknown kind of engine (known: {', '.join(KINDS)}, and the word null)")
-
-
-KINDS: Mapping[str, str] = {".plan": "plan", ".onnx": "onnx", ".safetensors": "safetensors"}
-"""Engine kind by file suffix."""
+    raise EngineError(f"{path}: unknown kind of engine (known: {', '.join(SUFFIXES)}, and the word null)")
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------
@@ -94,7 +198,7 @@ def _onnx_metadata(path: Path) -> dict[str, str]:
 
 
 def _protobuf_fields(file: IO[bytes], path: Path, end: int) -> Iterator[tuple[int, int]]:
-    """Walks the fields of the protobuf message that ends at `end`: (number, length), the file at the field's content.
+    """The fields of the protobuf message that ends at `end`: (number, length), the file at the field's content.
 
     Content is skipped, not read: an engine's weights are one field of many megabytes.
     """
@@ -237,7 +341,7 @@ def _plan_header(file: IO[bytes], path: Path) -> PlanHeader:
 
 
 def _umask() -> int:
-    mask = os.umask(0)  # there is no other way to ask
+    mask = os.umask(0)  # which can only be read by setting it
     os.umask(mask)
     return mask
 
@@ -253,10 +357,10 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _json_header(file: IO[bytes], path: Path, kind: str, available: int) -> dict[str, Any]:
-    """The JSON object at the file's position that its length, 8 bytes little-endian, stands in front of."""
+    """The JSON object at the file's position, after its length (8 bytes little-endian)."""
     prefix = file.read(8)
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else LARGEST_HEADER + 1
-    if length > LARGEST_HEADER:
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else MAX_HEADER + 1
+    if length > MAX_HEADER:
         raise EngineError(f"{path}: not a {kind} file")
     if length > available:
         raise EngineError(f"{path}: not a {kind} file, or truncated within its header")

@@ -2,9 +2,9 @@
 
 Inputs `x` float32 [B, W, J, 3], `missing` bool [B, W, J] and `positions` int64 [P] in 0..W-1, output `y` float32
 [B, P, J, 3]: the refined frames at these positions of each window. B and P are dynamic.
-Weights that half precision holds exactly are stored in it and cast to float32 in the graph, which runtimes
-fold when they load it: half the file for the same numbers. Precision fp16 or bf16 means that the trunk
-(embedding, encoder, output) computes in it; geometry stays in float32.
+Weights that half precision holds exactly are stored in it and cast to float32 in the graph, which runtimes fold when
+they load it: half the file size for the same numbers. Precision fp16 or bf16 means that the trunk (embedding, encoder,
+output) computes in it; geometry stays in float32.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from rtskel.engine.metadata import read_metadata
+from rtskel.engine.weights import load_weights, model_metadata, save_weights
 from rtskel.errors import EngineError
-from rtskel.model import Skeletor, describe, load_weights, read_metadata, save_weights
+from rtskel.model import Skeletor
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPSET = 18
 
 
 def export_onnx(weights: str | Path, out: str | Path, precision: str = "fp32") -> None:
-    """Exports a weights file; its metadata goes along.
+    """Exports a weights file with its metadata.
 
     Args:
-        precision: "fp32", "fp16" or "bf16": what the trunk computes in.
+        precision: of the trunk: "fp32", "fp16" or "bf16".
 
     Raises:
         EngineError: unreadable weights, an unknown precision, or a file that cannot be written.
@@ -45,7 +47,7 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
     """Exports a model in memory: see `export_onnx`."""
     if precision not in PRECISIONS:
         raise EngineError(f"unknown precision {precision!r} (known: {', '.join(PRECISIONS)})")
-    metadata = describe(model, precision, name)
+    metadata = model_metadata(model, precision, name)
     model = copy.deepcopy(model).cpu().eval()
     model.trunk.to(PRECISIONS[precision])
     config = model.config
@@ -54,7 +56,7 @@ def export_model(model: Skeletor, out: str | Path, *, precision: str = "fp32", n
     positions = torch.arange(2)
     batch, wanted = torch.export.Dim("B", min=1, max=4096), torch.export.Dim("P", min=1, max=config.window)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
-        warnings.simplefilter("ignore")  # about the exporter's own insides
+        warnings.simplefilter("ignore")  # about the exporter's internals
         program = torch.onnx.export(
             model,
             (x, missing, positions),
@@ -89,7 +91,7 @@ def release(weights: Sequence[str | Path], out: str | Path, name: str) -> None:
     """Writes `out`.safetensors and `out`.onnx from trained weights rounded to half precision: the same numbers in both.
 
     Args:
-        weights: one file, or several of one model, trained with other seeds, of which the mean is taken.
+        weights: one file, or several of one model trained with different seeds, which are averaged.
 
     Raises:
         EngineError: unreadable weights, weights of another model among them, or a file that cannot be written.
@@ -110,7 +112,7 @@ def release(weights: Sequence[str | Path], out: str | Path, name: str) -> None:
 
 @contextmanager
 def _quiet(logger_name: str) -> Iterator[None]:
-    """Keeps a logger to errors for a while."""
+    """Lets a logger report errors only."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)

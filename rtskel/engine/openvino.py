@@ -1,9 +1,9 @@
 """ONNX files on the CPU, by OpenVINO: the engine that needs nothing but a processor.
 
-What `bench/engine.py` measures decides how: graphs are compiled for fixed batches, because one for any batch size
-takes twice as long; batches are cut into pieces that one thread computes, because threads that share a piece wait for
-each other at each of its two hundred operations; and only matrix products, and what lies between them, are computed in
-less than float32: they take most of the time, and poses themselves would suffer.
+Measured with `bench/engine.py`: graphs are compiled for fixed batches, because one for any batch size takes twice as
+long; batches are cut into pieces that one thread computes each, because threads that share a piece wait for each other
+at each of its two hundred operations; and only the trunk (matrix products and what lies between them) is computed in
+less than float32: it takes most of the time, and poses themselves would lose accuracy.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.engine.base import USUAL_POSITIONS, Engine, EngineInfo, fitting
-from rtskel.engine.metadata import describe
+from rtskel.engine.base import USUAL_POSITIONS, Engine, bucket
+from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
 PIECES = (8, 4, 2, 1)
-"""Windows that one thread computes at once. Of 16 at once, each would take a tenth less."""
+"""Windows that one thread computes at once. With 16, each would take a tenth less time."""
 
 GROUP = 64
 """Neighbouring activations that share a scale in int8."""
 
 _PRECISIONS = {"fp32": ("fp32", "bf16", "int8"), "fp16": ("fp32",), "bf16": ("bf16",)}
-"""What files of each precision can be computed in."""
+"""Precisions that files of each precision can be computed in."""
 
 
 class OnnxEngine(Engine):
@@ -40,10 +40,10 @@ class OnnxEngine(Engine):
         max_batch: the most windows of one `run`.
         precision: what the network's trunk computes in; all around it is float32 in any case. "fp32" (default for fp32
             and fp16 files); "bf16" (default for bf16 files), up to twice as fast where the processor multiplies in it;
-            "int8", a little faster still: weights are whole numbers, activations are rounded as they come. fp16 files
-            are for GPUs and computed in fp32, bf16 files in bf16 (in fp32 where the processor lacks it).
-        threads: how many to compute with; default: as many as there are cores. Less than float32, a window alone gets
-            one, with which it is done before several had agreed.
+            "int8", a little faster still: weights are whole numbers, activations are rounded as they arrive. fp16
+            files are for GPUs and computed in fp32, bf16 files in bf16 (in fp32 if the processor lacks it).
+        threads: how many to compute with; default: as many as there are cores. Below float32, a single window gets one
+            thread, which is faster than several that synchronise.
 
     Raises:
         EngineError: unreadable or unfitting file, or a precision that this processor lacks.
@@ -59,7 +59,7 @@ class OnnxEngine(Engine):
             raise EngineError(f"{path}: its precision is {info.precision}, not {precision}")
         try:
             import openvino as ov
-            import openvino.passes  # which is not always there by itself
+            import openvino.passes  # not always imported with it
         except ImportError as error:
             raise EngineError(f"{path}: OpenVINO cannot be loaded ({_one_line(error)})") from None
         super().__init__(info, max_batch)
@@ -87,20 +87,22 @@ class OnnxEngine(Engine):
                 builder=f"openvino {ov.__version__.split('-')[0]}",
                 extra={**info.extra, "file_precision": info.precision, "threads": str(self._threads)},
             )
-            self._prepared(1, fitting(USUAL_POSITIONS, self.window))  # what cannot run is found now
+            self._prepared(1, bucket(USUAL_POSITIONS, self.window))  # fails now if it cannot run
         except RuntimeError as error:
             raise EngineError(f"{path}: OpenVINO cannot open it ({_one_line(error)})") from None
 
     def _prepared(self, size: int, wanted: int) -> list[Any]:
         """Requests for `size` windows and `wanted` positions of each, which may run at the same time.
 
-        Each has a graph of its own. Requests of one graph share its weights, and where they did, once in some ten
-        thousand batches on a busy machine an answer was wrong; why is not known.
+        Each has a graph of its own. With one graph for all (NUM_STREAMS = threads) whose tensors were the caller's memory,
+        one answer in about 10,000 batches was wrong on a busy machine. The cause is not known. To reproduce: compile
+        one model with NUM_STREAMS=3, start three requests of it at a time under load, and compare each answer with
+        that of the same window alone.
         """
         if (size, wanted) not in self._requests:
             together = size == 1 and self.info.precision == "fp32"  # all threads on one window
             properties = {
-                "INFERENCE_PRECISION_HINT": "f32",  # of what the graph does not say to be in less
+                "INFERENCE_PRECISION_HINT": "f32",  # where the graph does not ask for less
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if self.info.precision == "int8" else 0,
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": self._threads if together else 1,
@@ -121,8 +123,8 @@ class OnnxEngine(Engine):
     def _run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        wanted = fitting(len(positions), self.window)
-        asked = np.resize(positions, wanted)  # which repeats some where more are computed than are wanted
+        wanted = bucket(len(positions), self.window)
+        asked = np.resize(positions, wanted)  # repeats some if more are computed than are wanted
         y = np.empty((len(x), len(positions), self.joints, 3), np.float32)
         running: dict[Any, slice] = {}
 
@@ -131,14 +133,14 @@ class OnnxEngine(Engine):
             y[running.pop(request)] = request.get_tensor("y").data[:, : len(positions)]
 
         try:
-            for size in self._sizes:  # also what only a later batch will need
+            for size in self._sizes:  # also those that only a later batch needs
                 self._prepared(size, wanted)
             for number, piece in enumerate(pieces(len(x), self._threads)):
                 requests = self._prepared(piece.stop - piece.start, wanted)
                 request = requests[number % len(requests)]
                 if request in running:
                     finish(request)
-                # Memory of OpenVINO's own: what is given to it to read or write in place has to outlive the request.
+                # Into OpenVINO's own memory: caller's memory would have to outlive the request.
                 request.get_tensor("x").data[:] = x[piece]
                 request.get_tensor("missing").data[:] = missing[piece]
                 request.get_tensor("positions").data[:] = asked
@@ -151,7 +153,7 @@ class OnnxEngine(Engine):
                 finish(request)
         except RuntimeError as error:
             raise EngineError(f"{self.info.path}: OpenVINO failed ({_one_line(error)})") from None
-        finally:  # where one failed, others may still be under way
+        finally:  # if one failed, others may still be running
             for request in running:
                 with suppress(RuntimeError):
                     request.wait()
@@ -163,14 +165,12 @@ class OnnxEngine(Engine):
 
 
 def largest_piece(batch: int, threads: int) -> int:
-    """The least of `PIECES` that would leave each thread with one at most, if there is such a large one."""
-    return fitting(-(-batch // threads), PIECES[0])
+    """The smallest of `PIECES` that gives each thread at most one, or the largest piece."""
+    return bucket(-(-batch // threads), PIECES[0])
 
 
 def pieces(batch: int, threads: int) -> list[slice]:
-    """What a batch is computed in: large pieces as long as no thread is left without one, and smaller ones of the
-    rest.
-    """
+    """The pieces of a batch: large ones as long as no thread is left without one, smaller ones for the rest."""
     largest, cut, begin = largest_piece(batch, threads), list[slice](), 0
     while begin < batch:
         size = next(size for size in PIECES if size <= min(largest, batch - begin))
@@ -185,7 +185,7 @@ def _cores() -> int:
 
 
 def _answer_for_positions(ov: Any, model: Any) -> Any:
-    """A graph that answers for all positions, as those of older files do, with an input that says for which."""
+    """Adds the input `positions` to a graph that answers for all positions, as those of older files do."""
     every = model.outputs[0].get_node().input_value(0)
     positions = ov.opset13.parameter([-1], np.int64, name="positions")
     chosen = ov.opset13.gather(every, positions, np.int64(1))
@@ -196,9 +196,9 @@ def _answer_for_positions(ov: Any, model: Any) -> Any:
 
 
 def _trunk(path: str | Path, model: Any) -> tuple[dict[str, Any], list[Any]]:
-    """The operations from the embedding to the outputs, by name and in order, and those of them that end it.
+    """The operations from the embedding to the outputs, by name and in order, and the last ones among them.
 
-    They are found by the names of parameters of `rtskel.model.Trunk`, which exported files keep.
+    They are found by the parameter names of `rtskel.model.Trunk`, which exported files keep.
     """
 
     def takes(operation: Any, *parameters: str) -> bool:
@@ -222,7 +222,7 @@ def _trunk(path: str | Path, model: Any) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _halve(path: str | Path, ov: Any, model: Any) -> None:
-    """Lets the trunk compute in bf16."""
+    """Makes the trunk compute in bf16."""
     inside, ends = _trunk(path, model)
     for operation in ends:
         takers = operation.output(0).get_target_inputs()
@@ -236,9 +236,9 @@ def _halve(path: str | Path, ov: Any, model: Any) -> None:
 
 
 def _quantise(path: str | Path, ov: Any, model: Any) -> None:
-    """Gives the trunk's matrix products whole-number weights, each column of them a scale of its own."""
+    """Makes the weights of the trunk's matrix products int8, with a scale per column."""
     passes = ov.passes.Manager()
-    passes.register_pass(ov.passes.ConstantFolding())  # weights are cast and cut in the graph
+    passes.register_pass(ov.passes.ConstantFolding())  # weights are cast and sliced in the graph
     passes.run_passes(model)
     for operation in _trunk(path, model)[0].values():
         if operation.get_type_name() != "MatMul" or operation.input_value(1).get_node().get_type_name() != "Constant":
@@ -253,13 +253,13 @@ def _quantise(path: str | Path, ov: Any, model: Any) -> None:
 
 
 def _give(takers: Any, operation: Any) -> None:
-    """These inputs take the result of this operation from now on."""
+    """Connects these inputs to the result of this operation."""
     for taker in takers:
         taker.replace_source_output(operation.output(0))
 
 
 def _check_tensors(path: str | Path, model: Any, info: EngineInfo) -> None:
-    """The graph's inputs and outputs are what its metadata says; a file edited by hand must not crash the runtime."""
+    """EngineError unless the graph's inputs and outputs are what its metadata says: others could crash the runtime."""
     window, joints = info.window, info.joints
     selects = len(model.inputs) == 3  # older files answer for all positions
     expected: dict[str, tuple[str, tuple[int, ...]]] = {

@@ -32,7 +32,7 @@ class SafetensorsEngine(Engine):
         info = describe(path)
         try:
             self._torch: Any = importlib.import_module("torch")
-            model: Any = importlib.import_module("rtskel.model")
+            weights: Any = importlib.import_module("rtskel.engine.weights")
         except ModuleNotFoundError as error:
             raise EngineError(
                 f"{path}: running safetensors weights needs {error.name} (pip install 'rtskel[train]'); "
@@ -40,8 +40,8 @@ class SafetensorsEngine(Engine):
             ) from None
         if threads is not None:
             self._torch.set_num_threads(threads)
-        self._model: Any = model.load_weights(path)
-        if model.weights_hash(self._model.state_dict()) != info.weights_hash:
+        self._model: Any = weights.load_weights(path)
+        if weights.weights_hash(self._model.state_dict()) != info.weights_hash:
             raise EngineError(f"{path}: damaged (its weights are not the ones of rtskel.weights_hash)")
         super().__init__(replace(info, precision="fp32", builder=f"torch {self._torch.__version__}"), max_batch)
 
@@ -50,7 +50,7 @@ class SafetensorsEngine(Engine):
     ) -> NDArray[np.float32]:
         torch = self._torch
         with torch.inference_mode():
-            # Copies: torch warns about read-only arrays, and the reference need not be fast.
+            # Copies, because torch warns about read-only arrays; the reference need not be fast.
             wanted = None if positions is self._every else torch.tensor(positions)
             y: NDArray[np.float32] = self._model(torch.tensor(x), torch.tensor(missing), wanted).contiguous().numpy()
         return y

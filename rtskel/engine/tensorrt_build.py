@@ -2,7 +2,7 @@
 
 TensorRT-RTX builds without a GPU, for several kinds of GPU at once, in a second or two; it compiles the kernels
 when the plan is opened. TensorRT builds for the GPU that is present, and measures which kernels are fastest on it,
-in minutes. The network is strongly typed: it computes in the precision that `rtskel export` wrote into the graph.
+which takes minutes. The network is strongly typed: it computes in the precision that `rtskel export` wrote into it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rtskel.engine.base import USUAL_POSITIONS, EngineInfo
-from rtskel.engine.metadata import PlanHeader, describe, metadata_of, write_plan
-from rtskel.engine.tensorrt import EXTRAS, Cuda, error_logger, load_tensorrt
+from rtskel.engine.base import USUAL_POSITIONS
+from rtskel.engine.cuda import Cuda
+from rtskel.engine.metadata import EngineInfo, PlanHeader, describe, read_metadata, write_plan
+from rtskel.engine.tensorrt import EXTRAS, error_logger, load_tensorrt
 from rtskel.errors import EngineError
 
 COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
@@ -34,7 +35,7 @@ def build_plan(
     """Builds a plan from an ONNX file that `rtskel export` wrote, and writes it whole or not at all.
 
     Args:
-        onnx_path: the ONNX file, in the precision that the plan shall compute in.
+        onnx_path: the ONNX file, in the precision that the plan is to compute in.
         out_path: the plan file, `*.plan`.
         compute_capabilities: GPUs to build for, such as ["8.9", "12.0"]. Default: COMPUTE_CAPABILITIES with
             TensorRT-RTX; TensorRT builds for the GPU that is present and for no other.
@@ -78,7 +79,7 @@ def build_plan(
     write_plan(
         out_path,
         PlanHeader(
-            metadata=metadata_of(onnx_path),
+            metadata=read_metadata(onnx_path),
             module=module,
             module_version=trt.__version__,
             compute_capabilities=tuple(capabilities),
@@ -125,10 +126,10 @@ def _config(
     opt_batch: int,
 ) -> Any:
     config = builder.create_builder_config()
-    # fp32 means fp32: TF32 rounds products to 10 bits. Who wants speed exports fp16 or bf16.
+    # fp32 means fp32: TF32 rounds products to 10 bits. For speed there are fp16 and bf16.
     config.clear_flag(trt.BuilderFlag.TF32)
     if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # no allocation while running: CUDA graphs need that
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # CUDA graphs allow no allocation while running
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
@@ -141,7 +142,7 @@ def _config(
     profile = builder.create_optimization_profile()
     for name, shape in (("x", (info.window, info.joints, 3)), ("missing", (info.window, info.joints))):
         profile.set_shape(name, (1, *shape), (opt_batch, *shape), (max_batch, *shape))
-    if "positions" in names:  # files exported before engines were asked for some positions only have none
+    if "positions" in names:  # older files have no such input
         profile.set_shape("positions", (1,), (min(USUAL_POSITIONS, info.window),), (info.window,))
     if config.add_optimization_profile(profile) < 0:
         raise EngineError(f"{info.path}: the optimisation profile for batches of 1 to {max_batch} was refused")

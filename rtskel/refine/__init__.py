@@ -1,10 +1,11 @@
-"""Refinement: windows of a stream through an engine, overlapping predictions averaged with a bounded look-ahead.
+"""Refinement: windows of a stream through an engine, overlapping predictions averaged with a bounded lookahead.
 
 In: poses in canonical axes, slot by slot, and an engine. Out: refined poses with sigma and flags.
 The law holds: whatever the chunks and orders, refining a stream equals refining the sequence (`tests/contract.py`).
 """
 
-from rtskel.refine.refiner import Refiner, RefinerBank, WindowEngine, refine
-from rtskel.refine.ring import Put, Refined, RingConfig
+from rtskel.refine.bank import RefinerBank, WindowEngine
+from rtskel.refine.config import Put, Refined, RingConfig
+from rtskel.refine.refiner import Refiner, refine
 
 __all__ = ["Put", "Refined", "Refiner", "RefinerBank", "RingConfig", "WindowEngine", "refine"]

@@ -27,11 +27,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from rtskel.engine import open_engine
-from rtskel.engine.base import Engine, EngineInfo
+from rtskel.engine import Engine, EngineInfo, open_engine
+from rtskel.engine.weights import model_metadata
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import SKELS_UNIT, read
-from rtskel.model import Skeletor, describe
+from rtskel.model import Skeletor
 from rtskel.refine import RefinerBank
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import corrupt
@@ -97,7 +97,7 @@ class ModelEngine(Engine):
     """A model in memory as an engine: for validation during training. Computes on the model's device."""
 
     def __init__(self, model: Skeletor, max_batch: int = 64) -> None:
-        header = describe(model)
+        header = model_metadata(model)
         super().__init__(EngineInfo.from_metadata("model", "", header), max_batch)
         self._model = model
 
@@ -162,7 +162,6 @@ def refine_all(
     engine: Engine,
     lookaheads: Sequence[int | None],
     radius: int,
-    native: bool = True,
 ) -> dict[int | None, list[Array]]:
     """Refines sequences (xyz [N, J, 3], confidence [N, J]) in shared engine batches: by lookahead, [N, J, 3] each.
 
@@ -176,7 +175,6 @@ def refine_all(
         radius=radius,
         streams=len(sequences),
         ahead=longest + 1,
-        native=native,
     )
     for s, (xyz, confidence) in enumerate(sequences):
         absent = engine.joints - xyz.shape[1]
@@ -200,7 +198,6 @@ def evaluate(
     radius: int = 2,
     conditions: Sequence[str] = tuple(CONDITIONS),
     seed: int = 0,
-    native: bool = True,
 ) -> list[Score]:
     """Scores an engine, or the corrupted input itself where it is None.
 
@@ -221,7 +218,7 @@ def evaluate(
         if engine is None:
             refined = {lookahead: [xyz for xyz, _ in sequences] for lookahead in lookaheads}
         else:
-            refined = refine_all(sequences, engine, lookaheads, radius, native)
+            refined = refine_all(sequences, engine, lookaheads, radius)
         touched = [(seen != goal).any(-1) | (confidence == 0) for seen, confidence, goal in drawn]
         wholly = groups if condition != ESTIMATOR else {"body": groups["body"]}
         scored = next(iter(wholly.values()))  # what poses are aligned by

@@ -32,8 +32,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
-from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, load_weights, open_gate, save_weights
+from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, open_gate
 from rtskel.skeleton import skeleton
 from rtskel.training.corrupt import TRAINING, Poses, recipe
 from rtskel.training.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
@@ -437,9 +438,7 @@ class Trainer:
         """Scores of the moving average on clean sequences [N, J, 3] under the conditions of the protocol, L =
         0 and 4.
         """
-        return evaluate(
-            truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius, native=False
-        )
+        return evaluate(truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius)
 
 
 def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:

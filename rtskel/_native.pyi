@@ -1,0 +1,95 @@
+"""What engines/native/module.cpp binds. Arrays must be C-contiguous, with exactly these types."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Int32 = NDArray[np.int32]
+_Int64 = NDArray[np.int64]
+_Float32 = NDArray[np.float32]
+
+class Ring:
+    """See `rtskel.refine.ring.HostRing`."""
+
+    def __init__(
+        self,
+        *,
+        streams: int,
+        window: int,
+        joints: int,
+        radius: int,
+        ahead: int,
+        hop: int,
+        min_confidence: float,
+        shoulder_width: float,
+        far: float,
+        disagree: float,
+        lookaheads: list[int],
+        reach: list[int],
+        count: list[int],
+        positions: list[int],
+        parents: list[int],
+        bone_length: list[float],
+        steady: list[int],
+        neck: int,
+        right_shoulder: int,
+        left_shoulder: int,
+    ) -> None: ...
+    def put(
+        self, stream: _Int32, slot: _Int64, xyz: _Float32, confidence: _Float32, status: NDArray[np.uint8]
+    ) -> None: ...
+    def settle(self, stream: _Int32, slot: _Int64) -> None: ...
+    def end(self, stream: _Int32, last: _Int64) -> None: ...
+    def reset(self, stream: _Int32) -> None: ...
+    def gather(self, x: _Float32, missing: NDArray[np.bool_]) -> int: ...
+    def average(self, y: _Float32, /, *columns: NDArray[Any]) -> None: ...
+    def skip(self, stream: _Int32, window: _Int64, /, *columns: NDArray[Any]) -> None: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def watermark(self) -> _Int64: ...
+    @property
+    def newest(self) -> _Int64: ...
+    @property
+    def next(self) -> _Int64: ...
+    @property
+    def ended(self) -> NDArray[np.bool_]: ...
+
+class RawReader:
+    """The inner part of `rtskel.wire.fast.RawReader`."""
+
+    def __init__(self, joints: int) -> None: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class PoseWriter:
+    """The inner part of `rtskel.wire.fast.PoseWriter`."""
+
+    def __init__(self, joints: int) -> None: ...
+    def add(self, encoder: Any) -> int: ...
+    def discard(self, kind: int) -> None: ...
+    def write(
+        self,
+        kinds: list[int],
+        numbers: _Int64,
+        infer_start_ns: int,
+        infer_end_ns: int,
+        publish_ns: int,
+        xyz: _Float32,
+        confidence: _Float32,
+        sigma: _Float32,
+    ) -> list[bytes]: ...
+
+class StreamArrays:
+    """The inner part of `rtskel.serve.arrays.StreamArrays`."""
+
+    def __init__(self, places: int, ring: int, follow: float, memory: float, tolerance: float) -> None: ...
+    def __getattr__(self, name: str) -> Any: ...
+
+class FastPath:
+    """Raw messages into a ring in one call, for frames that just follow; see engines/native/fast_path.h."""
+
+    def __init__(self, reader: Any, arrays: Any, ring: Any, *limits: int) -> None: ...
+    def __getattr__(self, name: str) -> Any: ...

@@ -1,0 +1,22 @@
+"""The compiled part of rtskel (engines/native), imported here and nowhere else."""
+
+from pathlib import Path
+
+try:
+    from rtskel import _native
+except ImportError as error:
+    raise ImportError(
+        f"rtskel's compiled part is not beside {__file__} ({error}): run `pip install .` and import rtskel from "
+        "elsewhere than its source tree"
+    ) from error
+
+FastPath = _native.FastPath
+PoseWriter = _native.PoseWriter
+RawReader = _native.RawReader
+Ring = _native.Ring
+StreamArrays = _native.StreamArrays
+
+FOLDER = Path(_native.__file__).parent
+"""Where the build puts compiled parts, the GPU kernels among them."""
+
+__all__ = ["FOLDER", "FastPath", "PoseWriter", "RawReader", "Ring", "StreamArrays"]
