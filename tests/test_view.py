@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from rtskel import Recording, Subscriber, wire
+from rtskel import GroupPublisher, Recording, Subscriber, wire
 from rtskel.cli import main
 from rtskel.errors import FormatError, ServeError
 from rtskel.skeleton import UPPER_BODY_50, to_canonical
@@ -553,3 +553,59 @@ def test_serve_opens_a_view_beside_it_and_ends_it_too():
 def test_serve_with_keys_says_how_to_view_it(capsys):
     assert main(["serve", "--view", "--keys", "keys/server"]) == 2
     assert "rtskel view" in capsys.readouterr().err
+
+
+# --- raw poses through the server --------------------------------------------------------------------------------------
+
+
+def test_a_server_passes_on_the_raw_poses_that_it_accepted_to_whom_asks():
+    from tests.test_serve import PATIENCE, publisher, serving
+
+    poses = np.arange(5 * J * 3, dtype=np.float32).reshape(5, J, 3)
+    with (
+        serving() as server,
+        Subscriber(server.refined_endpoint, raw=True, lookahead=0) as curious,
+        Subscriber(server.refined_endpoint, streams="a", raw=True) as of_one,
+        Subscriber(server.refined_endpoint, lookahead=0) as other,
+    ):
+        for subscriber in (curious, of_one, other):
+            subscriber.wait_for_server(PATIENCE)
+        with (
+            publisher(server) as a,
+            publisher(server, "b") as b,
+            GroupPublisher(server.raw_endpoint, group="studio", fps=25) as studio,
+        ):
+            studio.wait_for_subscriber(PATIENCE)
+            for seq in range(5):
+                a.send(poses[seq], seq=seq)
+                b.send(poses[seq], seq=seq)
+                studio.send(["c", "d"], np.stack([poses[seq], poses[seq] + 1]), seq=seq)
+            a._uplink.socket.send_multipart([wire.raw_topic("a"), b"nonsense"])
+        got = {}
+        for name, subscriber, streams in (("all", curious, "abcd"), ("a", of_one, "a"), ("none", other, "abcd")):
+            ended = set()
+            got[name] = []
+            while ended != set(streams):
+                message = subscriber.recv(PATIENCE)
+                got[name].append(message)
+                if isinstance(message, wire.Event) and message.kind == "end":
+                    ended.add(message.stream)
+            assert subscriber.errors == 0, "what was refused is not passed on"
+    raw = {name: [each for each in found if isinstance(each, wire.RawPose)] for name, found in got.items()}
+    assert [(pose.stream, pose.seq) for pose in raw["all"] if pose.stream == "a"] == [("a", seq) for seq in range(5)]
+    assert {pose.stream for pose in raw["all"]} == {"a", "b"}
+    assert {pose.stream for pose in raw["a"]} == {"a"}
+    assert raw["none"] == []
+    np.testing.assert_array_equal(raw["a"][3].xyz, poses[3])
+    batches = [each for each in got["all"] if isinstance(each, wire.RawBatch)]
+    assert [(list(batch.streams), batch.seq) for batch in batches] == [(["c", "d"], seq) for seq in range(5)]
+    assert any(isinstance(each, wire.StreamEnd) for each in got["all"])
+
+
+def test_only_the_streams_that_were_chosen_are_shown_of_a_batch():
+    ones = np.ones((2, J), np.float32)
+    batch = wire.RawBatch("studio", ["a", "b"], 1, 0, 5, "monotonic", 25.0, body(2), ones, UPPER_BODY_50.id)
+    feed = LiveFeed(SimpleNamespace(endpoint=""), ["b"])
+    assert [track["stream"] for track in texts(feed._translate(batch, 6))] == ["b"]
+    beat = list(feed._translate(HEARTBEAT, 6))
+    assert json.loads(beat[0])["unshown"] == 0

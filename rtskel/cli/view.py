@@ -59,8 +59,8 @@ def _run(args: argparse.Namespace) -> int:
         if args.files:
             feed = RecordingFeed([(file, _chosen(args, file, streams)) for file in args.files])
         else:
-            subscriber = Subscriber(args.refined, streams=streams, heartbeats=True, keys=client_keys(args))
-            feed = LiveFeed(stack.enter_context(subscriber))
+            subscriber = Subscriber(args.refined, streams=streams, raw=True, heartbeats=True, keys=client_keys(args))
+            feed = LiveFeed(stack.enter_context(subscriber), streams)
         site = stack.enter_context(Site(feed, where))
         print(f"rtskel: view at {site.url} (Ctrl-C ends it)", flush=True)
         if args.open:

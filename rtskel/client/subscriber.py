@@ -45,6 +45,7 @@ class Subscriber(Closing):
         heartbeats: bool = False,
         latest: bool = False,
         batches: bool = False,
+        raw: bool = False,
         keys: ClientKeys | None = None,
         queue: int | None = None,
         context: Context = None,
@@ -60,6 +61,8 @@ class Subscriber(Closing):
             latest: for a reader that must not lag, such as a display: of the waiting poses, give only the newest of
                 each stream and lookahead.
             batches: receive the poses of all streams together, as `wire.RefinedBatch`, for readers of hundreds of them.
+            raw: give the raw poses of these streams, too, as the server received them: `wire.RawPose`, `wire.RawBatch`
+                (which holds everybody whom its estimator sent together) and `wire.StreamEnd`.
             keys: of this client, for a server with CURVE keys.
             queue: messages that may wait for this reader before the server drops more; default: 10000, and 256 with
                 `latest`.
@@ -76,6 +79,8 @@ class Subscriber(Closing):
         if lookaheads is not None and min(lookaheads, default=0) < 0:
             raise ValueError(f"lookahead {min(lookaheads)} is negative")
         topics = _subscriptions(ids, lookaheads, events, batches)
+        if raw:
+            topics += [wire.RAW_BATCH_PREFIX, *([wire.RAW_PREFIX] if ids is None else map(wire.raw_topic, ids))]
 
         self.endpoint = endpoint
         self.lost: Counter[tuple[str, int]] = Counter()

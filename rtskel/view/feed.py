@@ -63,12 +63,14 @@ class LiveFeed:
     """All that a server publishes.
 
     Args:
-        subscriber: to read from; closed by its owner. It should give heartbeats and events.
+        subscriber: to read from; closed by its owner. It should give raw poses, heartbeats and events.
+        streams: those to show; None: all.
     """
 
     live = True
 
-    def __init__(self, subscriber: Subscriber) -> None:
+    def __init__(self, subscriber: Subscriber, streams: Sequence[str] | None = None) -> None:
+        self._streams = streams
         self.source = subscriber.endpoint
         self._subscriber = subscriber
         self._tracks: dict[tuple[str, int | None], Track] = {}
@@ -170,6 +172,8 @@ class LiveFeed:
 
     def _room_for(self, stream: str) -> bool:
         shown = {name for name, _ in self._tracks}
+        if self._streams is not None and stream not in self._streams:
+            return False  # somebody else in a batch of raw poses
         if stream in shown or len(shown) < MOST_STREAMS:
             self._unshown.discard(stream)
             return True
