@@ -19,6 +19,7 @@ ORDER = [
     "curve",
     "wire",
     "refine",
+    "avatar",
     "formats",
     "lift",
     "recordings",
@@ -28,6 +29,9 @@ ORDER = [
     "training",
     "serve",
     "tools",
+    "view",
+    "sinks",
+    "sources",
     "cli",
     "__main__",
 ]
@@ -35,7 +39,7 @@ ORDER = [
 
 CLIENT = {"errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
-HEAVY += ["matplotlib", "cv2", "mediapipe"]
+HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray"]
 
 
 def modules() -> dict[str, list[Path]]:

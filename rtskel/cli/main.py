@@ -27,10 +27,12 @@ from rtskel.cli import (
     info,
     keygen,
     lift,
+    plugins,
     publish,
     refine,
     serve,
     subscribe,
+    view,
 )
 from rtskel.cli.options import Layout, Parser
 from rtskel.cli.output import note
@@ -42,6 +44,9 @@ COMMANDS = (
     serve.COMMAND,
     publish.COMMAND,
     subscribe.COMMAND,
+    view.COMMAND,
+    plugins.SEND,
+    plugins.RECEIVE,
     estimate.COMMAND,
     refine.COMMAND,
     lift.COMMAND,
@@ -66,6 +71,7 @@ EXTRAS = {
     "matplotlib": "draw",
     "openvino": "serve",
     "rich": "serve",
+    "websockets": "view",
 }
 """Packages that a subcommand may find missing, and the extra that installs them."""
 
@@ -76,6 +82,7 @@ start here:
 live, in three terminals:
   rtskel serve --lookahead 0,4                 refine whatever is published to it
   rtskel subscribe                             watch the refined poses (--json, --save out.npz)
+  rtskel view                                  see them in the browser, in 3D
   rtskel publish recording.npz                 replay a recording as a pose estimator would, or
   rtskel estimate --camera 0                   be one: MediaPipe Holistic on a camera or a video
 

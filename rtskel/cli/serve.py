@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 
 from rtskel.cli.options import (
@@ -17,7 +18,9 @@ from rtskel.cli.options import (
 )
 from rtskel.cli.output import print_json
 from rtskel.cli.status import INTERRUPTED, OK, options_in_range
+from rtskel.cli.view import LISTEN, listen_option, viewing
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
+from rtskel.errors import RtskelError
 from rtskel.text import printable
 
 LIFT_LOOKAHEAD = 2
@@ -31,6 +34,7 @@ longer lookahead refines it better; 0 waits for nothing. Ctrl-C or SIGTERM compl
 examples:
   rtskel serve
   rtskel serve --lookahead 0,4,12
+  rtskel serve --view                          and show the streams in the browser, see rtskel view
   rtskel serve --engine skeletor.plan
   rtskel serve --lift --min-confidence 0.3     estimators without depth, such as OpenPose
   rtskel serve --raw tcp://0.0.0.0:5555 --refined tcp://0.0.0.0:5556 --keys keys/server"""
@@ -49,6 +53,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--keys", metavar="DIR", help="the server's keys, made by rtskel keygen")
     parser.add_argument("--insecure", action="store_true", help="let anybody connect, from other machines too")
     parser.add_argument("--json", action="store_true", help="print the endpoints as one JSON object")
+    listen_option(parser, "--view", "also run rtskel view, and serve its page there", nargs="?", const=LISTEN)
     lookaheads_option(parser, "4")
     engine_options(parser)
     parser.add_argument("--gpu-rings", action="store_true", help="with a .plan: keep the streams' frames on the GPU")
@@ -103,6 +108,8 @@ def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import open_engine
     from rtskel.serve import ServeConfig, Server, StreamConfig, run_server
 
+    if args.view and args.keys:
+        raise RtskelError("--view with --keys: run rtskel view beside it, with the keys of a client")
     with options_in_range():
         config = ServeConfig(
             raw=args.raw,
@@ -137,9 +144,11 @@ def _run(args: argparse.Namespace) -> int:
                 f"{', '.join(map(str, config.lookaheads))}{lifting}; {where['model']} on {engine.info.builder}"
             )
             print(f"rtskel: {printable(line)}", flush=True)
+        if args.view:
+            stack.enter_context(viewing(server.refined_endpoint, args.view))
 
     options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
-    with open_engine(args.engine, **options) as engine:
+    with open_engine(args.engine, **options) as engine, contextlib.ExitStack() as stack:
         number = run_server(config, engine, ready)
     return INTERRUPTED if number == signal.SIGINT else OK
 

@@ -61,7 +61,7 @@ class ServerBack:
 
 _now = time.monotonic
 
-Given: TypeAlias = wire.RefinedPose | wire.RefinedBatch | wire.Event | wire.Heartbeat | ServerGone | ServerBack
+Given: TypeAlias = wire.Message | ServerGone | ServerBack
 """What a subscriber gives."""
 
 
@@ -97,6 +97,7 @@ class Subscriber(Closing):
         everything: bool = False,
         batches: bool = False,
         when_gone: str = "tell",
+        raw: bool = False,
         keys: ClientKeys | None = None,
         queue: int | None = None,
         context: Context = None,
@@ -115,6 +116,8 @@ class Subscriber(Closing):
                 all of them are given.
             when_gone: what happens when the server stops: "tell": `ServerGone` is given, and the reader goes on waiting
                 for the next server; "end": it is given, and iterating ends; "wait": nothing, the reader waits.
+            raw: give the raw poses of these streams, too, as the server received them: `wire.RawPose`, `wire.RawBatch`
+                (which holds everybody whom its estimator sent together) and `wire.StreamEnd`.
             keys: of this client, for a server with CURVE keys.
             queue: messages that may wait for this reader before the server drops more; default: 10000, and 256 with
                 `latest`.
@@ -135,8 +138,11 @@ class Subscriber(Closing):
         if lookaheads is not None and min(lookaheads, default=0) < 0:
             raise ValueError(f"lookahead {min(lookaheads)} is negative")
         topics = _subscriptions(ids, lookaheads, events, batches)
+        if raw:
+            topics += [wire.RAW_BATCH_PREFIX, *([wire.RAW_PREFIX] if ids is None else map(wire.raw_topic, ids))]
 
         self.endpoint = endpoint
+        self._raw = raw
         self.lost: Counter[Key] = Counter()
         self.skipped: Counter[Key] = Counter()
         self.errors = 0
@@ -292,6 +298,9 @@ class Subscriber(Closing):
         return True
 
     def _keep(self, message: wire.Message) -> None:
+        if isinstance(message, (wire.RawPose, wire.RawBatch, wire.StreamEnd)) and self._raw:
+            self._ready[object()] = message, []  # of an estimator: its epoch is not the server's
+            return
         if not isinstance(message, (wire.RefinedPose, wire.RefinedBatch, wire.Event, wire.Heartbeat)):
             raise WireError(f"{type(message).__name__} is not for readers")
         self._notice(message.epoch)

@@ -18,6 +18,8 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `freemocap` | freemocap's `..._body_3d_xyz.csv`, with hands (`.freemocap`) | yes | yes | fps |
 | `npy` | freemocap's arrays, others by layout (`.freemocap`) | yes | yes | fps, unit, axes or image_size |
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
+| `vrma`, `glb` | animation of VRM's humanoid bones, glTF (`.vrma`) | | yes | |
+| `mcap` | messages with time stamps (`.mcap`) | | yes | |
 
 To add a reader:
 
@@ -39,7 +41,21 @@ from pathlib import Path
 from typing import Any
 
 from rtskel.errors import FormatError
-from rtskel.formats import bvh, frames, freemocap, markers, mediapipe, openpose, posefile, skels, table, wholebody
+from rtskel.formats import (
+    bvh,
+    frames,
+    freemocap,
+    markers,
+    mcap,
+    mediapipe,
+    openpose,
+    posefile,
+    skels,
+    table,
+    vrma,
+    wholebody,
+)
+from rtskel.formats.dataframes import to_frame, to_xarray
 from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
 from rtskel.formats.parsing import Format, Options, content, listed, named, npz_names, printable, read_json, reason
@@ -68,6 +84,8 @@ __all__ = [
     "read",
     "recognise",
     "sides_look_swapped",
+    "to_frame",
+    "to_xarray",
     "write",
     "write_apart",
 ]
@@ -88,6 +106,9 @@ _FORMATS = (  # in the order in which marks are looked for
     mediapipe.FORMAT,
     markers.C3D,
     bvh.FORMAT,
+    vrma.VRMA,
+    vrma.GLB,
+    mcap.FORMAT,
 )
 
 FORMATS = tuple(form.name for form in _FORMATS if form.read)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.avatar import rest_directions
+from rtskel.avatar.rotation import closest, swing
 from rtskel.errors import FormatError
 from rtskel.formats.parsing import Format, replace_file, shown, text
 from rtskel.formats.recording import Recording
@@ -25,34 +27,6 @@ from rtskel.skeleton import Skeleton, from_canonical, skeleton
 
 AXES = "RUT"
 _ORDER = "ZXY"
-
-
-def rest_pose(body: Skeleton) -> NDArray[np.float64]:
-    """[J, 3] directions of the bones that end in each joint in a T pose, along axes "RUT"; the root's is 0."""
-    directions = np.zeros((body.joints, 3))
-    fan = {
-        "index": 0.35,
-        "middle": 0.12,
-        "ring": -0.12,
-        "little": -0.35,
-    }  # toward the camera, where the palms face down
-    for joint, name in enumerate(body.names):
-        side = 1.0 if name.startswith("left_") else -1.0
-        part = name.removeprefix("left_").removeprefix("right_")
-        finger = part.partition("_")[0]
-        if body.parents[joint] < 0:
-            continue
-        if part == "nose":
-            directions[joint] = (0.0, 1.0, 0.3)
-        elif finger == "thumb":
-            directions[joint] = (side, 0.0, 1.2) if part == "thumb_1" else (side, 0.0, 0.6)
-        elif finger in fan and part.endswith("_1"):
-            directions[joint] = (side, 0.0, fan[finger])
-        else:
-            directions[joint] = (side, 0.0, 0.0)
-    length = np.linalg.norm(directions, axis=-1, keepdims=True)
-    unit: NDArray[np.float64] = directions / np.where(length > 0, length, 1.0)
-    return unit
 
 
 def write_bvh(path: Path, recordings: list[Recording]) -> None:
@@ -64,7 +38,7 @@ def write_bvh(path: Path, recordings: list[Recording]) -> None:
         raise FormatError(f"{path}: recording {recording.name!r} is 2D, .bvh holds 3D")
     body = skeleton(recording.skeleton)
     position, lengths, own, aimed = _pose(path, recording, body)
-    offsets = rest_pose(body) * lengths[:, None]
+    offsets = rest_directions(body) * lengths[:, None]
     children = _children(body)
 
     lines = ["HIERARCHY"]
@@ -131,7 +105,7 @@ def _pose(
     lengths[unseen] = np.array(body.bone_length)[unseen] * scale
     known &= length > 1e-9
 
-    rest = rest_pose(body)
+    rest = rest_directions(body)
     directions = np.where(known[..., None], bones / np.maximum(length, 1e-9)[..., None], 0.0)
     for joint in range(body.joints):
         directions[:, joint] = _held(directions[:, joint], known[:, joint], rest[joint])
@@ -146,14 +120,14 @@ def _pose(
         turned = carrier[:, joint]
         seen = [child for child in below if known[:, child].any()]
         if len(below) > 1 and len(seen) > 1:
-            turned = _kabsch(rest[seen], directions[:, seen])
+            turned = closest(rest[seen], directions[:, seen])
         elif len(below) == 1 and seen:
-            turned = _swing(turned @ rest[seen[0]], directions[:, seen[0]]) @ turned
+            turned = swing(turned @ rest[seen[0]], directions[:, seen[0]]) @ turned
         own[:, joint] = np.swapaxes(carrier[:, joint], -1, -2) @ turned
         for child in below:
             carrier[:, child] = turned
             if len(below) > 1 and child in seen:
-                carrier[:, child] = _swing(turned @ rest[child], directions[:, child]) @ turned
+                carrier[:, child] = swing(turned @ rest[child], directions[:, child]) @ turned
                 aimed[:, child] = np.swapaxes(turned, -1, -2) @ carrier[:, child]
     return position, lengths, own, aimed
 
@@ -165,33 +139,6 @@ def _held(values: NDArray[np.float64], known: NDArray[np.bool_], otherwise: NDAr
     last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
     held: NDArray[np.float64] = values[np.where(last < 0, int(np.argmax(known)), last)]
     return held
-
-
-def _swing(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smallest rotations [S, 3, 3] that turn unit vectors start into end, both [S, 3] (Rodrigues)."""
-    axis = np.cross(start, end)
-    cosine = (start * end).sum(axis=-1)
-    skew = np.zeros((len(start), 3, 3))
-    skew[:, 0, 1], skew[:, 0, 2], skew[:, 1, 2] = -axis[:, 2], axis[:, 1], -axis[:, 0]
-    skew -= np.swapaxes(skew, -1, -2)
-    opposite = cosine < -1 + 1e-9
-    factor = 1 / np.where(opposite, 1.0, 1 + cosine)
-    turn = np.eye(3) + skew + skew @ skew * factor[:, None, None]
-    if opposite.any():  # half a turn about any perpendicular axis
-        across = np.cross(start, np.eye(3)[np.argmin(np.abs(start), axis=-1)])
-        across /= np.linalg.norm(across, axis=-1, keepdims=True)
-        half = 2 * across[:, :, None] * across[:, None, :] - np.eye(3)
-        turn = np.where(opposite[:, None, None], half, turn)
-    return turn
-
-
-def _kabsch(rest: NDArray[np.float64], directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotations [S, 3, 3] that bring rest directions [B, 3] closest to the directions [S, B, 3]."""
-    u, _, vt = np.linalg.svd(np.swapaxes(directions, -1, -2) @ rest)
-    sign = np.sign(np.linalg.det(u @ vt))
-    u[..., -1] *= sign[:, None]
-    rotation: NDArray[np.float64] = u @ vt
-    return rotation
 
 
 def _euler(rotations: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -65,6 +65,7 @@ class Outlet:
         self._encoders: dict[int, wire.RefinedBatchEncoder] = {}
         self._in_batches: list[int] = []
         self._singly = False  # whether any poses are wanted in messages of their own
+        self._raw = False  # whether raw poses are wanted, too
 
     def subscribed(self) -> None:
         """The subscriptions have changed."""
@@ -72,6 +73,7 @@ class Outlet:
         want = self._subscriptions.want
         self._in_batches = [lookahead for lookahead in self._lookaheads if want(wire.refined_batch_topic(lookahead))]
         self._singly = self._subscriptions.want_some(wire.REFINED_PREFIX)
+        self._raw = any(map(self._subscriptions.want_some, (wire.RAW_PREFIX, wire.RAW_BATCH_PREFIX)))
 
     def messages(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
         """What is to be sent of these poses at `now`."""
@@ -83,6 +85,13 @@ class Outlet:
             rows = emission.lookahead == lookahead
             if rows.any():
                 yield from self._batches(lookahead, emission if rows.all() else emission.select(rows), now)
+
+    def raw(self, topics: list[bytes], bodies: list[bytes], refused: set[int]) -> Iterator[tuple[bytes, bytes]]:
+        """Of raw messages, those that somebody reads; not the refused ones, given by their places in the lists."""
+        if self._raw:
+            for which, topic in enumerate(topics):
+                if which not in refused and self._subscriptions.want(topic):
+                    yield topic, bodies[which]
 
     def _alone(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
         # Of few poses, and most often there are few, lists are read faster than arrays.

@@ -177,10 +177,14 @@ class Server:
         self._unread = self._sockets.receive(inbox, room, self._clock, self._wrong_parts)
 
     def _take_in(self, inbox: Inbox) -> None:
+        refused: set[int] = set()
+
         def refuse(which: int, error: WireError) -> None:
+            refused.add(which)
             self._offend(inbox.topics[which], error.kind, str(error), inbox.read[which])
 
         self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse)
+        self._sockets.send(self._outlet.raw(inbox.topics, inbox.bodies, refused))
 
     def _wrong_parts(self, topic: bytes, detail: str) -> None:
         self._offend(topic, "malformed", detail, self._clock())
