@@ -92,6 +92,9 @@ def check_reader(session: Session) -> None:
                 assert frames.confidence[row].tobytes() == pose.confidence.tobytes()
                 assert frames.message[row] == k
                 row += 1
+            cut = [bodies[k][:length] for length in range(min(len(bodies[k]), 160))]
+            for reader in readers:  # none of them is read, nor anything beyond its end
+                assert reader.read([topics[k]] * len(cut), cut)[1] == list(range(len(cut)))
         assert row == len(frames)
         for k in others:
             message = decoded(topics[k], bodies[k])
