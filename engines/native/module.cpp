@@ -1,7 +1,7 @@
 #include "fast_path.h"
 
 NB_MODULE(_native, m) {
-    m.doc() = "Native twins of rtskel.refine.ring.NumpyRing and of what rtskel.wire.fast, rtskel.serve.arrays and rtskel.serve.table do for every frame.";
+    m.doc() = "What is done for every frame, in C++: rings of windows, messages to and from bytes, arrays of streams, and the fast path through all three.";
     rtskel::bind_ring(m);
     rtskel::bind_bulk(m);
     rtskel::bind_stream_arrays(m);
