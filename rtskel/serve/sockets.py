@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -13,15 +13,30 @@ from rtskel import wire
 from rtskel.curve import ServerKeys, check_bind
 from rtskel.errors import ServeError
 from rtskel.serve.config import ServeConfig
+from rtskel.serve.connections import Connections, hang_up
 
-MAX_MESSAGE = 1 << 24
-"""Bytes of a part for which ZeroMQ disconnects its sender. Far above what is valid, so that offenders can be named."""
+MAX_MESSAGE = (1 << 20) + 1024
+"""Bytes of a part for which ZeroMQ disconnects a publisher: enough above what is valid that most who send too much are
+named instead.
+"""
+
+MAX_TOPIC = 128
+"""Longest topic of any message, in bytes; nothing is published on a longer one, and nothing longer is read."""
+
+MAX_SUBSCRIPTION = 1024
+"""Bytes of a part for which ZeroMQ disconnects a reader: also of its handshake."""
+
+SUBSCRIPTION_QUEUE = 64
+"""Subscriptions of one reader that ZeroMQ takes in before others have their turn."""
+
+MAX_SUBSCRIPTIONS = 256
+"""Subscriptions that are acted on in one turn of the server."""
 
 ZMTP_HEARTBEAT_MS = 5000
 """Finds hosts that have vanished without closing their connections."""
 
-WrongParts = Callable[[bytes, str], None]
-"""Told the topic of a message that is not topic and body, and what it is."""
+WrongParts = Callable[[bytes, str, int], None]
+"""Told the topic of a message that is not topic and body, what it is, and the publisher."""
 
 
 class Sockets:
@@ -50,13 +65,16 @@ class Sockets:
             self._raw = _socket(stack, context, zmq.SUB, config.raw, config.keys, linger_s=0)
             self._raw.rcvhwm = config.receive_queue
             self._raw.maxmsgsize = MAX_MESSAGE
+            self._publishers = Connections(stack, context, self._raw, "raw")
             # Everything, so that whoever sends other things can be named; the others are what clients wait for.
             for prefix in (wire.RAW_BATCH_PREFIX, wire.RAW_PREFIX, b""):
                 self._raw.subscribe(prefix)
             self._refined = _socket(stack, context, zmq.XPUB, config.refined, config.keys, config.linger_s)
             self._refined.sndhwm = config.send_queue
-            self._refined.maxmsgsize = wire.MAX_BODY
-            self._refined.xpub_verboser = True  # every subscription is told, so that counting is exact
+            self._refined.rcvhwm = SUBSCRIPTION_QUEUE
+            self._refined.maxmsgsize = MAX_SUBSCRIPTION
+            self._refined.xpub_verbose = True  # see Subscriptions
+            self._readers = Connections(stack, context, self._refined, "refined")
             self._poller, self._deaf = zmq.Poller(), zmq.Poller()  # the second one does not hear publishers
             self._poller.register(self._raw, zmq.POLLIN)
             for poller in (self._poller, self._deaf):
@@ -90,8 +108,10 @@ class Sockets:
         """Whether there is a message to `receive`. To ask is cheaper than to find out in `receive`."""
         return bool(_get(self._raw, _EVENTS) & _READABLE)
 
-    def receive(self, wrong: WrongParts) -> tuple[bytes, bytes] | None:
-        """The next message's topic and body; None if there is none. Others than such are told to `wrong`."""
+    def receive(self, wrong: WrongParts) -> tuple[bytes, bytes, int] | None:
+        """The next message's topic and body, and the publisher that it is from (a number; -1 if it is in this process);
+        None if there is none. Others than such are told to `wrong`.
+        """
         recv, raw = _recv, self._raw
         while True:
             try:
@@ -100,22 +120,42 @@ class Sockets:
                 return None
             # The parts of a message are there together or not at all.
             body = recv(raw, 0, False) if topic.more else topic
-            if not body.more and body is not topic:
-                return topic.bytes, body.bytes
+            source = _source(topic)
+            self._publishers.heard.add(source)
+            if not body.more and body is not topic and len(topic) <= MAX_TOPIC:
+                return topic.bytes, body.bytes, source
             parts = 1 if body is topic else 2
             while body.more:
                 body = recv(raw, 0, False)
                 parts += 1
-            name = topic.bytes
-            wrong(name, f"message on {ascii(name[:100])[1:]}: {parts} parts, not topic and body")
+            name = topic.bytes[:MAX_TOPIC]
+            what = f"{parts} parts, not topic and body" if parts != 2 else f"a topic of {len(topic)} bytes"
+            wrong(name, f"message on {ascii(name[:100])[1:]}: {what}", source)
 
-    def subscriptions(self) -> Iterator[bytes]:
-        """What readers have subscribed to since the last call, as the XPUB socket tells it."""
-        while True:
-            try:
-                yield _recv(self._refined, _NOBLOCK)
-            except zmq.Again:
-                return
+    def subscriptions(self) -> tuple[list[int], list[tuple[bytes, int]]]:
+        """Readers that have come or gone since the last call, and after them what the XPUB socket tells of
+        subscriptions, with the reader each is from (-1: from ZeroMQ itself, or a reader in this process).
+        """
+        told: list[tuple[bytes, int]] = []
+        with suppress(zmq.Again):
+            while len(told) < MAX_SUBSCRIPTIONS:
+                message = _recv(self._refined, _NOBLOCK, False)
+                told.append((message.bytes, _source(message)))
+        # Asked for after the messages were read: whoever one of them is from, has come before.
+        return [reader for reader, _ in self._readers.changed()], told
+
+    def cut_off(self, reader: int) -> None:
+        """Disconnect a reader."""
+        hang_up(reader)
+
+    def endless(self, *, all_read: bool) -> list[int]:
+        """Publishers that send a message without end; `all_read`: no whole message waits. They are cut off."""
+        for _ in self._publishers.changed():
+            pass
+        found = self._publishers.endless(all_read=all_read)
+        for publisher in found:
+            hang_up(publisher)
+        return found
 
     def send(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
         """Publish messages."""
@@ -147,12 +187,22 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     return bound.rstrip(b"\0").decode()
 
 
+def _source(frame: zmq.Frame) -> int:
+    """The connection that a frame came by, as a number; -1: none."""
+    try:
+        return _get_property(frame, _SRCFD)  # type: ignore[no-any-return]
+    except zmq.ZMQError:
+        return -1
+
+
 # The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
 _recv: Any = zmq.backend.Socket.recv
 _send: Any = zmq.backend.Socket.send
 _get: Any = zmq.backend.Socket.get
+_get_property: Any = zmq.backend.Frame.get
 # Plain integers: pyzmq's flags cost as much as the call itself.
 _EVENTS = int(zmq.EVENTS)
 _READABLE = int(zmq.POLLIN)
+_SRCFD = int(zmq.SRCFD)
 _NOBLOCK = int(zmq.NOBLOCK)
 _FIRST_PART = int(zmq.NOBLOCK | zmq.SNDMORE)
