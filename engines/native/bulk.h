@@ -11,8 +11,10 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -37,15 +39,9 @@ inline void copy_values(void* to, const void* from, std::size_t count, std::size
         for (std::size_t k = 0; k < count; ++k) std::reverse(static_cast<char*>(to) + k * size, static_cast<char*>(to) + (k + 1) * size);
 }
 
-// Whether none of these float32, as they are on the wire, is NaN or infinite.
-inline bool all_finite(const char* bytes, std::size_t count) {
-    const std::uint32_t exponent = little_endian() ? 0x7f800000u : 0x0000807fu;
-    std::uint32_t finite = 1;
-    for (std::size_t k = 0; k < count; ++k) {
-        std::uint32_t bits;
-        std::memcpy(&bits, bytes + 4 * k, 4);
-        finite &= (bits & exponent) != exponent;
-    }
+inline bool all_finite(const float* values, std::size_t count) {
+    int finite = 1;
+    for (std::size_t k = 0; k < count; ++k) finite &= std::abs(values[k]) <= std::numeric_limits<float>::max();
     return finite;
 }
 

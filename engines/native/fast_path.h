@@ -8,8 +8,11 @@
 #include "ring.h"
 #include "stream_arrays.h"
 
+#include <nanobind/stl/optional.h>
+
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -36,33 +39,36 @@ class FastPath {
     // Whether frames go into the ring here; else `rows` gives them to the caller.
     bool stores() const { return ring != nullptr; }
 
+    // Takes these messages, read at these times, if all of their frames just follow: how many frames; else -1, and nothing has changed.
+    // `next` is the first window that has not run, by place; not needed with a ring.
+    std::int64_t take_all(nb::list names, nb::list bodies, std::vector<std::int64_t> read, std::optional<In<std::int64_t>> next) {
+        if (!find(names, bodies, [](std::size_t) { return false; })) return -1;
+        begin(read, next);
+        const std::int64_t* first = ring ? ring->next_.data() : next->data();
+        if (!std::all_of(found.begin(), found.end(), [&](const auto& f) { return follows(f, first); })) return -1;
+        nb::list none;
+        if (!gather(read, none)) return -1;
+        store();
+        return static_cast<std::int64_t>(place.size());
+    }
+
     // Which of these messages are not expected. The caller keeps the bodies until `take`.
     nb::list match(nb::list names, nb::list bodies) {
-        if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
         nb::list others;
-        found.clear();
-        for (std::size_t m = 0; m < names.size(); ++m) {
-            name = bytes_of(names[m]);
-            found.push_back(reader.find(name, bytes_of(bodies[m])));
-            if (!found.back().places) others.append(m);
-        }
+        find(names, bodies, [&](std::size_t m) { return others.append(m), true; });
         return others;
     }
 
-    // Takes those of the matched messages, read at these times, all of whose frames just follow. `next` is the first window that has not
-    // run, by place. Returns how many frames were taken, and which expected messages were not: those with anything unusual, and
-    // all others of the same streams and of the streams at the places `busy`, for their order matters.
-    nb::tuple take(std::vector<std::int64_t> read, std::vector<std::int32_t> busy, In<std::int64_t> next) {
-        if (read.size() != found.size()) throw std::invalid_argument("as many times as messages");
-        if (next.size() < arrays.places) throw std::invalid_argument("fewer streams than places");
-        ++call;
+    // Takes those of the matched messages all of whose frames just follow; arguments as above. Returns how many frames were taken, and which
+    // expected messages were not: those with anything unusual, and all others of the same streams and of the streams at the places
+    // `busy`, for their order matters.
+    nb::tuple take(std::vector<std::int64_t> read, std::vector<std::int32_t> busy, std::optional<In<std::int64_t>> next) {
+        begin(read, next);
         for (std::int32_t p : busy) plain[arrays.checked(p)] = call;
-        do ++generation;
-        while (!choose(next.data()));
+        while (!choose(ring ? ring->next_.data() : next->data())) ++generation;
         nb::list left;
         gather(read, left);
-        if (ring) store();
-        found.clear();
+        store();
         return nb::make_tuple(place.size(), left);
     }
 
@@ -74,6 +80,26 @@ class FastPath {
     }
 
   private:
+    // Looks for all messages; `other` is told of one that is not expected, and says whether to go on. Whether it went on to the end.
+    template <typename Other>
+    bool find(nb::list names, nb::list bodies, Other other) {
+        if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
+        found.clear();
+        for (std::size_t m = 0; m < names.size(); ++m) {
+            name = bytes_of(names[m]);
+            found.push_back(reader.find(name, bytes_of(bodies[m])));
+            if (!found.back().places && !other(m)) return false;
+        }
+        return true;
+    }
+
+    void begin(const std::vector<std::int64_t>& read, const std::optional<In<std::int64_t>>& next) {
+        if (read.size() != found.size()) throw std::invalid_argument("as many times as messages");
+        if (!ring && (!next || next->size() < arrays.places)) throw std::invalid_argument("fewer streams than places");
+        ++call;
+        ++generation;
+    }
+
     bool is_plain(const RawReader::Found& f) const {
         return std::any_of(f.places->begin(), f.places->end(), [this](std::int32_t p) { return plain[p] == call; });
     }
@@ -83,7 +109,7 @@ class FastPath {
         bool settled = true;
         for (const auto& f : found) {
             if (!f.places) continue;
-            const bool usual = !is_plain(f) && follows(f, next);
+            const bool usual = !is_plain(f) && is_finite(f) && follows(f, next);
             for (std::int32_t p : *f.places) {
                 if (!usual && plain[p] != call) {
                     plain[p] = call;
@@ -94,10 +120,16 @@ class FastPath {
         return settled;
     }
 
+    bool is_finite(const RawReader::Found& f) {
+        const std::size_t cells = f.places->size() * reader.joints;
+        xyz.resize(std::max(xyz.size(), 4 * cells));
+        copy_values(xyz.data(), f.xyz, 3 * cells, sizeof(float));
+        copy_values(xyz.data() + 3 * cells, f.confidence, cells, sizeof(float));
+        return all_finite(xyz.data(), 4 * cells);
+    }
+
     bool follows(const RawReader::Found& f, const std::int64_t* next) {
         if (std::max(f.seq, f.time_ns) > largest) return false;
-        const std::size_t cells = f.places->size() * reader.joints;
-        if (!all_finite(f.xyz, 3 * cells) || !all_finite(f.confidence, cells)) return false;
         for (std::int32_t k : *f.places) {
             const std::size_t p = arrays.checked(k);
             const std::int64_t s = f.seq - arrays.origin[p];
@@ -112,15 +144,16 @@ class FastPath {
         return true;
     }
 
-    // The rows of the messages to take; the others are `left`.
-    void gather(const std::vector<std::int64_t>& read, nb::list& left) {
+    // The rows of the messages that are not plain; the others are `left`. Whether all coordinates are finite.
+    bool gather(const std::vector<std::int64_t>& read, nb::list& left) {
         for (auto* numbers : {&slot, &time, &came}) numbers->clear();
         place.clear();
         std::size_t rows = 0;
-        for (std::size_t m = 0; m < found.size(); ++m)
-            if (found[m].places && !is_plain(found[m])) rows += found[m].places->size();
+        for (const auto& f : found)
+            if (f.places && !is_plain(f)) rows += f.places->size();
         xyz.resize(rows * 3 * reader.joints);
         confidence.resize(rows * reader.joints);
+        bool finite = true;
         for (std::size_t m = 0; m < found.size(); ++m) {
             const auto& f = found[m];
             if (!f.places) continue;
@@ -128,21 +161,28 @@ class FastPath {
                 left.append(m);
                 continue;
             }
-            const std::size_t first = place.size(), cells = f.places->size() * reader.joints;
-            copy_values(xyz.data() + first * 3 * reader.joints, f.xyz, 3 * cells, sizeof(float));
-            copy_values(confidence.data() + first * reader.joints, f.confidence, cells, sizeof(float));
+            const std::size_t cells = f.places->size() * reader.joints;
+            float* to = xyz.data() + place.size() * 3 * reader.joints;
+            float* sure = confidence.data() + place.size() * reader.joints;
+            copy_values(to, f.xyz, 3 * cells, sizeof(float));
+            copy_values(sure, f.confidence, cells, sizeof(float));
+            finite &= all_finite(to, 3 * cells) & all_finite(sure, cells);
             for (std::int32_t p : *f.places) {
                 place.push_back(p);
                 slot.push_back(f.seq - arrays.origin[p]);
                 time.push_back(f.time_ns);
                 came.push_back(read[m]);
-                arrays.accept(p, slot.back(), read[m]);
             }
         }
+        found.clear();
+        return finite;
     }
 
+    // The rows are accepted, and put into the ring if there is one.
     void store() {
         const std::size_t rows = place.size();
+        for (std::size_t m = 0; m < rows; ++m) arrays.accept(place[m], slot[m], came[m]);
+        if (!ring) return;
         before.resize(rows);
         taken.assign(rows, TAKEN);
         for (std::size_t m = 0; m < rows; ++m) before[m] = ring->watermark_[place[m]];
@@ -185,8 +225,9 @@ inline void bind_fast_path(nb::module_& m) {
              nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::arg("reader"), nb::arg("arrays"), nb::arg("ring").none(), nb::arg("jump"),
              nb::arg("ahead"), nb::arg("furthest"), nb::arg("largest"))
         .def_prop_ro("stores", &FastPath::stores)
+        .def("take_all", &FastPath::take_all, nb::arg("topics"), nb::arg("bodies"), nb::arg("read"), nb::arg("next").none())
         .def("match", &FastPath::match)
-        .def("take", &FastPath::take)
+        .def("take", &FastPath::take, nb::arg("read"), nb::arg("busy"), nb::arg("next").none())
         .def("rows", &FastPath::rows);
 }
 

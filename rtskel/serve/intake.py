@@ -44,10 +44,22 @@ class Intake:
         self._bank, self._arrays, self._places, self._reports = bank, arrays, places, reports
         self._reader = RawReader(bank.joints)
         self._fast = _fast_path(self._reader, arrays, bank, jump, furthest)
+        self._stores: bool = self._fast.stores
         # Accepted: stream, message, slot, when it was read, and the publisher it is from.
         self._rows: list[tuple[Stream, RawPose, int, int, int]] = []
 
     # --- the fast way -------------------------------------------------------------------------------------------------
+
+    def take_all(self, topics: list[bytes], bodies: list[bytes], read: list[int]) -> int:
+        """Take these messages, read at these times, if all of them just follow: how many frames; -1: not, and nothing
+        has changed.
+        """
+        if self._stores:
+            return self._fast.take_all(topics, bodies, read, None)  # type: ignore[no-any-return]
+        count: int = self._fast.take_all(topics, bodies, read, self._bank.next_window)
+        if count > 0:
+            self._store_rows()
+        return count
 
     def unexpected(self, topics: list[bytes], bodies: list[bytes]) -> list[int]:
         """Which of these messages are not like others before; `take` takes of the rest what just follows."""
@@ -58,12 +70,14 @@ class Intake:
         """Take what just follows of the messages given to `unexpected`, read at these times, but for the streams at
         the `busy` places. Returns how many frames were taken, and which of the expected messages were not.
         """
-        count, left = self._fast.take(read, busy, self._bank.next_window)
-        if count and not self._fast.stores:
-            place, slot, came, captured, xyz, confidence = self._fast.rows()
-            status = self._store(place, slot, came, captured, xyz, confidence)
-            assert not status.any(), "frames that just follow are taken"
+        count, left = self._fast.take(read, busy, None if self._stores else self._bank.next_window)
+        if count and not self._stores:
+            self._store_rows()
         return count, left
+
+    def _store_rows(self) -> None:
+        status = self._store(*self._fast.rows())
+        assert not status.any(), "frames that just follow are taken"
 
     def expect(self, topic: bytes, body: bytes, places: Sequence[int]) -> None:
         """Messages like this one, of the streams at these places, may take the fast way from now on."""

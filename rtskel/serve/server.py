@@ -29,7 +29,6 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -43,7 +42,7 @@ from rtskel.serve.emission import Emission
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
-from rtskel.serve.sockets import Sockets
+from rtskel.serve.sockets import Inbox, Sockets
 from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import CLOCK, StreamTable
 from rtskel.serve.watched import WatchedEngine
@@ -62,18 +61,6 @@ SOON = SECOND // 50
 
 DRAIN_NS = 2 * SECOND
 """How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
-
-
-@dataclass
-class _Inbox:
-    """Messages as they were read."""
-
-    topics: list[bytes] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    read: list[int] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)  # which publisher each is from
-    poses: int = 0
-    """About how many they hold."""
 
 
 class Server:
@@ -103,7 +90,6 @@ class Server:
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id)
         self._subscriptions = Subscriptions()
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._subscriptions)
-        self._min_pose = 16 * bank.joints  # bytes, and a raw message has hardly more for each of its poses
         self._stopping = False
         self._frames_in = 0
         self._heartbeats = 0
@@ -113,7 +99,7 @@ class Server:
         self._read_up_to = clock()  # all that had come by then has been read
         self._look_at = clock()  # when to look for messages without end
         with ExitStack() as stack:
-            self._sockets = Sockets(config)
+            self._sockets = Sockets(config, joints=bank.joints)
             stack.callback(self._sockets.close)
             if not bank.on_device:
                 self._engine.try_out(bank.config.positions)
@@ -185,7 +171,7 @@ class Server:
 
     def _read(self) -> None:
         """Give the streams what publishers have sent, as far as there is room for it."""
-        inbox = _Inbox()
+        inbox = Inbox()
         room = self._room()
         self._receive(inbox, room)
         if self.config.batch_wait_s and inbox.poses:
@@ -196,26 +182,10 @@ class Server:
                     self._receive(inbox, room)
         self._take_in(inbox)
 
-    def _receive(self, inbox: _Inbox, room: int) -> None:
-        receive, clock, sockets, size = self._sockets.receive, self._clock, self._sockets, self._min_pose
-        self._unread = True
-        while inbox.poses < room:
-            message = receive(self._wrong_parts)
-            if message is None:
-                self._unread = False
-                return
-            topic, body, source = message
-            inbox.sources.append(source)
-            inbox.topics.append(topic)
-            inbox.bodies.append(body)
-            inbox.read.append(clock())
-            inbox.poses += len(body) // size or 1
-            # To ask is cheaper than to find out by reading, which is cheaper than to ask each time.
-            if len(inbox.topics) == 1 and not sockets.readable:
-                self._unread = False
-                return
+    def _receive(self, inbox: Inbox, room: int) -> None:
+        self._unread = self._sockets.receive(inbox, room, self._clock, self._wrong_parts)
 
-    def _take_in(self, inbox: _Inbox) -> None:
+    def _take_in(self, inbox: Inbox) -> None:
         def refuse(which: int, error: WireError) -> None:
             self._offend(inbox.topics[which], error.kind, str(error), inbox.read[which], inbox.sources[which])
 
@@ -320,7 +290,7 @@ class Server:
         self._unread = True
         while self._unread and self._clock() < until:
             self._take_subscriptions()
-            inbox = _Inbox()
+            inbox = Inbox()
             self._receive(inbox, self._room())
             self._take_in(inbox)
             self._tell()

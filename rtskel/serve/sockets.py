@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -26,7 +27,7 @@ MAX_TOPIC = 128
 MAX_SUBSCRIPTION = 1024
 """Bytes of a part for which ZeroMQ disconnects a reader: also of its handshake."""
 
-SUBSCRIPTION_QUEUE = 64
+SUBSCRIPTION_QUEUE = 4
 """Subscriptions of one reader that ZeroMQ takes in before others have their turn."""
 
 MAX_SUBSCRIPTIONS = 256
@@ -39,18 +40,32 @@ WrongParts = Callable[[bytes, str, int], None]
 """Told the topic of a message that is not topic and body, what it is, and the publisher."""
 
 
+@dataclass
+class Inbox:
+    """Messages as they were read."""
+
+    topics: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)  # the publisher each is from, as a number; -1: in this process
+    poses: int = 0
+    """About how many they hold."""
+
+
 class Sockets:
     """Raw poses in, refined poses, events and heartbeats out. `bind` opens the doors; closing is the caller's.
 
     Args:
         config: endpoints, queues and keys.
+        joints: of a pose.
 
     Raises:
         ServeError: an endpoint must not be bound without keys.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, *, joints: int) -> None:
         self._config = config
+        self._min_pose = 16 * joints  # bytes, and a raw message has hardly more for each of its poses
         with ExitStack() as stack:
             self._wake, self._waker = os.pipe()
             for end in (self._wake, self._waker):
@@ -103,34 +118,45 @@ class Sockets:
         """Until there is something to read."""
         return bool(self._raw.poll(timeout_ms))
 
-    @property
-    def readable(self) -> bool:
-        """Whether there is a message to `receive`. To ask is cheaper than to find out in `receive`."""
-        return bool(_get(self._raw, _EVENTS) & _READABLE)
+    def receive(self, inbox: Inbox, room: int, clock: Callable[[], int], wrong: WrongParts) -> bool:
+        """Reads messages until the inbox holds `room` poses, each stamped with `clock()`; whether more may be waiting.
 
-    def receive(self, wrong: WrongParts) -> tuple[bytes, bytes, int] | None:
-        """The next message's topic and body, and the publisher that it is from (a number; -1 if it is in this process);
-        None if there is none. Others than such are told to `wrong`.
+        Messages that are not topic and body are told to `wrong`.
         """
-        recv, raw = _recv, self._raw
-        while True:
+        recv, get, raw, size = _recv, _get, self._raw, self._min_pose
+        refused = 0
+        while inbox.poses + refused < room:
             try:
                 topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
-                return None
+                return False
             # The parts of a message are there together or not at all.
             body = recv(raw, 0, False) if topic.more else topic
             source = _source(topic)
             self._publishers.heard.add(source)
-            if not body.more and body is not topic and len(topic) <= MAX_TOPIC:
-                return topic.bytes, body.bytes, source
-            parts = 1 if body is topic else 2
-            while body.more:
-                body = recv(raw, 0, False)
-                parts += 1
-            name = topic.bytes[:MAX_TOPIC]
-            what = f"{parts} parts, not topic and body" if parts != 2 else f"a topic of {len(topic)} bytes"
-            wrong(name, f"message on {ascii(name[:100])[1:]}: {what}", source)
+            if body.more or body is topic or len(topic) > MAX_TOPIC:
+                self._refuse(topic, body, source, wrong)
+                refused += 1
+                continue
+            data = body.bytes
+            inbox.topics.append(topic.bytes)
+            inbox.bodies.append(data)
+            inbox.read.append(clock())
+            inbox.sources.append(source)
+            inbox.poses += len(data) // size or 1
+            # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
+            if len(inbox.topics) == 1 and not get(raw, _EVENTS) & _READABLE:
+                return False
+        return True
+
+    def _refuse(self, topic: zmq.Frame, body: zmq.Frame, source: int, wrong: WrongParts) -> None:
+        parts = 1 if body is topic else 2
+        while body.more:
+            body = _recv(self._raw, 0, False)
+            parts += 1
+        what = f"{parts} parts, not topic and body" if parts != 2 else f"a topic of {len(topic)} bytes"
+        name = topic.bytes[:MAX_TOPIC]
+        wrong(name, f"message on {ascii(name[:100])[1:]}: {what}", source)
 
     def subscriptions(self) -> tuple[list[int], list[tuple[bytes, int]]]:
         """Readers that have come or gone since the last call, and after them what the XPUB socket tells of

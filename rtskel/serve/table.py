@@ -165,12 +165,11 @@ class StreamTable:
 
         `refuse` is told which message (its index) cannot be decoded or has no business here, and why.
         """
-        unexpected = self._intake.unexpected(topics, bodies)
-        messages = self._decoded(unexpected, topics, bodies, refuse) if unexpected else {}
-        busy = self._busy(messages) if messages else []
-        count, left = self._intake.take(read, busy)
-        if not left and not messages:
+        if (count := self._intake.take_all(topics, bodies, read)) >= 0:
             return count  # nothing changed that what waits, drains or ends could wait for
+        unexpected = self._intake.unexpected(topics, bodies)
+        messages = self._decoded(unexpected, topics, bodies, refuse)
+        count, left = self._intake.take(read, self._busy(messages))
         messages |= self._decoded(left, topics, bodies, refuse)
         for k in sorted(messages):
             message = messages[k]
