@@ -113,7 +113,10 @@ def _bytes_taken(connection: sockets.socket) -> int:
 
 def _ask(descriptor: int, question: Callable[[sockets.socket], _T]) -> _T | None:
     """A question to a connection; None if it is gone, or of another kind. It stays ZeroMQ's."""
-    connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
+    try:
+        connection = sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM, 0, fileno=descriptor)
+    except OSError:
+        return None
     try:
         return question(connection)
     except OSError:
