@@ -7,9 +7,10 @@ One thread, one loop: a heartbeat means that poses are being refined.
 from rtskel.serve.config import ServeConfig, StreamConfig
 from rtskel.serve.emission import Emission
 from rtskel.serve.lifting_bank import LiftingBank
-from rtskel.serve.outlet import Outlet, Subscriptions
+from rtskel.serve.outlet import Outlet
 from rtskel.serve.process import run_server
 from rtskel.serve.server import Server
+from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import StreamTable
 
 __all__ = [

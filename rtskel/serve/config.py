@@ -79,7 +79,7 @@ class ServeConfig:
     lift: int | None = None
     batch_wait_s: float = 0.0
     heartbeat_s: float = 1.0
-    receive_queue: int = 1000
+    receive_queue: int = 64
     send_queue: int = 10_000
     max_waiting: int = 1024
     linger_s: float = 2.0

@@ -45,7 +45,8 @@ class Intake:
         self._reader = RawReader(bank.joints)
         self._fast = _fast_path(self._reader, arrays, bank, jump, furthest)
         self._stores: bool = self._fast.stores
-        self._rows: list[tuple[Stream, RawPose, int, int]] = []  # accepted: stream, message, slot, when it was read
+        # Accepted: stream, message, slot, when it was read, and the publisher it is from.
+        self._rows: list[tuple[Stream, RawPose, int, int, int]] = []
 
     # --- the fast way -------------------------------------------------------------------------------------------------
 
@@ -93,7 +94,7 @@ class Intake:
         arrays, place = self._arrays, stream.place
         arrays.heard[place] = now
         arrays.newest[place] = max(arrays.newest[place], slot)
-        self._rows.append((stream, msg, slot, now))
+        self._rows.append((stream, msg, slot, now, self._reports.source))
 
     def put(self) -> None:
         """Give the bank all accepted frames in one call."""
@@ -102,17 +103,17 @@ class Intake:
         rows, self._rows = self._rows, []
         shape = (len(rows), self._bank.joints)
         place = np.array([stream.place for stream, *_ in rows], np.int32)
-        slot, read, captured = np.array([(slot, now, msg.time_ns) for _, msg, slot, now in rows], np.int64).T.copy()
+        slot, read, captured = np.array([(slot, now, msg.time_ns) for _, msg, slot, now, _ in rows], np.int64).T.copy()
         xyz = np.concatenate([msg.xyz for _, msg, *_ in rows]).reshape(*shape, 3)
         confidence = np.concatenate([msg.confidence for _, msg, *_ in rows]).reshape(shape)
         status = self._store(place, slot, read, captured, xyz, confidence)
         bad = ~(np.isfinite(xyz).all(axis=2) & np.isfinite(confidence)) & (status != Put.AHEAD)[:, None]
         for row in np.flatnonzero(bad.any(axis=1)).tolist():
-            stream, msg, _, now = rows[row]
+            stream, msg, _, now, self._reports.source = rows[row]
             detail = f"frame {stream.number(msg)} of stream {stream.name}: {int(bad[row].sum())} joints are NaN or "
             self._reports.offend(stream.name, "nonfinite", detail + "infinite, taken as missing", now)
         for row in np.flatnonzero(status).tolist():
-            stream, msg, _, now = rows[row]
+            stream, msg, _, now, self._reports.source = rows[row]
             if status[row] == Put.AHEAD:
                 stream.wait(msg, now)
             elif status[row] == Put.DUPLICATE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -10,40 +9,9 @@ import numpy as np
 
 from rtskel import wire
 from rtskel.serve.emission import Emission
+from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import StreamTable
 from rtskel.wire.fast import PoseWriter
-
-
-class Subscriptions:
-    """What readers have subscribed to, as an XPUB socket tells it."""
-
-    def __init__(self) -> None:
-        self._count: Counter[bytes] = Counter()
-        self._lengths: Counter[int] = Counter()
-
-    def take(self, message: bytes) -> bool:
-        """A message from the socket; whether it changes what is wanted."""
-        prefix = message[1:]
-        before = self._count[prefix]
-        if message[:1] == b"\1":
-            self._count[prefix] = before + 1
-        elif message[:1] == b"\0":
-            self._count[prefix] = before - 1
-        if self._count[prefix] <= 0:
-            del self._count[prefix]
-        changed = (prefix in self._count) - (before > 0)
-        if changed:
-            self._lengths[len(prefix)] += changed
-            self._lengths = +self._lengths
-        return changed != 0
-
-    def want(self, topic: bytes) -> bool:
-        """Whether anybody reads that topic; what nobody reads is not even encoded."""
-        return any(topic[:length] in self._count for length in self._lengths)
-
-    def want_some(self, prefix: bytes) -> bool:
-        """Whether anybody reads topics that begin so."""
-        return self.want(prefix) or any(known.startswith(prefix) for known in self._count)
 
 
 class Outlet:

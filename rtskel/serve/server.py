@@ -40,9 +40,10 @@ from rtskel.refine import RefinerBank
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.emission import Emission
 from rtskel.serve.lifting_bank import LiftingBank
-from rtskel.serve.outlet import Outlet, Subscriptions
+from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
 from rtskel.serve.sockets import Inbox, Sockets
+from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import CLOCK, StreamTable
 from rtskel.serve.watched import WatchedEngine
 
@@ -51,6 +52,12 @@ REFINE_NS = 10_000_000
 
 UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
+
+LOOK_EVERY = SECOND // 10
+"""How often it is looked whether a message that is coming in has an end."""
+
+SOON = SECOND // 50
+"""A reader that asks for heartbeats gets one at once, but not within that time of the last one."""
 
 DRAIN_NS = 2 * SECOND
 """How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
@@ -90,6 +97,7 @@ class Server:
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
         self._read_up_to = clock()  # all that had come by then has been read
+        self._look_at = clock()  # when to look for messages without end
         with ExitStack() as stack:
             self._sockets = Sockets(config, joints=bank.joints)
             stack.callback(self._sockets.close)
@@ -139,6 +147,7 @@ class Server:
             self._tell()
             self._refine()  # at once: what else there is to do can wait for it
             self._take_subscriptions()
+            self._cut_off_endless(now)
             self._advance(now)
             self._tell()
             if now >= self._heartbeat_at:
@@ -152,7 +161,7 @@ class Server:
         reading = self._room() > 0
         if self._table.pending or (reading and self._unread):
             return
-        left = min(self._table.next_deadline(), self._heartbeat_at) - self._clock()
+        left = min(self._table.next_deadline(), self._heartbeat_at, self._look_at) - self._clock()
         if left > 0:
             self._sockets.wait(math.ceil(left / 1e6), reading=reading)
 
@@ -181,16 +190,24 @@ class Server:
 
         def refuse(which: int, error: WireError) -> None:
             refused.add(which)
-            self._offend(inbox.topics[which], error.kind, str(error), inbox.read[which])
+            self._offend(inbox.topics[which], error.kind, str(error), inbox.read[which], inbox.sources[which])
 
-        self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse)
+        self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse, inbox.sources)
         self._sockets.send(self._outlet.raw(inbox.topics, inbox.bodies, refused))
 
-    def _wrong_parts(self, topic: bytes, detail: str) -> None:
-        self._offend(topic, "malformed", detail, self._clock())
+    def _wrong_parts(self, topic: bytes, detail: str, source: int) -> None:
+        self._offend(topic, "malformed", detail, self._clock(), source)
 
-    def _offend(self, topic: bytes, kind: str, detail: str, now: int) -> None:
-        self._table.offend(wire.stream_of(topic) or "", kind, detail, now)
+    def _offend(self, topic: bytes, kind: str, detail: str, now: int, source: int) -> None:
+        self._table.offend(wire.stream_of(topic) or "", kind, detail, now, source=source)
+
+    def _cut_off_endless(self, now: int) -> None:
+        """Hang up on publishers of messages that never end, before they fill the memory."""
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
+        for _ in self._sockets.endless(all_read=not self._unread):
+            self._table.offend("", "hoarding", "a publisher sent a message without end: disconnected", now)
 
     def _advance(self, now: int) -> None:
         """Act on deadlines, of which only those have passed by which every frame that had come was read."""
@@ -230,12 +247,20 @@ class Server:
             self._sockets.send([(topic, body)])
 
     def _take_subscriptions(self) -> None:
-        changed = False
-        for message in self._sockets.subscriptions():
-            changed |= self._subscriptions.take(message)
-            if message == b"\1" + wire.HEARTBEAT_TOPIC:
-                self._heartbeat_at = 0  # at once: it tells the reader that its subscriptions are in force
-        if changed:
+        readers, messages = self._sockets.subscriptions()
+        for reader in readers:
+            self._subscriptions.forget(reader)
+        now = self._clock() if messages else 0
+        for message, reader in messages:
+            if why := self._subscriptions.take(message, reader, now):
+                self._sockets.cut_off(reader)
+                self._subscriptions.forget(reader)
+                self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
+            elif message == b"\1" + wire.HEARTBEAT_TOPIC:
+                # It tells the reader that its subscriptions are in force.
+                self._heartbeat_at = min(self._heartbeat_at, self._last_heartbeat[0] + SOON)
+        if self._subscriptions.changed:
+            self._subscriptions.changed = False
             self._outlet.subscribed()
 
     def _heartbeat(self, now: int) -> None:

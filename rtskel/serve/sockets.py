@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +14,30 @@ from rtskel import wire
 from rtskel.curve import ServerKeys, check_bind
 from rtskel.errors import ServeError
 from rtskel.serve.config import ServeConfig
+from rtskel.serve.connections import Connections, hang_up
 
-MAX_MESSAGE = 1 << 24
-"""Bytes of a part for which ZeroMQ disconnects its sender. Far above what is valid, so that offenders can be named."""
+MAX_MESSAGE = (1 << 20) + 1024
+"""Bytes of a part for which ZeroMQ disconnects a publisher: enough above what is valid that most who send too much are
+named instead.
+"""
+
+MAX_TOPIC = 128
+"""Longest topic of any message, in bytes; nothing is published on a longer one, and nothing longer is read."""
+
+MAX_SUBSCRIPTION = 1024
+"""Bytes of a part for which ZeroMQ disconnects a reader: also of its handshake."""
+
+SUBSCRIPTION_QUEUE = 4
+"""Subscriptions of one reader that ZeroMQ takes in before others have their turn."""
+
+MAX_SUBSCRIPTIONS = 256
+"""Subscriptions that are acted on in one turn of the server."""
 
 ZMTP_HEARTBEAT_MS = 5000
 """Finds hosts that have vanished without closing their connections."""
 
-WrongParts = Callable[[bytes, str], None]
-"""Told the topic of a message that is not topic and body, and what it is."""
+WrongParts = Callable[[bytes, str, int], None]
+"""Told the topic of a message that is not topic and body, what it is, and the publisher."""
 
 
 @dataclass
@@ -32,6 +47,7 @@ class Inbox:
     topics: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     read: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)  # the publisher each is from, as a number; -1: in this process
     poses: int = 0
     """About how many they hold."""
 
@@ -64,13 +80,16 @@ class Sockets:
             self._raw = _socket(stack, context, zmq.SUB, config.raw, config.keys, linger_s=0)
             self._raw.rcvhwm = config.receive_queue
             self._raw.maxmsgsize = MAX_MESSAGE
+            self._publishers = Connections(stack, context, self._raw, "raw")
             # Everything, so that whoever sends other things can be named; the others are what clients wait for.
             for prefix in (wire.RAW_BATCH_PREFIX, wire.RAW_PREFIX, b""):
                 self._raw.subscribe(prefix)
             self._refined = _socket(stack, context, zmq.XPUB, config.refined, config.keys, config.linger_s)
             self._refined.sndhwm = config.send_queue
-            self._refined.maxmsgsize = wire.MAX_BODY
-            self._refined.xpub_verboser = True  # every subscription is told, so that counting is exact
+            self._refined.rcvhwm = SUBSCRIPTION_QUEUE
+            self._refined.maxmsgsize = MAX_SUBSCRIPTION
+            self._refined.xpub_verbose = True  # see Subscriptions
+            self._readers = Connections(stack, context, self._refined, "refined")
             self._poller, self._deaf = zmq.Poller(), zmq.Poller()  # the second one does not hear publishers
             self._poller.register(self._raw, zmq.POLLIN)
             for poller in (self._poller, self._deaf):
@@ -105,41 +124,64 @@ class Sockets:
         Messages that are not topic and body are told to `wrong`.
         """
         recv, get, raw, size = _recv, _get, self._raw, self._min_pose
-        while inbox.poses < room:
+        refused = 0
+        while inbox.poses + refused < room:
             try:
                 topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
                 return False
             # The parts of a message are there together or not at all.
             body = recv(raw, 0, False) if topic.more else topic
-            if body.more or body is topic:
-                self._refuse(topic, body, wrong)
+            source = _source(topic)
+            self._publishers.heard.add(source)
+            if body.more or body is topic or len(topic) > MAX_TOPIC:
+                self._refuse(topic, body, source, wrong)
+                refused += 1
                 continue
             data = body.bytes
             inbox.topics.append(topic.bytes)
             inbox.bodies.append(data)
             inbox.read.append(clock())
+            inbox.sources.append(source)
             inbox.poses += len(data) // size or 1
             # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
             if len(inbox.topics) == 1 and not get(raw, _EVENTS) & _READABLE:
                 return False
         return True
 
-    def _refuse(self, topic: zmq.Frame, body: zmq.Frame, wrong: WrongParts) -> None:
+    def _refuse(self, topic: zmq.Frame, body: zmq.Frame, source: int, wrong: WrongParts) -> None:
         parts = 1 if body is topic else 2
         while body.more:
             body = _recv(self._raw, 0, False)
             parts += 1
-        name = topic.bytes
-        wrong(name, f"message on {ascii(name[:100])[1:]}: {parts} parts, not topic and body")
+        what = f"{parts} parts, not topic and body" if parts != 2 else f"a topic of {len(topic)} bytes"
+        name = topic.bytes[:MAX_TOPIC]
+        wrong(name, f"message on {ascii(name[:100])[1:]}: {what}", source)
 
-    def subscriptions(self) -> Iterator[bytes]:
-        """What readers have subscribed to since the last call, as the XPUB socket tells it."""
-        while True:
-            try:
-                yield _recv(self._refined, _NOBLOCK)
-            except zmq.Again:
-                return
+    def subscriptions(self) -> tuple[list[int], list[tuple[bytes, int]]]:
+        """Readers that have come or gone since the last call, and after them what the XPUB socket tells of
+        subscriptions, with the reader each is from (-1: from ZeroMQ itself, or a reader in this process).
+        """
+        told: list[tuple[bytes, int]] = []
+        with suppress(zmq.Again):
+            while len(told) < MAX_SUBSCRIPTIONS:
+                message = _recv(self._refined, _NOBLOCK, False)
+                told.append((message.bytes, _source(message)))
+        # Asked for after the messages were read: whoever one of them is from, has come before.
+        return [reader for reader, _ in self._readers.changed()], told
+
+    def cut_off(self, reader: int) -> None:
+        """Disconnect a reader."""
+        hang_up(reader)
+
+    def endless(self, *, all_read: bool) -> list[int]:
+        """Publishers that send a message without end; `all_read`: no whole message waits. They are cut off."""
+        for _ in self._publishers.changed():
+            pass
+        found = self._publishers.endless(all_read=all_read)
+        for publisher in found:
+            hang_up(publisher)
+        return found
 
     def send(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
         """Publish messages."""
@@ -171,12 +213,22 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     return bound.rstrip(b"\0").decode()
 
 
+def _source(frame: zmq.Frame) -> int:
+    """The connection that a frame came by, as a number; -1: none."""
+    try:
+        return _get_property(frame, _SRCFD)  # type: ignore[no-any-return]
+    except zmq.ZMQError:
+        return -1
+
+
 # The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
 _recv: Any = zmq.backend.Socket.recv
 _send: Any = zmq.backend.Socket.send
 _get: Any = zmq.backend.Socket.get
+_get_property: Any = zmq.backend.Frame.get
 # Plain integers: pyzmq's flags cost as much as the call itself.
 _EVENTS = int(zmq.EVENTS)
 _READABLE = int(zmq.POLLIN)
+_SRCFD = int(zmq.SRCFD)
 _NOBLOCK = int(zmq.NOBLOCK)
 _FIRST_PART = int(zmq.NOBLOCK | zmq.SNDMORE)

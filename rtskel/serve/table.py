@@ -58,7 +58,7 @@ from rtskel.serve.arrival import EARLY_IF_UNSURE
 from rtskel.serve.config import StreamConfig
 from rtskel.serve.emission import Batches, Emission
 from rtskel.serve.intake import Intake
-from rtskel.serve.reports import SECOND, Reports
+from rtskel.serve.reports import SECOND, UNKNOWN, Reports
 from rtskel.serve.stream import MAX_NUMBER, NEVER, Common, Message, State, Stream
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
 
@@ -144,16 +144,24 @@ class StreamTable:
         deadline = min(self._sweep_at, self._reports.next_deadline())
         return min(deadline, float(self._deadlines().min())) if self._places.used else deadline
 
-    def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1) -> None:
-        """Count an offence of that kind by that stream ("": the server's own, or nobody known), and say so at times."""
+    def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1, *, source: int = UNKNOWN) -> None:
+        """Count an offence, and say so at times: see `Reports.offend`."""
+        self._reports.source = source
         self._reports.offend(stream, kind, detail, now, count)
+        self._reports.source = UNKNOWN
 
     # --- messages in --------------------------------------------------------------------------------------------------
 
     def receive(
-        self, topics: list[bytes], bodies: list[bytes], read: list[int], refuse: Callable[[int, WireError], None]
+        self,
+        topics: list[bytes],
+        bodies: list[bytes],
+        read: list[int],
+        refuse: Callable[[int, WireError], None],
+        sources: list[int] | None = None,
     ) -> int:
-        """Take messages as they came, each with the time at which it was read; returns how many frames they were.
+        """Take messages as they came, each with the time at which it was read and the publisher it is from (a number);
+        returns how many frames they were.
 
         `refuse` is told which message (its index) cannot be decoded or has no business here, and why.
         """
@@ -165,12 +173,14 @@ class StreamTable:
         messages |= self._decoded(left, topics, bodies, refuse)
         for k in sorted(messages):
             message = messages[k]
+            self._reports.source = UNKNOWN if sources is None else sources[k]
             poses = message.poses() if isinstance(message, RawBatch) else [message]
             count += len(poses) if not isinstance(message, StreamEnd) else 0
             places = [self._feed(pose, read[k]) for pose in poses]
             if min(places) >= 0:
                 self._intake.expect(topics[k], bodies[k], places)
         self._intake.put()
+        self._reports.source = UNKNOWN
         self._progress(None)
         return count
 

@@ -126,9 +126,7 @@ class LiveFeed:
                     unshown=len(self._unshown),
                 )
             case ServerGone():
-                yield text(
-                    "event", stream="", kind="gone", detail="nothing comes from the server", now=arrived_ns / 1e6
-                )
+                yield text("event", stream="", kind="gone", detail="nothing comes any more", now=arrived_ns / 1e6)
             case ServerBack():
                 detail = "another server" if message.restarted else "the server is back"
                 yield text("event", stream="", kind="back", detail=detail, now=arrived_ns / 1e6)
