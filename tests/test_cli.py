@@ -20,6 +20,7 @@ import pytest
 
 import rtskel
 from rtskel.cli import main
+from rtskel.cli.output import undelivered
 from rtskel.client import Subscriber
 from rtskel.engine import NullEngine
 from rtskel.errors import RtskelError
@@ -502,7 +503,7 @@ def test_ctrl_c_ends_published_streams(take: Path, tmp_path: Path) -> None:
             wait_for(subscriber, RefinedPose)
             publisher.send_signal(signal.SIGINT)
             _, errors = publisher.communicate(timeout=60)
-        assert publisher.returncode == 130
+        assert publisher.returncode == 130, errors
         assert errors == ""
         while wait_for(subscriber, Event).kind != "end":
             pass
@@ -537,6 +538,32 @@ def test_what_a_command_waits_for_is_said(take: Path) -> None:
                 assert process.wait(timeout=60) == 143
             finally:
                 process.kill()
+
+
+def test_until_end_does_not_wait_for_a_server_that_is_gone(take: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    command = [sys.executable, "-P", "-m", "rtskel.cli", "serve", "--json", "--engine", "null"]
+    command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        server = Served(ready["raw"], ready["refined"], process)
+        with subscribing(server, "--save", str(out), "--until-end", status=1) as watch:
+            argv = ["publish", str(take), "--raw", server.raw, "--loop", "--stream", "cam"]
+            with subprocess.Popen([sys.executable, "-P", "-m", "rtskel.cli", *argv]) as publisher:
+                watch.until("pose")
+                process.kill()
+                watch.until("server")
+                publisher.terminate()
+    assert watch.entries[-1]["event"] == "gone"
+    assert "is gone, and 1 streams had not ended" in watch.errors
+    assert read(out)[0].frames > 0
+
+
+def test_what_a_server_did_not_take_is_named() -> None:
+    assert undelivered("tcp://x:1", 0, {}) == ""
+    problem = undelivered("tcp://x:1", 3, {"cam": {"2D": 7, "late": 1}})
+    assert problem == "the server at tcp://x:1: 3 messages did not reach it; it refused stream 'cam' (2D 7, late 1)"
 
 
 def test_what_was_saved_outlives_a_kill(take: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rtskel.client import ServerBack, ServerGone
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.tools.watch import JsonLines, LiveTable, as_json
 from rtskel.wire import Event, Flag, Heartbeat, StreamEnd
@@ -144,3 +145,17 @@ def test_json_lines_name_the_joints_once(capsys) -> None:
         "parents": list(tree.parents),
     }
     assert (entries[1]["skeleton"], entries[1]["unit"]) == (tree.id, "unknown")
+
+
+def test_a_server_that_goes_and_comes() -> None:
+    changes = ServerGone(7, 3.04), ServerBack(8, True), ServerBack(8, False), ServerGone(None, 5.0)
+    assert as_json(changes[0], 0) == {"kind": "server", "event": "gone", "epoch": 7, "silent_s": 3.04}
+    assert as_json(changes[1], 0) == {"kind": "server", "event": "back", "epoch": 8, "restarted": True}
+    table = LiveTable("tcp://here:1")
+    for change in changes:
+        table.add(change, 0)
+    text = shown(table)
+    assert "no sign of the server for 3 s" in text
+    assert "a new server is there, its streams start afresh" in text
+    assert "the server is back" in text
+    assert "no server for 5 s" in text

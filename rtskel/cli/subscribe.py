@@ -98,8 +98,9 @@ def _receive(
     stack: contextlib.ExitStack,
 ) -> int:
     """Take messages until the command is over; returns how many poses came."""
+    from rtskel.client import ServerBack, ServerGone
     from rtskel.tools.collect import Ends
-    from rtskel.tools.watch import Display, LiveTable, console
+    from rtskel.tools.watch import Display, LiveTable, console, in_words
     from rtskel.wire import RefinedPose
 
     shown = stack.enter_context(Display(console())) if isinstance(output, LiveTable) else None
@@ -119,6 +120,13 @@ def _receive(
                 if capture is not None:
                     capture.add(message)
             output.add(message, arrived_ns)
+            if isinstance(message, ServerGone | ServerBack):
+                if shown is None or not shown.live:
+                    note(in_words(message))
+                if args.until_end and isinstance(message, ServerGone) and message.epoch is not None:
+                    if ends.open:
+                        raise Incomplete(f"the server at {args.refined} is gone, and {ends.open} streams had not ended")
+                    break
         if capture is not None:
             try:
                 capture.flush()

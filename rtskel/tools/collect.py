@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, check_writable, write, write_apart
-from rtskel.wire import Event, Flag, Message, RefinedPose
+from rtskel.wire import Event, Flag, RefinedPose
 
 MAX_HOLE_S = 60.0
 """A hole longer than this begins a new recording: formats without frame numbers write every dropped frame."""
@@ -194,7 +194,12 @@ class Ends:
         self._seen = False
         self._changed = 0.0
 
-    def add(self, message: Message, now: float) -> None:
+    @property
+    def open(self) -> int:
+        """Number of streams that were seen and have not ended."""
+        return len(self._open)
+
+    def add(self, message: object, now: float) -> None:
         """Take a message that came at `now`, in seconds."""
         if isinstance(message, RefinedPose):
             self._open.add(message.stream)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.client import ServerBack, ServerGone
+from rtskel.client.subscriber import Given
 from rtskel.skeleton import SKELETONS
 from rtskel.text import printable
 from rtskel.tools.collect import latency, slot_of
-from rtskel.wire import Event, Flag, Heartbeat, Message, RefinedPose
+from rtskel.wire import Event, Flag, Heartbeat, RefinedPose
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -26,7 +28,7 @@ RECENT = 256
 """Number of poses over which a row of the table computes rates and percentiles."""
 
 
-def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
+def as_json(message: Given, arrived_ns: int) -> dict[str, Any]:
     """A message from the server as JSON values; numbers are exact for float32, positions are [J][x, y, z]."""
     if isinstance(message, RefinedPose):
         spent = latency(message, arrived_ns)
@@ -74,7 +76,20 @@ def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
             "frames_out": message.frames_out,
             "counts": dict(message.counts),
         }
+    if isinstance(message, ServerGone):
+        return {"kind": "server", "event": "gone", "epoch": message.epoch, "silent_s": round(message.silent_s, 3)}
+    if isinstance(message, ServerBack):
+        return {"kind": "server", "event": "back", "epoch": message.epoch, "restarted": message.restarted}
     raise TypeError(f"{type(message).__name__} does not come from a server")
+
+
+def in_words(change: ServerGone | ServerBack) -> str:
+    """What became of the server."""
+    if isinstance(change, ServerBack):
+        return "a new server is there, its streams start afresh" if change.restarted else "the server is back"
+    return f"no {'sign of the' if change.epoch is not None else ''} server for {change.silent_s:.0f} s".replace(
+        "  ", " "
+    )
 
 
 def _numbers(values: NDArray[np.float32]) -> list[Any]:
@@ -98,7 +113,7 @@ class JsonLines:
     def __init__(self) -> None:
         self._skeletons: set[str] = set()
 
-    def add(self, message: Message, arrived_ns: int) -> None:
+    def add(self, message: Given, arrived_ns: int) -> None:
         """Print a message that arrived at that time on the monotonic clock."""
         if isinstance(message, RefinedPose) and message.skeleton not in self._skeletons:
             self._skeletons.add(message.skeleton)
@@ -223,7 +238,7 @@ class LiveTable:
         self._heartbeat: Heartbeat | None = None
         self._heartbeat_came = 0
 
-    def add(self, message: Message, arrived_ns: int) -> None:
+    def add(self, message: Given, arrived_ns: int) -> None:
         """Take a message that arrived at that time on the monotonic clock."""
         if isinstance(message, RefinedPose):
             key = message.stream, message.lookahead
@@ -245,6 +260,8 @@ class LiveTable:
                         self._rows[message.stream, lookahead].note = "ended" if message.kind == "end" else "stale"
         elif isinstance(message, Heartbeat):
             self._heartbeat, self._heartbeat_came = message, arrived_ns
+        elif isinstance(message, (ServerGone, ServerBack)):
+            self._events.append(in_words(message))
 
     def lost(self, counts: Mapping[tuple[str, int], int]) -> None:
         """Set how many poses were lost, by stream and lookahead."""

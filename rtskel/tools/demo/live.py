@@ -86,8 +86,9 @@ def play(config: DemoConfig, truths: list[Recording], estimates: list[Recording]
         server = stack.enter_context(ServerProcess(config.lookaheads, config.engine))
         ready = server.ready()
         run.model = ready["model"]
-        reader = Subscriber(ready["refined"], lookahead=config.lookaheads, queue=100_000, everything=True)
-        subscriber = stack.enter_context(reader)
+        subscriber = stack.enter_context(
+            Subscriber(ready["refined"], lookahead=config.lookaheads, queue=100_000, everything=True)
+        )
         while not subscriber.connected:  # from then on, everything published is received
             server.check()
             with contextlib.suppress(TimeoutError):
