@@ -414,6 +414,29 @@ def test_poses_of_an_outlet_are_published():
     assert np.flatnonzero(frame.confidence).tolist() == [1], "a NaN and joints without channels are missing"
 
 
+def test_receiving_ends_when_the_outlet_goes(capsys):
+    pylsl = pytest.importorskip("pylsl")
+    name = f"tracker-{time.monotonic_ns()}"
+    kept = [outlet(pylsl, name, ["neck_x", "neck_y"])]
+
+    def push():
+        assert kept[0].wait_for_consumers(TIMEOUT)
+        for k in range(3):
+            kept[0].push_sample([k, 0])
+        frames.extend(server.take(3))
+        kept.clear()
+
+    frames = []
+    with RawReceiver() as server:
+        thread = threading.Thread(target=push)
+        thread.start()
+        ends = ["--raw", server.endpoint, "--stream", "mine"]
+        assert main(["receive", "lsl", "--name", name, *ends]) == 0
+        thread.join()
+    assert [(frame.stream, frame.dims, frame.xyz[1, 0]) for frame in frames] == [("mine", 2, k) for k in range(3)]
+    assert capsys.readouterr().err == "rtskel: 3 frames sent\n"
+
+
 def test_outlets_that_are_no_poses_are_one_line():
     pylsl = pytest.importorskip("pylsl")
     from rtskel.sources.lsl import LslSource

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -382,6 +382,24 @@ def test_a_page_that_does_not_read_loses_its_oldest_poses_and_disturbs_nobody():
         assert skipped + len(numbers) == 1000
 
 
+def test_ten_pages_get_the_same_and_one_that_goes_disturbs_no_other():
+    feed = Given()
+    with Site(feed, ANY) as site, ExitStack() as stack:
+        pages = [stack.enter_context(dial(site)) for _ in range(10)]
+        for page in pages:
+            assert json.loads(page.recv(TIMEOUT))["type"] == "hello"
+        feed.ready.wait(TIMEOUT)
+        pages[0].socket.close()  # without a word, as a machine that is switched off
+        for number in range(50):
+            feed.emit([number.to_bytes(8, "little")])
+        feed.emit(["last"])
+        for page in pages[1:]:
+            got = b""
+            while (message := page.recv(TIMEOUT)) != "last":
+                got += message
+            assert got == b"".join(number.to_bytes(8, "little") for number in range(50))
+
+
 def test_words_are_never_dropped_for_poses():
     viewer = sites._Viewer(None)
     viewer.put(["track"])
@@ -523,6 +541,24 @@ def test_a_live_stream_in_the_browser(chromium):
         until(page, "rtskelStats.people === 1")
 
 
+def test_a_server_that_falls_silent_and_speaks_again_is_seen(chromium):
+    beat = dataclasses.replace(HEARTBEAT, interval_ns=50_000_000)
+    with (
+        RefinedSender() as sender,
+        Subscriber(sender.endpoint, heartbeats=True) as subscriber,
+        Site(LiveFeed(subscriber), ANY) as site,
+        page_at(chromium, site.url) as page,
+    ):
+        sender.wait_for_subscriptions()
+        sender.send(beat, refined())
+        until(page, "document.getElementById('state').textContent === 'serving 1 stream'")
+        until(page, "document.getElementById('state').textContent.startsWith('no heartbeat for')")
+        assert page.get_attribute("#pulse", "class") == "dot bad"
+        sender.send(HEARTBEAT, refined(seq=1))
+        until(page, "document.getElementById('state').textContent === 'serving 1 stream'")
+        until(page, "rtskelStats.poses === 2")
+
+
 def test_a_page_comes_back_after_the_view_was_restarted(chromium):
     with Site(Given(), ANY) as site:
         url = site.url
@@ -555,7 +591,7 @@ def test_serve_with_keys_says_how_to_view_it(capsys):
     assert "rtskel view" in capsys.readouterr().err
 
 
-# --- raw poses through the server --------------------------------------------------------------------------------------
+# --- raw poses through the server -------------------------------------------------------------------------------------
 
 
 def test_a_server_passes_on_the_raw_poses_that_it_accepted_to_whom_asks():
