@@ -586,6 +586,17 @@ def test_serve_opens_a_view_beside_it_and_ends_it_too():
         assert server.wait(TIMEOUT) == 0
 
 
+def test_serve_says_what_keeps_it_from_viewing(capsys, monkeypatch):
+    assert main(["serve", "--engine", "null", "--view", "nowhere"]) == 2
+    assert "'nowhere': HOST:PORT expected" in capsys.readouterr().err
+    for name in [name for name in sys.modules if name.startswith("rtskel.view")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("websockets", "websockets.asyncio", "websockets.asyncio.server"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["serve", "--engine", "null", "--view"]) == 2
+    assert "needs websockets, which is not installed: pip install 'rtskel[view]'" in capsys.readouterr().err
+
+
 def test_serve_with_keys_says_how_to_view_it(capsys):
     assert main(["serve", "--view", "--keys", "keys/server"]) == 2
     assert "rtskel view" in capsys.readouterr().err
