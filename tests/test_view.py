@@ -602,7 +602,7 @@ def test_serve_with_keys_says_how_to_view_it(capsys):
     assert "rtskel view" in capsys.readouterr().err
 
 
-# --- raw poses through the server -------------------------------------------------------------------------------------
+# --- raw poses through the server ------------------------------------------------------------------------------------
 
 
 def test_a_server_passes_on_the_raw_poses_that_it_accepted_to_whom_asks():
