@@ -28,7 +28,7 @@ from tests.test_view import HEARTBEAT
 from tests.test_view import refined as pose_of
 
 J = UPPER_BODY_50.joints
-END = wire.Event(stream="cam1", kind="end", epoch=1, seq=20, time_ns=5)
+END = wire.Event(stream="cam1", kind="end", epoch=HEARTBEAT.epoch, seq=20, time_ns=5)
 
 
 def poses(stream="cam1", frames=20, **more):

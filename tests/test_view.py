@@ -78,7 +78,7 @@ def refined(stream="cam1", seq=0, lookahead=4, **more):
 
 
 HEARTBEAT = wire.Heartbeat(
-    epoch=1,
+    epoch=REFINED.epoch,
     seq=0,
     time_ns=1,
     interval_ns=1_000_000_000,
@@ -200,7 +200,7 @@ def packets_of(messages):
 
 
 def test_poses_of_a_server():
-    event = wire.Event(stream="cam1", kind="stale", epoch=1, seq=3, time_ns=5, detail="no frame for 1 s")
+    event = wire.Event(stream="cam1", kind="stale", epoch=REFINED.epoch, seq=3, time_ns=5, detail="no frame for 1 s")
     poses = [refined(axes="RUA", mirrored=True), refined(lookahead=0), refined(seq=1, source_clock="camera")]
     with RefinedSender() as sender, live(sender) as (got, wait):
         sender.send(*poses, event, HEARTBEAT)
@@ -237,7 +237,7 @@ def test_raw_poses_of_one_and_of_several_people():
 
 def test_streams_beyond_what_a_picture_shows_are_counted_until_others_go(monkeypatch):
     monkeypatch.setattr(feeds, "MOST_STREAMS", 2)
-    gone = wire.Event(stream="a", kind="evicted", epoch=1, seq=None, time_ns=5)
+    gone = wire.Event(stream="a", kind="evicted", epoch=REFINED.epoch, seq=None, time_ns=5)
     with RefinedSender() as sender, live(sender) as (got, wait):
         sender.send(*map(refined, "abc"), HEARTBEAT, gone, refined("c", 1), HEARTBEAT)
         wait(lambda got: sum('"beat"' in message for message in got if isinstance(message, str)) == 2)
@@ -535,9 +535,9 @@ def test_a_live_stream_in_the_browser(chromium):
         page.press("#picture", "ArrowLeft")
         until(page, "document.getElementById('clock').value === '-0.04 s'")
         page.click("#live")
-        sender.send(wire.Event(stream="cam2", kind="stale", epoch=1, seq=3, time_ns=5))
+        sender.send(wire.Event(stream="cam2", kind="stale", epoch=REFINED.epoch, seq=3, time_ns=5))
         until(page, "document.getElementById('people').textContent.includes('stale')")
-        sender.send(wire.Event(stream="cam2", kind="evicted", epoch=1, seq=3, time_ns=5))
+        sender.send(wire.Event(stream="cam2", kind="evicted", epoch=REFINED.epoch, seq=3, time_ns=5))
         until(page, "rtskelStats.people === 1")
 
 
