@@ -28,7 +28,7 @@ from tests.test_view import HEARTBEAT
 from tests.test_view import refined as pose_of
 
 J = UPPER_BODY_50.joints
-END = wire.Event(stream="cam1", kind="end", epoch=1, seq=20, time_ns=5)
+END = wire.Event(stream="cam1", kind="end", epoch=HEARTBEAT.epoch, seq=20, time_ns=5)
 
 
 def poses(stream="cam1", frames=20, **more):
@@ -412,6 +412,29 @@ def test_poses_of_an_outlet_are_published():
     np.testing.assert_array_equal(frame.xyz[1], [1, 2, 3])
     assert frame.confidence[1] == 0.5
     assert np.flatnonzero(frame.confidence).tolist() == [1], "a NaN and joints without channels are missing"
+
+
+def test_receiving_ends_when_the_outlet_goes(capsys):
+    pylsl = pytest.importorskip("pylsl")
+    name = f"tracker-{time.monotonic_ns()}"
+    kept = [outlet(pylsl, name, ["neck_x", "neck_y"])]
+
+    def push():
+        assert kept[0].wait_for_consumers(TIMEOUT)
+        for k in range(3):
+            kept[0].push_sample([k, 0])
+        frames.extend(server.take(3))
+        kept.clear()
+
+    frames = []
+    with RawReceiver() as server:
+        thread = threading.Thread(target=push)
+        thread.start()
+        ends = ["--raw", server.endpoint, "--stream", "mine"]
+        assert main(["receive", "lsl", "--name", name, *ends]) == 0
+        thread.join()
+    assert [(frame.stream, frame.dims, frame.xyz[1, 0]) for frame in frames] == [("mine", 2, k) for k in range(3)]
+    assert capsys.readouterr().err == "rtskel: 3 frames sent\n"
 
 
 def test_outlets_that_are_no_poses_are_one_line():

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,7 +78,7 @@ def refined(stream="cam1", seq=0, lookahead=4, **more):
 
 
 HEARTBEAT = wire.Heartbeat(
-    epoch=1,
+    epoch=REFINED.epoch,
     seq=0,
     time_ns=1,
     interval_ns=1_000_000_000,
@@ -200,7 +200,7 @@ def packets_of(messages):
 
 
 def test_poses_of_a_server():
-    event = wire.Event(stream="cam1", kind="stale", epoch=1, seq=3, time_ns=5, detail="no frame for 1 s")
+    event = wire.Event(stream="cam1", kind="stale", epoch=REFINED.epoch, seq=3, time_ns=5, detail="no frame for 1 s")
     poses = [refined(axes="RUA", mirrored=True), refined(lookahead=0), refined(seq=1, source_clock="camera")]
     with RefinedSender() as sender, live(sender) as (got, wait):
         sender.send(*poses, event, HEARTBEAT)
@@ -237,7 +237,7 @@ def test_raw_poses_of_one_and_of_several_people():
 
 def test_streams_beyond_what_a_picture_shows_are_counted_until_others_go(monkeypatch):
     monkeypatch.setattr(feeds, "MOST_STREAMS", 2)
-    gone = wire.Event(stream="a", kind="evicted", epoch=1, seq=None, time_ns=5)
+    gone = wire.Event(stream="a", kind="evicted", epoch=REFINED.epoch, seq=None, time_ns=5)
     with RefinedSender() as sender, live(sender) as (got, wait):
         sender.send(*map(refined, "abc"), HEARTBEAT, gone, refined("c", 1), HEARTBEAT)
         wait(lambda got: sum('"beat"' in message for message in got if isinstance(message, str)) == 2)
@@ -382,6 +382,24 @@ def test_a_page_that_does_not_read_loses_its_oldest_poses_and_disturbs_nobody():
         assert skipped + len(numbers) == 1000
 
 
+def test_ten_pages_get_the_same_and_one_that_goes_disturbs_no_other():
+    feed = Given()
+    with Site(feed, ANY) as site, ExitStack() as stack:
+        pages = [stack.enter_context(dial(site)) for _ in range(10)]
+        for page in pages:
+            assert json.loads(page.recv(TIMEOUT))["type"] == "hello"
+        feed.ready.wait(TIMEOUT)
+        pages[0].socket.close()  # without a word, as a machine that is switched off
+        for number in range(50):
+            feed.emit([number.to_bytes(8, "little")])
+        feed.emit(["last"])
+        for page in pages[1:]:
+            got = b""
+            while (message := page.recv(TIMEOUT)) != "last":
+                got += message
+            assert got == b"".join(number.to_bytes(8, "little") for number in range(50))
+
+
 def test_words_are_never_dropped_for_poses():
     viewer = sites._Viewer(None)
     viewer.put(["track"])
@@ -517,10 +535,28 @@ def test_a_live_stream_in_the_browser(chromium):
         page.press("#picture", "ArrowLeft")
         until(page, "document.getElementById('clock').value === '-0.04 s'")
         page.click("#live")
-        sender.send(wire.Event(stream="cam2", kind="stale", epoch=1, seq=3, time_ns=5))
+        sender.send(wire.Event(stream="cam2", kind="stale", epoch=REFINED.epoch, seq=3, time_ns=5))
         until(page, "document.getElementById('people').textContent.includes('stale')")
-        sender.send(wire.Event(stream="cam2", kind="evicted", epoch=1, seq=3, time_ns=5))
+        sender.send(wire.Event(stream="cam2", kind="evicted", epoch=REFINED.epoch, seq=3, time_ns=5))
         until(page, "rtskelStats.people === 1")
+
+
+def test_a_server_that_falls_silent_and_speaks_again_is_seen(chromium):
+    beat = dataclasses.replace(HEARTBEAT, interval_ns=50_000_000)
+    with (
+        RefinedSender() as sender,
+        Subscriber(sender.endpoint, heartbeats=True) as subscriber,
+        Site(LiveFeed(subscriber), ANY) as site,
+        page_at(chromium, site.url) as page,
+    ):
+        sender.wait_for_subscriptions()
+        sender.send(beat, refined())
+        until(page, "document.getElementById('state').textContent === 'serving 1 stream'")
+        until(page, "document.getElementById('state').textContent.startsWith('no heartbeat for')")
+        assert page.get_attribute("#pulse", "class") == "dot bad"
+        sender.send(HEARTBEAT, refined(seq=1))
+        until(page, "document.getElementById('state').textContent === 'serving 1 stream'")
+        until(page, "rtskelStats.poses === 2")
 
 
 def test_a_page_comes_back_after_the_view_was_restarted(chromium):
@@ -548,6 +584,17 @@ def test_serve_opens_a_view_beside_it_and_ends_it_too():
         server.terminate()
         assert server.stdout.read() == "", "the pipe ends when both have ended"
         assert server.wait(TIMEOUT) == 0
+
+
+def test_serve_says_what_keeps_it_from_viewing(capsys, monkeypatch):
+    assert main(["serve", "--engine", "null", "--view", "nowhere"]) == 2
+    assert "'nowhere': HOST:PORT expected" in capsys.readouterr().err
+    for name in [name for name in sys.modules if name.startswith("rtskel.view")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("websockets", "websockets.asyncio", "websockets.asyncio.server"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["serve", "--engine", "null", "--view"]) == 2
+    assert "needs websockets, which is not installed: pip install 'rtskel[view]'" in capsys.readouterr().err
 
 
 def test_serve_with_keys_says_how_to_view_it(capsys):

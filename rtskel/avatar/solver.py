@@ -120,8 +120,8 @@ class Solver:
         seen = known & known[:, body.parents_or_self] & (length > 1e-9)
         direction = bones / np.maximum(length, 1e-9)[..., None]
         for joint in range(body.joints):
-            direction[:, joint] = _held(direction[:, joint], seen[:, joint], self._direction[joint])
-        neck = _held(np.asarray(xyz[:, NECK], np.float64), known[:, NECK], self._neck)
+            direction[:, joint] = held(direction[:, joint], seen[:, joint], self._direction[joint])
+        neck = held(np.asarray(xyz[:, NECK], np.float64), known[:, NECK], self._neck)
         if len(direction):
             self._direction, self._neck = direction[-1].copy(), neck[-1].copy()
         world = self._world(direction)
@@ -193,7 +193,7 @@ def _bend(upper: F64, along: F64, forearm: F64) -> F64:
     return about(along, share * share * (3 - 2 * share) * angle) @ upper
 
 
-def _held(values: F64, known: NDArray[np.bool_], before: F64) -> F64:
+def held(values: F64, known: NDArray[np.bool_], before: F64) -> F64:
     """Values [N, 3] where unknown ones repeat the last known one, `before` to begin with."""
     last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
     held: F64 = np.where((last < 0)[:, None], before, values[np.maximum(last, 0)])

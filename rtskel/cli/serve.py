@@ -110,6 +110,10 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.view and args.keys:
         raise RtskelError("--view with --keys: run rtskel view beside it, with the keys of a client")
+    if args.view:
+        from rtskel.view import address
+
+        address(args.view)  # and the package that it needs is there: before anything is served
     with options_in_range():
         config = ServeConfig(
             raw=args.raw,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rtskel.avatar import rest_directions
 from rtskel.avatar.rotation import closest, swing
+from rtskel.avatar.solver import held
 from rtskel.errors import FormatError
 from rtskel.formats.parsing import Format, replace_file, shown, text
 from rtskel.formats.recording import Recording
@@ -133,12 +134,8 @@ def _pose(
 
 
 def _held(values: NDArray[np.float64], known: NDArray[np.bool_], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values [S, 3]; unknown ones repeat the last known value, or the first one before it."""
-    if not known.any():
-        return np.broadcast_to(otherwise, values.shape).copy()
-    last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
-    held: NDArray[np.float64] = values[np.where(last < 0, int(np.argmax(known)), last)]
-    return held
+    """Values [S, 3] where unknown ones repeat the last known one, or the first known one, or else `otherwise`."""
+    return held(values, known, values[int(np.argmax(known))] if known.any() else otherwise)
 
 
 def _euler(rotations: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -39,9 +39,10 @@ class LslSource(Source):
     ) -> None:
         try:
             import pylsl
+            from pylsl.util import LostError
         except (ModuleNotFoundError, RuntimeError) as error:
             raise RtskelError(f"lsl needs the package pylsl: pip install 'rtskel[lsl]' ({error})") from None
-        self._lsl = pylsl
+        self._lost = LostError
         wanted = f"type={type!r}" if name is None else f"name={name!r}"
         predicate = f"type='{type}'" if name is None else f"name='{name}'"
         found = pylsl.resolve_bypred(predicate, 1, timeout)
@@ -65,7 +66,7 @@ class LslSource(Source):
     def frame(self, timeout: float) -> Frame | None:
         try:
             sample, stamp = self._inlet.pull_sample(timeout)
-        except self._lsl.LostError:
+        except self._lost:
             raise EOFError(LOST) from None
         if sample is None:
             return None

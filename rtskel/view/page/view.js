@@ -12,7 +12,8 @@ const traces = new Traces(element("traces"), () => { changed = true; });
 const stats = window.rtskelStats = {drawn: 0, poses: 0, skipped: 0, fps: 0, added: 0, people: 0, errors: 0};
 
 let live = true, people = new People(true), skeletons = {}, lookahead = null, chosen = false, axis = 1;
-let changed = true, beat = null, offset = 0, trip = Infinity, loaded = false;
+let changed = true, beat = null, loaded = false;
+let clocks = []; // of the last answers about time: the least and the most that the view's clock can be ahead of ours, in ms
 let unseen = []; // what has come since the last drawing: [published, age]
 const added = [], ages = [], drawings = [];
 
@@ -30,13 +31,15 @@ function connect() {
     changed = true;
   };
   socket.onopen = () => {
-    trip = Infinity;
-    const ask = () => socket.readyState === WebSocket.OPEN && socket.send(JSON.stringify({ping: performance.now()}));
+    clocks = [];
+    const ask = () => {
+      if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ping: performance.now()}));
+      ping = setTimeout(ask, clocks.length < 16 ? 100 : 2000);
+    };
     ask();
-    ping = setInterval(ask, 2000);
   };
   socket.onclose = () => {
-    clearInterval(ping);
+    clearTimeout(ping);
     if (!live && loaded) return; // a recording is here as a whole
     beat = null;
     status("bad", came ? "the view has ended" : "no connection");
@@ -102,8 +105,7 @@ const hear = {
   },
   skipped(message) { stats.skipped += message.packets; },
   pong(message) {
-    const now = performance.now(), took = now - message.ping;
-    if (took < trip) [trip, offset] = [took, message.now - (message.ping + now) / 2];
+    keep(clocks, [message.now - performance.now(), message.now - message.ping], 32);
   },
 };
 
@@ -277,6 +279,12 @@ function cells() {
   return drawn;
 }
 
+// How many ms the view's clock is ahead of ours: what all answers agree on, if that leaves less than 20 ms open.
+function ahead() {
+  const least = Math.max(...clocks.map(([low]) => low)), most = Math.min(...clocks.map(([, high]) => high));
+  return clocks.length && most - least < 20 ? (least + most) / 2 : NaN;
+}
+
 const median = values => values.length ? [...values].sort((a, b) => a - b)[values.length >> 1] : NaN;
 const keep = (list, value, most = 240) => { list.push(value); if (list.length > most) list.shift(); };
 let before = performance.now(), told = 0;
@@ -296,11 +304,11 @@ function turn(now) {
     traces.draw(scene, moment);
     stats.drawn++;
     stats.people = shown.filter(cell => cell.layers.length).length;
-    const drawnAt = performance.now() + offset;
-    if (trip < Infinity && !play.paused) {
+    const drawnAt = performance.now() + ahead();
+    if (!Number.isNaN(drawnAt) && !play.paused) {
       for (const [published, age] of unseen) {
-        keep(added, drawnAt - published);
-        if (!Number.isNaN(age)) keep(ages, age + drawnAt - published);
+        keep(added, Math.max(0, drawnAt - published));
+        if (!Number.isNaN(age)) keep(ages, age + Math.max(0, drawnAt - published));
       }
     }
     unseen = [];
