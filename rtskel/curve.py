@@ -42,6 +42,12 @@ SUBSCRIBE = "subscribe"
 MAX_IDS = 4096
 """Stream ids that one client's key may use."""
 
+HEARTBEAT_MS = 5000
+"""Interval of ZMTP heartbeats, which detect hosts that vanish without closing their connections."""
+
+HEARTBEAT_TIMEOUT_MS = 60_000
+"""How long a process may be stopped without losing its connections, and with them all messages that wait for it."""
+
 
 @dataclass(frozen=True)
 class ClientKeys:
@@ -251,6 +257,15 @@ class Admission:
         known = any(self.keys.may(key, each) for each in (PUBLISH, SUBSCRIBE))
         self.refused[f"may not {role}" if known else "key not on the list"] += 1
         return [version, number, b"400", b"not on the list", b"", b""]
+
+
+def prepare(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | ServerKeys | None) -> None:
+    """Sets what all sockets of rtskel have in common: heartbeats, IPv6 and keys. Call before it binds or connects."""
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.ipv6 = "[" in endpoint
+    if keys is not None:
+        keys.apply(socket)
 
 
 def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",)) -> list[Path]:
