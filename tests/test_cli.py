@@ -21,7 +21,7 @@ from rtskel.client import Subscriber
 from rtskel.engine import NullEngine
 from rtskel.errors import RtskelError
 from rtskel.formats import read, write
-from rtskel.lift import lift_recording
+from rtskel.recordings import lift_recording
 from rtskel.tools.replay import ReplayConfig, schedule
 from rtskel.training.synthesize import estimator_errors, synthesize
 from rtskel.wire import Event, RefinedPose
@@ -403,7 +403,7 @@ def test_2d_is_lifted_live_as_offline(take: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_format_cannot_hold_is_said_before_and_nothing_is_lost(take: Path, tmp_path: Path, capsys) -> None:
-    from rtskel.cli import _save
+    from rtskel.tools.collect import save
 
     options = ["--save", str(tmp_path / "out.skels"), "--until-end"]
     with serving("--lookahead", "0,4") as server, subscribing(server, *options) as watch:
@@ -415,7 +415,7 @@ def test_what_a_format_cannot_hold_is_said_before_and_nothing_is_lost(take: Path
     # What the format refuses at the end is not lost either.
     unseen = replace(read(tmp_path / "out.L0.skels")[0], confidence=np.zeros((50, 50), np.float32))
     with pytest.raises(RtskelError, match=r"no shoulders.*all is in .*out\.bvh\.npz instead"):
-        _save([unseen], str(tmp_path / "out.bvh"))
+        save([unseen], str(tmp_path / "out.bvh"))
     assert read(tmp_path / "out.bvh.npz")[0].frames == 50
 
 

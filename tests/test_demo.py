@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 
 from rtskel.formats import Recording, read, write
-from rtskel.tools import demo
 from rtskel.tools.demo import DemoConfig, Result, run
+from rtskel.tools.demo.live import Arrival, Run
+from rtskel.tools.demo.result import print_result, result_of
+from rtskel.tools.demo.truth import Truth
 from rtskel.training.score import held
 from rtskel.training.synthesize import EstimatorErrors, estimator_errors, synthesize
 from rtskel.wire import Flag
@@ -23,14 +25,14 @@ def result(lookaheads: tuple[int, ...], gain: float, spoil=lambda slots: slots) 
     raw, absent = np.zeros_like(truth.xyz), np.ones((75, 50), bool)
     raw[estimate.slots], absent[estimate.slots] = estimate.xyz, estimate.missing
     better = truth.xyz + gain * (held(raw, absent) - truth.xyz)
-    run_ = demo._Run({(0, lookahead): [] for lookahead in lookaheads}, model="m")
+    run_ = Run({(0, lookahead): [] for lookahead in lookaheads}, model="m")
     for lookahead in lookaheads:
         for slot in spoil(list(range(estimate.slots[-1] + 1))):
             message = pose(slot, "truth", lookahead, source_seq=slot, xyz=better[slot], missing=absent[slot])
             if absent[slot].all():
                 message = replace(message, flags=Flag.INTERPOLATED)
-            run_.arrivals[0, lookahead].append(demo._Arrival(message, None))
-    return demo._result(DemoConfig(lookaheads=lookaheads), [truth], [estimate], run_)
+            run_.arrivals[0, lookahead].append(Arrival(message, None))
+    return result_of(DemoConfig(lookaheads=lookaheads), [truth], [estimate], run_)
 
 
 def test_help_on_every_row() -> None:
@@ -57,7 +59,7 @@ def test_no_help_is_named_row_by_row() -> None:
     assert "lookahead 4, hands: mse, mpjpe, acceleration" in found.worse
     console = Console(width=140)
     with console.capture() as capture:
-        demo._print_result(console, found)
+        print_result(console, found)
     assert "no help: lookahead 4, hands: mse, mpjpe, acceleration" in capture.get()
 
 
@@ -81,9 +83,10 @@ def test_poses_must_come_exactly_once_and_in_order(spoil, words: str) -> None:
 def test_joints_that_the_truth_lacks_do_not_count() -> None:
     truth = synthesize(2, 25, 3)
     gap = Recording(truth.xyz, 25, "gap", confidence=np.ones((50, 50)) * (np.arange(50) != 12))
-    xyz, missing, raw = demo._dense(gap, estimator_errors(gap, 1))
-    assert missing[:, 12].all()
-    assert xyz.shape == raw.shape == (50, 50, 3)
+    stream = Truth.of(gap, estimator_errors(gap, 1))
+    assert stream.missing[:, 12].all()
+    assert stream.xyz.shape == stream.raw.shape == (50, 50, 3)
+    np.testing.assert_array_equal(stream.in_mm(stream.raw)[:, 12], stream.in_mm(stream.xyz)[:, 12])
 
 
 def small(path: Path, seconds: float = 2.0) -> Path:

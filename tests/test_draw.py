@@ -216,7 +216,7 @@ def test_mp4(truth, clip, tmp_path):
     ("options", "message"),
     [
         ({"traces": ["left_tail"]}, "unknown joint 'left_tail'"),
-        ({"traces": ["nose.w"]}, r"'nose.w': x, y or z expected behind the joint, such as nose.y"),
+        ({"traces": ["nose.w"]}, r"'nose.w': x, y or z expected after the joint, such as nose.y"),
         ({"slots": []}, "no frames"),
         ({"slots": [3, 50]}, r"frame 50: frame numbers in 0\.\.49 expected"),
         ({"span": (9, 9)}, "frames 9:9: two frame numbers within 0:50 expected"),
@@ -288,7 +288,7 @@ def test_mistakes_at_the_command_line(files, options, message, tmp_path, monkeyp
 )
 def test_what_is_not_installed_is_named(files, package, options, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == package or name == "rtskel.tools.draw"]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package or name.startswith("rtskel.tools.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["draw", files[0], *options]) == 2

@@ -18,6 +18,7 @@ ORDER = [
     "refine",
     "formats",
     "lift",
+    "recordings",
     "model",
     "client",
     "engine",

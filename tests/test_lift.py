@@ -9,7 +9,8 @@ import pytest
 from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read, write
-from rtskel.lift import LiftConfig, Lifted, Lifter, lift, lift_recording
+from rtskel.lift import LiftConfig, Lifted, Lifter, lift
+from rtskel.recordings import lift_recording
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, to_canonical
 from rtskel.training.score import errors
 from rtskel.training.synthesize import synthesize

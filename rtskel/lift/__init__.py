@@ -4,6 +4,6 @@ In: 2D poses of one person, a sequence or frame by frame. Out: 3D poses, root an
 Bones keep one length and the image of the result is what the estimator saw.
 """
 
-from rtskel.lift.lifter import LiftConfig, Lifted, Lifter, lift, lift_recording
+from rtskel.lift.lifter import LiftConfig, Lifted, Lifter, lift
 
-__all__ = ["LiftConfig", "Lifted", "Lifter", "lift", "lift_recording"]
+__all__ = ["LiftConfig", "Lifted", "Lifter", "lift"]

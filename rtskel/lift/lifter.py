@@ -38,16 +38,14 @@ already, held fixed, warm-started from the last solution. Its law:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rtskel.errors import RtskelError
-from rtskel.formats import Recording
-from rtskel.skeleton import SHOULDER_WIDTH, UPPER_BODY_50, Skeleton, from_canonical, skeleton
+from rtskel.skeleton import SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
 
 Array = NDArray[Any]
 """Of the objective's own floating type: float32, or float64 where its gradient is checked."""
@@ -322,63 +320,6 @@ class Lifter:
         self._pose, self._lengths = _minimise(
             objective, start, lengths, self.config.stream_iterations, self.config.stream_tolerance
         )
-
-
-def lift_recording(
-    recording: Recording,
-    *,
-    lookahead: int | None = None,
-    min_confidence: float = 0.0,
-    config: LiftConfig | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Recording:
-    """A 2D recording as a 3D one: the same frames, unit, axes and place.
-
-    Args:
-        recording: with `dims` 2. Its dropped frames are lifted over, and stay dropped.
-        lookahead: frames of the future that a pose may use, as live; None: all.
-        min_confidence, config: as in `lift`.
-        progress: called with how many frames of the recording, dropped ones included, are done: estimates that ascend.
-
-    Raises:
-        RtskelError: the recording is not 2D.
-    """
-    if recording.dims != 2:
-        raise RtskelError(f"recording {recording.name!r} has depth already: lifting is for 2D")
-    first = int(recording.slots[0])
-    body = skeleton(recording.skeleton)
-    xy = recording.by_slot(recording.canonical()[..., :2], first)
-    confidence = recording.by_slot(recording.confidence, first)
-    slots, count = recording.slots - first, len(xy)
-    config = config or LiftConfig()
-    told = progress or (lambda done: None)
-    if lookahead is None:
-        share = count / max(1, config.iterations)
-        lifted = lift(
-            xy,
-            confidence,
-            fps=recording.fps,
-            skeleton=body,
-            min_confidence=min_confidence,
-            config=config,
-            progress=lambda k: told(int(k * share)),
-        )
-    else:
-        lifter = Lifter(
-            lookahead=lookahead, fps=recording.fps, skeleton=body, min_confidence=min_confidence, config=config
-        )
-        parts = []
-        for k in range(count):
-            parts.append(lifter.push(xy[k], confidence[k]))
-            told(k)
-        lifted = Lifted.concatenate([*parts, lifter.flush()])
-    told(count)
-    return replace(
-        recording,
-        xyz=from_canonical(lifted.xyz[slots], recording.axes, recording.mirrored),
-        confidence=lifted.confidence[slots],
-        dims=3,
-    )
 
 
 def _checked(

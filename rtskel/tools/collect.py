@@ -1,4 +1,4 @@
-"""What a subscriber keeps of the refined poses it gets: recordings to save, and where the time went."""
+"""What a subscriber keeps of the refined poses it receives: recordings to save, latencies, and which streams ended."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.formats import Recording
-from rtskel.wire import Flag, RefinedPose
+from rtskel.errors import FormatError, RtskelError
+from rtskel.formats import Recording, check_writable, write, write_apart
+from rtskel.wire import Event, Flag, Message, RefinedPose
 
 
 class Collector:
     """Gathers refined poses into recordings, one for each stream and lookahead.
 
-    Poses are kept as they come, in their order; nothing is sorted and nothing is thrown away. Where a stream starts
-    afresh (another epoch of its estimator, or a frame number that does not ascend), a new recording begins, called
-    `name@2`, `name@3`, ...
+    Poses are kept in the order of arrival; nothing is sorted or discarded. Where a stream restarts (a new epoch of its
+    estimator, or a frame number that does not ascend), a new recording begins, called `name@2`, `name@3`, ...
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Collector:
 
 
 def slot_of(pose: RefinedPose) -> int:
-    """The frame number of the estimator, or where it has none the number of the output."""
+    """The estimator's frame number, or the output's number if the estimator has none."""
     return pose.seq if pose.source_seq is None else pose.source_seq
 
 
@@ -64,6 +64,66 @@ def _recording(name: str, poses: list[RefinedPose]) -> Recording:
     )
 
 
+def check_savable(path: str) -> str:
+    """Before hours of poses are collected: check that they can be saved there.
+
+    Returns:
+        A line that says what of them the format cannot hold; empty if it holds everything.
+
+    Raises:
+        FormatError: unknown suffix, or a place where no file can be written.
+    """
+    lacks = check_writable(path)
+    return lacks and f"{path} will not hold {lacks} (.npz, .csv and .jsonl do)"
+
+
+def save(recordings: list[Recording], path: str) -> str:
+    """Save recordings, into several files where the format cannot hold them all in one.
+
+    Returns:
+        A line that says what was saved.
+
+    Raises:
+        RtskelError: they could not be saved there; what the format refused is in `path`.npz.
+    """
+    if not recordings:
+        return f"no poses came: {path} is not written"
+    try:
+        files = write_apart(path, recordings)
+    except FormatError as error:
+        if path.endswith(".npz"):
+            raise
+        rescue = f"{path}.npz"
+        write(rescue, recordings)
+        raise RtskelError(f"{error}; all is in {rescue} instead") from None
+    poses = sum(recording.frames for recording in recordings)
+    streams = len({recording.name for recording in recordings})
+    return f"{poses} poses of {streams} streams saved to {', '.join(map(str, files))}"
+
+
+class Ends:
+    """Knows whether every stream that was seen has ended, and none has begun for a while."""
+
+    QUIET = 2.0
+
+    def __init__(self) -> None:
+        self._open: dict[str, bool] = {}
+        self._changed = 0.0
+
+    def add(self, message: Message, now: float) -> None:
+        """Take a message that came at `now`, in seconds."""
+        if isinstance(message, RefinedPose):
+            self._open[message.stream] = True
+            self._changed = now
+        elif isinstance(message, Event) and message.stream and message.kind in ("start", "end", "evicted"):
+            self._open[message.stream] = message.kind == "start"
+            self._changed = now
+
+    def over(self, now: float) -> bool:
+        """Whether all streams have ended, and none has begun in the `QUIET` seconds before `now`."""
+        return bool(self._open) and not any(self._open.values()) and now - self._changed >= self.QUIET
+
+
 PARTS = ("lookahead", "queue", "engine", "transport")
 
 
@@ -72,9 +132,9 @@ class Latency:
     """Where the time between a camera frame and its refined pose went, in ms; the four parts add up to the total.
 
     Attributes:
-        lookahead: waiting for the frames that the refinement was asked to look at, at the camera's rate.
-        queue: everything else that is waiting: for a frame that is late or missing, for the lookahead of lifting, for
-            the engine, in the server.
+        lookahead: waiting for the frames of the lookahead, at the camera's rate.
+        queue: all other waiting: for a late or missing frame, for the lookahead of lifting, for the engine, in the
+            server.
         engine: the engine call.
         transport: from the estimator to the server, and from the server to here.
     """
@@ -86,16 +146,16 @@ class Latency:
 
     @property
     def total(self) -> float:
-        """ms from the moment the frame was taken until the pose was here."""
+        """ms from when the frame was taken until the pose arrived."""
         return self.lookahead + self.queue + self.engine + self.transport
 
 
 def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
-    """Where the time went of a pose that arrived at `arrived_ns` of this machine's monotonic clock.
+    """The latency of a pose that arrived at `arrived_ns` on this machine's monotonic clock.
 
-    None if the estimator's clock is another one. For a slot that had no frame, the time is measured from when its frame
-    would have been taken, and has only one leg of transport. Where a stream ended before its lookahead did, only
-    the time really waited counts as lookahead.
+    None if the estimator's clock is another one. For a slot without a frame, latency is measured from when its frame
+    would have been taken, and transport has one leg only. Where a stream ended within its lookahead, only the time
+    that was waited counts as lookahead.
     """
     if pose.source_clock != "monotonic" or pose.clock != "monotonic":
         return None
@@ -112,7 +172,7 @@ def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
 def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 99)) -> dict[str, dict[str, float]]:
     """Percentiles in ms of the total and of each part: {"total": {"p50": ..., "p99": ...}, "lookahead": ...}.
 
-    Parts are taken each for itself, so their percentiles do not add up to the total's.
+    Each part has percentiles of its own, so they do not add up to the total's.
     """
     rows = list(latencies)
     columns: dict[str, NDArray[np.float64]] = {

@@ -1,12 +1,12 @@
 """Poses from a video or camera by MediaPipe Holistic: as a recording, or published live.
 
-Poses are in metres (`rtskel.formats.mediapipe` says how hands get there), whose depth is far steadier than that of the
-image, or in pixels, for pictures over the video. A hand that was not found is missing, and all is missing where nobody
-was found. A body joint that MediaPipe only guesses, hidden or beyond the image, has a low visibility, its confidence.
+Poses are in metres (`rtskel.formats.mediapipe` places the hands), whose depth is far steadier than that of the image,
+or in pixels, to draw over the video. A hand that was not found is missing; where nobody was found, all joints are. The
+confidence of a body joint is MediaPipe's visibility: low where it only guesses, hidden or outside the image.
 
-MediaPipe's own smoothing is off by default: it delays, and hides from refinement what the estimator saw.
+MediaPipe's own smoothing is off by default: it adds delay, and hides from refinement what the estimator saw.
 
-`mediapipe` is imported when it is used, and by nothing else in rtskel (`INSTALL` says how to get it).
+`mediapipe` is imported when it is used, and nowhere else in rtskel (`INSTALL` is the command that installs it).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from rtskel.tools.replay import Sender
 from rtskel.tools.video import Frame, Image, Video
 
 INSTALL = "pip install 'rtskel[estimate]' && pip install --no-deps mediapipe==0.10.21"
-"""One line that installs MediaPipe: without its pins, one of which forbids the numpy that all else needs."""
+"""Installs MediaPipe without its pinned dependencies, one of which excludes the numpy that rtskel needs."""
 
 Found = tuple[Mapping[str, NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
 """What an estimator found in one image, as `rtskel.formats.mediapipe.Assembler.joints` takes it."""
 
 
 class Estimator(Protocol):
-    """What finds a person in images."""
+    """Finds a person in images."""
 
     def find(self, image: Image) -> Found:
-        """What is in the next image."""
+        """Landmarks in the next image."""
 
 
 class Holistic:
     """MediaPipe Holistic, loaded; a context manager."""
 
     def __init__(self, *, complexity: int = 1, smooth: bool = False) -> None:
-        """Loads the models, which the package contains.
+        """Loads the models, which are in the package.
 
         Args:
-            complexity: of the body's model, 0, 1 or 2: the faster, or the better.
+            complexity: of the body model: 0 (fastest), 1 or 2 (most accurate).
             smooth: MediaPipe's own smoothing over time.
 
         Raises:
@@ -64,14 +64,14 @@ class Holistic:
             raise RtskelError(f"estimate needs mediapipe, which {what}: {INSTALL}") from None
         with _silent():
             self._model = solution.Holistic(model_complexity=complexity, smooth_landmarks=smooth)
-            # Models load in threads of their own, and are there once an image is through. Nobody is in this one.
+            # Models load in background threads, and are ready once an image has passed. This one is empty.
             self._model.process(np.zeros((64, 64, 3), np.uint8))
         self._used = False
 
     def find(self, image: Image) -> Found:
-        """What is in the next image."""
+        """Landmarks in the next image."""
         height, width, _ = image.shape
-        with nullcontext() if self._used else _silent():  # there is more to warn of with the first image
+        with nullcontext() if self._used else _silent():  # the first image causes further warnings
             results = self._model.process(image)
         self._used = True
         return landmarks(results, (width, height))
@@ -87,7 +87,7 @@ class Holistic:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """MediaPipe's libraries write a page of warnings straight to file 2 as they load, whatever they are told."""
+    """Hides the warnings that MediaPipe's libraries write to file descriptor 2 while they load; no option does."""
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -102,8 +102,8 @@ class Pose(NamedTuple):
     """The pose in one frame.
 
     Attributes:
-        number: of the frame; frames that were not estimated are holes.
-        time_ns: when the frame was taken: of the monotonic clock if live, else since the first frame.
+        number: of the frame; numbers of frames that were not estimated are left out.
+        time_ns: when the frame was taken: on the monotonic clock if live, else since the first frame.
         xyz: float32 [50, 3].
         confidence: float32 [50], 0 = missing.
     """
@@ -145,11 +145,11 @@ def recording(found: Sequence[Pose], video: Video, name: str, *, pixels: bool = 
 def live(
     video: Video, *, now_ns: Callable[[], int] = time.monotonic_ns, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[Frame]:
-    """Frames as they are there to be estimated: whoever asks gets the newest that was taken, or waits for the next.
+    """Frames in real time: each request gets the newest frame, or waits for the next.
 
-    A file is played as if a camera took it, from the moment the first frame is asked for. Frames that were taken while
-    the caller was busy are lost, but for the newest; of a file, the last frame is never lost. A camera's
-    are numbered from the first one that is asked for. Their times are those of `now_ns`.
+    A file is played as a camera would deliver it, from the moment the first frame is requested. Frames taken while the
+    caller was busy are lost, except the newest; a file's last frame is never lost. A camera's frames are numbered from
+    the first one requested. Times are those of `now_ns`.
     """
     if video.camera:
         yield from _newest(video)
@@ -160,7 +160,7 @@ def live(
     while held is not None:
         asked = now_ns()
         following = next(frames, None)
-        # A camera takes its frames by itself: while a file is read, its clock stands still rather than have us late.
+        # A camera does not wait for us, but reading a file takes time: that time does not count.
         read = now_ns()
         start += max(min(read - asked, read - start - held.time_ns), 0)
         if following is None or now_ns() < start + following.time_ns:
@@ -172,7 +172,7 @@ def live(
 
 
 def _newest(camera: Video) -> Iterator[Frame]:
-    """A camera's frames. It is read all the time, lest its driver hands over frames that have waited in a queue."""
+    """A camera's frames. It is read all the time, or its driver would deliver frames that have waited in a queue."""
     changed = threading.Condition()
     newest: Frame | None = None
     ended = stop = False
@@ -198,7 +198,7 @@ def _newest(camera: Video) -> Iterator[Frame]:
         while True:
             with changed:
                 while newest is None and not ended:
-                    changed.wait(0.1)  # not for ever, so that Ctrl-C is heard on every system
+                    changed.wait(0.1)  # with a timeout, so that Ctrl-C works on every system
                 frame, newest = newest, None
             if frame is None:
                 return
@@ -221,13 +221,13 @@ def publish(
     now_ns: Callable[[], int] = time.monotonic_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Send the poses of a video or camera as they are found, and end the stream, also if interrupted.
+    """Send the poses of a video or camera as they are found; ends the stream, also if interrupted.
 
-    Begins once somebody has subscribed and the estimator has seen a frame, because the first takes it longest.
+    Starts once a subscriber is there and the estimator has seen a frame, because its first frame takes longest.
 
     Args:
-        pixels: as they lie in the image, instead of metres.
-        fast: of a file every frame, however long that takes; else as if a camera took it, see `live`.
+        pixels: poses in image coordinates, instead of metres.
+        fast: every frame of a file, however long it takes; otherwise as from a camera, see `live`.
         wait_s: how long to wait for a subscriber; None: as long as it takes.
         each: called with every pose that was sent.
         now_ns, sleep: the clock of the frames' times, and how to wait.

@@ -1,7 +1,7 @@
-"""Replays recordings through a `Publisher` as a live estimator would send them: in time, or with its lapses.
+"""Replays recordings through a `Publisher` as a live estimator would send them, on time or with jitter and drops.
 
-`schedule` says what is sent when, without clocks or sockets; `replay` does it, against an absolute clock, so that a
-late frame delays no other and a recording of an hour still ends after an hour.
+`schedule` computes what is sent when, without clocks or sockets; `replay` does it against an absolute clock, so that a
+late frame delays no other, and an hour's recording takes an hour.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rtskel.curve import ClientKeys
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
 
-LARGEST_RATE = 10_000.0
+MAX_FPS = 10_000.0
 """Frames a second that the wire format can state."""
 
 
@@ -32,13 +32,13 @@ class ReplayConfig:
     """How to replay.
 
     Attributes:
-        drop: share of frames that are not sent, chosen at random, on top of those that the recording lacks.
+        drop: share of frames that are not sent, chosen at random, besides those that the recording lacks.
         jitter_ms: every frame is sent up to this much later than it was taken, at random. Frames overtake each other
-            where that exceeds the time between them.
-        speed: 1 is the recorded frame rate, 2 twice as fast; infinite: as fast as the receiver takes them. Streams
-            state the rate that they are replayed at.
+            where that exceeds the frame interval.
+        speed: 1 is the recorded frame rate, 2 twice as fast; infinite: as fast as the receiver takes frames. Streams
+            state the rate at which they are replayed.
         together: all recordings at once instead of one after another.
-        seed: of what is random.
+        seed: random seed.
     """
 
     drop: float = 0.0
@@ -77,7 +77,7 @@ def schedule(recordings: Sequence[Recording], config: ReplayConfig) -> list[Item
     """What `replay` does, in order. Each recording's last item is its end.
 
     Raises:
-        FormatError: a recording would be faster than the wire format can say.
+        FormatError: a recording's replay rate exceeds what the wire format can state.
     """
     rng = np.random.default_rng(config.seed)
     items: list[Item] = []
@@ -93,23 +93,23 @@ def schedule(recordings: Sequence[Recording], config: ReplayConfig) -> list[Item
         items += [*of_stream, Item(end, end, number, -1)]
         if not config.together:
             start = end
-    items.sort(key=lambda item: item.due)  # stable: a stream's end stays behind its frames
+    items.sort(key=lambda item: item.due)  # stable: a stream's end stays after its frames
     return items
 
 
 def stated_fps(recording: Recording, config: ReplayConfig) -> float:
     """Frames a second that a replayed stream states."""
     rate = recording.fps * (config.speed if math.isfinite(config.speed) else 1.0)
-    if rate > LARGEST_RATE:
+    if rate > MAX_FPS:
         raise FormatError(
             f"recording {recording.name!r}: {recording.fps:g} frames a second at speed {config.speed:g} are more than "
-            f"{LARGEST_RATE:g} (speed inf sends as fast as they are taken)"
+            f"{MAX_FPS:g} (speed inf sends as fast as the server takes them)"
         )
     return rate
 
 
 def stream_id(name: str) -> str:
-    """A stream id from a name: without folders, and with a dash for what an id cannot hold."""
+    """A stream id from a name: without folders, other characters replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2])[-64:] or "recording"
 
 
@@ -117,8 +117,8 @@ def stream_ids(recordings: Sequence[Recording], stream: str | None = None) -> li
     """A stream id for each recording, all different.
 
     Args:
-        stream: the id of the only recording, or what the ids of several start with. Default: the recordings' names,
-            by `stream_id`.
+        stream: the id of a single recording, or the prefix of the ids of several. Default: the recordings' names, by
+            `stream_id`.
     """
     if stream is not None:
         return [stream] if len(recordings) == 1 else [f"{stream}-{number}" for number in range(1, len(recordings) + 1)]
@@ -156,7 +156,7 @@ class Sender(Protocol):
 def publishers(
     recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
 ) -> Callable[[int, float], Publisher]:
-    """What `replay` connects with: a real `Publisher` for each recording; those that are alike share a socket."""
+    """The `connect` of `replay`: a `Publisher` for each recording; recordings of one layout share a socket."""
     made: dict[tuple[object, ...], Publisher] = {}
 
     def connect(number: int, fps: float) -> Publisher:
@@ -190,12 +190,11 @@ def replay(
 ) -> int:
     """Send recordings; returns how many frames were sent.
 
-    Nothing is sent before somebody has subscribed, and each stream ends with the number of its slots, so that a
-    receiver knows of frames that were dropped at its end. If interrupted, streams that have begun are ended where
-    they are.
+    Nothing is sent before a subscriber is there. Each stream ends with the number of its slots, so that a receiver
+    learns of frames dropped at its end. If interrupted, streams that have begun are ended where they are.
 
     Args:
-        connect: makes the sender for a recording (its index, the frames a second to state).
+        connect: makes the sender for a recording, from its index and the frame rate to state.
         wait_s: how long to wait for a subscriber of each stream; None: as long as it takes.
         progress: called after each item.
         now_ns, sleep: the clock of the frames' times, and how to wait.
@@ -204,52 +203,75 @@ def replay(
         RtskelError: no subscriber came in time.
     """
     items = schedule(recordings, config)
-    senders: dict[int, Sender] = {}
-    begun: dict[int, int] = {}
-    sent = 0
     with ExitStack() as stack:
-
-        def open_sender(number: int) -> None:
-            if number not in senders and number < len(recordings):
-                senders[number] = stack.enter_context(connect(number, stated_fps(recordings[number], config)))
-
+        senders = _Senders(recordings, connect, config, stack)
         if config.together:
             for number in range(len(recordings)):
-                open_sender(number)
+                senders.open(number)
         try:
             start = -1
             for item in items:
-                number = item.recording
-                if number not in begun:
-                    open_sender(number)
+                if item.recording not in senders.begun:
                     waiting_since = now_ns()
-                    try:
-                        senders[number].wait_for_subscriber(wait_s)
-                    except TimeoutError as error:
-                        raise RtskelError(f"{error} within {wait_s:g} s") from None
-                    # Who waited is not late: the clock stands still until the subscriber is there.
+                    senders.begin(item.recording, wait_s)
+                    # Waiting makes no frame late: the replay's clock stands still until the subscriber is there.
                     start = now_ns() if start < 0 else start + now_ns() - waiting_since
-                    begun[number] = 0
-                    open_sender(number + 1)  # the next stream connects while this one plays
                 wait = start + round(item.due * 1e9) - now_ns()
                 if wait > 0:
                     sleep(wait / 1e9)
-                recording = recordings[number]
-                if item.row < 0:
-                    senders[number].end(int(recording.slots[-1]) + 1)
-                    begun[number] = -1
-                else:
-                    slot = int(recording.slots[item.row])
-                    taken = now_ns() if math.isinf(config.speed) else start + round(item.taken * 1e9)
-                    pose = recording.xyz[item.row, :, : recording.dims], recording.confidence[item.row]
-                    senders[number].send(*pose, seq=slot, time_ns=taken, block=True)
-                    begun[number] = max(begun[number], slot + 1)
-                    sent += 1
+                senders.send(item, now_ns() if math.isinf(config.speed) else start + round(item.taken * 1e9))
                 if progress is not None:
                     progress(item)
         except BaseException:
-            for number, slots in begun.items():
-                if slots > 0:
-                    senders[number].end(slots)
+            senders.end_all()
             raise
-    return sent
+    return sum(item.row >= 0 for item in items)
+
+
+class _Senders:
+    """The senders of a replay, one for each recording, and how far each has got."""
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        connect: Callable[[int, float], Sender],
+        config: ReplayConfig,
+        stack: ExitStack,
+    ) -> None:
+        self._recordings, self._connect, self._config, self._stack = recordings, connect, config, stack
+        self._senders: dict[int, Sender] = {}
+        self.begun: dict[int, int] = {}  # slots sent so far, by recording; -1: ended
+
+    def open(self, number: int) -> None:
+        """Connect the sender of a recording, unless it is connected or there is no such recording."""
+        if number not in self._senders and number < len(self._recordings):
+            fps = stated_fps(self._recordings[number], self._config)
+            self._senders[number] = self._stack.enter_context(self._connect(number, fps))
+
+    def begin(self, number: int, wait_s: float | None) -> None:
+        """Wait for a subscriber; the sender of the next recording connects while this one plays. RtskelError."""
+        self.open(number)
+        try:
+            self._senders[number].wait_for_subscriber(wait_s)
+        except TimeoutError as error:
+            raise RtskelError(f"{error} within {wait_s:g} s") from None
+        self.begun[number] = 0
+        self.open(number + 1)
+
+    def send(self, item: Item, time_ns: int) -> None:
+        """Send the item's frame, taken at `time_ns`, or end its stream."""
+        recording, number = self._recordings[item.recording], item.recording
+        if item.row < 0:
+            self._senders[number].end(int(recording.slots[-1]) + 1)
+            self.begun[number] = -1
+            return
+        slot = int(recording.slots[item.row])
+        xyz, confidence = recording.xyz[item.row, :, : recording.dims], recording.confidence[item.row]
+        self._senders[number].send(xyz, confidence, seq=slot, time_ns=time_ns, block=True)
+        self.begun[number] = max(self.begun[number], slot + 1)
+
+    def end_all(self) -> None:
+        """End every stream that has begun and not ended."""
+        for number, slots in self.begun.items():
+            if slots > 0:
+                self._senders[number].end(slots)

@@ -19,17 +19,17 @@ Image = NDArray[np.uint8]
 """An image [height, width, 3], red, green, blue."""
 
 CAMERA_FPS = 30.0
-"""Taken for the frame rate of a camera that states none."""
+"""The assumed frame rate of a camera that states none."""
 
 
 class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        number: 0, 1, 2, ... as they were read.
-        time_ns: of a file, since the first frame, by the file's own clock; of a camera, when it came, of the monotonic
-            clock.
-        image: what it shows.
+        number: 0, 1, 2, ... in the order of reading.
+        time_ns: from a file: since the first frame, by the file's clock; from a camera: when it arrived, on the
+            monotonic clock.
+        image: the picture.
     """
 
     number: int
@@ -44,13 +44,13 @@ class Video:
         name: the file, or "camera N".
         fps: frames a second.
         width, height: of a frame, in pixels.
-        frames: how many there are, as the file states it; 0: unknown.
+        frames: number of frames, as the file states it; 0: unknown.
         camera: whether it is a camera, whose frames do not wait.
-        first: the first frame. A file's iteration begins with it, a camera's with those that came since.
+        first: the first frame. Iterating over a file begins with it, over a camera with the next one.
     """
 
     def __init__(self, source: str | Path | int) -> None:
-        """Opens it.
+        """Open a source.
 
         Args:
             source: a file, or the number of a camera.
@@ -91,7 +91,7 @@ class Video:
             stated = round(float(self._capture.get(self._milliseconds)) * 1e6)  # of the frame that was just read
             if self._number == 0:
                 self._begins_ns = stated
-            # Some files have no clock, or one that stands still.
+            # Some files have no clock, or one that does not advance.
             taken = stated - self._begins_ns
             taken = taken if taken > self._last_ns else self._last_ns + round(1e9 / self.fps)
             self._last_ns = taken
@@ -110,7 +110,7 @@ class Video:
         return frame
 
     def close(self) -> None:
-        """Let go of the file or camera."""
+        """Release the file or camera."""
         self._capture.release()
 
     def __enter__(self) -> Self:
@@ -149,5 +149,5 @@ def _opencv(what: str) -> Any:
     except ModuleNotFoundError:
         raise FormatError(f"{what}: video needs OpenCV, which is not installed: pip install 'rtskel[draw]'") from None
     opencv: Any = cv2
-    opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said in one line, by us
+    opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)  # rtskel reports errors itself, in one line
     return opencv

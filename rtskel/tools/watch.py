@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
 
 RECENT = 256
-"""Poses over which a row of the table takes its rates and percentiles."""
+"""Number of poses over which a row of the table computes rates and percentiles."""
 
 
 def as_json(message: Message, arrived_ns: int) -> dict[str, Any]:
-    """A message from the server as plain numbers and words, exact for float32; positions are [J][x, y, z]."""
+    """A message from the server as JSON values; numbers are exact for float32, positions are [J][x, y, z]."""
     if isinstance(message, RefinedPose):
         spent = latency(message, arrived_ns)
         return {
@@ -77,7 +77,7 @@ def _numbers(values: NDArray[np.float32]) -> list[Any]:
 
 
 def console(stderr: bool = False) -> Console:
-    """A rich console that prints text as it stands; wide where it is nobody's window, but a file or a pipe."""
+    """A rich console that prints text verbatim; 140 columns wide where it is not a terminal."""
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, markup=False)
@@ -87,7 +87,7 @@ def console(stderr: bool = False) -> Console:
 
 
 class View(Protocol):
-    """Something that changes and can be shown."""
+    """Something that changes and can be displayed."""
 
     def render(self) -> Group:
         """As of now."""
@@ -97,8 +97,8 @@ class Display:
     """Shows a view while it changes: in place on a terminal, elsewhere as lines of text.
 
     Args:
-        console: where to.
-        lines: what to print of a view once a second where there is no terminal; None: the whole view, once, at the end.
+        console: where to show it.
+        lines: without a terminal, these lines are printed once a second; None: the whole view, once, at the end.
     """
 
     def __init__(self, console: Console, lines: Callable[[], Iterable[str]] | None = None) -> None:
@@ -127,7 +127,7 @@ class Display:
             self._console.print(self._view.render())
 
     def update(self, view: View) -> None:
-        """The view has changed. Drawing takes some ms, in which nothing is received: it happens now and then only."""
+        """The view has changed. Drawing takes some ms, so it is done four times a second."""
         self._view = view
         now = time.monotonic()
         if now < self._due:
@@ -156,7 +156,7 @@ class _Row:
 
 
 class LiveTable:
-    """What has come so far, a row for each stream and lookahead, as something that rich can print."""
+    """What has arrived so far, a row for each stream and lookahead, as rich can print it."""
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -166,7 +166,7 @@ class LiveTable:
         self._heartbeat_came = 0
 
     def add(self, message: Message, arrived_ns: int) -> None:
-        """Take a message that arrived at that time of the monotonic clock."""
+        """Take a message that arrived at that time on the monotonic clock."""
         if isinstance(message, RefinedPose):
             row = self._rows.setdefault((message.stream, message.lookahead), _Row())
             row.poses += 1
@@ -189,7 +189,7 @@ class LiveTable:
             self._heartbeat, self._heartbeat_came = message, arrived_ns
 
     def lost(self, counts: dict[tuple[str, int], int]) -> None:
-        """Say how many poses were missed, by stream and lookahead."""
+        """Set how many poses were lost, by stream and lookahead."""
         for key, count in counts.items():
             if key in self._rows:
                 self._rows[key].lost = count

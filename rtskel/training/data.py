@@ -27,7 +27,7 @@ from torch import Tensor
 
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import SHOULDER_WIDTH_MM, Recording, read
-from rtskel.lift import lift_recording
+from rtskel.recordings import lift_recording
 from rtskel.refine.ring import canonical_frames
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
 from rtskel.training.corrupt import autoregressive, means_of_three

@@ -1,0 +1,99 @@
+"""`rtskel estimate`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+from rtskel.cli.options import Command, Parser, client_keys, endpoint_option
+from rtskel.cli.output import note, progress
+from rtskel.cli.status import OK, until_terminated
+from rtskel.client import RAW_ENDPOINT
+from rtskel.errors import RtskelError
+
+MORE = """\
+Waits for a server, then plays VIDEO as a camera would: a frame that comes while the estimator is busy is dropped. Poses
+are in metres, as MediaPipe estimates them; --pixels keeps image coordinates, to draw over the video.
+
+examples:
+  rtskel estimate signer.mp4
+  rtskel estimate --camera 0 --stream cam1
+  rtskel estimate signer.mp4 --fast                          every frame, however long it takes
+  rtskel estimate signer.mp4 -o raw.npz                      no server: every frame into a recording
+  rtskel estimate signer.mp4 -o pixels.npz --pixels && rtskel draw pixels.npz -o over.mp4 --video signer.mp4"""
+
+
+def _options(parser: Parser) -> None:
+    parser.add_argument("video", metavar="VIDEO", nargs="?", help="video file")
+    parser.add_argument("--camera", type=int, metavar="N", help="use camera number N instead, until Ctrl-C")
+    endpoint_option(parser, "--raw", RAW_ENDPOINT, "where the server takes raw poses")
+    parser.add_argument("--stream", metavar="ID", help="stream id (default: the video's name, or cameraN)")
+    parser.add_argument("--wait", type=float, metavar="S", help="give up after S seconds without a server")
+    parser.add_argument("--fast", action="store_true", help="estimate every frame of VIDEO, faster or slower than live")
+    parser.add_argument("--save", metavar="FILE", help="also write the published poses to this recording")
+    parser.add_argument("-o", "--out", metavar="FILE", help="write every frame to this recording, publish nothing")
+    parser.add_argument("--pixels", action="store_true", help="poses in image coordinates, not in metres")
+    parser.add_argument(
+        "--complexity", type=int, choices=[0, 1, 2], default=1, help="of MediaPipe's body model (default 1)"
+    )
+    parser.add_argument("--smooth", action="store_true", help="let MediaPipe smooth, too, which adds delay")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rtskel.client import Publisher
+    from rtskel.formats.mediapipe import AXES
+    from rtskel.tools import estimate
+    from rtskel.tools.collect import check_savable, save
+    from rtskel.tools.replay import stream_id
+    from rtskel.tools.video import Video
+
+    if (args.video is None) == (args.camera is None):
+        raise RtskelError("estimate: a VIDEO or --camera N expected (see rtskel estimate --help)")
+    if args.out and (args.camera is not None or args.save):
+        raise RtskelError("estimate: -o writes every frame of a VIDEO and publishes nothing; see --save")
+    name = args.stream or (stream_id(Path(args.video).stem) if args.video else f"camera{args.camera}")
+    file = args.out or args.save
+    if file and (lacks := check_savable(file)):
+        note(lacks)
+    found: list[estimate.Pose] = []
+    numbers: list[int] = []
+
+    def save_found() -> None:
+        if found:
+            note(save([estimate.recording(found, video, name, pixels=args.pixels)], file))
+
+    with (
+        contextlib.ExitStack() as stack,
+        Video(args.camera if args.video is None else args.video) as video,
+        estimate.Holistic(complexity=args.complexity, smooth=args.smooth) as model,
+    ):
+        if file:
+            stack.callback(save_found)  # however this ends
+        stack.enter_context(until_terminated())
+        bar = stack.enter_context(progress("frames"))
+        task = bar.add_task("waiting for a server" if args.out is None else name, total=video.frames or None)
+
+        def each(pose: estimate.Pose) -> None:
+            numbers.append(pose.number)
+            if file:
+                found.append(pose)
+            bar.update(task, completed=pose.number + 1, description=name)
+
+        if args.out:
+            for pose in estimate.poses(video, model, pixels=args.pixels):
+                each(pose)
+            return OK
+        publisher = stack.enter_context(
+            Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=client_keys(args))
+        )
+        estimate.publish(video, model, publisher, pixels=args.pixels, fast=args.fast, wait_s=args.wait, each=each)
+    if numbers and (lost := numbers[-1] + 1 - len(numbers)):
+        more = "" if args.video is None else "; --fast takes every frame"
+        note(f"{lost} of {numbers[-1] + 1} frames came while the estimator was busy, and were lost{more}")
+    return OK
+
+
+COMMAND = Command(
+    "estimate", "find poses in a video or camera by MediaPipe Holistic, and publish them", MORE, _options, _run
+)

@@ -1,0 +1,176 @@
+"""What a command is made of: its parser, and the options and argument types that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rtskel.errors import RtskelError
+
+if TYPE_CHECKING:
+    from rtskel.curve import ClientKeys
+    from rtskel.formats import Recording
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are `RtskelError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RtskelError(f"{message} (see {self.prog} --help)")
+
+
+class Layout(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the line breaks of examples and puts each command's summary beside its name."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+        self._action_max_length = 15  # argparse does not count the names of subcommands
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        name: as typed.
+        summary: what it does, in one line without a full stop.
+        more: shown below the options: details, and examples.
+        options: adds its options to its parser.
+        run: does it; returns the exit status. Heavy imports belong in here.
+    """
+
+    name: str
+    summary: str
+    more: str
+    options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+# Argument types
+
+
+def positive(text: str) -> int:
+    """A whole number, 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 or more expected")
+    return value
+
+
+def frames_list(text: str) -> tuple[int, ...]:
+    """Lookaheads with commas between them, such as 0,4."""
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = (-1,)
+    if min(values) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers of frames such as 0,4 expected")
+    return tuple(dict.fromkeys(values))
+
+
+def slots(text: str) -> tuple[int, int] | list[int]:
+    """A span of frames A:B, or frame numbers with commas between them."""
+    try:
+        first, colon, end = text.partition(":")
+        return (int(first or 0), int(end)) if colon else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: A:B, or frame numbers such as 10,20 expected") from None
+
+
+def lookahead_or_offline(text: str) -> int | None:
+    """A number of frames, or None for `offline`."""
+    if text == "offline":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of frames, or offline expected")
+    return int(text)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r}: a size such as 1280x720 expected")
+    return int(found[1]), int(found[2])
+
+
+# Options that commands share
+
+
+def endpoint_option(parser: Parser, name: str, default: str, what: str) -> None:
+    """Where a client connects to, and with which keys."""
+    parser.add_argument(name, metavar="ENDPOINT", default=default, help=f"{what} (default {default})")
+    parser.add_argument("--keys", metavar="DIR", help="this client's keys, made by rtskel keygen")
+
+
+def client_keys(args: argparse.Namespace) -> ClientKeys | None:
+    """The keys in `--keys`, None without the option."""
+    if args.keys is None:
+        return None
+    from rtskel.curve import ClientKeys
+
+    return ClientKeys.load(args.keys)
+
+
+def lookaheads_option(parser: Parser, default: str) -> None:
+    """Several lookaheads."""
+    parser.add_argument(
+        "--lookahead",
+        metavar="N,...",
+        type=frames_list,
+        default=frames_list(default),
+        help=f"frames that a pose waits for (default {default})",
+    )
+
+
+def lookahead_option(parser: Parser) -> None:
+    """One lookahead, or offline."""
+    parser.add_argument(
+        "--lookahead", metavar="N|offline", type=lookahead_or_offline, default=None, help="frames (default: offline)"
+    )
+
+
+def min_confidence_option(parser: Parser) -> None:
+    """The confidence below which a joint counts as missing."""
+    parser.add_argument(
+        "--min-confidence", type=float, default=0.0, metavar="C", help="joints below it count as missing (default 0)"
+    )
+
+
+def engine_options(parser: Parser) -> None:
+    """Which engine, and how it refines."""
+    parser.add_argument("--engine", metavar="FILE", help=".onnx, .plan or .safetensors (default: the bundled one)")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in it, if the engine can")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--radius", type=int, default=2, metavar="R", help="average 2R+1 predictions (default 2)")
+    min_confidence_option(parser)
+
+
+def reading_options(parser: Parser) -> None:
+    """What a reader is told about a recording; `read` uses them."""
+    group = parser.add_argument_group("what the recording does not state, or states wrongly")
+    group.add_argument("--format", metavar="NAME", help="its format (default: recognised by its content)")
+    group.add_argument("--fps", type=float, help="frames a second")
+    group.add_argument("--unit", help="unit of positions: m, cm, mm, px, or any other name")
+    group.add_argument("--axes", metavar="CODE", help="where x, y, z grow: R/L, D/U, T(oward)/A(way); RDT, RDA, RUA")
+    group.add_argument("--mirrored", action="store_true", default=None, help="the image is mirrored")
+    group.add_argument("--swap-sides", action="store_true", help="left and right joints are exchanged")
+    group.add_argument("--image-size", type=image_size, metavar="WxH", help="image size in pixels, such as 1280x720")
+    group.add_argument(
+        "--depth-scale", type=float, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
+    )
+    group.add_argument("--world", action="store_true", help="read MediaPipe's world landmarks, in metres")
+
+
+def read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
+    """The recordings in a file (default: the command line's), read with the options of `reading_options`."""
+    from rtskel import formats
+
+    options: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world")
+    }
+    return formats.read(args.file if file is None else file, **options)

@@ -1,0 +1,64 @@
+"""`rtskel refine`."""
+
+from __future__ import annotations
+
+import argparse
+
+from rtskel.cli.options import Command, Parser, engine_options, lookahead_option, read, reading_options
+from rtskel.cli.output import progress
+from rtskel.cli.status import OK, options_in_range, until_terminated
+
+MORE = """\
+Dropped frames are filled in. An .npz output also holds sigma, the spread of the averaged predictions.
+
+examples:
+  rtskel refine in.skels out.skels             the offline protocol: every frame uses all frames around it
+  rtskel refine in.npz out.npz --lookahead 4   exactly what `rtskel serve --lookahead 4` would publish"""
+
+
+def _options(parser: Parser) -> None:
+    parser.add_argument("file", metavar="IN", help="recording, a file or a folder (see rtskel convert --help)")
+    parser.add_argument("out", metavar="OUT", help="recording to write")
+    lookahead_option(parser)
+    engine_options(parser)
+    reading_options(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rtskel.engine import open_engine
+    from rtskel.errors import RtskelError
+    from rtskel.formats import write
+    from rtskel.recordings import refine_recording
+
+    recordings = read(args)
+    refined = []
+    with (
+        open_engine(args.engine, precision=args.precision, threads=args.threads) as engine,
+        until_terminated(),
+        progress("frames") as bar,
+    ):
+        task = bar.add_task("refining", total=sum(recording.frames + recording.dropped for recording in recordings))
+        before = 0
+        for recording in recordings:
+            bar.update(task, description=recording.name)
+            try:
+                with options_in_range():
+                    refined.append(
+                        refine_recording(
+                            recording,
+                            engine=engine,
+                            lookahead=args.lookahead,
+                            radius=args.radius,
+                            min_confidence=args.min_confidence,
+                            progress=lambda done, before=before: bar.update(task, completed=before + done),  # type: ignore[misc]
+                        )
+                    )
+            except RtskelError as error:
+                raise RtskelError(f"{args.file}: {error}") from None
+            before += recording.frames + recording.dropped
+            bar.update(task, completed=before)
+    write(args.out, refined)
+    return OK
+
+
+COMMAND = Command("refine", "refine a recording, from file to file", MORE, _options, _run)
