@@ -42,6 +42,12 @@ SUBSCRIBE = "subscribe"
 MAX_IDS = 4096
 """Stream ids that one client's key may use."""
 
+HEARTBEAT_MS = 5000
+"""Interval of ZMTP heartbeats, which detect hosts that vanish without closing their connections."""
+
+HEARTBEAT_TIMEOUT_MS = 60_000
+"""How long a process may be stopped without losing its connections, and with them all messages that wait for it."""
+
 
 @dataclass(frozen=True)
 class ClientKeys:
@@ -153,7 +159,6 @@ class Admission:
         self._signature = keys.signature()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="rtskel admission", daemon=True)
-        self._monitors: list[zmq.Socket[bytes]] = []
         self._connections: dict[int, tuple[bytes, str]] = {}  # by file descriptor: key and role
         self._owners: dict[str, bytes] = {}  # by stream: the key that first used it
         self._owned: Counter[bytes] = Counter()
@@ -175,18 +180,10 @@ class Admission:
         if self._thread.is_alive():
             self._control.send(b"stop")
             self._thread.join()
-        for each in (*self._monitors, self._control, self._zap):
+        for each in (self._control, self._zap):
             each.close(0)
 
-    def watch(self, socket: zmq.Socket[bytes]) -> None:
-        """Counts connections to this socket that fail before they show a key."""
-        address = f"inproc://rtskel-monitor-{id(socket)}"
-        socket.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-        monitor = self._context.socket(zmq.PAIR)
-        self._monitors.append(monitor)
-        monitor.connect(address)
-
-    def check(self) -> None:
+    def check(self, failed: int = 0) -> None:
         """To be called about once a second: reads a changed list, and disconnects clients that are no longer on it.
 
         Raises:
@@ -194,10 +191,8 @@ class Admission:
         """
         if not self._thread.is_alive():
             raise ServeError(f"the thread that admits clients has died ({self._failure!r}): nobody could connect")
-        for monitor in self._monitors:
-            while monitor.poll(0):
-                monitor.recv_multipart()
-                self.refused["no keys, or another server's"] += 1
+        if failed:
+            self.refused["no keys, or another server's"] += failed
         self._refresh()
         for descriptor, (key, role) in [*self._connections.items()]:
             if not self.keys.may(key, role):
@@ -251,6 +246,15 @@ class Admission:
         known = any(self.keys.may(key, each) for each in (PUBLISH, SUBSCRIBE))
         self.refused[f"may not {role}" if known else "key not on the list"] += 1
         return [version, number, b"400", b"not on the list", b"", b""]
+
+
+def prepare(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | ServerKeys | None) -> None:
+    """Sets what all sockets of rtskel have in common: heartbeats, IPv6 and keys. Call before it binds or connects."""
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.ipv6 = "[" in endpoint
+    if keys is not None:
+        keys.apply(socket)
 
 
 def keygen(folder: str | os.PathLike[str], clients: Sequence[str] = ("client",)) -> list[Path]:

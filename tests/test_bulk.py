@@ -19,7 +19,8 @@ J = 3
 RNG = np.random.default_rng(0)
 READERS = pytest.mark.parametrize("made", [RawReader, OracleReader], ids=["native", "python"])
 WRITERS = pytest.mark.parametrize("made", [PoseWriter, OracleWriter], ids=["native", "python"])
-NUMBERS = [0, 1, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, wire.MAX_COUNT]
+NUMBERS = [0, 1, 127, 128, 255, 256, 65535, 65536, 3 * 10**8]
+TIMES = [*NUMBERS, 2**32 - 1, 2**32, wire.MAX_TIME]
 
 
 def raw(stream="a", seq=0, time_ns=0, **changes) -> RawPose:
@@ -110,10 +111,24 @@ def test_expected_messages_are_read_and_others_are_left(made):
 def test_numbers_of_every_length(made, seq):
     reader = made(J)
     expect(reader, raw(), [0])
-    messages = [raw(seq=seq, time_ns=time_ns) for time_ns in NUMBERS]
+    messages = [raw(seq=seq, time_ns=time_ns) for time_ns in TIMES]
     frames, others = read(reader, messages)
     assert others == []
     check(frames, messages, list(range(len(messages))), {"a": 0})
+
+
+@READERS
+def test_numbers_that_some_stream_must_not_say_are_left_to_decode(made):
+    reader = made(J)
+    expect(reader, raw(), [0])
+    topic, body = encode(raw())
+    fields = msgpack.unpackb(body)
+    bodies = []
+    for seq, time_ns in (3 * 10**8 + 1, 0), (2**63 - 1, 0), (0, wire.MAX_TIME + 1), (0, 2**63 - 1), (1, 1):
+        fields["source"][1:3] = seq, time_ns
+        bodies.append(msgpack.packb(fields))
+    frames = Frames(reader, [topic] * 5, bodies)
+    assert (frames.message.tolist(), frames.seq.tolist()) == ([4], [1])
 
 
 @READERS

@@ -502,7 +502,7 @@ def test_what_the_server_refuses_is_counted_and_said(caplog):
         publisher.send(POSE)
         server.say(refusal)
         server.say(dataclasses.replace(refusal, stream="b"))
-        server.say(dataclasses.replace(refusal, counts={"flat": 2}))
+        server.say(dataclasses.replace(refusal, counts={"flat": 5}))
         server.say(dataclasses.replace(refusal, counts={"late": 1}, detail="late frames"))
         while "late" not in publisher.refusals:
             publisher._uplink.socket.poll(100)

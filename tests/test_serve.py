@@ -505,7 +505,7 @@ BATTERY = {  # name: (parts, kind of offence, stream that is named, text in the 
         "33 joints",
     ),
     "another skeleton": ([TOPIC, pose_body(space_0="hand-21")], "skeleton", "evil", "hand-21"),
-    "huge seq": ([TOPIC, pose_body(source_1=2**63 - 1)], "number", "evil", "2**62"),
+    "huge seq": ([TOPIC, pose_body(source_1=2**63 - 1)], "malformed", "evil", "source.seq"),
     "NaN": ([TOPIC, pose_body(xyz=NAN.tobytes())], "nonfinite", "evil", "50 joints are NaN"),
 }
 

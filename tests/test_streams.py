@@ -275,7 +275,7 @@ def test_dropped_frames_are_filled_in(came, frames, native):
         assert pose.source_time_ns == pose.source_seq * PERIOD
 
 
-@pytest.mark.parametrize("first", [26, 1000, 2**61])
+@pytest.mark.parametrize("first", [26, 1000, 7 * 10**10, 2**61])
 def test_a_stream_that_runs_already_starts_where_it_is(first):
     rig = Rig().play([((n - first) * PERIOD, frame(n, at=n)) for n in range(first, first + 12)])
     rig.send(end(first + 12))
@@ -489,7 +489,7 @@ def test_a_gap_that_is_too_long_starts_the_stream_afresh(gap):
     assert rig.out.index(next(e for e in rig.events if e.kind == "gap")) < rig.out.index(rig.select(0)[20])
 
 
-@pytest.mark.parametrize("leap", [1000, 2**61, 2**62])
+@pytest.mark.parametrize("leap", [1000, 7 * 10**10, 2**61, 2**62])
 def test_one_absurd_number_does_no_harm(leap):
     schedule = [*on_time(range(40)), (20.5 * PERIOD, frame(leap, at=0)), (40 * PERIOD, end(40))]
     rig = Rig().play(schedule)
@@ -509,7 +509,7 @@ def test_random_numbers_do_no_harm():
     rng = np.random.default_rng(4)
     rig = Rig()
     for n in range(300):
-        rig.until(n * PERIOD / 4).send(frame(int(rng.integers(0, 2**62)), at=n))
+        rig.until(n * PERIOD / 4).send(frame(int(rng.integers(0, 7 * 10**10)), at=n))
     rig.stop()
     rig.check_order()
 
@@ -956,11 +956,11 @@ def at_random(seed: int) -> tuple[Rig, int]:
         if what < 0.02:
             epoch[s], number[s] = epoch[s] + 1, rng.choice([0, 0, 3, 100])
         elif what < 0.03:
-            source[s]["fps"] = rng.choice([5.0, 25.0, 30.0, 1000.0, 1e-3, 1e4])
+            source[s]["fps"] = rng.choice([5.0, 25.0, 30.0, 1000.0, 0.1, 240.0])
         elif what < 0.04:
             source[s].update(axes=rng.choice(["RDT", "RUA"]), mirrored=rng.random() < 0.5)
         elif what < 0.06:
-            number[s] = max(0, number[s] + rng.choice([1, 3, 20, 40, 1000, -5, -50, 2**61]))
+            number[s] = max(0, number[s] + rng.choice([1, 3, 20, 40, 1000, -5, -50, 10**6]))
         elif what < 0.09:
             stated = rng.choice([number[s], number[s] + 2, 0, None, number[s] + 100])
             return end(stated, stream=s, epoch=rng.choice([epoch[s], epoch[s], epoch[s] - 1]), at=rng.choice([0, time]))

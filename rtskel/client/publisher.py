@@ -52,7 +52,7 @@ class _Sender(Closing):
 
     def __post_init__(self) -> None:
         self._begin()
-        self._uplink = Uplink(self.endpoint, self.keys, self.queue, self.context)
+        self._uplink = Uplink(self.endpoint, self.keys, self.queue, self.context).join(self)
 
     def __enter__(self) -> Self:
         try:
@@ -66,6 +66,7 @@ class _Sender(Closing):
         self.fps = float(self.fps)
         self.sent = self.dropped = self.non_finite = self.unconfirmed = 0
         self.refusals: Counter[str] = Counter()
+        self._refused: dict[tuple[str, str], int] = {}  # by stream and reason, as the server last said
         self._joints = SKELETONS[self.skeleton].joints if self.skeleton in SKELETONS else None
         self._open: dict[str, int | None] = {}  # streams that were sent and not ended, and the number after the last
         self._closed = self._warned = self._lossless = False
@@ -100,7 +101,7 @@ class _Sender(Closing):
             raise TimeoutError(f"no server takes raw poses of {self._name} at {self.endpoint}")
 
     def close(self) -> None:
-        """Ends open streams, and waits until the server has taken everything.
+        """Ends open streams; the last of siblings waits until the server has taken everything.
 
         It waits up to `linger` seconds, for frames that were sent with `block` longer: as long as the server is alive.
         What the server has not taken by then moves from `sent` to `dropped`, and a warning says so.
@@ -109,12 +110,14 @@ class _Sender(Closing):
             return
         try:
             self._end(dict(self._open))
-            self._uplink.confirm(self, self.linger)
         finally:
             self._closed = True
             self._uplink.close(self.linger)
-            if self.dropped:
-                log.warning("%d messages of %s did not reach a server at %s", self.dropped, self._name, self.endpoint)
+
+    def report(self) -> None:
+        """Says what has not reached the server."""
+        if self.dropped:
+            log.warning("%d messages of %s did not reach a server at %s", self.dropped, self._name, self.endpoint)
 
     def missed(self, poses: int) -> None:
         """So many poses that were counted as sent have not reached the server."""
@@ -123,9 +126,14 @@ class _Sender(Closing):
 
     def refused(self, event: wire.Event) -> None:
         """The server has refused something of these streams."""
-        if event.counts.keys() - self.refusals.keys():
-            log.warning("the server at %s refuses poses of stream %r: %s", self.endpoint, event.stream, event.detail)
-        self.refusals.update(event.counts)
+        for reason, count in event.counts.items():
+            before = self._refused.get((event.stream, reason), 0)
+            if not self.refusals[reason]:
+                what = "the server at %s refuses poses of stream %r: %s"
+                log.warning(what, self.endpoint, event.stream, event.detail)
+            # The server counts from the stream's start on; a new server begins anew.
+            self.refusals[reason] += count - before if count > before else count
+            self._refused[event.stream, reason] = count
 
     def _frame(
         self, xyz: ArrayLike, confidence: ArrayLike | None, seq: int | None, time_ns: int | None, lead: tuple[int, ...]
@@ -233,8 +241,9 @@ class Publisher(_Sender):
 
     Attributes:
         stream, fps, epoch: as in the messages; each `end` draws another epoch.
-        sent: frames (and ends of streams) that the server has taken, and `unconfirmed` ones. After `close` there are
-            none of those. (Servers of older versions confirm nothing; `sent` is then what was handed to ZeroMQ.)
+        sent: frames (and ends of streams) that the server has taken, and `unconfirmed` ones. After `close`, the last
+            one of siblings, there are none of those. (Servers of older versions confirm nothing; `sent` is then what
+            was handed to ZeroMQ.)
         unconfirmed: those of `sent` of which it is not yet known.
         dropped: frames (and ends of streams) that did not reach the server: the queue was full, there was no server,
             or it went away before it had taken them. The server sees a hole in the numbering and fills it in.
@@ -255,7 +264,7 @@ class Publisher(_Sender):
         other = copy.copy(self)
         other.stream, other.fps = stream, self.fps if fps is None else fps
         other._begin()
-        other._uplink = self._uplink.shared()
+        other._uplink.join(other)
         return other
 
     def _checked(self) -> tuple[str, bytes]:

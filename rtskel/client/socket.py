@@ -9,16 +9,10 @@ from typing import Any, Self, TypeAlias
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from rtskel.curve import ClientKeys
+from rtskel.curve import ClientKeys, prepare
 from rtskel.errors import AccessError, WireError
 
 Context: TypeAlias = "zmq.Context[Any] | None"
-
-HEARTBEAT_MS = 5000
-"""Interval of ZMTP heartbeats, which detect hosts that vanish without closing their connections."""
-
-HEARTBEAT_TIMEOUT_MS = 60_000
-"""How long a process may be stopped without losing its connection, and with it all messages that wait for it."""
 
 _RETRY_S = 1.0  # between attempts to connect to a server that refused this client
 
@@ -58,9 +52,6 @@ class Socket:
         if context is None:
             context = self._own = zmq.Context()
         self.zmq: zmq.Socket[bytes] = context.socket(kind)
-        self.zmq.heartbeat_ivl = HEARTBEAT_MS
-        self.zmq.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
-        self.zmq.ipv6 = "[" in endpoint
         address = f"inproc://rtskel-handshakes-{next(_numbers)}"
         self.zmq.monitor(address, _HANDSHAKES)
         self._monitor = context.socket(zmq.PAIR)
@@ -76,8 +67,7 @@ class Socket:
     def connect(self) -> None:
         """Begins to connect; WireError if the endpoint is not valid."""
         try:
-            if self._keys is not None:
-                self._keys.apply(self.zmq)
+            prepare(self.zmq, self.endpoint, self._keys)
             self.zmq.connect(self.endpoint)
         except zmq.ZMQError as error:
             self.close(0)

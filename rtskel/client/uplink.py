@@ -41,6 +41,9 @@ class Sender(Protocol):
     def refused(self, event: wire.Event) -> None:
         """The server has refused something of this sender's."""
 
+    def report(self) -> None:
+        """Nothing of this sender's is on the way any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -73,7 +76,8 @@ class Uplink:
         self.senders: dict[str, Sender] = {}
         self.heartbeat: wire.Heartbeat | None = None
         self._heard = 0.0  # when the server last said something
-        self._users = 1
+        self._senders: list[Sender] = []
+        self._open = 0
         self._subscriptions: Counter[bytes] = Counter()
         self._connection = 0  # counts connections that broke
         self._flight: deque[Frame | int] = deque()  # frames on the way, and the questions between them
@@ -88,17 +92,31 @@ class Uplink:
         self.socket.sndhwm = queue
         self._socket.connect()
 
-    def shared(self) -> Uplink:
+    def join(self, sender: Sender) -> Uplink:
         """The same connection for one more publisher."""
-        self._users += 1
+        self._senders.append(sender)
+        self._open += 1
         return self
 
     def close(self, linger: float) -> None:
-        """The last publisher closes the socket, which then takes up to `linger` seconds to send what is queued."""
-        self._users -= 1
-        if not self._users:
-            # What a server that answers has not taken by now was counted as lost.
+        """One publisher is done. The last one waits until the server has taken everything, and closes the socket.
+
+        It waits up to `linger` seconds; if lossless frames are on the way, longer, as long as the server is alive. What
+        the server has not taken by then is counted as missed.
+        """
+        self._open -= 1
+        if self._open:
+            return
+        try:
+            self._confirm(linger)
+        finally:
+            # A server that does not say what it has taken may still take what is queued.
             self._socket.close(0 if self.answers else linger)
+            for frame in [*self._flight, *self._waiting]:
+                if isinstance(frame, Frame):
+                    self._missed(frame)
+            for sender in self._senders:
+                sender.report()
 
     @property
     def answers(self) -> bool:
@@ -160,34 +178,25 @@ class Uplink:
                 frame.sender.unconfirmed -= frame.poses
         return sent
 
-    def confirm(self, sender: Sender, linger: float) -> None:
-        """Waits until the server has taken everything that this sender has sent; what it has not is counted as missed.
-
-        It waits `linger` seconds; if lossless frames are on the way, longer, as long as the server is alive.
-        """
+    def _confirm(self, linger: float) -> None:
         deadline = time.monotonic() + linger
-        while sender.unconfirmed:
-            self._listen()
+        self._listen()
+        while self._flight or self._waiting:
             asked = not self._since and time.monotonic() - self._asked_at < ASK_S
             if self.answers and self._send_waiting(0.0) and not asked:
                 self._ask()
-            if self._waiting or any(isinstance(each, Frame) and each.lossless for each in self._flight):
+            if any(isinstance(each, Frame) and each.lossless for each in (*self._waiting, *self._flight)):
                 silence = 3e-9 * self.heartbeat.interval_ns if self.heartbeat else 0.0
                 deadline = max(deadline, self._heard + max(linger, SILENCE_S, silence))
             left = remaining_ms(deadline)
             if left == 0:
-                break
+                return
             try:
                 self._socket.wait(min(100, left))
             except AccessError as error:
                 log.warning("%s", error)
-                break
-        for frames in self._flight, self._waiting:
-            kept = [each for each in frames if isinstance(each, int) or each.sender is not sender]
-            frames.clear()
-            frames.extend(kept)  # type: ignore[arg-type]
-        sender.missed(sender.unconfirmed)
-        sender.unconfirmed = 0
+                return
+            self._listen()
 
     def _send_waiting(self, deadline: float | None) -> bool:
         """Whether all waiting frames were queued for a server before the deadline, in order."""
@@ -272,5 +281,9 @@ class Uplink:
         self._waiting.extendleft(frame for frame in reversed(frames) if frame.lossless)
         for frame in frames:
             if not frame.lossless:
-                frame.sender.unconfirmed -= frame.poses
-                frame.sender.missed(frame.poses)
+                self._missed(frame)
+
+    @staticmethod
+    def _missed(frame: Frame) -> None:
+        frame.sender.unconfirmed -= frame.poses
+        frame.sender.missed(frame.poses)

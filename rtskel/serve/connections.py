@@ -25,6 +25,8 @@ MAX_UNFINISHED = 1 << 20
 MAX_HELD = 1 << 23
 """Bytes that it may hold of one while the server does not read: far above a full queue of valid messages."""
 
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
 _T = TypeVar("_T")
 
 
@@ -39,15 +41,17 @@ class Connections:
     Attributes:
         open: their descriptors, as far as `changed` has told.
         heard: add to it the descriptors by which whole messages come, see `endless`.
+        failed: handshakes that failed, as far as `changed` has told: no keys, or another server's.
     """
 
     def __init__(self, stack: ExitStack, context: zmq.Context[Any], socket: zmq.Socket[Any], name: str) -> None:
         self.open: set[int] = set()
         self.heard: set[int] = set()
+        self.failed = 0
         self._whole: dict[int, int] = {}  # bytes taken from each when the last whole message was known to be read
         self._suspects: set[int] = set()
         endpoint = f"inproc://connections-{name}"
-        socket.monitor(endpoint, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        socket.monitor(endpoint, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _FAILED)
         self._events: zmq.Socket[bytes] = context.socket(zmq.PAIR)
         stack.callback(self._events.close, 0)
         # Never full, or ZeroMQ's I/O thread would wait for room.
@@ -62,6 +66,9 @@ class Connections:
             except zmq.Again:
                 return
             kind, descriptor = struct.unpack("=Hi", event)
+            if kind & _FAILED:
+                self.failed += 1
+                continue
             came = kind == zmq.EVENT_ACCEPTED
             (self.open.add if came else self.open.discard)(descriptor)
             self._whole.pop(descriptor, None)

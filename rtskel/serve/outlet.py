@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from rtskel import wire
 from rtskel.serve.emission import Emission
-from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import StreamTable
 from rtskel.wire.fast import PoseWriter
+
+
+class Wants(Protocol):
+    """Who says what is to be written: `Subscriptions`, or `rtskel.serve.kept.Wanted`."""
+
+    def want(self, topic: bytes) -> bool:
+        """Whether a message on that topic is."""
+
+    def want_some(self, prefix: bytes) -> bool:
+        """Whether any messages on topics that begin so are."""
 
 
 class Outlet:
     """Refined poses on their way out: encoded for those topics that somebody reads."""
 
-    def __init__(
-        self, table: StreamTable, lookaheads: Sequence[int], joints: int, subscriptions: Subscriptions
-    ) -> None:
+    def __init__(self, table: StreamTable, lookaheads: Sequence[int], joints: int, subscriptions: Wants) -> None:
         self._table = table
         self._lookaheads = lookaheads
         self._subscriptions = subscriptions

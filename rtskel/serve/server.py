@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -39,6 +40,7 @@ from rtskel.errors import ServeError, WireError
 from rtskel.refine import RefinerBank
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.emission import Emission
+from rtskel.serve.kept import Kept, Wanted, singles
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
@@ -61,6 +63,12 @@ SOON = SECOND // 50
 
 DRAIN_NS = 2 * SECOND
 """How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
+
+
+_AGAIN = b"\1" + wire.AGAIN_PREFIX
+
+MAX_TOLD = 256
+"""Refusals that publishers are told of between two heartbeats."""
 
 
 class Server:
@@ -87,12 +95,17 @@ class Server:
         self._clock = clock
         self._engine = WatchedEngine(engine, clock)
         bank = self._bank()
-        self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id)
-        self._subscriptions = Subscriptions()
-        self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._subscriptions)
+        self._model, self._skeleton = engine.info.model_id[: wire.MAX_TEXT], engine.info.skeleton_id
+        self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=self._model)
+        self._subscriptions, self._kept = Subscriptions(), Kept()
+        self._wanted = Wanted(self._subscriptions, clock())
+        self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._wanted)
+        self._outlet.subscribed()
         self._stopping = False
         self._frames_in = 0
         self._heartbeats = 0
+        self._told = 0  # refusals that publishers were told of since the last heartbeat
+        self._refused: Counter[str] = Counter()  # clients, as far as was told
         self._heartbeat_at = clock()
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
@@ -161,7 +174,8 @@ class Server:
         reading = self._room() > 0
         if self._table.pending or (reading and self._unread):
             return
-        left = min(self._table.next_deadline(), self._heartbeat_at, self._look_at) - self._clock()
+        answers = min(self._sockets.answer_due(), self._kept.answer_due())
+        left = min(self._table.next_deadline(), self._heartbeat_at, self._look_at, answers) - self._clock()
         if left > 0:
             self._sockets.wait(math.ceil(left / 1e6), reading=reading)
 
@@ -183,7 +197,7 @@ class Server:
         self._take_in(inbox)
 
     def _receive(self, inbox: Inbox, room: int) -> None:
-        self._unread = self._sockets.receive(inbox, room, self._clock, self._wrong_parts)
+        self._unread = self._sockets.receive(inbox, room, self._clock, self._refuse)
 
     def _take_in(self, inbox: Inbox) -> None:
         refused: set[int] = set()
@@ -194,9 +208,10 @@ class Server:
 
         self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse, inbox.sources)
         self._sockets.send(self._outlet.raw(inbox.topics, inbox.bodies, refused))
+        self._sockets.answer(self.epoch, self._clock())
 
-    def _wrong_parts(self, topic: bytes, detail: str, source: int) -> None:
-        self._offend(topic, "malformed", detail, self._clock(), source)
+    def _refuse(self, topic: bytes, kind: str, detail: str, source: int) -> None:
+        self._offend(topic, kind, detail, self._clock(), source)
 
     def _offend(self, topic: bytes, kind: str, detail: str, now: int, source: int) -> None:
         self._table.offend(wire.stream_of(topic) or "", kind, detail, now, source=source)
@@ -230,7 +245,12 @@ class Server:
         self._tell()
 
     def _deliver(self, emission: Emission) -> None:
-        self._sockets.send(self._outlet.messages(emission, self._clock()))
+        now = self._clock()
+        messages = [*self._outlet.messages(emission, now)]
+        self._kept.add(singles(messages), now)
+        if self._wanted.lingering:  # some of it is for readers that may come back
+            messages = [message for message in messages if self._subscriptions.want(message[0])]
+        self._sockets.send(messages)
 
     def _engine_times(self) -> tuple[int, int]:
         if self._engine.error:
@@ -240,33 +260,40 @@ class Server:
     def _tell(self) -> None:
         for event in self._table.take_events():
             self._publish(event)
+            if event.kind == "error" and event.stream and self._told < MAX_TOLD:
+                self._told += 1
+                self._sockets.tell_publishers(wire.encode(event)[1], self._clock())
 
-    def _publish(self, message: wire.Message) -> None:
+    def _publish(self, message: wire.Message) -> bytes:
         topic, body = wire.encode(message)
         if self._subscriptions.want(topic):
             self._sockets.send([(topic, body)])
+        return body
 
     def _take_subscriptions(self) -> None:
         readers, messages = self._sockets.subscriptions()
         for reader in readers:
             self._subscriptions.forget(reader)
-        now = self._clock() if messages else 0
+        now = self._clock()
         for message, reader in messages:
             if why := self._subscriptions.take(message, reader, now):
                 self._sockets.cut_off(reader)
                 self._subscriptions.forget(reader)
                 self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
+            elif message.startswith(_AGAIN):
+                self._kept.ask(message[1:])
             elif message == b"\1" + wire.HEARTBEAT_TOPIC:
                 # It tells the reader that its subscriptions are in force.
                 self._heartbeat_at = min(self._heartbeat_at, self._last_heartbeat[0] + SOON)
-        if self._subscriptions.changed:
-            self._subscriptions.changed = False
+        if self._wanted.update(now):
             self._outlet.subscribed()
+        self._sockets.send(self._kept.answers(now))
 
     def _heartbeat(self, now: int) -> None:
         since, frames = self._last_heartbeat
         interval = round(self.config.heartbeat_s * SECOND)
-        self._publish(
+        self._check_clients(now)
+        body = self._publish(
             wire.Heartbeat(
                 epoch=self.epoch,
                 seq=self._heartbeats,
@@ -276,16 +303,29 @@ class Server:
                 frames_in=self._frames_in,
                 frames_out=self._table.frames_out,
                 counts=dict(self._table.counts),
-                model=self._engine.info.model_id,
-                skeleton=self._engine.info.skeleton_id,
+                model=self._model,
+                skeleton=self._skeleton,
                 lookaheads=self.config.lookaheads,
                 loop_fps=(self._frames_in - frames) * SECOND / max(1, now - since),
                 clock=CLOCK,
             )
         )
-        self._heartbeats += 1
+        self._sockets.tell_publishers(body, now)
+        self._heartbeats, self._told = self._heartbeats + 1, 0
         self._last_heartbeat = (now, self._frames_in)
         self._heartbeat_at = now + interval
+
+    def _check_clients(self, now: int) -> None:
+        """Clients that have no key, or are no longer on the list."""
+        admission = self._sockets.admission
+        if admission is None:
+            return
+        admission.check(self._sockets.failed_handshakes())
+        for reason, count in (admission.refused - self._refused).items():
+            self._table.offend("", "refused", f"a client was refused: {reason}", now, count)
+        self._refused = admission.refused.copy()
+        for problem in admission.problems:
+            self._table.offend("", "key_file", f"the list of clients: {problem}", now)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import zmq
 
 from rtskel import wire
-from rtskel.curve import ServerKeys, check_bind
+from rtskel.curve import PUBLISH, SUBSCRIBE, Admission, ServerKeys, check_bind, prepare
 from rtskel.errors import ServeError
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.connections import Connections, hang_up
@@ -33,11 +35,17 @@ SUBSCRIPTION_QUEUE = 4
 MAX_SUBSCRIPTIONS = 256
 """Subscriptions that are acted on in one turn of the server."""
 
-ZMTP_HEARTBEAT_MS = 5000
-"""Finds hosts that have vanished without closing their connections."""
+ANSWER_NS = 20_000_000
+"""Shortest time between two answers to publishers, each of which goes to all of them."""
 
-WrongParts = Callable[[bytes, str, int], None]
-"""Told the topic of a message that is not topic and body, what it is, and the publisher."""
+LISTENING_NS = 10_000_000_000
+"""How long publishers are told of heartbeats and refusals after one of them has asked something."""
+
+MAX_ANSWERS = 256
+"""Publishers that one answer is for."""
+
+Refuse = Callable[[bytes, str, str, int], None]
+"""Told the topic of a message that is refused unread, the kind of its offence, a line for people, and the publisher."""
 
 
 @dataclass
@@ -75,15 +83,17 @@ class Sockets:
             stack.callback(context.term)
             for endpoint in (config.raw, config.refined):
                 check_bind(endpoint, config.keys, config.insecure)
-            if config.keys is not None:
-                stack.enter_context(config.keys.admission(context))
-            self._raw = _socket(stack, context, zmq.SUB, config.raw, config.keys, linger_s=0)
+            keys = config.keys
+            self.admission = None if keys is None else stack.enter_context(keys.admission(context))
+            self._asked: dict[int, int] = {}  # the last question of each publisher that waits for an answer
+            self._asked_at, self._answer_at = -LISTENING_NS, 0  # when one came last; when an answer may go out
+            self._raw = _socket(stack, context, zmq.XSUB, config.raw, config.keys, min(config.linger_s, 0.5))
             self._raw.rcvhwm = config.receive_queue
             self._raw.maxmsgsize = MAX_MESSAGE
             self._publishers = Connections(stack, context, self._raw, "raw")
             # Everything, so that whoever sends other things can be named; the others are what clients wait for.
-            for prefix in (wire.RAW_BATCH_PREFIX, wire.RAW_PREFIX, b""):
-                self._raw.subscribe(prefix)
+            for prefix in (wire.RAW_BATCH_PREFIX, wire.SYNC_TOPIC, wire.RAW_PREFIX, b""):
+                self._raw.send(b"\1" + prefix)
             self._refined = _socket(stack, context, zmq.XPUB, config.refined, config.keys, config.linger_s)
             self._refined.sndhwm = config.send_queue
             self._refined.rcvhwm = SUBSCRIPTION_QUEUE
@@ -118,14 +128,15 @@ class Sockets:
         """Until there is something to read."""
         return bool(self._raw.poll(timeout_ms))
 
-    def receive(self, inbox: Inbox, room: int, clock: Callable[[], int], wrong: WrongParts) -> bool:
+    def receive(self, inbox: Inbox, room: int, clock: Callable[[], int], refuse: Refuse) -> bool:
         """Reads messages until the inbox holds `room` poses, each stamped with `clock()`; whether more may be waiting.
 
-        Messages that are not topic and body are told to `wrong`.
+        What is not topic and body, or comes from somebody who may not send it, is refused. Questions are kept for
+        `answer`.
         """
-        recv, get, raw, size = _recv, _get, self._raw, self._min_pose
-        refused = 0
-        while inbox.poses + refused < room:
+        recv, get, raw, size, admission = _recv, _get, self._raw, self._min_pose, self.admission
+        others = 0
+        while inbox.poses + others < room:
             try:
                 topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
@@ -135,11 +146,19 @@ class Sockets:
             source = _source(topic)
             self._publishers.heard.add(source)
             if body.more or body is topic or len(topic) > MAX_TOPIC:
-                self._refuse(topic, body, source, wrong)
-                refused += 1
+                self._refuse(topic, body, source, refuse)
+                others += 1
                 continue
-            data = body.bytes
-            inbox.topics.append(topic.bytes)
+            name, data = topic.bytes, body.bytes
+            if name == _SYNC:
+                self._ask(data, clock(), source, refuse)
+                others += 1
+                continue
+            if admission is not None and (why := _forbidden(admission, topic, data)):
+                refuse(name, "forbidden", f"message on {ascii(name[:100])[1:]}: {why}", source)
+                others += 1
+                continue
+            inbox.topics.append(name)
             inbox.bodies.append(data)
             inbox.read.append(clock())
             inbox.sources.append(source)
@@ -149,14 +168,46 @@ class Sockets:
                 return False
         return True
 
-    def _refuse(self, topic: zmq.Frame, body: zmq.Frame, source: int, wrong: WrongParts) -> None:
+    def _refuse(self, topic: zmq.Frame, body: zmq.Frame, source: int, refuse: Refuse) -> None:
         parts = 1 if body is topic else 2
         while body.more:
             body = _recv(self._raw, 0, False)
             parts += 1
         what = f"{parts} parts, not topic and body" if parts != 2 else f"a topic of {len(topic)} bytes"
         name = topic.bytes[:MAX_TOPIC]
-        wrong(name, f"message on {ascii(name[:100])[1:]}: {what}", source)
+        refuse(name, "malformed", f"message on {ascii(name[:100])[1:]}: {what}", source)
+
+    # --- answers to publishers ----------------------------------------------------------------------------------------
+
+    def _ask(self, body: bytes, now: int, source: int, refuse: Refuse) -> None:
+        try:
+            question = wire.decode(_SYNC, body)
+        except wire.WireError as error:
+            refuse(_SYNC, error.kind, str(error), source)
+            return
+        assert isinstance(question, wire.Sync)
+        self._asked_at = now
+        if len(self._asked) < MAX_ANSWERS or question.client in self._asked:  # others ask again
+            self._asked[question.client] = question.number
+
+    def answer_due(self) -> float:
+        """When `answer` has something to say, in ns; infinity if nobody has asked."""
+        return self._answer_at if self._asked else math.inf
+
+    def answer(self, epoch: int, now: int) -> None:
+        """Tells publishers that everything they sent before their last question was taken. At most every ANSWER_NS."""
+        if self._asked and now >= self._answer_at:
+            numbers = np.array([*self._asked.items()], np.int64)
+            self._asked.clear()
+            self._answer_at = now + ANSWER_NS
+            self.tell_publishers(wire.encode(wire.Taken(epoch, numbers))[1], now)
+
+    def tell_publishers(self, body: bytes, now: int) -> None:
+        """Says something to all publishers, if any of them listens. Who does not read it in time misses it."""
+        if now - self._asked_at < LISTENING_NS:
+            self._raw.send(body, zmq.NOBLOCK)
+
+    # --- readers ------------------------------------------------------------------------------------------------------
 
     def subscriptions(self) -> tuple[list[int], list[tuple[bytes, int]]]:
         """Readers that have come or gone since the last call, and after them what the XPUB socket tells of
@@ -166,6 +217,8 @@ class Sockets:
         with suppress(zmq.Again):
             while len(told) < MAX_SUBSCRIPTIONS:
                 message = _recv(self._refined, _NOBLOCK, False)
+                if self.admission is not None:
+                    self.admission.key_of(message, SUBSCRIBE)  # so that the connection can be cut with its key
                 told.append((message.bytes, _source(message)))
         # Asked for after the messages were read: whoever one of them is from, has come before.
         return [reader for reader, _ in self._readers.changed()], told
@@ -173,6 +226,14 @@ class Sockets:
     def cut_off(self, reader: int) -> None:
         """Disconnect a reader."""
         hang_up(reader)
+
+    def failed_handshakes(self) -> int:
+        """How many clients have failed to connect since the last call, because they showed no key or the wrong one."""
+        both = self._publishers, self._readers
+        failed = sum(connections.failed for connections in both)
+        for connections in both:
+            connections.failed = 0
+        return failed
 
     def endless(self, *, all_read: bool) -> list[int]:
         """Publishers that send a message without end; `all_read`: no whole message waits. They are cut off."""
@@ -196,11 +257,19 @@ def _socket(
 ) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
     stack.callback(socket.close, round(1000 * linger_s))
-    socket.heartbeat_ivl = ZMTP_HEARTBEAT_MS
-    socket.ipv6 = "[" in endpoint
-    if keys is not None:
-        keys.apply(socket)
+    prepare(socket, endpoint, keys)
     return socket
+
+
+def _forbidden(admission: Admission, topic: zmq.Frame, body: bytes) -> str:
+    """Why a message is not taken from whoever sent it; "" if it is."""
+    key = admission.key_of(topic, PUBLISH)
+    if key is None:
+        return "its sender is no longer on the list of clients"
+    for stream in wire.streams_of(topic.bytes, body):
+        if not admission.owns(key, stream):
+            return f"stream {stream} belongs to another client's key"
+    return ""
 
 
 def _bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
@@ -225,6 +294,7 @@ def _source(frame: zmq.Frame) -> int:
 _recv: Any = zmq.backend.Socket.recv
 _send: Any = zmq.backend.Socket.send
 _get: Any = zmq.backend.Socket.get
+_SYNC = wire.SYNC_TOPIC
 _get_property: Any = zmq.backend.Frame.get
 # Plain integers: pyzmq's flags cost as much as the call itself.
 _EVENTS = int(zmq.EVENTS)

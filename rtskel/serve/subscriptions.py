@@ -42,6 +42,8 @@ class Subscriptions:
         self._lengths: Counter[int] = Counter()
         self.changed = False
         """Whether what is wanted has changed; the caller sets it back."""
+        self.ended: list[bytes] = []
+        """Topics that nobody holds any more; the caller empties it."""
 
     def take(self, message: bytes, reader: int = NOBODY, now: int = 0) -> str:
         """A message from the socket, from that reader.
@@ -94,6 +96,7 @@ class Subscriptions:
             del self._holders[topic]
             self._lengths[len(topic)] -= 1
             self._lengths = +self._lengths
+            self.ended.append(topic)
             self.changed = True
 
     def want(self, topic: bytes) -> bool:

@@ -9,6 +9,7 @@ from rtskel.flags import Flag as Flag
 from rtskel.wire.codec import decode as decode
 from rtskel.wire.codec import decode_answer as decode_answer
 from rtskel.wire.codec import encode as encode
+from rtskel.wire.codec import streams_of as streams_of
 from rtskel.wire.fields import MAX_BODY as MAX_BODY
 from rtskel.wire.fields import MAX_COUNT as MAX_COUNT
 from rtskel.wire.fields import MAX_ELEMENTS as MAX_ELEMENTS

@@ -450,6 +450,18 @@ def decode_answer(body: bytes) -> Message:
     return _decode(b"(answer)", body)[1]
 
 
+def streams_of(topic: bytes, body: bytes) -> list[str]:
+    """The streams that a raw message is about, whether or not the rest of it is valid."""
+    if not topic.startswith(topics.RAW_BATCH_PREFIX):
+        stream = topics.stream_of(topic)
+        return [] if stream is None else [stream]
+    try:
+        streams = msgpack.unpackb(body, max_array_len=f.MAX_ELEMENTS, max_map_len=f.MAX_ELEMENTS)["streams"]
+        return [stream for stream in streams if topics.is_id(stream)]
+    except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException):
+        return []  # `decode` refuses it
+
+
 def _decode(topic: bytes, body: bytes) -> tuple[bytes, Message]:
     if len(body) > f.MAX_BODY:
         raise _refusal(topic, f"{len(body)} bytes, more than {f.MAX_BODY}", "oversize")

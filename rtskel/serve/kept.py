@@ -1,0 +1,108 @@
+"""What was published in the last seconds, for readers that have missed it and ask for it again."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from rtskel import wire
+from rtskel.serve.reports import SECOND
+from rtskel.serve.subscriptions import MAX_TOPICS, Subscriptions
+
+KEEP_NS = 2 * SECOND
+"""How long messages are kept, and how long they go on being encoded for a reader that has left."""
+
+MAX_KEPT = 64 << 20
+"""Bytes that are kept at most."""
+
+ANSWER_NS = SECOND // 10
+"""Shortest time between two answers. Each goes through all that is kept."""
+
+MAX_ASKED = 1024
+"""Requests that one answer is for."""
+
+
+class Wanted:
+    """What is encoded: what readers have subscribed to, and for `KEEP_NS` what the last reader of it has left, who may
+    come back and ask for what it has missed. At first everything: readers of an earlier server may ask.
+    """
+
+    def __init__(self, subscriptions: Subscriptions, now: int) -> None:
+        self._subscriptions = subscriptions
+        self._left = {wire.REFINED_PREFIX: now + KEEP_NS}  # until when, by topic
+
+    def update(self, now: int) -> bool:
+        """Notices topics that have lost their last reader; whether what is wanted may have changed."""
+        gone = [topic for topic, until in self._left.items() if until <= now]
+        for topic in gone:
+            del self._left[topic]
+        ended, self._subscriptions.ended = self._subscriptions.ended, []
+        for topic in ended:
+            if len(self._left) < MAX_TOPICS:
+                self._left[topic] = now + KEEP_NS
+        changed, self._subscriptions.changed = self._subscriptions.changed, False
+        return changed or bool(gone)
+
+    @property
+    def lingering(self) -> bool:
+        """Whether anything is encoded that nobody reads."""
+        return bool(self._left)
+
+    def want(self, topic: bytes) -> bool:
+        """Whether a message on that topic is encoded."""
+        return self._subscriptions.want(topic) or any(topic.startswith(left) for left in self._left)
+
+    def want_some(self, prefix: bytes) -> bool:
+        """Whether any messages on topics that begin so are encoded."""
+        return self._subscriptions.want_some(prefix) or any(
+            left.startswith(prefix) or prefix.startswith(left) for left in self._left
+        )
+
+
+class Kept:
+    """Keeps messages of single poses, by the time of their sending."""
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[int, int, list[tuple[bytes, bytes]]]] = deque()  # when, bytes, and messages
+        self._bytes = 0
+        self._asked: dict[bytes, bytes] = {}  # the topic to answer on, and that of the poses
+        self._answer_at = 0
+
+    def add(self, messages: list[tuple[bytes, bytes]], now: int) -> None:
+        """These messages are sent now."""
+        if messages:
+            size = len(messages) * len(messages[0][1])  # those of one engine call are about equally long
+            self._bytes += size
+            self._sent.append((now, size, messages))
+        while self._sent and (now - self._sent[0][0] > KEEP_NS or self._bytes > MAX_KEPT):
+            self._bytes -= self._sent.popleft()[1]
+
+    def ask(self, topic: bytes) -> None:
+        """A reader has subscribed to that topic, on which it wants poses again."""
+        poses = wire.asked_again(topic)
+        if poses is not None and len(self._asked) < MAX_ASKED:
+            self._asked[topic] = poses
+
+    def answer_due(self) -> float:
+        """When `answers` has something to say, in ns; infinity if nobody has asked."""
+        return self._answer_at if self._asked else math.inf
+
+    def answers(self, now: int) -> Iterator[tuple[bytes, bytes]]:
+        """The messages to send to those who asked, oldest first."""
+        if not self._asked or now < self._answer_at:
+            return
+        self._answer_at = now + ANSWER_NS
+        readers: dict[bytes, list[bytes]] = {}
+        for topic, poses in self._asked.items():
+            readers.setdefault(poses, []).append(topic)
+        self._asked.clear()
+        for _, _, messages in self._sent:
+            for poses, body in messages:
+                for topic in readers.get(poses, ()):
+                    yield topic, body
+
+
+def singles(messages: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Those messages that hold a single pose."""
+    return [message for message in messages if message[0].startswith(wire.REFINED_PREFIX)]
