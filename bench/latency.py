@@ -59,8 +59,7 @@ from harness import (
 from numpy.typing import NDArray
 
 from rtskel.cli import positive
-from rtskel.serve import ServeConfig
-from rtskel.serve.table import StreamConfig
+from rtskel.serve import ServeConfig, StreamConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
 from rtskel.wire import (

@@ -23,8 +23,7 @@ from throughput import JOINTS, body, frame
 from rtskel import open_engine
 from rtskel.cli import positive
 from rtskel.refine import RefinerBank
-from rtskel.serve import Outlet, Subscriptions
-from rtskel.serve.table import Emission, StreamConfig, StreamTable, whole_pose
+from rtskel.serve import Emission, Outlet, StreamConfig, StreamTable, Subscriptions
 from rtskel.wire import REFINED_BATCH_PREFIX, REFINED_PREFIX
 
 PARTS = ("read", "refine", "engine", "write")
@@ -71,7 +70,7 @@ def measure(case: dict[str, Any], control: Connection) -> None:
     gc.collect()
     before = resident()
     bank = RefinerBank(engine, lookahead=case["lookaheads"], radius=case["radius"], streams=streams)
-    table = StreamTable(bank, StreamConfig(max_streams=streams, slack_s=60.0), epoch=1, model="null", output=whole_pose)
+    table = StreamTable(bank, StreamConfig(max_streams=streams, slack_s=60.0), epoch=1, model="null")
     wanted = Subscriptions()
     wanted.take(b"\1" + (REFINED_PREFIX if people == 1 else REFINED_BATCH_PREFIX))
     outlet = Outlet(table, bank.lookaheads, JOINTS, wanted)

@@ -32,8 +32,7 @@ import zmq
 from harness import SPAWN, arguments, bare_engine, counts, numbers, report, serving, share_the_last_core
 
 from rtskel.cli import positive
-from rtskel.serve import ServeConfig
-from rtskel.serve.table import StreamConfig
+from rtskel.serve import ServeConfig, StreamConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.wire import (
     EVENT_PREFIX,

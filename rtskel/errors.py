@@ -17,7 +17,15 @@ class EngineError(RtskelError):
 
 
 class WireError(RtskelError):
-    """Bytes that are not a valid rtskel message, or an object that cannot become one."""
+    """Bytes that are not a valid rtskel message, or an object that cannot become one.
+
+    Attributes:
+        kind: "version" (of the format, another one), "oversize" or "malformed".
+    """
+
+    def __init__(self, message: str, kind: str = "malformed") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ServeError(RtskelError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import msgpack
@@ -11,10 +12,10 @@ import pytest
 from rtskel.errors import WireError
 from rtskel.lift import Lifted, Lifter
 from rtskel.refine import Put, RefinerBank, refine
-from rtskel.serve.lifting_bank import LiftingBank
-from rtskel.serve.table import StreamTable, whole_pose
+from rtskel.serve import LiftingBank, StreamTable
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
 from rtskel.wire import Flag, RawBatch, RawPose, decode, encode
+from tests.oracles import streams_in_python
 from tests.oracles.ring import ring_maker
 from tests.test_lift import J, seen, streamed, truth
 from tests.test_serve import Reader, publisher, serving
@@ -53,7 +54,8 @@ class LiftRig(Rig):
         options = {"lookahead": LOOKAHEADS, "streams": self.config.max_streams, "ahead": self.config.ahead}
         if lift_lookahead is not None:
             self.bank = LiftingBank(self.engine, lift_lookahead=lift_lookahead, ring=ring_maker(native), **options)
-        self.table = StreamTable(self.bank, self.config, epoch=77, model="blend", output=whole_pose)
+        with nullcontext() if native else streams_in_python():
+            self.table = StreamTable(self.bank, self.config, epoch=77, model="blend")
 
     def check(self, came, lift_lookahead: int = 2, *, stream: str = "a", frames: int = FRAMES, skip: int = 0):
         """Every slot once at each lookahead, as offline; the first `skip` poses are of something else."""

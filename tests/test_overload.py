@@ -13,7 +13,7 @@ from rtskel.wire import Flag
 from tests.contract import JOINTS, MixingEngine, average, predictions
 from tests.oracles.ring import ring_maker
 from tests.test_serve import PATIENCE, Reader, publisher, serving
-from tests.test_streams import MS, PERIOD, START, BlendEngine, Rig, end, frame, recording
+from tests.test_streams import MS, PERIOD, START, BlendEngine, Rig, end, feed, frame, recording, step
 
 RINGS = pytest.mark.parametrize("native", [True, False], ids=["native", "numpy"])
 
@@ -121,10 +121,10 @@ def overload(cost: float, frames: int = 100, streams: str = "abcd", *, lossless:
             rig.now = max(rig.now, waiting[0][0])
         due = [entry for entry in waiting if entry[0] <= rig.now]
         waiting = waiting[len(due) :]
-        rig.table.feed([(message, rig.now) for _, message in due])
+        feed(rig.table, [(message, rig.now) for _, message in due])
         rig.table.advance(rig.now)
         rig._take()
-        for pose in rig.table.step(lambda: rig.now):
+        for pose in step(rig.table, lambda: rig.now):
             rig.poses.append(pose)
         rig._take()
     return rig
@@ -191,16 +191,16 @@ def test_nothing_is_left_out_where_that_is_ruled_out():
     assert rig.engine.ran == 4 * (60 + 4)
 
     rig = Rig(engine=BlendEngine(max_batch=1), slack_s=60.0, behind_s=float("inf"))
-    rig.table.feed([(frame(n), rig.now) for n in range(10)])
-    list(rig.table.step(lambda: rig.now + MS, crowded=True))
+    feed(rig.table, [(frame(n), rig.now) for n in range(10)])
+    step(rig.table, lambda: rig.now + MS, crowded=True)
     assert not rig.table.counts
 
 
 def test_where_no_more_can_wait_the_newest_come_first_at_once():
     rig = Rig(engine=BlendEngine(max_batch=1), slack_s=60.0, behind_s=60.0)
-    rig.table.feed([(frame(n, stream=s), rig.now) for n in range(10) for s in "ab"])
+    feed(rig.table, [(frame(n, stream=s), rig.now) for n in range(10) for s in "ab"])
     rig.now += MS
-    poses = list(rig.table.step(lambda: rig.now, crowded=True))
+    poses = step(rig.table, lambda: rig.now, crowded=True)
     assert rig.table.counts == {"overload": 18}
     assert [p.source_seq for p in poses if (p.stream, p.lookahead) == ("a", 0)] == list(range(10))
     assert rig.table.pending == 1

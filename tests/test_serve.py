@@ -22,9 +22,7 @@ from rtskel.curve import ClientKeys, ServerKeys, keygen
 from rtskel.engine import open_engine
 from rtskel.errors import EngineError, ServeError
 from rtskel.refine import refine
-from rtskel.serve import ServeConfig, Server
-from rtskel.serve import server as serve
-from rtskel.serve.table import StreamConfig
+from rtskel.serve import ServeConfig, Server, StreamConfig, sockets
 from rtskel.wire import Event, Flag, Heartbeat, RefinedBatch, RefinedPose
 from tests.test_streams import JOINTS, BlendEngine, recording
 
@@ -356,8 +354,8 @@ def test_groups_in_and_batches_out_beside_single_messages():
 )
 def test_nothing_is_sent_that_nobody_reads(options, topics, monkeypatch):
     sent = Counter()
-    send = serve._send
-    monkeypatch.setattr(serve, "_send", lambda socket, part, flags: sent.update([part]) or send(socket, part, flags))
+    send = sockets._send
+    monkeypatch.setattr(sockets, "_send", lambda socket, part, flags: sent.update([part]) or send(socket, part, flags))
     nothing = {"streams": ("a", "b"), "lookahead": 9}  # but events
     with serving() as server, Reader(server, **options) as reader, Reader(server, **nothing) as events:
         first = publisher(server, "a")
@@ -396,7 +394,7 @@ def test_a_reader_that_comes_or_goes_changes_what_is_sent():
 def test_more_frames_than_can_wait_are_held_back_and_none_is_lost():
     xyz = recording(300)
     came = [n for n in range(300) if n % 10 != 5]
-    config = {"most_waiting": 16, "receive_queue": 4}
+    config = {"max_waiting": 16, "receive_queue": 4}
     with serving(config=config, slack_s=1) as server, Reader(server) as reader, publisher(server, queue=4) as sender:
         for n in came:
             sender.send(xyz[n], seq=n, block=True)
@@ -609,7 +607,7 @@ def test_with_keys_only_known_clients_get_in(tmp_path):
     assert len(reader.select("a", 4)) == 10
 
 
-@pytest.mark.parametrize("field", ["heartbeat_s", "receive_queue", "send_queue", "most_waiting"])
+@pytest.mark.parametrize("field", ["heartbeat_s", "receive_queue", "send_queue", "max_waiting"])
 def test_configuration_is_checked(field):
     with pytest.raises(ValueError, match=field):
         ServeConfig(**{field: 0})
@@ -625,8 +623,7 @@ def test_a_radius_that_does_not_fit_the_engine_is_named():
 SCRIPT = """
 import sys, threading
 from rtskel.engine import open_engine
-from rtskel.serve import ServeConfig, run_server
-from rtskel.serve.table import StreamConfig
+from rtskel.serve import ServeConfig, StreamConfig, run_server
 
 engine = open_engine("null", window=8)
 if "hang" in sys.argv:

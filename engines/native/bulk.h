@@ -1,4 +1,5 @@
-// Many messages at once. The specification is the Python twin in rtskel/wire/fast.py, class for class; the same tests run both.
+// Raw messages that are known but for their numbers and arrays, and refined poses as bytes. The Python oracles are in
+// tests/oracles/messages.py, class for class.
 //
 // These classes handle Python's bytes, so they keep the GIL, and are used by one thread at a time.
 
@@ -90,56 +91,35 @@ class RawReader {
         if (all.empty()) expected.erase(found);
     }
 
-    nb::tuple match(nb::list names, nb::list bodies) {
-        nb::list others;
-        const std::size_t rows = match_rows(names, bodies, [&](std::size_t m) { return others.append(m), true; });
-        return nb::make_tuple(rows, others);
+    // A message of which only the numbers and arrays are not known before.
+    struct Found {
+        const std::vector<std::int32_t>* places;  // one for each pose; nullptr: it is not expected. Valid until the next add or remove
+        std::int64_t seq, time_ns;
+        const char *xyz, *confidence;  // in the body
+    };
+
+    Found find(const std::string& name, std::string_view body) const {
+        Found found{nullptr, 0, 0, nullptr, nullptr};
+        if (const auto templates = expected.find(name); templates != expected.end())
+            for (const Template& t : templates->second)
+                if (split(t, body, found)) {
+                    found.places = &t.places;
+                    break;
+                }
+        return found;
     }
 
-    // How many frames are expected, which `take` gives next. `other` is told of a message that is not, and says whether to go on.
-    template <typename Other>
-    std::size_t match_rows(nb::list names, nb::list bodies, Other other) {
-        matched.clear();
-        if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
-        std::size_t rows = 0;
-        std::string name;
+    // The frames of all expected messages, for tests: which message each is of, place, seq, time_ns, and bytes of xyz and confidence.
+    nb::list read(nb::list names, nb::list bodies) const {
+        nb::list frames;
         for (std::size_t m = 0; m < names.size(); ++m) {
-            name = bytes_of(names[m]);
-            const auto found = expected.find(name);
-            if (found != expected.end() && match_one(found->second, m, bytes_of(bodies[m])))
-                rows += matched.back().of->places.size();
-            else if (!other(m))
-                break;
+            const Found f = find(std::string(bytes_of(names[m])), bytes_of(bodies[m]));
+            if (!f.places) continue;
+            for (std::size_t k = 0; k < f.places->size(); ++k)
+                frames.append(nb::make_tuple(m, (*f.places)[k], f.seq, f.time_ns, nb::bytes(f.xyz + 12 * k * joints, 12 * joints),
+                                             nb::bytes(f.confidence + 4 * k * joints, 4 * joints)));
         }
-        return rows;
-    }
-
-    bool take(nb::handle frames) {
-        auto place = array<std::int32_t>(frames, "place"), message = array<std::int32_t>(frames, "message");
-        auto seq = array<std::int64_t>(frames, "seq"), time_ns = array<std::int64_t>(frames, "time_ns");
-        auto xyz = array<float>(frames, "xyz"), confidence = array<float>(frames, "confidence");
-        std::size_t rows = 0;
-        for (const Matched& m : matched) rows += m.of->places.size();
-        if (rows > place.size()) throw std::invalid_argument("fewer rows than frames");
-        return take_rows(place.data(), message.data(), seq.data(), time_ns.data(), xyz.data(), confidence.data());
-    }
-
-    // The frames that `match` found, as RawFrames has them; whether all are finite.
-    bool take_rows(std::int32_t* place, std::int32_t* message, std::int64_t* seq, std::int64_t* time_ns, float* xyz, float* confidence) {
-        bool finite = true;
-        for (const Matched& m : matched) {
-            const std::size_t poses = m.of->places.size(), cells = poses * joints;
-            std::copy_n(m.of->places.data(), poses, place);
-            std::fill_n(message, poses, static_cast<std::int32_t>(m.message));
-            std::fill_n(seq, poses, m.seq);
-            std::fill_n(time_ns, poses, m.time_ns);
-            copy_values(xyz, m.xyz, 3 * cells, sizeof(float));
-            copy_values(confidence, m.confidence, cells, sizeof(float));
-            finite &= all_finite(xyz, 3 * cells) & all_finite(confidence, cells);
-            place += poses, message += poses, seq += poses, time_ns += poses, xyz += 3 * cells, confidence += cells;
-        }
-        matched.clear();
-        return finite;
+        return frames;
     }
 
     const std::size_t joints;
@@ -155,13 +135,6 @@ class RawReader {
         bool same(const Template& other) const { return pieces == other.pieces && varying == other.varying; }
     };
 
-    struct Matched {
-        std::size_t message;
-        const Template* of;  // valid until the next add or remove
-        std::int64_t seq, time_ns;
-        const char *xyz, *confidence;  // in the bodies that `match` was given, which the caller keeps until `take`
-    };
-
     static std::string topic(nb::handle wire_template) { return std::string(bytes_of(wire_template.attr("topic"))); }
 
     static Template parts(nb::handle wire_template) {
@@ -175,22 +148,7 @@ class RawReader {
         return made;
     }
 
-    template <typename T>
-    static Out<T> array(nb::handle frames, const char* name) {
-        return nb::cast<Out<T>>(frames.attr(name));
-    }
-
-    bool match_one(const std::vector<Template>& templates, std::size_t message, std::string_view body) {
-        for (const Template& t : templates) {
-            Matched m{message, &t, 0, 0, nullptr, nullptr};
-            if (!split(t, body, m)) continue;
-            matched.push_back(m);
-            return true;
-        }
-        return false;
-    }
-
-    bool split(const Template& t, std::string_view body, Matched& m) const {
+    bool split(const Template& t, std::string_view body, Found& m) const {
         const std::size_t cells = sizeof(float) * t.places.size() * joints;
         std::size_t at = 0;
         for (std::size_t k = 0; k < t.pieces.size(); ++k) {
@@ -211,7 +169,6 @@ class RawReader {
     }
 
     std::unordered_map<std::string, std::vector<Template>> expected;  // by topic
-    std::vector<Matched> matched;
 };
 
 // --- refined poses out ------------------------------------------------------------------------------------------------
@@ -322,8 +279,7 @@ inline void bind_bulk(nb::module_& m) {
         .def(nb::init<std::size_t>(), nb::arg("joints"))
         .def("add", &RawReader::add)
         .def("remove", &RawReader::remove)
-        .def("match", &RawReader::match)
-        .def("take", &RawReader::take);
+        .def("read", &RawReader::read);
     nb::class_<PoseWriter>(m, "PoseWriter")
         .def(nb::init<std::size_t>(), nb::arg("joints"))
         .def("add", &PoseWriter::add)

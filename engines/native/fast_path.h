@@ -1,86 +1,234 @@
-// From the message into the ring in one call: the short way of nearly every frame. What it does is what StreamTable.receive in
-// rtskel/serve/table.py does with the parts in bulk.h, stream_arrays.h and ring.h one after another, through Python. To a server that has slept
-// since the last frame that is all the difference: whatever it touches, code or data, comes from memory.
+// From the message into the ring: the fast way, for frames that just follow. The plain way, which is its specification, is
+// rtskel.wire.decode and rtskel/serve/stream.py. To a server that has slept since the last frame one call instead of many is all the
+// difference: whatever it touches, code or data, comes from memory.
 
 #pragma once
 
 #include "bulk.h"
-#include "stream_arrays.h"
 #include "ring.h"
+#include "stream_arrays.h"
+
+#include <nanobind/stl/optional.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace rtskel {
 
 class FastPath {
   public:
-    FastPath(RawReader& reader, StreamArrays& books, Ring& ring, std::int64_t jump, std::int64_t most)
-        : reader(reader), books(books), ring(ring), jump(jump), most(most), last(books.size()), asked(books.size(), 0) {
-        if (books.size() > static_cast<std::size_t>(ring.cfg.streams)) throw std::invalid_argument("fewer streams than places");
+    // `ring`: where the frames go; nullptr: `rows` gives them to the caller.
+    FastPath(RawReader& reader, StreamArrays& arrays, Ring* ring, std::int64_t jump, std::int64_t ahead, std::int64_t furthest, std::int64_t largest)
+        : reader(reader),
+          arrays(arrays),
+          ring(ring),
+          jump(jump),
+          ahead(ahead),
+          furthest(furthest),
+          largest(largest),
+          last(arrays.places),
+          asked(arrays.places),
+          plain(arrays.places) {
+        if (ring && arrays.places > static_cast<std::size_t>(ring->cfg.streams)) throw std::invalid_argument("fewer streams than places");
     }
 
-    // How many frames these messages, read at these times, were; -1 if there is anything unusual about one of them, and then nothing
-    // has changed: a message that is not expected, a number that does not just follow, a coordinate that is not finite, a frame that
-    // the ring would not take.
-    std::int64_t take(nb::list topics, nb::list bodies, std::vector<std::int64_t> read) {
-        bool unusual = read.size() != topics.size();
-        const std::size_t rows = reader.match_rows(topics, bodies, [&](std::size_t) { return unusual = true, false; });
-        if (unusual) return -1;
-        for (auto* numbers : {&slot, &seq, &time, &came, &before}) numbers->resize(rows);
-        for (auto* numbers : {&place, &message}) numbers->resize(rows);
-        xyz.resize(rows * 3 * reader.joints);
-        confidence.resize(rows * reader.joints);
-        taken.assign(rows, TAKEN);
-        if (!reader.take_rows(place.data(), message.data(), seq.data(), time.data(), xyz.data(), confidence.data())) return -1;
-        ++generation;
-        for (std::size_t m = 0; m < rows; ++m) {
-            const std::size_t p = books.checked(place[m]);
-            slot[m] = books.slot_of(p, seq[m]);
-            const bool again = asked[p] == generation;
-            if (again && slot[m] <= last[p]) return -1;  // it may be the same slot twice
-            const std::int64_t newest = again ? std::max(last[p], books.newest_of(p)) : books.newest_of(p);
-            if (!StreamArrays::follows(slot[m], newest, seq[m], time[m], jump, most)) return -1;
-            asked[p] = generation;
-            last[p] = slot[m];
-            if (ring.would_be(place[m], slot[m]) != TAKEN) return -1;
-        }
-        for (std::size_t m = 0; m < rows; ++m) {
-            before[m] = ring.watermark_[place[m]];
-            came[m] = read[message[m]];
-        }
-        for (std::size_t m = 0; m < rows; ++m) {
-            float* pose = xyz.data() + m * 3 * reader.joints;
-            if (books.turned_one(place[m])) books.turn_in_one(place[m], pose, reader.joints);
-            books.accept_one(place[m], slot[m], came[m]);
-            ring.put_one(place[m], slot[m], pose, confidence.data() + m * reader.joints);
-        }
-        books.came_rows(rows, place.data(), slot.data(), came.data(), time.data(), before.data(), taken.data(), ring.watermark_.data());
-        return static_cast<std::int64_t>(rows);
+    // Whether frames go into the ring here; else `rows` gives them to the caller.
+    bool stores() const { return ring != nullptr; }
+
+    // Takes these messages, read at these times, if all of their frames just follow: how many frames; else -1, and nothing has changed.
+    // `next` is the first window that has not run, by place; not needed with a ring.
+    std::int64_t take_all(nb::list names, nb::list bodies, std::vector<std::int64_t> read, std::optional<In<std::int64_t>> next) {
+        if (!find(names, bodies, [](std::size_t) { return false; })) return -1;
+        begin(read, next);
+        const std::int64_t* first = ring ? ring->next_.data() : next->data();
+        if (!std::all_of(found.begin(), found.end(), [&](const auto& f) { return follows(f, first); })) return -1;
+        nb::list none;
+        if (!gather(read, none)) return -1;
+        store();
+        return static_cast<std::int64_t>(place.size());
+    }
+
+    // Which of these messages are not expected. The caller keeps the bodies until `take`.
+    nb::list match(nb::list names, nb::list bodies) {
+        nb::list others;
+        find(names, bodies, [&](std::size_t m) { return others.append(m), true; });
+        return others;
+    }
+
+    // Takes those of the matched messages all of whose frames just follow; arguments as above. Returns how many frames were taken, and which
+    // expected messages were not: those with anything unusual, and all others of the same streams and of the streams at the places
+    // `busy`, for their order matters.
+    nb::tuple take(std::vector<std::int64_t> read, std::vector<std::int32_t> busy, std::optional<In<std::int64_t>> next) {
+        begin(read, next);
+        for (std::int32_t p : busy) plain[arrays.checked(p)] = call;
+        while (!choose(ring ? ring->next_.data() : next->data())) ++generation;
+        nb::list left;
+        gather(read, left);
+        store();
+        return nb::make_tuple(place.size(), left);
+    }
+
+    // The frames that `take` took: place, slot, read, captured, xyz, confidence.
+    nb::tuple rows() {
+        return nb::make_tuple(copied(place, {place.size()}), copied(slot, {place.size()}), copied(came, {place.size()}),
+                              copied(time, {place.size()}), copied(xyz, {place.size(), reader.joints, 3}),
+                              copied(confidence, {place.size(), reader.joints}));
     }
 
   private:
+    // Looks for all messages; `other` is told of one that is not expected, and says whether to go on. Whether it went on to the end.
+    template <typename Other>
+    bool find(nb::list names, nb::list bodies, Other other) {
+        if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
+        found.clear();
+        for (std::size_t m = 0; m < names.size(); ++m) {
+            name = bytes_of(names[m]);
+            found.push_back(reader.find(name, bytes_of(bodies[m])));
+            if (!found.back().places && !other(m)) return false;
+        }
+        return true;
+    }
+
+    void begin(const std::vector<std::int64_t>& read, const std::optional<In<std::int64_t>>& next) {
+        if (read.size() != found.size()) throw std::invalid_argument("as many times as messages");
+        if (!ring && (!next || next->size() < arrays.places)) throw std::invalid_argument("fewer streams than places");
+        ++call;
+        ++generation;
+    }
+
+    bool is_plain(const RawReader::Found& f) const {
+        return std::any_of(f.places->begin(), f.places->end(), [this](std::int32_t p) { return plain[p] == call; });
+    }
+
+    // Marks the streams of messages with anything unusual; whether there was none, or none new.
+    bool choose(const std::int64_t* next) {
+        bool settled = true;
+        for (const auto& f : found) {
+            if (!f.places) continue;
+            const bool usual = !is_plain(f) && is_finite(f) && follows(f, next);
+            for (std::int32_t p : *f.places) {
+                if (!usual && plain[p] != call) {
+                    plain[p] = call;
+                    settled = false;
+                }
+            }
+        }
+        return settled;
+    }
+
+    bool is_finite(const RawReader::Found& f) {
+        const std::size_t cells = f.places->size() * reader.joints;
+        xyz.resize(std::max(xyz.size(), 4 * cells));
+        copy_values(xyz.data(), f.xyz, 3 * cells, sizeof(float));
+        copy_values(xyz.data() + 3 * cells, f.confidence, cells, sizeof(float));
+        return all_finite(xyz.data(), 4 * cells);
+    }
+
+    bool follows(const RawReader::Found& f, const std::int64_t* next) {
+        if (std::max(f.seq, f.time_ns) > largest) return false;
+        for (std::int32_t k : *f.places) {
+            const std::size_t p = arrays.checked(k);
+            const std::int64_t s = f.seq - arrays.origin[p];
+            const bool again = asked[p] == generation;
+            const std::int64_t newest = again ? std::max(last[p], arrays.newest[p]) : arrays.newest[p];
+            if (s < 0 || s > newest + jump || (again && s <= last[p])) return false;
+            if (s >= next[p] + ahead || s + furthest < next[p]) return false;  // too early for the ring, or late
+            if (arrays.slot[p * arrays.ring + s % static_cast<std::int64_t>(arrays.ring)] == s) return false;  // it came before
+            asked[p] = generation;
+            last[p] = s;
+        }
+        return true;
+    }
+
+    // The rows of the messages that are not plain; the others are `left`. Whether all coordinates are finite.
+    bool gather(const std::vector<std::int64_t>& read, nb::list& left) {
+        for (auto* numbers : {&slot, &time, &came}) numbers->clear();
+        place.clear();
+        std::size_t rows = 0;
+        for (const auto& f : found)
+            if (f.places && !is_plain(f)) rows += f.places->size();
+        xyz.resize(rows * 3 * reader.joints);
+        confidence.resize(rows * reader.joints);
+        bool finite = true;
+        for (std::size_t m = 0; m < found.size(); ++m) {
+            const auto& f = found[m];
+            if (!f.places) continue;
+            if (is_plain(f)) {
+                left.append(m);
+                continue;
+            }
+            const std::size_t cells = f.places->size() * reader.joints;
+            float* to = xyz.data() + place.size() * 3 * reader.joints;
+            float* sure = confidence.data() + place.size() * reader.joints;
+            copy_values(to, f.xyz, 3 * cells, sizeof(float));
+            copy_values(sure, f.confidence, cells, sizeof(float));
+            finite &= all_finite(to, 3 * cells) & all_finite(sure, cells);
+            for (std::int32_t p : *f.places) {
+                place.push_back(p);
+                slot.push_back(f.seq - arrays.origin[p]);
+                time.push_back(f.time_ns);
+                came.push_back(read[m]);
+            }
+        }
+        found.clear();
+        return finite;
+    }
+
+    // The rows are accepted, and put into the ring if there is one.
+    void store() {
+        const std::size_t rows = place.size();
+        for (std::size_t m = 0; m < rows; ++m) arrays.accept(place[m], slot[m], came[m]);
+        if (!ring) return;
+        before.resize(rows);
+        taken.assign(rows, TAKEN);
+        for (std::size_t m = 0; m < rows; ++m) before[m] = ring->watermark_[place[m]];
+        for (std::size_t m = 0; m < rows; ++m) {
+            float* pose = xyz.data() + m * 3 * reader.joints;
+            if (arrays.turned(place[m])) arrays.turn_in_one(place[m], pose, reader.joints);
+            if (ring->put_one(place[m], slot[m], pose, confidence.data() + m * reader.joints) != TAKEN)
+                throw std::logic_error("a frame that just follows was not taken");
+        }
+        arrays.came_rows(rows, place.data(), slot.data(), came.data(), time.data(), before.data(), taken.data(), ring->watermark_.data());
+    }
+
+    template <typename T>
+    static nb::ndarray<nb::numpy, T> copied(const std::vector<T>& values, std::initializer_list<std::size_t> shape) {
+        auto* kept = new std::vector<T>(values);
+        nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+        return nb::ndarray<nb::numpy, T>(kept->data(), shape.size(), shape.begin(), owner);
+    }
+
     RawReader& reader;
-    StreamArrays& books;
-    Ring& ring;
-    const std::int64_t jump, most;
-    std::vector<std::int64_t> last;  // by place: the last slot asked about ...
-    std::vector<std::uint64_t> asked;  // ... in this call of `take`
-    std::uint64_t generation = 0;
+    StreamArrays& arrays;
+    Ring* const ring;
+    const std::int64_t jump, ahead, furthest, largest;
+    std::string name;
+    std::vector<RawReader::Found> found;  // by message
+    std::vector<std::int64_t> last;       // by place: the last slot asked about ...
+    std::vector<std::uint64_t> asked;     // ... in this pass over the messages
+    std::vector<std::uint64_t> plain;     // by place: the last call of `take` that left the stream's messages to the plain way
+    std::uint64_t generation = 0, call = 0;
     // By row:
-    std::vector<std::int32_t> place, message;
-    std::vector<std::int64_t> slot, seq, time, came, before;
+    std::vector<std::int32_t> place;
+    std::vector<std::int64_t> slot, time, came, before;
     std::vector<float> xyz, confidence;
     std::vector<std::uint8_t> taken;
 };
 
 inline void bind_fast_path(nb::module_& m) {
     nb::class_<FastPath>(m, "FastPath")
-        .def(nb::init<RawReader&, StreamArrays&, Ring&, std::int64_t, std::int64_t>(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>(),
-             nb::keep_alive<1, 4>(), nb::arg("reader"), nb::arg("books"), nb::arg("ring"), nb::arg("jump"), nb::arg("most"))
-        .def("take", &FastPath::take);
+        .def(nb::init<RawReader&, StreamArrays&, Ring*, std::int64_t, std::int64_t, std::int64_t, std::int64_t>(), nb::keep_alive<1, 2>(),
+             nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>(), nb::arg("reader"), nb::arg("arrays"), nb::arg("ring").none(), nb::arg("jump"),
+             nb::arg("ahead"), nb::arg("furthest"), nb::arg("largest"))
+        .def_prop_ro("stores", &FastPath::stores)
+        .def("take_all", &FastPath::take_all, nb::arg("topics"), nb::arg("bodies"), nb::arg("read"), nb::arg("next").none())
+        .def("match", &FastPath::match)
+        .def("take", &FastPath::take, nb::arg("read"), nb::arg("busy"), nb::arg("next").none())
+        .def("rows", &FastPath::rows);
 }
 
 }  // namespace rtskel

@@ -547,8 +547,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     from rtskel.curve import ServerKeys
     from rtskel.engine import open_engine
-    from rtskel.serve import ServeConfig, Server, run_server
-    from rtskel.serve.table import StreamConfig
+    from rtskel.serve import ServeConfig, Server, StreamConfig, run_server
 
     with _options_in_range():
         config = ServeConfig(

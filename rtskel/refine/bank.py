@@ -113,6 +113,13 @@ class RefinerBank:
         self._positions = self.config.positions
         self._max_reach = max(map(self.config.reach, self.config.lookaheads))
 
+    lifts = False
+    """Whether streams may be 2D, see `lift`."""
+
+    def lift(self, stream: int, fps: float) -> None:
+        """That stream is 2D: ValueError, because this bank takes 3D poses only."""
+        raise ValueError(f"stream {stream} is 2D, this bank takes 3D poses only")
+
     @property
     def lookaheads(self) -> tuple[int, ...]:
         """Lookaheads in frames, in the order given."""

@@ -39,6 +39,8 @@ class LiftingBank(RefinerBank):
         RtskelError: the engine's skeleton is unknown.
     """
 
+    lifts = True
+
     def __init__(self, engine: WindowEngine, *, lift_lookahead: int = 0, **options: Any) -> None:
         super().__init__(engine, **options)
         if lift_lookahead < 0:

@@ -27,10 +27,7 @@ from rtskel.wire.codec import (
     Message,
     RawBatch,
     RawPose,
-    RawTemplate,
     RefinedBatch,
-    RefinedBatchEncoder,
-    RefinedEncoder,
     RefinedPose,
     Source,
     StreamEnd,
@@ -39,12 +36,12 @@ from rtskel.wire.codec import (
     encode,
     event_topic,
     raw_batch_topic,
-    raw_template,
     raw_topic,
     refined_batch_topic,
     refined_topic,
     stream_of,
 )
+from rtskel.wire.templates import RawTemplate, RefinedBatchEncoder, RefinedEncoder, raw_template
 
 __all__ = [
     "EVENT_PREFIX",
