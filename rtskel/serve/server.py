@@ -62,6 +62,7 @@ class Server:
     Attributes:
         raw_endpoint, refined_endpoint: as bound, with the real port.
         epoch: random, in every message of this server.
+        on_progress: called again and again while `run` ends.
 
     Args:
         config: what to do.
@@ -78,12 +79,13 @@ class Server:
         self.config = config
         self.epoch = secrets.randbits(48)
         self._clock = clock
-        self._engine = WatchedEngine(engine, clock)
+        self._engine = WatchedEngine(engine, clock, config.engine_timeout_s)
         bank = self._bank()
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=engine.info.model_id)
         self._subscriptions = Subscriptions()
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._subscriptions)
         self._stopping = False
+        self.on_progress: Callable[[], None] = lambda: None
         self._frames_in = 0
         self._heartbeats = 0
         self._heartbeat_at = clock()
@@ -91,6 +93,7 @@ class Server:
         self._unread = False  # messages are waiting in the socket
         self._read_up_to = clock()  # all that had come by then has been read
         with ExitStack() as stack:
+            stack.callback(self._engine.release)
             self._sockets = Sockets(config, joints=bank.joints)
             stack.callback(self._sockets.close)
             if not bank.on_device:
@@ -124,6 +127,7 @@ class Server:
     def close(self) -> None:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
         self._sockets.close()
+        self._engine.release()
 
     def stop(self) -> None:
         """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
@@ -264,6 +268,7 @@ class Server:
         until = self._clock() + DRAIN_NS
         self._unread = True
         while self._unread and self._clock() < until:
+            self.on_progress()
             self._take_subscriptions()
             inbox = Inbox()
             self._receive(inbox, self._room())
@@ -275,5 +280,6 @@ class Server:
         self._table.shutdown(self._clock())
         self._tell()
         while self._table.pending:
+            self.on_progress()
             self._step()
         assert self._table.idle
