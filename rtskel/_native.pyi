@@ -59,13 +59,15 @@ class Ring:
     def ended(self) -> NDArray[np.bool_]: ...
 
 class RawReader:
-    """The inner part of `rtskel.wire.fast.RawReader`."""
+    """The compiled part of `rtskel.wire.fast.RawReader`."""
 
     def __init__(self, joints: int) -> None: ...
-    def __getattr__(self, name: str) -> Any: ...
+    def add(self, template: Any, places: list[int]) -> None: ...
+    def remove(self, template: Any) -> None: ...
+    def read(self, topics: list[bytes], bodies: list[bytes]) -> Any: ...
 
 class PoseWriter:
-    """The inner part of `rtskel.wire.fast.PoseWriter`."""
+    """The compiled part of `rtskel.wire.fast.PoseWriter`."""
 
     def __init__(self, joints: int) -> None: ...
     def add(self, encoder: Any) -> int: ...
@@ -83,13 +85,27 @@ class PoseWriter:
     ) -> list[bytes]: ...
 
 class StreamArrays:
-    """The inner part of `rtskel.serve.arrays.StreamArrays`."""
+    """The compiled part of `rtskel.serve.arrays.StreamArrays`; its arrays are live views."""
 
     def __init__(self, places: int, ring: int, follow: float, memory: float, tolerance: float) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 
 class FastPath:
-    """Raw messages into a ring in one call, for frames that just follow; see engines/native/fast_path.h."""
+    """Raw messages into a ring, for frames that just follow; see engines/native/fast_path.h."""
 
-    def __init__(self, reader: Any, arrays: Any, ring: Any, *limits: int) -> None: ...
+    def __init__(
+        self,
+        reader: RawReader,
+        arrays: StreamArrays,
+        ring: Ring | None,
+        jump: int,
+        ahead: int,
+        furthest: int,
+        largest: int,
+    ) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
+
+def guard_signals(numbers: list[int], patience: int) -> None:
+    """In front of the handlers of these signals, without Python: the first one starts an alarm of `patience` seconds,
+    which ends the process with status 1; a second one ends it at once.
+    """

@@ -15,8 +15,9 @@ PoseWriter = _native.PoseWriter
 RawReader = _native.RawReader
 Ring = _native.Ring
 StreamArrays = _native.StreamArrays
+guard_signals = _native.guard_signals
 
 FOLDER = Path(_native.__file__).parent
 """Where the build puts compiled parts, the GPU kernels among them."""
 
-__all__ = ["FOLDER", "FastPath", "PoseWriter", "RawReader", "Ring", "StreamArrays"]
+__all__ = ["FOLDER", "FastPath", "PoseWriter", "RawReader", "Ring", "StreamArrays", "guard_signals"]

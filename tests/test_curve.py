@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import stat
+import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from rtskel import Publisher, RtskelError, ServeError, Subscriber, wire
 from rtskel.curve import MAX_IDS, ClientKeys, ServerKeys, check_bind, keygen
+from rtskel.serve.connections import Connections
 from tests.sockets import ANY_PORT, TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
 
 POSE = np.zeros((50, 3), np.float32)
@@ -146,7 +149,6 @@ def test_the_list_is_read_again_and_a_removed_key_is_out_at_once(tmp_path):
                 socket.linger = 0
                 keys.apply(socket)
                 socket.bind(ANY_PORT)
-                admission.watch(socket)
             raw.send(b"\1")
             refined.xpub_verboser = True
             endpoints = [socket.last_endpoint.decode() for socket in (raw, refined)]
@@ -225,17 +227,25 @@ def test_a_stream_belongs_to_the_key_that_first_used_it(server_keys):
 
 def test_clients_without_the_right_keys_are_counted(server_keys, client_keys):
     misled = dataclasses.replace(client_keys, server=zmq.curve_keypair()[0])
-    with zmq.Context() as context, server_keys.admission(context) as admission, context.socket(zmq.XPUB) as socket:
+    with (
+        zmq.Context() as context,
+        server_keys.admission(context) as admission,
+        context.socket(zmq.XPUB) as socket,
+        ExitStack() as stack,
+    ):
         socket.linger = 0
         server_keys.apply(socket)
+        connections = Connections(stack, context, socket, "refined")
         socket.bind(ANY_PORT)
-        admission.watch(socket)
         for keys in misled, None:
-            before = admission.refused.total()
+            before = connections.failed
             with Subscriber(socket.last_endpoint.decode(), keys=keys):
-                assert admission._monitors[0].poll(1000 * TIMEOUT)
-                admission.check()
-            assert admission.refused.total() > before
+                until = time.monotonic() + TIMEOUT
+                while connections.failed == before:
+                    assert time.monotonic() < until
+                    connections.wait(0.1)
+                    list(connections.changed())
+        admission.check(connections.failed)
         assert set(admission.refused) == {"no keys, or another server's"}
 
 

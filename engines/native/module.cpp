@@ -1,4 +1,5 @@
 #include "fast_path.h"
+#include "signals.h"
 
 NB_MODULE(_native, m) {
     m.doc() = "The compiled part of rtskel; typed in rtskel/_native.pyi.";
@@ -6,4 +7,5 @@ NB_MODULE(_native, m) {
     rtskel::bind_bulk(m);
     rtskel::bind_stream_arrays(m);
     rtskel::bind_fast_path(m);
+    rtskel::bind_signals(m);
 }

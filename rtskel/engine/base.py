@@ -28,6 +28,10 @@ USUAL_POSITIONS = 4
 """Positions of a window that engines prepare for before they are told which: lookaheads 0 and 4 need so many."""
 
 
+CLOSE_WAIT_S = 1.0
+"""How long closing an engine waits for a run in another thread."""
+
+
 class Engine(ABC):
     """Maps a batch of canonical windows to refined windows. A context manager; closing it releases what it holds.
 
@@ -101,11 +105,18 @@ class Engine(ABC):
         return None
 
     def close(self) -> None:
-        """Releases what the engine holds; `run` raises afterwards. Closing twice is allowed."""
-        with self.lock:
-            if not self._closed:
-                self._closed = True
+        """Releases what the engine holds; `run` raises afterwards. Closing twice is allowed.
+
+        If another thread's `run` has not returned after `CLOSE_WAIT_S`, what the engine holds stays with it.
+        """
+        idle = self.lock.acquire(timeout=CLOSE_WAIT_S)
+        try:
+            closed, self._closed = self._closed, True
+            if idle and not closed:
                 self._close()
+        finally:
+            if idle:
+                self.lock.release()
 
     def __enter__(self) -> Self:
         return self

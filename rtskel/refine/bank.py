@@ -117,7 +117,7 @@ class RefinerBank:
     """Whether streams may be 2D, see `lift`."""
 
     def lift(self, stream: int, fps: float) -> None:
-        """That stream is 2D: ValueError, for this bank takes 3D poses only."""
+        """That stream is 2D: ValueError, because this bank takes 3D poses only."""
         raise ValueError(f"stream {stream} is 2D, this bank takes 3D poses only")
 
     @property

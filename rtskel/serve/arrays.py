@@ -71,9 +71,9 @@ class StreamArrays:
 
     @staticmethod
     def _made(places: int, ring: int) -> Any:
-        from rtskel import _native
+        from rtskel import native
 
-        return _native.StreamArrays(places, ring, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
+        return native.StreamArrays(places, ring, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
 
     def came(
         self,

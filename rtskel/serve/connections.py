@@ -58,6 +58,10 @@ class Connections:
         self._events.rcvhwm = self._events.sndhwm = 0
         self._events.connect(endpoint)
 
+    def wait(self, seconds: float) -> bool:
+        """Until `changed` has something to tell; whether it has."""
+        return bool(self._events.poll(round(1000 * seconds)))
+
     def changed(self) -> Iterator[tuple[int, bool]]:
         """Descriptors of connections that have come (True) or gone since the last call, in order."""
         while True:

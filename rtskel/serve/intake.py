@@ -141,7 +141,7 @@ class Intake:
 
 def _fast_path(reader: RawReader, arrays: StreamArrays, bank: RefinerBank, jump: int, furthest: int) -> Any:
     """The compiled fast path; it `stores` frames itself where the ring is compiled, too."""
-    from rtskel import _native
+    from rtskel import native
 
     limits = jump, bank.config.ahead, furthest, MAX_NUMBER
-    return _native.FastPath(reader.compiled, arrays.compiled, bank.compiled_ring, *limits)
+    return native.FastPath(reader.compiled, arrays.compiled, bank.compiled_ring, *limits)

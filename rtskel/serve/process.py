@@ -1,8 +1,9 @@
-"""A server as a process: signals, and a garbage collector that stays out of the way."""
+"""A server as a process: signals, which end it whatever hangs, and a garbage collector that stays out of the way."""
 
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ def run_server(
 ) -> int:
     """Serve until SIGTERM or SIGINT, then end every stream and return. For the main thread of a process.
 
+    A process that makes no progress after the signal ends by itself, with status 1 and a line on stderr: also where the
+    engine hangs and holds Python's lock. A second signal ends it at once.
+
     Args:
         config: what to do.
         engine: an open engine; borrowed.
@@ -35,7 +39,9 @@ def run_server(
     Raises:
         ServeError, EngineError: see `Server`.
     """
-    with Server(config, engine, clock=clock) as server, _signals(server.stop) as received, _few_collections():
+    patience = math.ceil(2 + config.engine_timeout_s + config.linger_s)
+    with Server(config, engine, clock=clock) as server, _signals(server.stop, patience) as received, _few_collections():
+        server.on_progress = lambda: _expect_progress(patience) if received else None
         on_ready(server)
         server.run()
         return received[0] if received else 0
@@ -56,20 +62,36 @@ def _few_collections() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """The first SIGTERM or SIGINT calls `stop` and is put on the list; a second one ends the process at once."""
+def _signals(stop: Callable[[], None], patience: int) -> Iterator[list[int]]:
+    """The first SIGTERM or SIGINT calls `stop` and is put on the list; a second one ends the process at once.
+
+    From the first one on, the process ends if `_expect_progress` is not called for `patience` seconds.
+    """
+    from rtskel import native
+
     both = (signal.SIGTERM, signal.SIGINT)
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for each in both:
-            signal.signal(each, signal.SIG_DFL)
         stop()
 
-    before = {number: signal.signal(number, handle) for number in both}
+    taken = both if _ALARM is None else (*both, _ALARM)
+    before = {number: signal.signal(number, handle) for number in taken}
+    native.guard_signals(list(both), patience)
     try:
         yield received
     finally:
+        _expect_progress(0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+_ALARM = getattr(signal, "SIGALRM", None)
+"""Windows has none, and no guard either."""
+
+
+def _expect_progress(patience: int) -> None:
+    """The process ends unless this is called again within `patience` seconds; 0: no more."""
+    if _ALARM is not None:
+        signal.alarm(patience)

@@ -77,6 +77,7 @@ class Server:
     Attributes:
         raw_endpoint, refined_endpoint: as bound, with the real port.
         epoch: random, in every message of this server.
+        on_progress: called again and again while `run` ends.
 
     Args:
         config: what to do.
@@ -93,7 +94,7 @@ class Server:
         self.config = config
         self.epoch = secrets.randbits(48)
         self._clock = clock
-        self._engine = WatchedEngine(engine, clock)
+        self._engine = WatchedEngine(engine, clock, config.engine_timeout_s)
         bank = self._bank()
         self._model, self._skeleton = engine.info.model_id[: wire.MAX_TEXT], engine.info.skeleton_id
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=self._model)
@@ -102,6 +103,7 @@ class Server:
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._wanted)
         self._outlet.subscribed()
         self._stopping = False
+        self.on_progress: Callable[[], None] = lambda: None
         self._frames_in = 0
         self._heartbeats = 0
         self._told = 0  # refusals that publishers were told of since the last heartbeat
@@ -112,6 +114,7 @@ class Server:
         self._read_up_to = clock()  # all that had come by then has been read
         self._look_at = clock()  # when to look for messages without end
         with ExitStack() as stack:
+            stack.callback(self._engine.release)
             self._sockets = Sockets(config, joints=bank.joints)
             stack.callback(self._sockets.close)
             if not bank.on_device:
@@ -145,6 +148,7 @@ class Server:
     def close(self) -> None:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
         self._sockets.close()
+        self._engine.release()
 
     def stop(self) -> None:
         """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
@@ -333,6 +337,7 @@ class Server:
         until = self._clock() + DRAIN_NS
         self._unread = True
         while self._unread and self._clock() < until:
+            self.on_progress()
             self._take_subscriptions()
             inbox = Inbox()
             self._receive(inbox, self._room())
@@ -344,5 +349,6 @@ class Server:
         self._table.shutdown(self._clock())
         self._tell()
         while self._table.pending:
+            self.on_progress()
             self._step()
         assert self._table.idle

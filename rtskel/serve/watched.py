@@ -1,8 +1,11 @@
-"""The engine as the server sees it: timed, and never raising."""
+"""The engine as the server sees it: timed, never raising, and given up on when it hangs."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,29 +13,47 @@ from numpy.typing import NDArray
 from rtskel.engine import Engine
 from rtskel.errors import EngineError, RtskelError
 
+MARGIN = 4
+"""A batch may take this many times as long as so many windows usually do before it counts as a hang."""
+
+MEMORY = 0.1
+"""Weight of the latest call in what a window usually takes."""
+
 
 class WatchedEngine:
-    """An engine, its last call timed; where it fails, its input is the answer and `error` says why.
+    """An engine, its last call timed. If the call fails or hangs, its input is the answer and `error` says why.
 
-    Rings that the engine keeps are its own: where those fail, there are no frames left to answer with.
+    With a timeout the engine runs in a thread of its own, which costs some 20 us a call. After a call that hangs,
+    the engine is not called again until that call returns; its answer is dropped.
+
+    Rings that the engine keeps are its own: if those fail there are no frames left to answer with, and nothing guards
+    against their hanging.
+
+    Args:
+        clock: time in ns.
+        timeout_s: after which a call counts as hanging, unless so many windows usually take longer; 0: never.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], int]) -> None:
-        self._inner = engine
+    def __init__(self, engine: Engine, clock: Callable[[], int], timeout_s: float = 0.0) -> None:
+        self._run = engine.run
         self._clock = clock
         self.window = engine.window
         self.joints = engine.joints
         self.max_batch = engine.max_batch
         self.info = engine.info
         self.ring = engine.ring
+        self.lock = threading.RLock()  # not the engine's: a call that hangs holds that one
+        self._timeout_s = timeout_s
+        self._usual_s = 0.0  # a window
         self.started = self.ended = 0
         self.error = ""
+        self._worker = _Worker(engine.run) if timeout_s else None
 
     def try_out(self, positions: NDArray[np.int64]) -> None:
-        """One window: an engine that cannot run is found before the first frame. EngineError says why."""
+        """Run one window: an engine that cannot run is found before the first frame. EngineError says why."""
         shape = (1, self.window, self.joints)
         try:
-            self._inner.run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_), positions)
+            self._run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_), positions)
         except RtskelError:
             raise
         except Exception as error:
@@ -45,9 +66,76 @@ class WatchedEngine:
         self.started = self._clock()
         self.error = ""
         try:
-            return self._inner.run(x, missing, positions)
-        except Exception as error:  # whatever a runtime throws: the streams go on
+            if self._worker is None:
+                return self._run(x, missing, positions)
+            return self._call(self._worker, x, missing, positions)
+        except Exception as error:  # the streams go on
             self.error = " ".join(str(error).split())[:200] or type(error).__name__
             return np.take(x, positions, axis=1)
         finally:
             self.ended = self._clock()
+
+    def release(self) -> None:
+        """The engine is not run again; it stays open."""
+        if self._worker is not None:
+            self._worker.end()
+
+    def _call(
+        self, worker: _Worker, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        y: NDArray[np.float32]
+        y = worker.call(max(self._timeout_s, MARGIN * len(x) * self._usual_s), x, missing, positions)
+        each = (time.perf_counter() - start) / len(x)
+        # One slow call says little: it counts for MARGIN times the usual at most.
+        self._usual_s += MEMORY * (min(each, MARGIN * self._usual_s or each) - self._usual_s)
+        return y
+
+
+class _Worker:
+    """Calls a function in a thread of its own, so that the caller can give up on it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._arguments: tuple[Any, ...] = ()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._ending = False
+        self._busy = False  # with a call whose caller gave up on it
+        # Locks that one side releases and the other acquires: the cheapest hand-over between threads.
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
+        threading.Thread(target=self._loop, name="rtskel-engine", daemon=True).start()
+
+    def call(self, timeout_s: float, *arguments: Any) -> Any:
+        """What the function returns or raises; EngineError if it takes longer, or an earlier call has not returned."""
+        if self._busy:
+            if not self._done.acquire(blocking=False):
+                raise EngineError("the engine still hangs")
+            self._busy = False
+        self._arguments = arguments
+        self._go.release()
+        if not self._done.acquire(timeout=timeout_s):
+            self._busy = True
+            raise EngineError(f"the engine hangs: no answer within {timeout_s:.3g} s")
+        result, error, self._result, self._error = self._result, self._error, None, None
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        """There are no more calls: the thread ends, as soon as the function has returned."""
+        self._ending = True
+        self._go.release()
+
+    def _loop(self) -> None:
+        while True:
+            self._go.acquire()
+            if self._ending:
+                return
+            try:
+                self._result, self._error = self._function(*self._arguments), None
+            except BaseException as error:
+                self._result, self._error = None, error
+            self._done.release()

@@ -42,7 +42,9 @@ class RawReader:
 
     @staticmethod
     def _made(joints: int) -> Any:
-        return _native().RawReader(joints)
+        from rtskel import native
+
+        return native.RawReader(joints)
 
     def expect(self, topic: bytes, body: bytes, places: Sequence[int]) -> None:
         """From now on, messages like this one, but for seq, time_ns and arrays, are of the streams at these places.
@@ -91,7 +93,9 @@ class PoseWriter:
 
     @staticmethod
     def _made(joints: int) -> Any:
-        return _native().PoseWriter(joints)
+        from rtskel import native
+
+        return native.PoseWriter(joints)
 
     def add(self, sample: RefinedPose) -> int:
         """A kind of poses, by one of them; what `write` is told. WireError if it cannot be encoded."""
@@ -128,9 +132,3 @@ class PoseWriter:
         times = infer_start_ns, infer_end_ns, publish_ns
         bodies: list[bytes] = self._writer.write(kinds, numbers, *times, xyz, confidence, sigma)
         return bodies
-
-
-def _native() -> Any:
-    from rtskel import _native
-
-    return _native
