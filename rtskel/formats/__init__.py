@@ -10,9 +10,9 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
 | `openpose` | OpenPose's JSON, also of Pose2Sim, Sports2D, AI-Hub (`.openpose`) | yes | | fps |
 | `wholebody` | MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
-| `alphapose` | AlphaPose's JSON, COCO's results (`.wholebody`) | yes | | fps |
-| `holistic` | MediaPipe's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
-| `mediapipe` | MediaPipe's results as JSON (`.mediapipe`) | yes | | fps or times, image_size |
+| `alphapose` | AlphaPose's JSON, COCO's results (`.alphapose`) | yes | | fps |
+| `holistic` | MediaPipe's landmarks as arrays (`.mediapipe_arrays`) | yes | | fps if absent; depth_scale for 3D |
+| `mediapipe` | MediaPipe's results as JSON (`.mediapipe_json`) | yes | | fps or times, image_size |
 | `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |
 | `trc`, `c3d` | OpenSim, Pose2Sim, optical systems (`.markers`) | yes | yes | axes if unusual |
 | `freemocap` | freemocap's `..._body_3d_xyz.csv`, with hands (`.freemocap`) | yes | yes | fps |
@@ -39,7 +39,20 @@ from pathlib import Path
 from typing import Any
 
 from rtskel.errors import FormatError
-from rtskel.formats import bvh, frames, freemocap, markers, mediapipe, openpose, posefile, skels, table, wholebody
+from rtskel.formats import (
+    alphapose,
+    bvh,
+    frames,
+    freemocap,
+    markers,
+    mediapipe_arrays,
+    mediapipe_json,
+    openpose,
+    posefile,
+    skels,
+    table,
+    wholebody,
+)
 from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
 from rtskel.formats.parsing import Format, Options, content, listed, named, npz_names, printable, read_json, reason
@@ -77,15 +90,15 @@ _FORMATS = (  # in the order in which marks are looked for
     markers.TRC,
     freemocap.NPY,
     table.JSONL,
-    wholebody.ALPHAPOSE,
+    alphapose.FORMAT,
     openpose.FORMAT,
     wholebody.FORMAT,
-    mediapipe.RESULTS,
+    mediapipe_json.FORMAT,
     freemocap.CSV,
     table.CSV,
     skels.FORMAT,
     table.NPZ,
-    mediapipe.FORMAT,
+    mediapipe_arrays.FORMAT,
     markers.C3D,
     bvh.FORMAT,
 )
