@@ -55,7 +55,7 @@ from rtskel.formats import (
 )
 from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
-from rtskel.formats.parsing import Format, Options, content, listed, named, npz_names, printable, read_json, reason
+from rtskel.formats.parsing import Format, Options, head_of, listed, named, npz_names, printable, read_json, reason
 from rtskel.formats.recording import (
     MM_PER_UNIT,
     SHOULDER_WIDTH_MM,
@@ -119,7 +119,7 @@ def recognise(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _of_folder(path)
-    head = content(path, 1 << 16)
+    head = head_of(path)
     if head.startswith(b"PK"):
         names = npz_names(path)
         return next((form.name for form in _FORMATS if form.arrays(names)), table.NPZ.name)
@@ -150,7 +150,7 @@ def _of_folder(path: Path) -> str:
     if path.suffix.lower() in SUFFIXES:
         raise FormatError(f"{path}: is a directory")
     for file in frames.files_in(path)[:100]:  # pictures with nobody in them tell nothing
-        marked = _marked(content(file, 1 << 16), folders=True)
+        marked = _marked(head_of(file), folders=True)
         if marked is not None:
             return marked.name
     return openpose.FORMAT.name
@@ -249,7 +249,8 @@ def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]
         FormatError: as `write`.
     """
     path, recordings = Path(path), list(recordings)
-    together = _written(path).together
+    form = _written(path)
+    together = form.together
     if together == "all" or not recordings:
         write(path, recordings)
         return [path]
@@ -257,12 +258,13 @@ def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]
     by_lookahead = len({recording.lookahead for recording in recordings}) > 1
     files: dict[Path, list[Recording]] = {}
     for recording in recordings:
-        words = [path.stem]
+        words = []
         if by_name:
             words.append(recording.name)
         if by_lookahead:
             words.append("offline" if recording.lookahead is None else f"L{recording.lookahead}")
-        name = ".".join(words) + path.suffix
+        fixed = not form.suffixes[0].startswith(".")  # the end of the name says what is in the file
+        name = ".".join([*words, path.name] if fixed else [path.stem, *words]) + ("" if fixed else path.suffix)
         if by_name and ("/" in recording.name or "\0" in recording.name):
             raise FormatError(f"{path}: recording {recording.name!r} cannot be part of a file's name")
         recording = replace(recording, slot=recording.slots - recording.slots[0])

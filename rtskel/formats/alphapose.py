@@ -15,7 +15,7 @@ from typing import Any
 
 from rtskel.errors import FormatError
 from rtskel.formats.frames import check_span, clips_of, values_of
-from rtskel.formats.parsing import BOM, Format, Options, integer, numbers, read_json, shown
+from rtskel.formats.parsing import BOM, Format, Options, identity, numbers, read_json, shown
 from rtskel.formats.recording import Recording
 from rtskel.formats.wholebody import checked, recordings_of
 
@@ -46,7 +46,7 @@ def read_alphapose(path: Path, options: Options) -> list[Recording]:
             raise FormatError(f"{place}, keypoints: {points.size} numbers, x, y, confidence of each point expected")
         points = points.reshape(1, -1, 3)
         (row,) = checked(place, number_of[image], points[..., :2], points[..., 2])
-        rows.append(row._replace(identity=_track(place, person.get("idx", person.get("track_id", -1)))))
+        rows.append(row._replace(identity=identity(f"{place}, idx", person.get("idx", person.get("track_id")))))
     rows.sort(key=lambda row: row.frame)
     return recordings_of(path, path.name if path.is_dir() else path.stem, rows, options)
 
@@ -74,14 +74,6 @@ def _frame_numbers(path: Path, images: Iterable[str]) -> dict[str, int]:
     first = min(numbers_of, default=0)
     check_span(path, first, max(numbers_of, default=0), len(names))
     return {name: number - first for name, number in zip(names, numbers_of, strict=True)}
-
-
-def _track(place: str, value: Any) -> int:
-    while isinstance(value, list) and len(value) == 1:
-        (value,) = value
-    if isinstance(value, list):
-        return -1
-    return int(value) if isinstance(value, float) and value.is_integer() else integer(f"{place}, idx", value)
 
 
 FORMAT = Format(

@@ -45,7 +45,8 @@ _PARTS = {"p": "POSE_LANDMARKS", "l": "LEFT_HAND_LANDMARKS", "r": "RIGHT_HAND_LA
 
 def _beside(path: Path, part: str) -> Path:
     """The file of another part of the body beside that of the body."""
-    return path.with_name(path.name.replace("body", part, 1))
+    before, _, after = path.name.rpartition("body")
+    return path.with_name(before + part + after)
 
 
 def _is_body(path: Path) -> bool:

@@ -214,9 +214,8 @@ def field_of(result: Any, names: Iterable[str]) -> Any:
 
 def _lists(found: Any) -> list[Any]:
     """The landmarks of each person: of a list, an object that has them, or a list of either."""
-    found = (
-        field_of(found, ("landmark", "landmarks")) if field_of(found, ("landmark", "landmarks")) is not None else found
-    )
+    inner = field_of(found, ("landmark", "landmarks"))
+    found = found if inner is None else inner
     if found is None or not hasattr(found, "__len__") or len(found) == 0 or isinstance(found, (str, Mapping)):
         return []
     first = found[0]

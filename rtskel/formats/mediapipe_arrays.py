@@ -163,9 +163,10 @@ def _clips(path: Path, columns: Mapping[str, NDArray[Any]], frames: int, options
     names = columns.get("clip", np.array([f"{path.stem}-{k}" if clips > 1 else path.stem for k in range(1, clips + 1)]))
     if names.shape != (clips,) or names.dtype.kind != "U":
         raise FormatError(f"{path}: clip is {names.dtype} {list(names.shape)}, {clips} names expected")
-    if "fps" not in columns:
+    if "fps" not in columns and options.fps is None:
         options.need(path, "fps", "the file does not say how many frames a second")
-    fps = _of_each_clip(path, "fps", columns.get("fps", np.array(options.fps)), clips, ())
+    fps = columns["fps"] if options.fps is None else np.array(options.fps)
+    fps = _of_each_clip(path, "fps", fps, clips, ())
     stated: list[tuple[int, int] | None] = [options.image_size] * clips
     key = "width_height" if "width_height" in columns else "image_size"
     if key in columns:

@@ -25,7 +25,19 @@ from numpy.typing import ArrayLike, NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.frames import check_span, clips_of, values_of
 from rtskel.formats.mappings import BY_POINTS, OPENPOSE_18, Layout, by_names, gather, stated_confidence
-from rtskel.formats.parsing import BOM, Format, Options, integer, listed, load_npz, npz_names, numbers, read_json, shown
+from rtskel.formats.parsing import (
+    BOM,
+    Format,
+    Options,
+    identity,
+    integer,
+    listed,
+    load_npz,
+    npz_names,
+    numbers,
+    read_json,
+    shown,
+)
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import CANONICAL_AXES, NECK
@@ -204,7 +216,7 @@ def _instance(place: str, frame: int, instance: Any, options: Options) -> Row:
     sure = instance.get("keypoint_scores")
     points, scores = _scores_split(points, None if sure is None else numbers(f"{place}, keypoint_scores", sure))
     (row,) = checked(place, frame, points[None], scores[None])
-    return row._replace(identity=integer(f"{place}, track_id", instance.get("track_id", -1)))
+    return row._replace(identity=identity(f"{place}, track_id", instance.get("track_id")))
 
 
 def _layout_of(value: Any, rows: list[Row], options: Options) -> Layout | None:
@@ -274,7 +286,7 @@ def _stated(path: Path, columns: dict[str, NDArray[Any]], options: Options) -> O
     if rate is not None and (rate.dtype.kind not in "fiu" or rate.shape != ()):
         raise FormatError(f"{path}: fps {shown(rate.tolist())}: one number expected")
     return Options(
-        fps=options.fps if rate is None else float(rate),
+        fps=options.fps or (None if rate is None else float(rate)),
         unit=options.unit,
         axes=options.axes,
         image_size=None if size is None else (int(size[0]), int(size[1])),
