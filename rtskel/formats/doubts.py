@@ -54,7 +54,7 @@ def _clock(recording: Recording, notes: list[str]) -> Recording:
     if first > LATEST_START:
         notes.append(f"frame numbers begin at {first}: counted from there")
         recording = replace(recording, slot=slots - first)
-    if recording.time_ns is None:
+    if recording.time_ns is None or recording.lookahead is not None:  # refined poses are on rtskel's own clock
         return recording
     clock = reconcile(recording.fps, recording.slot, recording.time_ns)
     if clock.note:
