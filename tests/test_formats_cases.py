@@ -647,6 +647,15 @@ def test_who_and_which_camera_are_kept(tmp_path: Path) -> None:
         ]
 
 
+def test_who_and_which_camera_as_numbers(tmp_path: Path) -> None:
+    xyz = np.concatenate([one(3).xyz, one(3).xyz])
+    np.savez(tmp_path / "a.npz", xyz=xyz, person=np.array([4, 4, 4, 9, 9, 9]), view=2)
+    assert [(r.name, r.person, r.view, r.frames) for r in read(tmp_path / "a.npz")] == [
+        ("a", "4", "2", 3),
+        ("a", "9", "2", 3),
+    ]
+
+
 # Rates and times
 
 

@@ -266,6 +266,9 @@ def read_npz(path: Path, options: Options) -> list[Recording]:
         raise FormatError(f"{path}: no array 'xyz' (found: {listed({*columns, *unused})})")
     if unused:
         options.note(f"unused arrays: {listed(unused)}")
+    for key in ("person", "view"):
+        if key in columns and columns[key].dtype.kind in "iu":
+            columns[key] = columns[key].astype(str)
     return recordings_of(path, columns, options, _COLUMNS["fps"].default)
 
 
