@@ -325,6 +325,24 @@ def test_a_picture_a_file(tmp_path: Path) -> None:
         read(folder, fps=FPS)
 
 
+def test_keypoints_in_other_spellings(tmp_path: Path) -> None:
+    """As MoveNet in a browser, and YOLO, write them: lists of people per frame."""
+    points = [person.coco_17(pixels(n / FPS)).tolist() for n in range(12)]
+    objects = [[{"keypoints": [{"x": x, "y": y, "score": 0.6} for x, y in each], "score": 0.9}] for each in points]
+    yolo = [
+        [{"name": "person", "track_id": 3, "keypoints": {"x": x, "y": y, "visible": [0.6] * 17}}]
+        for x, y in (np.transpose(each).tolist() for each in points)
+    ]
+    for value in (objects, yolo):
+        (tmp_path / "a.json").write_text(json.dumps(value))
+        assert recognise(tmp_path / "a.json") == "wholebody"
+        (found,) = read(tmp_path / "a.json", fps=FPS)
+        right(found, 12, hands=False, atol=7)
+        assert found.confidence[0, 4] == pytest.approx(0.6)
+        folder = person.folder_of(tmp_path / f"f{len(value[0][0])}", value)
+        right(read(folder, fps=FPS)[0], 12, hands=False, atol=7)
+
+
 @pytest.mark.parametrize("layout", [person.coco_17, person.halpe_26, person.halpe_136, person.wholebody_133])
 def test_alphapose(tmp_path: Path, layout: Any) -> None:
     hands = layout in (person.halpe_136, person.wholebody_133)
@@ -444,6 +462,7 @@ RESULTS = {
     "an object of frames": lambda frames: {"fps": 25, "image_width": 1280, "image_height": 720, "frames": frames},
     "wrapped, with numbers": lambda frames: [{"frame": 100 + n, "result": f} for n, f in enumerate(frames)],
     "by frame number": lambda frames: {str(n): f for n, f in enumerate(frames)},
+    "with a face before it": lambda frames: [{"face_landmarks": [{"x": 0.5, "y": 0.5}] * 900, **f} for f in frames],
     "landmark inside": lambda frames: [{key: {"landmark": value} for key, value in f.items()} for f in frames],
 }
 

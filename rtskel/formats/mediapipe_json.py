@@ -251,8 +251,8 @@ FORMAT = Format(
     "mediapipe",
     (".json",),
     read_mediapipe,
-    mark=BOM + rb'\s*[\[{].*"(?:(?:pose|left_?[hH]and|right_?[hH]and)(?:_w|W|_l|L)[a-z_A-Z]*andmarks'
-    rb'|(?:worldL|world_l|l)andmarks?|visibility)"\s*:',
+    mark=BOM
+    + rb'\s*[\[{](?i:.*"(?:(?:pose|face|left_?hand|right_?hand)_?)?(?:(?:world_?)?landmarks?|visibility)"\s*:)',
     takes=DEPTH,
     folders=True,
 )

@@ -3,6 +3,7 @@
 MMPose writes a list of frames, or `{"meta_info": ..., "instance_info": [frames]}`; a frame is `{"frame_id": 7,
 "instances": [{"keypoints": [[x, y], ...], "keypoint_scores": [...]}, ...]}`. For a single image it writes the list of
 instances alone; a folder of those is read too (`rtskel.formats.frames`). Frame numbers count from the smallest.
+Keypoints may be objects with x, y and score (TensorFlow.js), or one object of such lists (Ultralytics).
 
 An `.npz` of arrays has `keypoints` [F, P, D], or [F, N, P, D] for N people in each of F frames, and `scores` (or
 `keypoint_scores`) of the same shape without D; it may have `fps`, `image_size` (width, height) and `track_id` [F, N].
@@ -44,6 +45,7 @@ from rtskel.skeleton import CANONICAL_AXES, NECK
 
 _KNOWN_OF_INSTANCE = {"keypoints", "keypoint_scores", "track_id", "bbox", "bbox_score", "bbox_scores"}
 _KNOWN_OF_INSTANCE |= {"keypoints_visible", "track_bbox", "transformed_keypoints"}
+_KNOWN_OF_INSTANCE |= {"score", "keypoints3D", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
 _KNOWN_ARRAYS = {"keypoints", "scores", "keypoint_scores", "fps", "image_size", "track_id", "person_id"}
 
 
@@ -181,6 +183,8 @@ def _frames(path: Path, value: Any) -> list[dict[str, Any]]:
         frames = frames[0]
     if frames and isinstance(frames[0], dict) and "keypoints" in frames[0]:
         frames = [{"instances": frames}]
+    elif frames and all(isinstance(frame, list) for frame in frames):
+        frames = [{"instances": frame} for frame in frames]
     for at, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("instances"), list):
             raise FormatError(f"{path}, frame {at}: not MMPose's JSON: no list of instances, found {shown(frame)}")
@@ -212,11 +216,22 @@ def _instance(place: str, frame: int, instance: Any, options: Options) -> Row:
         raise FormatError(f"{place}: an object with keypoints expected, found {shown(instance)}")
     if not _KNOWN_OF_INSTANCE.issuperset(instance):
         options.note(f"unused keys: {listed(instance.keys() - _KNOWN_OF_INSTANCE)}")
-    points = numbers(f"{place}, keypoints", instance["keypoints"])
-    sure = instance.get("keypoint_scores")
+    found, sure = _spelled(instance["keypoints"], instance.get("keypoint_scores"))
+    points = numbers(f"{place}, keypoints", found)
     points, scores = _scores_split(points, None if sure is None else numbers(f"{place}, keypoint_scores", sure))
     (row,) = checked(place, frame, points[None], scores[None])
     return row._replace(identity=identity(f"{place}, track_id", instance.get("track_id")))
+
+
+def _spelled(points: Any, scores: Any) -> tuple[Any, Any]:
+    """Keypoints and scores as lists: MMPose's, TensorFlow.js' list of objects, or Ultralytics' object of lists."""
+    if isinstance(points, list) and points and all(isinstance(point, dict) for point in points):
+        sure = [point.get("score", point.get("confidence", 1.0)) for point in points]
+        return [[point.get("x"), point.get("y")] for point in points], sure
+    if isinstance(points, dict) and isinstance(points.get("x"), list) and isinstance(points.get("y"), list):
+        pairs = [list(pair) for pair in zip(points["x"], points["y"], strict=False)]
+        return pairs, points.get("visible", points.get("confidence", scores))
+    return points, scores
 
 
 def _layout_of(value: Any, rows: list[Row], options: Options) -> Layout | None:
