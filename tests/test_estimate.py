@@ -388,7 +388,9 @@ def test_estimate_publishes(clip, mediapipe, tmp_path):
     assert came[-1].seq == FRAMES
     (take,) = read(tmp_path / "raw.npz")
     np.testing.assert_array_equal(take.xyz, np.stack([m.xyz for m in came[:-1]]))
-    np.testing.assert_array_equal(take.time_ns, [m.time_ns for m in came[:-1]])
+    np.testing.assert_allclose(take.time_ns, np.arange(FRAMES) * (1e9 / FPS), atol=1e6, err_msg="the video's own times")
+    assert take.fps == FPS
+    assert (np.diff([m.time_ns for m in came[:-1]]) > 0).all(), "sent with the time of sending"
 
 
 def test_frames_lost_by_a_slow_estimator_are_told(clip, mediapipe, monkeypatch, capsys):

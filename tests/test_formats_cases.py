@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rtskel.errors import FormatError
-from rtskel.formats import Recording, from_holistic, read, recognise, write
+from rtskel.formats import Recording, from_holistic, read, recognise, write, write_apart
 from rtskel.formats.people import follow
 from rtskel.skeleton import BODY, NECK, UPPER_BODY_50, from_canonical
 from tests import person
@@ -83,6 +83,14 @@ def test_one_person_whose_id_changes_stays_one(tmp_path: Path, ids: Any) -> None
         right(found[0], 50)
         said(found, "track ids do not last")
         assert found[0].person is None
+
+
+@pytest.mark.parametrize("write_id", [str, float, lambda k: [k], lambda k: [float(k)], lambda k: None])
+def test_ids_in_other_spellings(tmp_path: Path, write_id: Any) -> None:
+    frames = [{"instances": [mmpose(n, track_id=write_id(3))]} for n in range(10)]
+    (tmp_path / "a.json").write_text(json.dumps(frames))
+    (found,) = read(tmp_path / "a.json", fps=FPS)
+    assert found.person == (None if write_id(3) is None else "3")
 
 
 def test_one_id_with_lost_frames_and_a_break(tmp_path: Path) -> None:
@@ -220,6 +228,18 @@ def test_layouts_are_told_by_their_points(tmp_path: Path, layout: Any, hands: bo
     assert found.notes == ()
 
 
+def test_two_layouts_of_25_points(tmp_path: Path) -> None:
+    """BODY_25B begins with nose, eyes and ears; BODY_25 with nose, neck and an arm."""
+    people = []
+    for n in range(20):
+        p = pixels(n / FPS)
+        body = np.concatenate([person.coco_17(p), np.repeat(p[1:2], 8, axis=0)])
+        people.append([person.openpose(p, pose_keypoints_2d=person.with_scores(body))])
+    found = read(person.openpose_folder(tmp_path / "a", people), fps=FPS)
+    right(found[0], 20, atol=7)
+    said(found, "BODY_25B")
+
+
 def test_keys_of_old_versions(tmp_path: Path) -> None:
     """OpenPose before 1.2 wrote the keys without `_2d`; some programs nest the points."""
     both = [{key: v for key, v in person.openpose(pixels(n / FPS)).items() if "2d" in key} for n in range(20)]
@@ -303,6 +323,24 @@ def test_a_picture_a_file(tmp_path: Path) -> None:
     (folder / "img_0005.json").write_text(json.dumps([{"instances": frames[0]}, {"instances": frames[1]}]))
     with pytest.raises(FormatError, match=r"img_0005\.json: holds 2 frames"):
         read(folder, fps=FPS)
+
+
+def test_keypoints_in_other_spellings(tmp_path: Path) -> None:
+    """As MoveNet in a browser, and YOLO, write them: lists of people per frame."""
+    points = [person.coco_17(pixels(n / FPS)).tolist() for n in range(12)]
+    objects = [[{"keypoints": [{"x": x, "y": y, "score": 0.6} for x, y in each], "score": 0.9}] for each in points]
+    yolo = [
+        [{"name": "person", "track_id": 3, "keypoints": {"x": x, "y": y, "visible": [0.6] * 17}}]
+        for x, y in (np.transpose(each).tolist() for each in points)
+    ]
+    for value in (objects, yolo):
+        (tmp_path / "a.json").write_text(json.dumps(value))
+        assert recognise(tmp_path / "a.json") == "wholebody"
+        (found,) = read(tmp_path / "a.json", fps=FPS)
+        right(found, 12, hands=False, atol=7)
+        assert found.confidence[0, 4] == pytest.approx(0.6)
+        folder = person.folder_of(tmp_path / f"f{len(value[0][0])}", value)
+        right(read(folder, fps=FPS)[0], 12, hands=False, atol=7)
 
 
 @pytest.mark.parametrize("layout", [person.coco_17, person.halpe_26, person.halpe_136, person.wholebody_133])
@@ -424,6 +462,7 @@ RESULTS = {
     "an object of frames": lambda frames: {"fps": 25, "image_width": 1280, "image_height": 720, "frames": frames},
     "wrapped, with numbers": lambda frames: [{"frame": 100 + n, "result": f} for n, f in enumerate(frames)],
     "by frame number": lambda frames: {str(n): f for n, f in enumerate(frames)},
+    "with a face before it": lambda frames: [{"face_landmarks": [{"x": 0.5, "y": 0.5}] * 900, **f} for f in frames],
     "landmark inside": lambda frames: [{key: {"landmark": value} for key, value in f.items()} for f in frames],
 }
 
@@ -562,6 +601,32 @@ def test_hidden_files_marks_and_half_files(tmp_path: Path) -> None:
         read(folder, fps=FPS)
 
 
+def test_unfinished_last_lines(tmp_path: Path) -> None:
+    for suffix in ("csv", "jsonl"):
+        path = tmp_path / f"x.{suffix}"
+        write(path, one(6))
+        whole = path.read_text().rstrip()
+        last = whole.rfind("\n") + 1
+        for cut in (last + 5, last + 100):
+            path.write_text(whole[:cut])
+            found = read(path)
+            assert found[0].frames == 5
+            said(found, "unfinished last line skipped")
+        path.write_text(whole[: last + 100] + "\n" + whole[last:])
+        with pytest.raises(FormatError, match=r"line [67]"):
+            read(path)
+
+
+def test_utf_16(tmp_path: Path) -> None:
+    """As PowerShell redirects what a program prints."""
+    write(tmp_path / "x.csv", one())
+    (tmp_path / "y.json").write_text(json.dumps([{"instances": [mmpose(n)]} for n in range(4)]))
+    for name in ("x.csv", "y.json"):
+        plain = read(tmp_path / name, fps=FPS)[0]
+        (tmp_path / name).write_bytes((tmp_path / name).read_text().encode("utf-16"))
+        np.testing.assert_array_equal(read(tmp_path / name, fps=FPS)[0].xyz, plain.xyz)
+
+
 def test_a_byte_order_mark_anywhere(tmp_path: Path) -> None:
     write(tmp_path / "x.csv", one())
     write(tmp_path / "x.jsonl", one())
@@ -601,6 +666,15 @@ def test_who_and_which_camera_are_kept(tmp_path: Path) -> None:
         ]
 
 
+def test_who_and_which_camera_as_numbers(tmp_path: Path) -> None:
+    xyz = np.concatenate([one(3).xyz, one(3).xyz])
+    np.savez(tmp_path / "a.npz", xyz=xyz, person=np.array([4, 4, 4, 9, 9, 9]), view=2)
+    assert [(r.name, r.person, r.view, r.frames) for r in read(tmp_path / "a.npz")] == [
+        ("a", "4", "2", 3),
+        ("a", "9", "2", 3),
+    ]
+
+
 # Rates and times
 
 
@@ -628,6 +702,24 @@ def test_times_win_over_a_stated_rate(tmp_path: Path, suffix: str, stated: float
         said(found, f"{stated:g} frames per second are stated")
     with pytest.raises(FormatError, match="are stated"):
         read(tmp_path / f"x.{suffix}", strict=True)
+
+
+@pytest.mark.parametrize("stated", [0.0, -1.0, float("nan"), float("inf"), 90_000.0])
+def test_a_rate_that_cannot_be(tmp_path: Path, stated: float) -> None:
+    """Times tell it, or the caller; otherwise it is named."""
+    times = np.arange(9) * 40_000_000
+    np.savez(tmp_path / "x.npz", xyz=one(9).xyz, fps=stated, time_ns=times)
+    found = read(tmp_path / "x.npz")
+    assert found[0].fps == 25
+    said(found, "which cannot be")
+    points = np.stack([person.wholebody_133(pixels(n / FPS)) for n in range(9)])
+    np.savez(tmp_path / "x.npz", xyz=one(9).xyz, fps=stated)
+    np.savez(tmp_path / "y.npz", keypoints=points, scores=np.ones((9, 133)), fps=stated)
+    np.savez(tmp_path / "z.npz", pose=np.ones((9, 33, 4)), fps=stated)
+    for name in ("x.npz", "y.npz", "z.npz"):
+        assert read(tmp_path / name, fps=25)[0].fps == 25
+        with pytest.raises(FormatError, match="fps"):
+            read(tmp_path / name)
 
 
 def test_a_rate_that_is_nearly_right_is_left_alone(tmp_path: Path) -> None:
@@ -727,6 +819,22 @@ def test_what_is_written_for_others_is_read_again(tmp_path: Path, name: str, axe
     metres = found.canonical() * found.mm_per_unit() / 1000
     np.testing.assert_allclose(metres, np.where(original.missing[..., None], 0, original.xyz), atol=1e-5)
     assert not any("head" in note for note in found.notes)
+
+
+def test_several_recordings_into_files_for_others(tmp_path: Path) -> None:
+    pair = [one(name="ann"), one(name="ben")]
+    for name, wanted in (
+        ("out.trc", ["out.ann.trc", "out.ben.trc"]),
+        ("out_body_3d_xyz.csv", ["ann.out_body_3d_xyz.csv", "ben.out_body_3d_xyz.csv"]),
+    ):
+        files = write_apart(tmp_path / name, pair)
+        assert [file.name for file in files] == wanted
+        assert all(recognise(file) in ("trc", "freemocap") for file in files)
+        with pytest.raises(FormatError, match="holds one recording"):
+            write(tmp_path / name, pair)
+    flat = Recording(one().xyz * np.float32([1, 1, 0]), FPS, "flat", dims=2)
+    with pytest.raises(FormatError, match="'flat' is 2D"):
+        write(tmp_path / "out.trc", flat)
 
 
 def test_trc_keeps_times(tmp_path: Path) -> None:

@@ -417,3 +417,27 @@ def test_any_array(
     path = tmp_path_factory.mktemp("x") / "x.npy"
     np.save(path, np.random.default_rng(0).normal(0, 1, shape) * noise + fill)
     attempt(path, options | {"format": None})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_c3d_ends_no_more_than_its_reading(tmp_path: Path, seed: int) -> None:
+    """Some damage makes ezc3d crash."""
+    pytest.importorskip("ezc3d")
+    path = tmp_path / "x.c3d"
+    write(path, Recording(whole(8) + 1, 25, "a"))
+    raw = bytearray(path.read_bytes())
+    random = np.random.default_rng(seed)
+    for at in random.integers(0, 1500, 4):
+        raw[at] = int(random.integers(256))
+    path.write_bytes(raw[: len(raw) // 2] if seed == 3 else raw)
+    attempt(path, {"format": "c3d", "unit": "m", "fps": 25.0})
+
+
+def test_c3d_that_crashes_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ezc3d")
+    path = tmp_path / "x.c3d"
+    write(path, Recording(whole(8) + 1, 25, "a"))
+    monkeypatch.setattr("rtskel.formats.markers._CHILD", "import os; os.abort()")
+    assert "it crashes" in refused(path)
+    monkeypatch.setattr("rtskel.formats.markers._CHILD", "raise ValueError('no\\x1b[31m')")
+    assert "ValueError: no" in refused(path)

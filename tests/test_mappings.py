@@ -3,19 +3,24 @@ import pytest
 
 from rtskel.formats.mappings import (
     BY_COMPONENT,
+    BY_POINTS,
     HAND,
     HOLISTIC,
     HOLISTIC_WORLD,
+    OPENPOSE_15,
     OPENPOSE_18,
     OPENPOSE_25,
+    OPENPOSE_25B,
     OPENPOSE_135,
     WHOLEBODY_133,
     Layout,
+    by_names,
     gather,
 )
 from rtskel.skeleton import UPPER_BODY_50
 
 LAYOUTS = [OPENPOSE_25, OPENPOSE_18, OPENPOSE_135, WHOLEBODY_133, HOLISTIC, HOLISTIC_WORLD, *BY_COMPONENT.values()]
+LAYOUTS += [OPENPOSE_25B, OPENPOSE_15, *(layout for layout in BY_POINTS.values() if layout is not WHOLEBODY_133)]
 
 
 def numbered(layout: Layout) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -108,3 +113,63 @@ def test_by_name_whatever_the_order_and_with_parts_left_out() -> None:
     xyz, confidence = gather(HOLISTIC, points, {"POSE_LANDMARKS": np.ones(4)}, names)
     assert np.flatnonzero(confidence).tolist() == [1, 2, 4, 5]
     assert xyz[[1, 2, 4, 5], 0].tolist() == [11.5, 12, 16, 11]
+
+
+@pytest.mark.parametrize(
+    ("points", "body", "hands"),
+    [
+        (17, [0, 5.5, 6, 8, 10, 5, 7, 9], None),
+        (26, [0, 18, 6, 8, 10, 5, 7, 9], None),
+        (33, [0, 11.5, 12, 14, 16, 11, 13, 15], None),
+        (68, [0, 18, 6, 8, 10, 5, 7, 9], (26, 47)),
+        (133, [0, 5.5, 6, 8, 10, 5, 7, 9], (91, 112)),
+        (136, [0, 18, 6, 8, 10, 5, 7, 9], (94, 115)),
+    ],
+)
+def test_indices_by_number_of_points(points: int, body: list[float], hands: tuple[int, int] | None) -> None:
+    x = np.arange(points, dtype=float)[:, None]
+    xyz, confidence = gather(BY_POINTS[points], {"keypoints": x}, {"keypoints": np.ones(points)})
+    assert xyz[:8, 0].tolist() == body
+    if hands is None:
+        assert not confidence[8:].any()
+    else:
+        assert xyz[8:, 0].tolist() == [first + k for first in hands for k in range(21)]
+
+
+NAMED = {
+    "rtskel": UPPER_BODY_50.names,
+    "OpenPose BODY_135": OPENPOSE_135.components["BODY_135"],
+    "Pose2Sim": (
+        *("Hip", "Neck", "Nose", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist"),
+        *(f"{side}{finger}{k}" for side in "RL" for finger in ("Middle", "Ring") for k in "1234"),
+        *(f"{side}{name}" for side in "RL" for name in ("Thumb1", "Thumb", "Thumb3", "Thumb4")),
+        *(f"{side}{finger}{k}" for side in "RL" for finger in ("Index", "Pinky") for k in ("", "2", "3", "4")),
+    ),
+    "MediaPipe": (
+        *HOLISTIC.components["POSE_LANDMARKS"],
+        *(f"{side}_HAND_{name}" for side in ("LEFT", "RIGHT") for name in HOLISTIC.components["LEFT_HAND_LANDMARKS"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("names", NAMED.values(), ids=NAMED.keys())
+def test_names_of_programs(names: tuple[str, ...]) -> None:
+    layout = by_names(names)
+    assert all(layout.sources)
+    for joint, sources in zip(UPPER_BODY_50.names, layout.sources, strict=True):
+        side = joint.partition("_")[0]
+        if side in ("left", "right"):
+            assert all(name.lower().startswith(side[0]) for _, name in sources), joint
+
+
+def test_names_that_mean_less() -> None:
+    """Rough points of a hand are no joints; an optical system's markers make some."""
+    of = dict(zip(UPPER_BODY_50.names, by_names(HOLISTIC.components["POSE_LANDMARKS"]).sources, strict=True))
+    assert of["left_index_1"] == of["right_thumb_2"] == ()
+    assert [name for _, name in of["neck"]] == ["LEFT_SHOULDER", "RIGHT_SHOULDER"]
+    markers = [f"subject:{code}" for code in ("LFHD", "RFHD", "LSHO", "RSHO", "LELB", "RELB", "LWRA", "LWRB", "LTOE")]
+    of = dict(zip(UPPER_BODY_50.names, by_names(markers).sources, strict=True))
+    assert [joint for joint, sources in of.items() if sources] == [
+        *("nose", "neck", "right_shoulder", "right_elbow", "left_shoulder", "left_elbow", "left_wrist"),
+    ]
+    assert [name for _, name in of["left_wrist"]] == ["subject:LWRA", "subject:LWRB"]

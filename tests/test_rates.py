@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rtskel.rates import Placer, frame_numbers, reconcile
-from rtskel.tools.estimate import Pose, recording
+from rtskel.tools.estimate import Pose, publish, recording
 from rtskel.tools.video import CAMERA_FPS, Video, write_mp4
 
 
@@ -114,6 +114,23 @@ def test_a_browsers_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (result.slots[-1] - result.slots[0]) / result.fps == pytest.approx(times[-1] / 1000, rel=0.01)
     assert np.flatnonzero(np.diff(result.slots) > 1).tolist() == [20]
     assert result.notes
+
+
+def test_saved_poses_keep_the_files_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published as fast as they are found, poses are sent with the time of sending and saved with their own."""
+    times = [40 * k for k in range(12)]
+    saved, sent = [], []
+    sender = SimpleNamespace(
+        wait_for_subscriber=lambda timeout: None,
+        send=lambda *pose, time_ns, **rest: sent.append(time_ns),
+        end=lambda slots: None,
+    )
+    with Video(video(tmp_path / "a.mp4", monkeypatch, milliseconds=times, stated=1000.0)) as source:
+        finder = SimpleNamespace(find=lambda image: ({}, {}))
+        publish(source, finder, sender, fast=True, each=saved.append, now_ns=lambda: 7)
+        result = recording(saved, source, "a")
+    assert result.time_ns.tolist() == [time * 1_000_000 for time in times]
+    assert (result.fps, set(sent)) == (25, {7})
 
 
 def test_a_right_rate_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

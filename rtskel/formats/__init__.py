@@ -10,9 +10,9 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
 | `openpose` | OpenPose's JSON, also of Pose2Sim, Sports2D, AI-Hub (`.openpose`) | yes | | fps |
 | `wholebody` | MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
-| `alphapose` | AlphaPose's JSON, COCO's results (`.wholebody`) | yes | | fps |
-| `holistic` | MediaPipe's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
-| `mediapipe` | MediaPipe's results as JSON (`.mediapipe`) | yes | | fps or times, image_size |
+| `alphapose` | AlphaPose's JSON, COCO's results (`.alphapose`) | yes | | fps |
+| `holistic` | MediaPipe's landmarks as arrays (`.mediapipe_arrays`) | yes | | fps if absent; depth_scale for 3D |
+| `mediapipe` | MediaPipe's results as JSON (`.mediapipe_json`) | yes | | fps or times, image_size |
 | `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |
 | `trc`, `c3d` | OpenSim, Pose2Sim, optical systems (`.markers`) | yes | yes | axes if unusual |
 | `freemocap` | freemocap's `..._body_3d_xyz.csv`, with hands (`.freemocap`) | yes | yes | fps |
@@ -42,12 +42,14 @@ from typing import Any
 
 from rtskel.errors import FormatError
 from rtskel.formats import (
+    alphapose,
     bvh,
     frames,
     freemocap,
     markers,
     mcap,
-    mediapipe,
+    mediapipe_arrays,
+    mediapipe_json,
     openpose,
     posefile,
     skels,
@@ -58,7 +60,7 @@ from rtskel.formats import (
 from rtskel.formats.dataframes import to_frame, to_xarray
 from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
-from rtskel.formats.parsing import Format, Options, content, listed, named, npz_names, printable, read_json, reason
+from rtskel.formats.parsing import Format, Options, head_of, listed, named, npz_names, printable, read_json, reason
 from rtskel.formats.recording import (
     MM_PER_UNIT,
     SHOULDER_WIDTH_MM,
@@ -95,15 +97,15 @@ _FORMATS = (  # in the order in which marks are looked for
     markers.TRC,
     freemocap.NPY,
     table.JSONL,
-    wholebody.ALPHAPOSE,
+    alphapose.FORMAT,
     openpose.FORMAT,
     wholebody.FORMAT,
-    mediapipe.RESULTS,
+    mediapipe_json.FORMAT,
     freemocap.CSV,
     table.CSV,
     skels.FORMAT,
     table.NPZ,
-    mediapipe.FORMAT,
+    mediapipe_arrays.FORMAT,
     markers.C3D,
     bvh.FORMAT,
     vrma.VRMA,
@@ -127,7 +129,7 @@ def recognise(path: str | Path) -> str:
     path = Path(path)
     if path.is_dir():
         return _of_folder(path)
-    head = content(path, 1 << 16)
+    head = head_of(path)
     if head.startswith(b"PK"):
         names = npz_names(path)
         return next((form.name for form in _FORMATS if form.arrays(names)), table.NPZ.name)
@@ -158,7 +160,7 @@ def _of_folder(path: Path) -> str:
     if path.suffix.lower() in SUFFIXES:
         raise FormatError(f"{path}: is a directory")
     for file in frames.files_in(path)[:100]:  # pictures with nobody in them tell nothing
-        marked = _marked(content(file, 1 << 16), folders=True)
+        marked = _marked(head_of(file), folders=True)
         if marked is not None:
             return marked.name
     return openpose.FORMAT.name
@@ -257,7 +259,8 @@ def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]
         FormatError: as `write`.
     """
     path, recordings = Path(path), list(recordings)
-    together = _written(path).together
+    form = _written(path)
+    together = form.together
     if together == "all" or not recordings:
         write(path, recordings)
         return [path]
@@ -265,12 +268,13 @@ def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]
     by_lookahead = len({recording.lookahead for recording in recordings}) > 1
     files: dict[Path, list[Recording]] = {}
     for recording in recordings:
-        words = [path.stem]
+        words = []
         if by_name:
             words.append(recording.name)
         if by_lookahead:
             words.append("offline" if recording.lookahead is None else f"L{recording.lookahead}")
-        name = ".".join(words) + path.suffix
+        fixed = not form.suffixes[0].startswith(".")  # the end of the name says what is in the file
+        name = ".".join([*words, path.name] if fixed else [path.stem, *words]) + ("" if fixed else path.suffix)
         if by_name and ("/" in recording.name or "\0" in recording.name):
             raise FormatError(f"{path}: recording {recording.name!r} cannot be part of a file's name")
         recording = replace(recording, slot=recording.slots - recording.slots[0])

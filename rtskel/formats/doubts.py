@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.parsing import Options
+from rtskel.formats.parsing import Options, printable
 from rtskel.formats.recording import Recording
 from rtskel.rates import reconcile, too_far_apart
 from rtskel.skeleton import BODY, NECK, skeleton
@@ -41,7 +41,7 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
             if strange:
                 notes.append(f"{strange}: axes {recording.axes} are only a convention here (else state --axes)")
     every = dict.fromkeys((*recording.notes, *options.notes, *notes))
-    return replace(recording, notes=tuple(every))
+    return replace(recording, notes=tuple(printable(words) for words in every))
 
 
 def _clock(recording: Recording, notes: list[str]) -> Recording:
@@ -54,7 +54,7 @@ def _clock(recording: Recording, notes: list[str]) -> Recording:
     if first > LATEST_START:
         notes.append(f"frame numbers begin at {first}: counted from there")
         recording = replace(recording, slot=slots - first)
-    if recording.time_ns is None:
+    if recording.time_ns is None or recording.lookahead is not None:  # refined poses are on rtskel's own clock
         return recording
     clock = reconcile(recording.fps, recording.slot, recording.time_ns)
     if clock.note:

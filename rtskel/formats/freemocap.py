@@ -5,8 +5,8 @@ for the body (33 points), each hand (21) and all (body, right hand, left hand, f
 the hands that lie beside it, and written with them.
 
 Any other `.npy` is [F, P, D], or [F, N, P, D] for N people: the number of points tells the layout, as in
-`rtskel.formats.wholebody` and `rtskel.formats.mediapipe`; 50 are rtskel's joints. Where several orders of body and
-hands have as many points, the one is taken in which hands lie at their wrists. D is x, y, and z or a confidence.
+`rtskel.formats.wholebody` and `.mediapipe_arrays`; 50 are rtskel's joints. Where several orders of body and hands have
+as many points, the one is taken in which hands lie at their wrists. D is x, y, and z or a confidence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats import mediapipe, wholebody
+from rtskel.formats import mediapipe, mediapipe_arrays, wholebody
 from rtskel.formats.mappings import BY_POINTS, HOLISTIC, by_names
 from rtskel.formats.markers import in_unit, of_named_points, one_of
 from rtskel.formats.parsing import BOM, DEPTH, Format, Options, array_of, content, named, replace_file, shown, text
@@ -45,7 +45,8 @@ _PARTS = {"p": "POSE_LANDMARKS", "l": "LEFT_HAND_LANDMARKS", "r": "RIGHT_HAND_LA
 
 def _beside(path: Path, part: str) -> Path:
     """The file of another part of the body beside that of the body."""
-    return path.with_name(path.name.replace("body", part, 1))
+    before, _, after = path.name.rpartition("body")
+    return path.with_name(before + part + after)
 
 
 def _is_body(path: Path) -> bool:
@@ -144,13 +145,13 @@ def _mediapipe(path: Path, array: NDArray[np.float64], options: Options) -> Reco
     if options.world:
         raise FormatError(f"{path}: has no world landmarks")
     found = {
-        _PARTS[letter]: mediapipe.split(_PARTS[letter], part, options)
+        _PARTS[letter]: mediapipe_arrays.split(_PARTS[letter], part, options)
         for letter, part in parts.items()
         if letter in _PARTS
     }
     points_of, sure = {key: pair[0] for key, pair in found.items()}, {key: pair[1] for key, pair in found.items()}
     fps = options.need(path, "fps", "the file does not say how many frames a second")
-    xyz, confidence, dims = mediapipe.joints_of(path, points_of, sure, options, [slice(0, len(array))])
+    xyz, confidence, dims = mediapipe_arrays.joints_of(path, points_of, sure, options, [slice(0, len(array))])
     return named(
         path, Recording, xyz, fps, path.stem,
         confidence=confidence, axes=mediapipe.AXES, unit="px", dims=dims, image_size=options.image_size,

@@ -5,7 +5,7 @@ it equals, or the points whose mean it is. Sides are the person's own: left is t
 
 | layout | is |
 |---|---|
-| OPENPOSE_25, OPENPOSE_18, OPENPOSE_15 | OpenPose's BODY_25, COCO or MPI body, and its hands |
+| OPENPOSE_25, 25B, 18, 15 | OpenPose's BODY_25, BODY_25B, COCO or MPI body, and its hands |
 | OPENPOSE_135 | OpenPose's BODY_135, whose hands begin at the body's wrists |
 | COCO_17, HALPE_26, BLAZEPOSE_33 | bodies in one component, with hands in two more if a file has them |
 | HALPE_68, WHOLEBODY_133, HALPE_136 | body and hands in one component; by several components: see BY_COMPONENT |
@@ -171,7 +171,9 @@ def _keypoints(name: str, points: tuple[str, ...], body: Mapping[str, Sequence[P
 
 
 _WITH_MEAN_NECK = _coco_body("keypoints")
+_LOWER = ("upper_neck", "head_top", *_COCO_FEET)
 _WITH_NECK = _WITH_MEAN_NECK | {"neck": [("keypoints", "neck")]}
+OPENPOSE_25B = _keypoints("OpenPose BODY_25B", (*_COCO_BODY, *_LOWER), _WITH_MEAN_NECK)
 COCO_17 = _keypoints("COCO-17", _COCO_BODY, _WITH_MEAN_NECK)
 HALPE_26 = _keypoints("Halpe-26", _HALPE_BODY, _WITH_NECK)
 HALPE_68 = _keypoints("Halpe-68", (*_HALPE_BODY, *_COCO_HANDS), _WITH_NECK)

@@ -10,7 +10,10 @@ exactly 0 is missing. The files state unit and frame rate, and `.trc` the time o
 
 from __future__ import annotations
 
+import io
 import struct
+import subprocess
+import sys
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.frames import check_span
 from rtskel.formats.mappings import by_names, gather
-from rtskel.formats.parsing import Format, Options, content, listed, named, reason, replace_file, shown, text
+from rtskel.formats.parsing import Format, Options, content, listed, named, printable, reason, replace_file, shown, text
 from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.rates import reconcile
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical
@@ -189,6 +192,45 @@ def _ezc3d(path: Path) -> Any:
     return ezc3d
 
 
+_CHILD = """
+import sys, numpy, ezc3d
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+except (ImportError, ValueError, OSError):
+    pass
+file = ezc3d.c3d(sys.argv[1])
+about = file["parameters"]["POINT"]
+units = about["UNITS"]["value"]
+numpy.savez(sys.stdout.buffer, xyz=file["data"]["points"][:3], names=numpy.array(about["LABELS"]["value"], str),
+            lost=file["data"]["meta_points"]["residuals"][0] < 0, rate=about["RATE"]["value"][0],
+            unit=str(units[0]) if units else "")
+"""
+_CHILD_BYTES, _CHILD_SECONDS = 4 << 30, 120
+
+_Read = tuple[NDArray[np.float64], NDArray[np.bool_], list[str], float, str]
+
+
+def _read_apart(path: Path) -> _Read:
+    """Points [F, P, 3], which are lost, their names, the rate and the unit; read in a process of its own.
+
+    ezc3d crashes on some damaged files, which would end this process.
+    """
+    command = [sys.executable, "-c", _CHILD, str(path), str(_CHILD_BYTES)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_CHILD_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FormatError(f"{path}: ezc3d cannot read it ({reason(error)})") from None
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        words = printable(lines[-1][:120]) if lines and done.returncode > 0 else "it crashes"
+        raise FormatError(f"{path}: not a .c3d file that ezc3d can read ({words})")
+    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
+        xyz = np.moveaxis(found["xyz"].astype(np.float64), (0, 1, 2), (2, 1, 0))
+        unit = str(found["unit"]).strip().lower()
+        return xyz, found["lost"].T, found["names"].tolist(), float(found["rate"]), unit
+
+
 def read_c3d(path: Path, options: Options) -> list[Recording]:
     head, size = content(path, 512), path.stat().st_size
     if len(head) < 512 or head[1] != 0x50:
@@ -196,18 +238,9 @@ def read_c3d(path: Path, options: Options) -> list[Recording]:
     points, _, first, last = struct.unpack_from("<4H", head, 2)
     if points * (last - first + 1) * 8 > size and last < 0xFFFF:  # beyond, files state their length elsewhere
         raise FormatError(f"{path}: truncated: {last - first + 1} frames of {points} points in {size} bytes")
-    ezc3d = _ezc3d(path)
-    try:
-        file = ezc3d.c3d(str(path))
-        about = file["parameters"]["POINT"]
-        names = [str(name) for name in about["LABELS"]["value"]]
-        xyz = np.moveaxis(np.asarray(file["data"]["points"], np.float64)[:3], 0, -1).swapaxes(0, 1)
-        lost = np.asarray(file["data"]["meta_points"]["residuals"])[0].T < 0
-        rate = float(about["RATE"]["value"][0])
-        unit = str(about["UNITS"]["value"][0]).strip().lower() if about["UNITS"]["value"] else ""
-    except Exception as error:  # ezc3d raises what its C++ does
-        raise FormatError(f"{path}: not a .c3d file that ezc3d can read ({reason(error)})") from None
-    if xyz.ndim != 3 or xyz.shape[1] != len(names):
+    _ezc3d(path)
+    xyz, lost, names, rate, unit = _read_apart(path)
+    if xyz.shape[1] != len(names) or lost.shape != xyz.shape[:2]:
         raise FormatError(f"{path}: {len(names)} labels for points {list(xyz.shape)}")
     xyz[lost] = np.nan
     if unit not in MM_PER_UNIT and options.unit is None:

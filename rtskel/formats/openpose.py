@@ -27,12 +27,13 @@ from rtskel.formats.mappings import (
     OPENPOSE_15,
     OPENPOSE_18,
     OPENPOSE_25,
+    OPENPOSE_25B,
     OPENPOSE_135,
     Layout,
     gather,
     stated_confidence,
 )
-from rtskel.formats.parsing import BOM, Format, Options, integer, listed, numbers, shown
+from rtskel.formats.parsing import BOM, Format, Options, identity, listed, numbers, shown
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER
@@ -110,10 +111,7 @@ def _person(number: int, place: str, person: Any, options: Options) -> _Row:
         key = f"{part}_keypoints_2d" if f"{part}_keypoints_2d" in person else f"{part}_keypoints"
         flat.append(_points(place, part, key, person.get(key), 3))
         deep.append(_points(place, part, f"{part}_keypoints_3d", person.get(f"{part}_keypoints_3d"), 4))
-    identity = person.get("person_id", -1)
-    if isinstance(identity, list):
-        identity = identity[0] if len(identity) == 1 else -1
-    return _Row(number, place, integer(f"{place}, person_id", identity), flat, deep)
+    return _Row(number, place, identity(f"{place}, person_id", person.get("person_id")), flat, deep)
 
 
 def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[np.float32]:
@@ -176,6 +174,9 @@ def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[n
             raise FormatError(f"{place}: {found.id}, but {layout.id} before")
         layout = found
     layout = layout or OPENPOSE_25
+    if layout is OPENPOSE_25 and _eyes_follow([parts[0] for _, parts in rows if len(parts[0])]):
+        options.note("bodies of 25 points whose eyes come second are read as BODY_25B")
+        layout = OPENPOSE_25B
     points = {}
     for at, (component, names) in enumerate(layout.components.items()):
         empty = np.zeros((len(names), rows[0][1][0].shape[1]), np.float32)
@@ -183,6 +184,19 @@ def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[n
     sure = {component: array[..., -1] for component, array in points.items()}
     points = {component: array[..., :-1] for component, array in points.items()}
     return gather(layout, points, stated_confidence(points, sure, options))
+
+
+def _eyes_follow(bodies: list[NDArray[np.float32]]) -> bool:
+    """Whether points 1 to 4 lie around the nose, as eyes and ears of BODY_25B, and not along an arm, as of BODY_25.
+
+    Both have 25 points. Points 5 and 6 are the shoulders there, and a shoulder and elbow here.
+    """
+    points = np.stack(bodies) if bodies else np.zeros((0, 25, 3), np.float32)
+    seen = points[(points[:, :7, -1] > 0).all(axis=1), :7, :-1].astype(np.float64)
+    if not len(seen):
+        return False
+    face = np.linalg.norm(seen[:, 1:5] - seen[:, :1], axis=-1).max(axis=1)
+    return bool(np.mean(face < 0.8 * np.linalg.norm(seen[:, 5] - seen[:, 6], axis=-1)) > 0.8)
 
 
 def _unit_of(xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> str | None:

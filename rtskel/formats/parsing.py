@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -103,10 +104,22 @@ def content(path: Path, size: int = -1) -> bytes:
         raise FormatError(f"{path}: {error.strerror or error}") from None
 
 
+_MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+
+
+def head_of(path: Path) -> bytes:
+    """The first 64 KiB of a file, for marks; UTF-16 as UTF-8."""
+    head = content(path, 1 << 16)
+    for mark, coding in _MARKS[1:]:
+        if head.startswith(mark):
+            return head[len(mark) :].decode(coding, "ignore").encode()
+    return head
+
+
 def text(path: Path, options: Options | None = None, encoding: str = "utf-8") -> str:
     """The text of a file without its byte order mark; line ends stay as they are."""
     data = content(path)
-    for mark, coding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+    for mark, coding in _MARKS:
         if data.startswith(mark):
             data, encoding = data[len(mark) :], coding
             if options is not None:
@@ -264,6 +277,19 @@ def integer(place: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise FormatError(f"{place}: a whole number expected, found {shown(value)}")
     return value
+
+
+def identity(place: str, value: Any) -> int:
+    """The id of a tracked person: a whole number, as text or in a list of one, too; -1: none."""
+    while isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    if value is None or isinstance(value, list):
+        return -1
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    return (
+        int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else integer(place, value)
+    )
 
 
 def replace_file(path: Path, data: bytes | str) -> None:

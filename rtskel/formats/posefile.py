@@ -102,7 +102,7 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
         raise FormatError(f"{path}: components {listed(by_name)}: none of {', '.join(BY_COMPONENT)}")
 
     fps, frame, identity, points, sure = _body(source, version, components)
-    if not fps > 0:
+    if options.fps is not None or not fps > 0:
         fps = options.need(path, "fps", f"the file says {fps:g} frames a second")
     names = {component.name: component.points for component in components}
 

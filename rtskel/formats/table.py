@@ -47,6 +47,7 @@ from rtskel.formats.parsing import (
     BOM,
     Format,
     Options,
+    Unfinished,
     listed,
     load_npz,
     named,
@@ -58,7 +59,7 @@ from rtskel.formats.parsing import (
     text,
 )
 from rtskel.formats.recording import Recording
-from rtskel.rates import reconcile
+from rtskel.rates import MOST_FPS, reconcile
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50, Skeleton, skeleton
 
 NPZ_FORMAT = "rtskel-recording-1"
@@ -196,6 +197,11 @@ def _recording(
         fields["confidence"] = rows["confidence"][at]
     size = fields.pop("image_width", -1), fields.pop("image_height", -1)
     fields["image_size"] = None if size == (-1, -1) else size
+    if options.fps is not None:
+        fields["fps"] = options.fps
+    elif "fps" in fields and "time_ns" in fields and not 0 < fields["fps"] <= MOST_FPS:
+        options.note(f"{fields['fps']:g} frames per second are stated, which cannot be: the times hold")
+        del fields["fps"]
     if "fps" not in fields:
         clock = reconcile(options.fps, fields.get("slot"), fields.get("time_ns"))
         fields["fps"] = clock.fps or fps or options.need(path, "fps", "the file does not say its fps")
@@ -260,6 +266,9 @@ def read_npz(path: Path, options: Options) -> list[Recording]:
         raise FormatError(f"{path}: no array 'xyz' (found: {listed({*columns, *unused})})")
     if unused:
         options.note(f"unused arrays: {listed(unused)}")
+    for key in ("person", "view"):
+        if key in columns and columns[key].dtype.kind in "iu":
+            columns[key] = columns[key].astype(str)
     return recordings_of(path, columns, options, _COLUMNS["fps"].default)
 
 
@@ -336,11 +345,18 @@ def _objects(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[s
     rows: list[dict[str, Any]] = []
     places: list[str] = []
     source = text(path, options)
-    for number, line in enumerate(source.split("\n"), 1):
+    lines = source.split("\n")
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        row = parse_json(place, line)
+        try:
+            row = parse_json(place, line)
+        except Unfinished:
+            if not rows or number < len(lines):  # the last line has no line end
+                raise
+            options.note(f"unfinished last line skipped: {number}")
+            break
         if not isinstance(row, dict):
             raise FormatError(f"{place}: an object expected, found {shown(row)}")
         if row.get("kind", "pose") == "pose":
@@ -465,7 +481,8 @@ def _points_of(header: list[str], body: Skeleton) -> tuple[dict[tuple[str, str],
 
 def _cells(path: Path, options: Options) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
     """Column names, the cells of each column, and the line number of each row."""
-    table = csv.reader(io.StringIO(text(path, options), newline=""), strict=True)
+    source = text(path, options)
+    table = csv.reader(io.StringIO(source, newline=""), strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
     try:
@@ -478,6 +495,9 @@ def _cells(path: Path, options: Options) -> tuple[list[str], list[tuple[str, ...
     if len(rows) < 2:
         raise FormatError(f"{path}: {'no poses' if rows else 'empty file'}")
     header = rows[0]
+    if len(rows) > 2 and len(rows[-1]) < len(header) and not source.endswith(("\n", "\r")):
+        options.note(f"unfinished last line skipped: {lines.pop()}")
+        rows.pop()
     for row, line in zip(rows, lines, strict=True):
         if len(row) != len(header):
             raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")

@@ -1,11 +1,9 @@
-"""Keypoints without names, body or whole body: MMPose's JSON, AlphaPose's JSON, and arrays of RTMW, rtmlib and others.
+"""Keypoints without names, of body or whole body: MMPose's JSON, and arrays of RTMW, rtmlib and others.
 
 MMPose writes a list of frames, or `{"meta_info": ..., "instance_info": [frames]}`; a frame is `{"frame_id": 7,
 "instances": [{"keypoints": [[x, y], ...], "keypoint_scores": [...]}, ...]}`. For a single image it writes the list of
 instances alone; a folder of those is read too (`rtskel.formats.frames`). Frame numbers count from the smallest.
-
-AlphaPose, and COCO's results, are a list of people, `{"image_id": "7.jpg", "keypoints": [x, y, confidence, ...]}` with
-`idx` where they are tracked; or, by image name, objects with `bodies` (`joints`) or `people` (`pose_keypoints_2d`).
+Keypoints may be objects with x, y and score (TensorFlow.js), or one object of such lists (Ultralytics).
 
 An `.npz` of arrays has `keypoints` [F, P, D], or [F, N, P, D] for N people in each of F frames, and `scores` (or
 `keypoint_scores`) of the same shape without D; it may have `fps`, `image_size` (width, height) and `track_id` [F, N].
@@ -17,7 +15,6 @@ rate must be stated, unless there is an array `fps`.
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,17 +26,30 @@ from numpy.typing import ArrayLike, NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.frames import check_span, clips_of, values_of
 from rtskel.formats.mappings import BY_POINTS, OPENPOSE_18, Layout, by_names, gather, stated_confidence
-from rtskel.formats.parsing import BOM, Format, Options, integer, listed, load_npz, npz_names, numbers, read_json, shown
+from rtskel.formats.parsing import (
+    BOM,
+    Format,
+    Options,
+    identity,
+    integer,
+    listed,
+    load_npz,
+    npz_names,
+    numbers,
+    read_json,
+    shown,
+)
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import CANONICAL_AXES, NECK
 
 _KNOWN_OF_INSTANCE = {"keypoints", "keypoint_scores", "track_id", "bbox", "bbox_score", "bbox_scores"}
 _KNOWN_OF_INSTANCE |= {"keypoints_visible", "track_bbox", "transformed_keypoints"}
+_KNOWN_OF_INSTANCE |= {"score", "keypoints3D", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
 _KNOWN_ARRAYS = {"keypoints", "scores", "keypoint_scores", "fps", "image_size", "track_id", "person_id"}
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A person in a frame: points [P, D] and scores [P]."""
 
     frame: int
@@ -77,11 +87,11 @@ def from_wholebody(
         sure = np.ones(points.shape[:-1]) if scores is None else np.asarray(scores, np.float64)
         sure = sure[None] if sure.ndim == 1 else sure
         if points.size:
-            rows += _checked(f"{name}, frame {number}", number, points, sure)
-    return _recordings(name, name, rows, Options(fps=fps, unit=unit, axes=axes, image_size=image_size))
+            rows += checked(f"{name}, frame {number}", number, points, sure)
+    return recordings_of(name, name, rows, Options(fps=fps, unit=unit, axes=axes, image_size=image_size))
 
 
-def _checked(place: str, frame: int, points: NDArray[np.float64], scores: NDArray[np.float64]) -> list[_Row]:
+def checked(place: str, frame: int, points: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Row]:
     """The people of a frame, from points [N, P, D] and scores [N, P]."""
     if points.ndim != 3 or points.shape[1] not in _LAYOUTS or points.shape[2] not in (2, 3):
         known = ", ".join(f"{count} ({layout.id})" for count, layout in _LAYOUTS.items())
@@ -89,14 +99,14 @@ def _checked(place: str, frame: int, points: NDArray[np.float64], scores: NDArra
                           f"points known: {known}")  # fmt: skip
     if scores.shape != points.shape[:-1]:
         raise FormatError(f"{place}: scores have shape {list(scores.shape)}, {list(points.shape[:-1])} expected")
-    return [_Row(frame, person, score, -1) for person, score in zip(points, scores, strict=True)]
+    return [Row(frame, person, score, -1) for person, score in zip(points, scores, strict=True)]
 
 
 _LAYOUTS = {**BY_POINTS, 18: OPENPOSE_18}
 
 
-def _recordings(
-    path: Path | str, name: str, rows: list[_Row], options: Options, layout: Layout | None = None
+def recordings_of(
+    path: Path | str, name: str, rows: list[Row], options: Options, layout: Layout | None = None
 ) -> list[Recording]:
     if not rows:
         raise FormatError(f"{path}: nobody is found in any frame")
@@ -150,12 +160,12 @@ def read_wholebody(path: Path, options: Options) -> list[Recording]:
                 for number, file, value in values_of(files, options)
                 for row in _picture(number, file, value, options)
             ]
-            recordings += _recordings(path, name, rows, options)
+            recordings += recordings_of(path, name, rows, options)
         return recordings
     return _read_arrays(path, options) if zipfile.is_zipfile(path) else _read_json(path, options)
 
 
-def _picture(number: int, file: Path, value: Any, options: Options) -> list[_Row]:
+def _picture(number: int, file: Path, value: Any, options: Options) -> list[Row]:
     """The people of a file that holds one picture."""
     found = _frames(file, value)
     if len(found) > 1:
@@ -173,6 +183,8 @@ def _frames(path: Path, value: Any) -> list[dict[str, Any]]:
         frames = frames[0]
     if frames and isinstance(frames[0], dict) and "keypoints" in frames[0]:
         frames = [{"instances": frames}]
+    elif frames and all(isinstance(frame, list) for frame in frames):
+        frames = [{"instances": frame} for frame in frames]
     for at, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("instances"), list):
             raise FormatError(f"{path}, frame {at}: not MMPose's JSON: no list of instances, found {shown(frame)}")
@@ -182,7 +194,7 @@ def _frames(path: Path, value: Any) -> list[dict[str, Any]]:
 def _read_json(path: Path, options: Options) -> list[Recording]:
     value = read_json(path, options)
     seen: set[int] = set()
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for at, frame in enumerate(_frames(path, value)):
         number = integer(f"{path}, frame {at}, frame_id", frame.get("frame_id", at))
         if number in seen:
@@ -192,26 +204,37 @@ def _read_json(path: Path, options: Options) -> list[Recording]:
     first = min(seen, default=0)
     check_span(path, first, max(seen, default=0), len(seen))
     rows = sorted((row._replace(frame=row.frame - first) for row in rows), key=lambda row: row.frame)
-    return _recordings(path, path.stem, rows, options, _layout_of(value, rows, options))
+    return recordings_of(path, path.stem, rows, options, _layout_of(value, rows, options))
 
 
-def _people(place: str, frame: int, instances: list[Any], options: Options) -> list[_Row]:
+def _people(place: str, frame: int, instances: list[Any], options: Options) -> list[Row]:
     return [_instance(f"{place}, person {at}", frame, instance, options) for at, instance in enumerate(instances)]
 
 
-def _instance(place: str, frame: int, instance: Any, options: Options) -> _Row:
+def _instance(place: str, frame: int, instance: Any, options: Options) -> Row:
     if not isinstance(instance, dict) or "keypoints" not in instance:
         raise FormatError(f"{place}: an object with keypoints expected, found {shown(instance)}")
     if not _KNOWN_OF_INSTANCE.issuperset(instance):
         options.note(f"unused keys: {listed(instance.keys() - _KNOWN_OF_INSTANCE)}")
-    points = numbers(f"{place}, keypoints", instance["keypoints"])
-    sure = instance.get("keypoint_scores")
+    found, sure = _spelled(instance["keypoints"], instance.get("keypoint_scores"))
+    points = numbers(f"{place}, keypoints", found)
     points, scores = _scores_split(points, None if sure is None else numbers(f"{place}, keypoint_scores", sure))
-    (row,) = _checked(place, frame, points[None], scores[None])
-    return row._replace(identity=integer(f"{place}, track_id", instance.get("track_id", -1)))
+    (row,) = checked(place, frame, points[None], scores[None])
+    return row._replace(identity=identity(f"{place}, track_id", instance.get("track_id")))
 
 
-def _layout_of(value: Any, rows: list[_Row], options: Options) -> Layout | None:
+def _spelled(points: Any, scores: Any) -> tuple[Any, Any]:
+    """Keypoints and scores as lists: MMPose's, TensorFlow.js' list of objects, or Ultralytics' object of lists."""
+    if isinstance(points, list) and points and all(isinstance(point, dict) for point in points):
+        sure = [point.get("score", point.get("confidence", 1.0)) for point in points]
+        return [[point.get("x"), point.get("y")] for point in points], sure
+    if isinstance(points, dict) and isinstance(points.get("x"), list) and isinstance(points.get("y"), list):
+        pairs = [list(pair) for pair in zip(points["x"], points["y"], strict=False)]
+        return pairs, points.get("visible", points.get("confidence", scores))
+    return points, scores
+
+
+def _layout_of(value: Any, rows: list[Row], options: Options) -> Layout | None:
     """The layout by the names that MMPose gives its keypoints, where their number alone does not tell it."""
     if not rows or rows[0].points.shape != (17, 3):
         return None  # by the number of points
@@ -223,73 +246,6 @@ def _layout_of(value: Any, rows: list[_Row], options: Options) -> Layout | None:
             return layout
     options.note("17 points in 3D without names are taken for COCO's")
     return None
-
-
-# AlphaPose's JSON, COCO's results
-
-
-def read_alphapose(path: Path, options: Options) -> list[Recording]:
-    if path.is_dir():
-        images = [
-            (str(number), found)
-            for _, files in clips_of(path, options).items()
-            for number, file, value in values_of(files, options)
-            for found in _bodies(str(file), value)
-        ]
-    else:
-        value = read_json(path, options)
-        if isinstance(value, list):
-            images = [(_image(f"{path}, person {at}", person), person) for at, person in enumerate(value)]
-        elif isinstance(value, dict):
-            images = [(image, found) for image, frame in value.items() for found in _bodies(f"{path}, {image}", frame)]
-        else:
-            raise FormatError(f"{path}: not AlphaPose's JSON: a list of people, or people by image, expected")
-    number_of = _frame_numbers(path, dict.fromkeys(image for image, _ in images))
-    rows = []
-    for at, (image, person) in enumerate(images):
-        place = f"{path}, person {at}"
-        found = next((person[key] for key in ("keypoints", "joints", "pose_keypoints_2d") if key in person), None)
-        points = numbers(f"{place}, keypoints", found)
-        if points.ndim != 1 or len(points) % 3:
-            raise FormatError(f"{place}, keypoints: {points.size} numbers, x, y, confidence of each point expected")
-        points = points.reshape(1, -1, 3)
-        (row,) = _checked(place, number_of[image], points[..., :2], points[..., 2])
-        rows.append(row._replace(identity=_track(place, person.get("idx", person.get("track_id", -1)))))
-    rows.sort(key=lambda row: row.frame)
-    return _recordings(path, path.name if path.is_dir() else path.stem, rows, options)
-
-
-def _image(place: str, person: Any) -> str:
-    if not isinstance(person, dict) or "image_id" not in person or "keypoints" not in person:
-        raise FormatError(f"{place}: an object with image_id and keypoints expected, found {shown(person)}")
-    return str(person["image_id"])
-
-
-def _bodies(place: str, frame: Any) -> list[dict[str, Any]]:
-    people = frame.get("bodies", frame.get("people")) if isinstance(frame, dict) else None
-    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
-        raise FormatError(f"{place}: not AlphaPose's JSON: no list of bodies")
-    return people
-
-
-def _frame_numbers(path: Path, images: Iterable[str]) -> dict[str, int]:
-    """Frame numbers from 0 of image names or ids; in the order of appearance where a name has no number."""
-    names = list(images)
-    found = [re.search(r"(\d{1,18})\D*$", name, re.ASCII) for name in names]
-    numbers_of = [int(match[1]) for match in found if match]
-    if len(set(numbers_of)) < len(names):
-        return {name: at for at, name in enumerate(names)}
-    first = min(numbers_of, default=0)
-    check_span(path, first, max(numbers_of, default=0), len(names))
-    return {name: number - first for name, number in zip(names, numbers_of, strict=True)}
-
-
-def _track(place: str, value: Any) -> int:
-    while isinstance(value, list) and len(value) == 1:
-        (value,) = value
-    if isinstance(value, list):
-        return -1
-    return int(value) if isinstance(value, float) and value.is_integer() else integer(f"{place}, idx", value)
 
 
 # Arrays
@@ -326,14 +282,14 @@ def of_arrays(path: Path, columns: dict[str, NDArray[Any]], options: Options) ->
         ids = ids.reshape(points.shape[:2])
     elif ids is not None:
         raise FormatError(f"{path}: track_id has shape {list(ids.shape)}, {list(points.shape[:2])} expected")
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for number, (people, sure) in enumerate(zip(points.astype(np.float64), scores.astype(np.float64), strict=True)):
-        of_frame = _checked(f"{path}, frame {number}", number, people, sure)
+        of_frame = checked(f"{path}, frame {number}", number, people, sure)
         if ids is not None:
             of_frame = [row._replace(identity=int(one)) for row, one in zip(of_frame, ids[number], strict=True)]
         rows += of_frame
     stated = _stated(path, columns, options)
-    return _recordings(path, path.stem, rows, stated)
+    return recordings_of(path, path.stem, rows, stated)
 
 
 def _stated(path: Path, columns: dict[str, NDArray[Any]], options: Options) -> Options:
@@ -345,7 +301,7 @@ def _stated(path: Path, columns: dict[str, NDArray[Any]], options: Options) -> O
     if rate is not None and (rate.dtype.kind not in "fiu" or rate.shape != ()):
         raise FormatError(f"{path}: fps {shown(rate.tolist())}: one number expected")
     return Options(
-        fps=options.fps if rate is None else float(rate),
+        fps=options.fps or (None if rate is None else float(rate)),
         unit=options.unit,
         axes=options.axes,
         image_size=None if size is None else (int(size[0]), int(size[1])),
@@ -359,12 +315,5 @@ FORMAT = Format(
     read_wholebody,
     mark=BOM + rb'\s*[\[{].*"(?:instance_info|instances|meta_info|keypoints)"\s*:',
     arrays=lambda names: "keypoints" in names and "xyz" not in names,
-    folders=True,
-)
-ALPHAPOSE = Format(
-    "alphapose",
-    (".json",),
-    read_alphapose,
-    mark=BOM + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:))',
     folders=True,
 )

@@ -250,15 +250,20 @@ def publish(
     """
     estimator.find(video.first.image)
     wait_for_subscriber(sender, wait_s, waiting)
-    frames: Iterator[Frame]
-    if fast and not video.camera:
-        frames = (frame._replace(time_ns=now_ns()) for frame in video)
-    else:
-        frames = live(video, now_ns=now_ns, sleep=sleep)
+    taken: list[int] = []  # when frames were read, which is what their poses are sent with
+
+    def read() -> Iterator[Frame]:
+        for frame in video:
+            taken.append(now_ns())
+            yield frame
+
+    as_fast_as_possible = fast and not video.camera
+    frames = read() if as_fast_as_possible else live(video, now_ns=now_ns, sleep=sleep)
     slots = 0
     try:
         for pose in poses(frames, estimator, pixels=pixels):
-            sender.send(pose.xyz, pose.confidence, seq=pose.number, time_ns=pose.time_ns, block=True)
+            time_ns = taken.pop() if as_fast_as_possible else pose.time_ns
+            sender.send(pose.xyz, pose.confidence, seq=pose.number, time_ns=time_ns, block=True)
             slots = pose.number + 1
             if each is not None:
                 each(pose)
