@@ -22,6 +22,7 @@ ORDER = [
     "model",
     "client",
     "engine",
+    "archive",
     "training",
     "serve",
     "tools",

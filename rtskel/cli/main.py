@@ -129,7 +129,7 @@ def _parser() -> Parser:
             formatter_class=Layout,
         )
         command.options(sub)
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, command=command.name)
     for name, summary in TRAINING.items():
         commands.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
     return parser

@@ -165,12 +165,14 @@ def reading_options(parser: Parser) -> None:
     group.add_argument("--world", action="store_true", help="read MediaPipe's world landmarks, in metres")
 
 
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `reading_options`, as arguments of `rtskel.formats.read`."""
+    names = ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world")
+    return {name: getattr(args, name) for name in names}
+
+
 def read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
     """The recordings in a file (default: the command line's), read with the options of `reading_options`."""
     from rtskel import formats
 
-    options: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world")
-    }
-    return formats.read(args.file if file is None else file, **options)
+    return formats.read(args.file if file is None else file, **reading(args))
