@@ -26,6 +26,7 @@ ORDER = [
     "model",
     "client",
     "engine",
+    "archive",
     "training",
     "serve",
     "tools",

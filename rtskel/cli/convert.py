@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rtskel.cli.archive import MORE as MANY
+from rtskel.cli.archive import in_and_out, in_out_options, run_archive
 from rtskel.cli.options import Command, Parser, read, reading_options
 from rtskel.cli.status import OK
 from rtskel.errors import RtskelError
@@ -16,12 +18,11 @@ sequences. OUT is .npz, .csv, .jsonl, .skels or .bvh (one sequence, for animatio
 examples:
   rtskel convert openpose_output/ out.npz --fps 24
   rtskel convert in.pose out.csv
-  rtskel convert refined.npz signer.bvh --stream cam1"""
+  rtskel convert refined.npz signer.bvh --stream cam1""" + MANY.format(name="convert")
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("file", metavar="IN", help="recording to read, a file or a folder")
-    parser.add_argument("out", metavar="OUT", help="recording to write")
+    in_out_options(parser, "convert")
     parser.add_argument("--stream", metavar="ID,...", help="only these sequences (default: all)")
     reading_options(parser)
 
@@ -29,15 +30,20 @@ def _options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.formats import check_writable, write
 
-    check_writable(args.out)
-    recordings = read(args)
-    if args.stream is not None:
-        names = args.stream.split(",")
+    names = None if args.stream is None else tuple(args.stream.split(","))
+    if args.out is not None:
+        from rtskel.archive import Convert
+
+        return run_archive(args, Convert(names))
+    file, out = in_and_out(args)
+    check_writable(out)
+    recordings = read(args, file)
+    if names is not None:
         absent = set(names) - {recording.name for recording in recordings}
         if absent:
-            raise RtskelError(f"{args.file}: no sequence is called {min(absent)!r} (see rtskel info {args.file})")
+            raise RtskelError(f"{file}: no sequence is called {min(absent)!r} (see rtskel info {file})")
         recordings = [recording for recording in recordings if recording.name in names]
-    write(args.out, recordings)
+    write(out, recordings)
     return OK
 
 

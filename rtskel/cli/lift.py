@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rtskel.cli.archive import MORE as MANY
+from rtskel.cli.archive import in_and_out, in_out_options, run_archive
 from rtskel.cli.options import Command, Parser, lookahead_option, min_confidence_option, read, reading_options
 from rtskel.cli.output import Progress
 from rtskel.cli.status import OK, until_terminated
@@ -14,12 +16,11 @@ Unit and place stay those of the image; z is measured from the neck, toward the 
 
 examples:
   rtskel lift openpose_output/ lifted.npz --fps 24
-  rtskel lift in.npz lifted.npz --lookahead 4   frame by frame, as a live stream is lifted"""
+  rtskel lift in.npz lifted.npz --lookahead 4   frame by frame, as a live stream is lifted""" + MANY.format(name="lift")
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("file", metavar="IN", help="recording, a file or a folder (see rtskel convert --help)")
-    parser.add_argument("out", metavar="OUT", help="recording to write")
+    in_out_options(parser, "lift")
     lookahead_option(parser)
     min_confidence_option(parser)
     reading_options(parser)
@@ -29,8 +30,13 @@ def _run(args: argparse.Namespace) -> int:
     from rtskel.formats import check_writable, write
     from rtskel.recordings import lift_recording
 
-    check_writable(args.out)
-    recordings = read(args)
+    if args.out is not None:
+        from rtskel.archive import Lift
+
+        return run_archive(args, Lift(args.lookahead, args.min_confidence))
+    file, out = in_and_out(args)
+    check_writable(out)
+    recordings = read(args, file)
     total = sum(recording.frames + recording.dropped for recording in recordings)
     lifted = []
     with (
@@ -49,7 +55,7 @@ def _run(args: argparse.Namespace) -> int:
                 )
             )
             before += recording.frames + recording.dropped
-    write(args.out, lifted)
+    write(out, lifted)
     return OK
 
 

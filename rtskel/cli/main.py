@@ -185,7 +185,7 @@ def parser() -> Parser:
             formatter_class=Layout,
         )
         command.options(sub)
-        sub.set_defaults(run=command.run, parser=sub)
+        sub.set_defaults(run=command.run, parser=sub, command=command.name)
     for name, summary in TRAINING.items():
         subparsers.add_parser(name, help=f"{summary} (see rtskel {name} --help)", add_help=False)
     return top

@@ -214,6 +214,12 @@ def reading_options(parser: Parser) -> None:
     group.add_argument("--strict", action="store_true", help="refuse a file of which anything is doubtful")
 
 
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `reading_options`, as arguments of `rtskel.formats.read`."""
+    names = ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world", "strict")
+    return {name: getattr(args, name) for name in names}
+
+
 def read(args: argparse.Namespace, file: str | None = None, *, say: bool = True) -> list[Recording]:
     """The recordings in a file (default: the command line's), read with the options of `reading_options`.
 
@@ -225,22 +231,7 @@ def read(args: argparse.Namespace, file: str | None = None, *, say: bool = True)
     file = args.file if file is None else file
     if file.endswith(SUFFIX):
         return read_capture(file)
-    options: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in (
-            "format",
-            "fps",
-            "unit",
-            "axes",
-            "mirrored",
-            "swap_sides",
-            "image_size",
-            "depth_scale",
-            "world",
-            "strict",
-        )
-    }
-    recordings = formats.read(file, **options)
+    recordings = formats.read(file, **reading(args))
     for words in doubts(recordings) if say else ():
         note(f"{file}: {words}")
     return recordings

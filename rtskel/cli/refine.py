@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from rtskel.cli.archive import MORE as MANY
+from rtskel.cli.archive import in_and_out, in_out_options, run_archive
 from rtskel.cli.options import Command, Parser, engine_options, lookahead_option, read, reading_options
 from rtskel.cli.output import Progress
 from rtskel.cli.status import OK, options_in_range, until_terminated
@@ -13,25 +15,29 @@ Dropped frames are filled in. An .npz output also holds sigma, the spread of the
 
 examples:
   rtskel refine in.skels out.skels             the offline protocol: every frame uses all frames around it
-  rtskel refine in.npz out.npz --lookahead 4   exactly what `rtskel serve --lookahead 4` would publish"""
+  rtskel refine in.npz out.npz --lookahead 4   exactly what `rtskel serve --lookahead 4` would publish""" + MANY.format(
+    name="refine"
+)
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("file", metavar="IN", help="recording, a file or a folder (see rtskel convert --help)")
-    parser.add_argument("out", metavar="OUT", help="recording to write")
+    in_out_options(parser, "refine")
     lookahead_option(parser)
     engine_options(parser)
     reading_options(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.out is not None:
+        return _archive(args)
     from rtskel.engine import open_engine
     from rtskel.errors import RtskelError
     from rtskel.formats import check_writable, write
     from rtskel.recordings import refine_recording
 
-    check_writable(args.out)
-    recordings = read(args)
+    file, out = in_and_out(args)
+    check_writable(out)
+    recordings = read(args, file)
     total = sum(recording.frames + recording.dropped for recording in recordings)
     refined = []
     with (
@@ -55,10 +61,17 @@ def _run(args: argparse.Namespace) -> int:
                         )
                     )
             except RtskelError as error:
-                raise RtskelError(f"{args.file}: {error}") from None
+                raise RtskelError(f"{file}: {error}") from None
             before += recording.frames + recording.dropped
-    write(args.out, refined)
+    write(out, refined)
     return OK
+
+
+def _archive(args: argparse.Namespace) -> int:
+    from rtskel.archive import Refine
+
+    how = {"lookahead": args.lookahead, "radius": args.radius, "min_confidence": args.min_confidence}
+    return run_archive(args, Refine(args.engine, args.precision, args.threads, **how))
 
 
 COMMAND = Command("refine", "refine a recording, from file to file", MORE, _options, _run)

@@ -1,0 +1,491 @@
+"""Many recordings, one result each: refined, lifted or converted, by several processes, resumable.
+
+`find` lists the recordings in files, folders and patterns, with the name of each one's result. `run` makes the results
+in a folder, which also holds a manifest, one JSON object a line: what was asked for, then one line for each recording
+that is done or that failed, with the reason.
+
+What must hold:
+
+- The results are the same bytes for any number of workers: each worker has an engine with the same number of threads.
+- A result is complete under its name or absent. A run that was killed, even by SIGKILL, is continued by the same call:
+  what is done is not done again, what failed or was interrupted is.
+- A recording that cannot be read, or that kills its worker, fails alone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import json
+import multiprocessing
+import re
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO, Any, Protocol, Self
+
+from rtskel import __version__
+from rtskel.engine import bundled, describe, open_engine
+from rtskel.errors import RtskelError
+from rtskel.formats import SUFFIXES, Recording, check_writable, read, write
+from rtskel.recordings import lift_recording, refine_recording
+from rtskel.refine import RefinerBank
+
+MANIFEST = "manifest.jsonl"
+
+Process = Callable[[Recording], Recording | None]
+"""A recording to its result; None leaves it out."""
+
+
+class Task(Protocol):
+    """What is done with each recording. A frozen dataclass that can be pickled."""
+
+    def opened(self) -> AbstractContextManager[Process]:
+        """What does it, with the engine open if it needs one."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the results depend on, as JSON."""
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Refinement; arguments as in `rtskel.open_engine` and `rtskel.refine`. Threads, on a CPU: 1 unless given."""
+
+    engine: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    lookahead: int | None = None
+    radius: int = 2
+    min_confidence: float = 0.0
+
+    @contextmanager
+    def opened(self) -> Iterator[Process]:
+        """See `Task`.
+
+        Raises:
+            RtskelError: the engine cannot be opened, or an option is out of range.
+        """
+        kind = "null" if self.engine == "null" else describe(self.engine or bundled()).kind
+        threads = self.threads or (1 if kind in ("onnx", "safetensors") else None)
+        with open_engine(self.engine, precision=self.precision, threads=threads) as engine:
+            options = {"lookahead": self.lookahead, "radius": self.radius, "min_confidence": self.min_confidence}
+            try:
+                RefinerBank(engine, **options)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise RtskelError(str(error)) from None
+            yield lambda recording: refine_recording(recording, engine=engine, **options)  # type: ignore[arg-type]
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task`; the engine by the hash of its weights, not by its path."""
+        model = "null" if self.engine == "null" else describe(self.engine or bundled()).model_id
+        return {"task": "refine", **asdict(self), "engine": model}
+
+
+@dataclass(frozen=True)
+class Lift:
+    """Lifting from 2D; arguments as in `rtskel.recordings.lift_recording`."""
+
+    lookahead: int | None = None
+    min_confidence: float = 0.0
+
+    def opened(self) -> AbstractContextManager[Process]:
+        """See `Task`."""
+        options = asdict(self)
+        return nullcontext(lambda recording: lift_recording(recording, **options))
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {"task": "lift", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Another format; of each file only the sequences with these names, None: all."""
+
+    names: tuple[str, ...] | None = None
+
+    def opened(self) -> AbstractContextManager[Process]:
+        """See `Task`."""
+        return nullcontext(lambda recording: recording if self.names is None or recording.name in self.names else None)
+
+    def identity(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {"task": "convert", "names": None if self.names is None else list(self.names)}
+
+
+# What is there
+
+
+@dataclass(frozen=True)
+class Item:
+    """A recording, a file or a folder, and its result's path in the output folder."""
+
+    source: Path
+    result: Path
+
+    def stamp(self) -> list[int]:
+        """Changes when the recording does: files, their size, newest change in ns; empty if unreadable."""
+        try:
+            files = list(self.source.iterdir()) if self.source.is_dir() else [self.source]
+            stats = [path.stat() for path in files]
+        except OSError:
+            return []
+        return [len(stats), sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+
+
+def find(paths: Iterable[str | Path], out: str | Path, suffix: str = ".npz") -> list[Item]:
+    """The recordings in files, folders and patterns (`*`, `**`), in a fixed order.
+
+    A folder with OpenPose's `*_keypoints.json` is one recording. Of other folders, every file below with a suffix that
+    `rtskel.formats.read` knows is one; hidden files and the output folder are left out. The results of a folder's files
+    keep their place below it; if several folders are given, below the folder's name.
+
+    Args:
+        paths: what to process.
+        out: the output folder.
+        suffix: format of the results.
+
+    Raises:
+        RtskelError: a path does not exist or holds no recording, or two results would have one name.
+    """
+    given = [Path(path) for path in paths]
+    several = len(given) > 1
+    out, found = Path(out).resolve(), dict[Path, Item]()
+    for path in given:
+        for source, name in _sources(path, out, several):
+            item = Item(source, name.with_name((name.name if source.is_dir() else name.stem) + suffix))
+            other = found.setdefault(item.result, item)
+            if other.source.resolve() != source.resolve():
+                raise RtskelError(
+                    f"{source} and {other.source} would both become {item.result}: rename one, or give their folder"
+                )
+    return list(found.values())
+
+
+def _sources(path: Path, out: Path, several: bool) -> list[tuple[Path, Path]]:
+    """Recordings of one path, and the name of each below the output folder."""
+    if not path.exists():
+        pattern = str(path)
+        if not glob.has_magic(pattern):
+            raise RtskelError(f"{path}: No such file or directory")
+        root = Path(*_until(path.parts, glob.has_magic))
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        found = [match for match in matches if not match.is_dir() or _is_clip(match) for match in _below(match, out)]
+        return _named(path, found, root, None)
+    if path.is_dir() and not _is_clip(path):
+        return _named(path, list(_below(path, out)), path, path.resolve().name if several else None)
+    return [(path, Path(path.resolve().name))]
+
+
+def _named(path: Path, sources: list[Path], root: Path, prefix: str | None) -> list[tuple[Path, Path]]:
+    if not sources:
+        raise RtskelError(f"{path}: no recordings ({', '.join(SUFFIXES)}, folders of OpenPose's)")
+    return [(source, Path(prefix or "", source.relative_to(root))) for source in sources]
+
+
+def _until(parts: Iterable[str], ends: Callable[[str], bool]) -> Iterator[str]:
+    for part in parts:
+        if ends(part):
+            return
+        yield part
+
+
+def _below(path: Path, out: Path) -> Iterator[Path]:
+    """The recordings at and below a path, sorted."""
+    if path.name.startswith(".") or path.resolve() == out:
+        return
+    if not path.is_dir():
+        if path.suffix.lower() in SUFFIXES:
+            yield path
+    elif _is_clip(path):
+        yield path
+    else:
+        for child in sorted(path.iterdir()):
+            yield from _below(child, out)
+
+
+def _is_clip(path: Path) -> bool:
+    """Whether a folder is one recording of OpenPose's."""
+    return path.is_dir() and next(path.glob("*_keypoints.json"), None) is not None
+
+
+# What is done
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make of recordings.
+
+    Attributes:
+        task: what is done with each.
+        out: the output folder.
+        reading: arguments of `rtskel.formats.read`.
+    """
+
+    task: Task
+    out: Path
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the results depend on besides the recordings, as JSON."""
+        reading = {key: value for key, value in self.reading.items() if value not in (None, False)}
+        made = {"rtskel": __version__, **self.task.identity(), "reading": reading}
+        return dict(json.loads(json.dumps(made)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a recording: its frames, or the reason why it failed."""
+
+    item: Item
+    frames: int
+    seconds: float
+    error: str | None
+
+
+def _outcome(job: Job, process: Process, item: Item) -> Outcome:
+    start, frames, error = time.monotonic(), 0, None
+    try:
+        results = [process(recording) for recording in read(item.source, **job.reading)]
+        kept = [result for result in results if result is not None]
+        frames = sum(result.frames for result in kept)
+        path = job.out / item.result
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, kept)
+    except (RtskelError, OSError) as failure:
+        error = str(failure)
+    except Exception as failure:  # whatever a file does to a reader, the others go on
+        error = f"{type(failure).__name__}: {failure}"
+    return Outcome(item, frames, time.monotonic() - start, None if error is None else " ".join(error.split()))
+
+
+class Manifest:
+    """The manifest of an output folder, locked while it is open.
+
+    Raises:
+        RtskelError: another run has it open, it is of another job, or it cannot be written.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._path = job.out / MANIFEST
+        self._done: dict[str, list[int]] = {}
+        try:
+            job.out.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = self._path.open("a+b")
+        except OSError as error:
+            raise RtskelError(f"{self._path}: cannot be written ({error.strerror or error})") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._load(job.identity())
+        except BlockingIOError:
+            self._file.close()
+            raise RtskelError(f"{job.out}: another run is writing there") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _load(self, identity: dict[str, Any]) -> None:
+        self._file.seek(0)
+        lines = self._file.read().split(b"\n")
+        if lines[-1]:  # a line cut short by a kill
+            self._file.truncate(sum(len(line) + 1 for line in lines[:-1]))
+        entries = [self._parsed(number, line) for number, line in enumerate(lines[:-1], 1)]
+        if not entries:
+            self._write({"job": identity})
+            return
+        before = entries[0].get("job")
+        if not isinstance(before, dict):
+            raise RtskelError(f"{self._path}: not a manifest of rtskel")
+        if before != identity and all(entry["status"] != "done" for entry in entries[1:]):
+            self._file.truncate(0)  # nothing was made by the other job
+            self._write({"job": identity})
+            return
+        for key in sorted(before.keys() | identity.keys()):
+            if before.get(key) != identity.get(key):
+                raise RtskelError(
+                    f"{self._path}: of another job ({key} {before.get(key)!r}, now {identity.get(key)!r}): "
+                    "choose another folder, or delete this one"
+                )
+        for entry in entries[1:]:
+            if entry["status"] == "done":
+                self._done[entry["result"]] = entry["stamp"]
+
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError
+        except ValueError:
+            raise RtskelError(f"{self._path}: line {number} is not a manifest's") from None
+        return entry
+
+    def is_done(self, item: Item) -> bool:
+        """Whether the result is there, made from the recording as it is now."""
+        stamp = self._done.get(str(item.result))
+        return stamp is not None and (self._path.parent / item.result).is_file() and stamp == item.stamp()
+
+    def add(self, outcome: Outcome, stamp: list[int]) -> None:
+        """Record an outcome; `stamp` is of before the recording was read."""
+        entry: dict[str, Any] = {"result": str(outcome.item.result), "source": str(outcome.item.source)}
+        entry["status"] = "done" if outcome.error is None else "failed"
+        entry |= {"frames": outcome.frames} if outcome.error is None else {"error": outcome.error}
+        self._write(entry | {"seconds": round(outcome.seconds, 3), "stamp": stamp})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(entry).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise RtskelError(f"{self._path}: cannot be written ({error.strerror or error})") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many recordings were done now and before, and what failed."""
+
+    done: int
+    before: int
+    failed: list[Outcome]
+
+
+def run(
+    job: Job, items: Iterable[Item], *, workers: int = 1, progress: Callable[[Outcome | None], None] | None = None
+) -> Summary:
+    """Make the results that are not there yet.
+
+    Args:
+        workers: processes, each with an engine of its own; 1: this process.
+        progress: called with each outcome, and with None for each recording that was done before.
+
+    Raises:
+        RtskelError: the manifest is of another job or cannot be written, an unknown suffix, or a task cannot be opened.
+    """
+    tell, items = progress or (lambda outcome: None), list(items)
+    done, before, failed = 0, 0, list[Outcome]()
+    with Manifest(job) as manifest:
+        for item in items[:1]:
+            check_writable(job.out / item.result.name)  # an unknown suffix, before anything is read
+        todo = []
+        for item in items:
+            if manifest.is_done(item):
+                before += 1
+                tell(None)
+            else:
+                _remove_parts(job.out / item.result)
+                todo.append(item)
+        stamps = {item: item.stamp() for item in todo}
+        for outcome in _outcomes(job, todo, min(workers, len(todo))):
+            manifest.add(outcome, stamps[outcome.item])
+            if outcome.error is None:
+                done += 1
+            else:
+                failed.append(outcome)
+            tell(outcome)
+    return Summary(done, before, failed)
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove what a killed process has left of a result."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        if re.fullmatch(r"\d+", part.name.removeprefix(f".{path.name}.").removesuffix(".part")):
+            part.unlink(missing_ok=True)
+
+
+def _outcomes(job: Job, todo: list[Item], workers: int) -> Iterator[Outcome]:
+    if workers > 1:
+        yield from _in_processes(job, todo, workers)
+    elif todo:
+        with job.task.opened() as process:
+            for item in todo:
+                yield _outcome(job, process, item)
+
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+class _Worker:
+    """A process that works on one item at a time."""
+
+    def __init__(self, job: Job) -> None:
+        self.connection, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_work, args=(job, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.item: Item | None = None
+
+    def send(self, item: Item | None) -> None:
+        """Give it an item, or None to end it."""
+        self.item = item
+        self.connection.send(item)
+
+    def end(self) -> None:
+        """Stop it, whatever it does."""
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+def _work(job: Job, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
+    try:
+        with job.task.opened() as process:
+            connection.send(None)
+            while (item := connection.recv()) is not None:
+                connection.send(_outcome(job, process, item))
+    except RtskelError as error:
+        connection.send(error)
+    except (EOFError, BrokenPipeError):  # the parent is gone
+        pass
+
+
+def _in_processes(job: Job, todo: list[Item], count: int) -> Iterator[Outcome]:
+    """Outcomes in the order in which they come."""
+    left = iter(todo)
+    workers = {worker.connection: worker for worker in (_Worker(job) for _ in range(count))}
+    try:
+        while workers:
+            for ready in wait(list(workers)):
+                worker = workers[ready]  # type: ignore[index]
+                try:
+                    said = worker.connection.recv()
+                except EOFError:
+                    said = _death(worker)
+                    del workers[worker.connection]
+                    worker.end()
+                    worker = _Worker(job)  # says that it is ready, and takes the next item
+                    workers[worker.connection] = worker
+                    yield said
+                    continue
+                if isinstance(said, RtskelError):
+                    raise said
+                if (item := next(left, None)) is None:
+                    worker.send(None)
+                    del workers[worker.connection]
+                    worker.process.join()
+                    worker.connection.close()
+                else:
+                    worker.send(item)
+                if said is not None:
+                    yield said
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+def _death(worker: _Worker) -> Outcome:
+    """The outcome of an item whose worker has died."""
+    worker.process.join()
+    code = worker.process.exitcode
+    if worker.item is None:
+        raise RtskelError(f"a worker process ended with status {code} before its first recording")
+    return Outcome(worker.item, 0, 0.0, f"the worker process ended with status {code} (out of memory, or a crash)")
