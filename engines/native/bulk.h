@@ -72,6 +72,8 @@ inline bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& 
     return true;
 }
 
+constexpr std::size_t MAX_BODY = 65536;  // rtskel.wire.MAX_BODY: longer ones are refused, also if they are only long for their numbers
+
 class RawReader {
   public:
     explicit RawReader(std::size_t joints) : joints(joints) {}
@@ -100,6 +102,7 @@ class RawReader {
 
     Found find(const std::string& name, std::string_view body) const {
         Found found{nullptr, 0, 0, nullptr, nullptr};
+        if (body.size() > MAX_BODY) return found;
         if (const auto templates = expected.find(name); templates != expected.end())
             for (const Template& t : templates->second)
                 if (split(t, body, found)) {
