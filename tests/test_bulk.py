@@ -107,6 +107,27 @@ def test_expected_messages_are_read_and_others_are_left(made):
 
 
 @READERS
+def test_a_body_that_its_numbers_make_too_long_is_left_to_be_refused(made):
+    joints, people = 50, 80
+
+    def crowd(padding: int) -> tuple[bytes, bytes]:
+        names = [f"{k:02d}" + "x" * min(62, max(0, padding - 62 * k)) for k in range(people)]
+        arrays = {"xyz": np.ones((people, joints, 3), np.float32), "confidence": np.ones((people, joints), np.float32)}
+        return encode(RawBatch("room", names, 1, 1, 0, "monotonic", 25.0, skeleton="fifty", **arrays))
+
+    padding = next(n for n in range(62 * people) if len(crowd(n)[1]) >= wire.MAX_BODY - 8)
+    topic, body = crowd(padding)
+    at = body.index(b"\x95\x01\x01\x00") + 2  # source: epoch 1, seq 1, time 0
+    longer = body[:at] + b"\xcf" + bytes(7) + b"\x02" + b"\xcf" + bytes(8) + body[at + 2 :]
+    assert len(body) <= wire.MAX_BODY < len(longer)
+    with pytest.raises(wire.WireError, match="more than 65536"):
+        decode(topic, longer)
+    reader = made(joints)
+    reader.expect(topic, body, list(range(people)))
+    assert {row[0] for row in reader.compiled.read([topic, topic], [body, longer])} == {0}
+
+
+@READERS
 @pytest.mark.parametrize("seq", NUMBERS)
 def test_numbers_of_every_length(made, seq):
     reader = made(J)

@@ -75,6 +75,7 @@ inline bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& 
 // What every stream may say, see rtskel/wire/fields.py: MIN_FPS * MAX_SPAN_S and MAX_TIME. Larger numbers are left to `decode`.
 constexpr std::int64_t MAX_SEQ = 300'000'000;
 constexpr std::int64_t MAX_TIME = (std::int64_t{1} << 62) - 1;
+constexpr std::size_t MAX_BODY = 65536;  // rtskel.wire.MAX_BODY: longer ones are refused, also if they are only long for their numbers
 
 class RawReader {
   public:
@@ -104,6 +105,7 @@ class RawReader {
 
     Found find(const std::string& name, std::string_view body) const {
         Found found{nullptr, 0, 0, nullptr, nullptr};
+        if (body.size() > MAX_BODY) return found;
         if (const auto templates = expected.find(name); templates != expected.end())
             for (const Template& t : templates->second)
                 if (split(t, body, found)) {

@@ -94,9 +94,8 @@ class ServerProcess:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            self.process.wait(PATIENCE)
-            assert self.process.stderr is not None
-            raise RuntimeError(f"exit status {self.process.returncode}: {self.process.stderr.read()}")
+            _, said = self.process.communicate(timeout=PATIENCE)
+            raise RuntimeError(f"exit status {self.process.returncode}: {said}")
         where = json.loads(line)
         self.raw, self.refined = where["raw"], where["refined"]
 

@@ -16,9 +16,9 @@ from tests.faults.processes import PATIENCE, ROOT, Reader, ServerProcess, clip, 
 SLOW = f"""
 import sys, time; sys.path.append({str(ROOT)!r})
 from rtskel.engine import open_engine
-engine = type(open_engine("null")); run = engine._run
+engine = type(open_engine("null")); run = engine._run; seconds = float(sys.argv[1])
 def slow(self, x, *rest):
-    time.sleep(float(sys.argv[1]) * len(x))
+    time.sleep(seconds * len(x))
     return run(self, x, *rest)
 engine._run = slow
 from rtskel.cli import main

@@ -50,8 +50,8 @@ def test_a_second_signal_ends_at_once(numbers):
         assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
-@pytest.mark.parametrize("after", [0.05, 0.3, 0.7])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("after", [0.1, 0.6])
 def test_a_signal_while_it_starts(number, after):
     """It ends and says no more than one line, whatever it was doing at that moment."""
     with subprocess.Popen(
@@ -68,4 +68,4 @@ def test_a_signal_while_it_starts(number, after):
         finally:
             process.kill()
     assert "Traceback" not in said
-    assert process.returncode in (0, 130, -number), said
+    assert process.returncode in (0, -number), said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -58,13 +59,13 @@ def test_strangers_are_kept_out_counted_and_told(server, folder, kind):
         with ExitStack() as stack:
             for port in ("raw", "refined"):
                 key = keys.server.decode() if kind == "other keys" else ""
-                command = [__import__("sys").executable, "-P", "-c", HAMMER, getattr(server, port), key, port]
+                command = [sys.executable, "-P", "-c", HAMMER, getattr(server, port), key, port]
                 process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
                 stack.callback(process.kill)
                 assert process.stdout is not None
                 process.stdout.readline()
             neighbour.served(40)
-            reader.until(lambda reader: any("refused" in name for name in reader.counts()), "refused clients")
+            reader.until(lambda reader: any("refused" in name for name in reader.counts()), "refused clients", 15)
             assert any(event.kind == "error" and not event.stream for event in reader.events)
         neighbour.served(10)
         neighbour.check()
@@ -79,7 +80,7 @@ def test_a_key_that_is_taken_off_the_list_is_out(server, folder):
             sender.send(clip(1)[0], seq=0)
             neighbour.mark()
             (folder / "server" / "clients" / "guest.key").unlink()
-            wait_for(lambda: not sender.has_subscriber, "the guest is out")
+            wait_for(lambda: not sender.has_subscriber, "the guest is out", 15)
         neighbour.served(10)
         neighbour.check()
 
@@ -87,7 +88,7 @@ def test_a_key_that_is_taken_off_the_list_is_out(server, folder):
 def test_a_key_that_is_put_on_the_list_is_let_in(server, folder):
     keygen(folder, ["later"])
     with Publisher(server.raw, stream="later", fps=25, keys=ClientKeys.load(folder / "later")) as sender:
-        sender.wait_for_subscriber(PATIENCE)
+        sender.wait_for_subscriber(15)
 
 
 def test_nobody_is_let_in_without_keys_from_elsewhere():

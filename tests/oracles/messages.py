@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rtskel.wire import MAX_COUNT, MAX_SPAN_S, MAX_TIME, MIN_FPS, RawTemplate, RefinedEncoder
+from rtskel.wire import MAX_BODY, MAX_COUNT, MAX_SPAN_S, MAX_TIME, MIN_FPS, RawTemplate, RefinedEncoder
 from rtskel.wire.fast import PoseWriter, RawReader
 
 
@@ -31,7 +31,7 @@ class PythonReader:
 
     def find(self, topic: bytes, body: bytes) -> tuple[list[int], int, int, bytes, bytes] | None:
         """Places, seq, time_ns, xyz and confidence of a message, if it is expected."""
-        for template, places in self._expected.get(topic, ()):
+        for template, places in self._expected.get(topic, ()) if len(body) <= MAX_BODY else ():
             if (found := _split(template, body)) is not None:
                 return places, *found
         return None
