@@ -27,6 +27,11 @@ LEFT_SHOULDER = 5
 SHOULDER_WIDTH = 1.0 / 3.0
 """Distance between the shoulders in the canonical frame, by the training convention."""
 
+SIDES = ("left", "right")
+"""Sides of the body, in the order of the skeleton's hands."""
+
+FINGERS = ("thumb", "index", "middle", "ring", "little")
+
 CANONICAL_AXES = "RDT"
 
 
@@ -65,7 +70,7 @@ class Skeleton:
     def order(self) -> tuple[int, ...]:
         """Every joint once, parents before their children."""
         order = [self.root]
-        for joint in order:  # grows while it is walked: breadth first
+        for joint in order:  # breadth first: the list grows during the walk
             order.extend(child for child, parent in enumerate(self.parents) if parent == joint)
         return tuple(order)
 
@@ -89,7 +94,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 def _constant(array: NDArray[_T]) -> NDArray[_T]:
-    array.flags.writeable = False  # whoever asks gets this one
+    array.flags.writeable = False  # every caller gets the same array
     return array
 
 
@@ -97,24 +102,24 @@ def _upper_body_50() -> Skeleton:
     names = ["nose", "neck"]
     parents = [1, -1]
     lengths = [0.214, 0.0]
-    for side in ("right", "left"):
+    for side in reversed(SIDES):
         first = len(names)
         names += [f"{side}_{part}" for part in ("shoulder", "elbow", "wrist")]
         parents += [NECK, first, first + 1]
         lengths += [SHOULDER_WIDTH / 2, 0.306, 0.221]
-    finger_lengths = {
-        "thumb": (0.030, 0.038, 0.029, 0.027),
-        "index": (0.073, 0.038, 0.024, 0.022),
-        "middle": (0.066, 0.040, 0.023, 0.021),
-        "ring": (0.059, 0.036, 0.022, 0.019),
-        "little": (0.056, 0.029, 0.017, 0.016),
-    }
-    for side, wrist in (("left", 7), ("right", 4)):
+    finger_lengths = (
+        (0.030, 0.038, 0.029, 0.027),
+        (0.073, 0.038, 0.024, 0.022),
+        (0.066, 0.040, 0.023, 0.021),
+        (0.059, 0.036, 0.022, 0.019),
+        (0.056, 0.029, 0.017, 0.016),
+    )
+    for side, wrist in zip(SIDES, (7, 4), strict=True):
         hand = len(names)
         names.append(f"{side}_hand_root")
         parents.append(wrist)
         lengths.append(0.047)
-        for finger, segments in finger_lengths.items():
+        for finger, segments in zip(FINGERS, finger_lengths, strict=True):
             base = len(names)
             names += [f"{side}_{finger}_{k}" for k in range(1, 5)]
             parents += [hand, base, base + 1, base + 2]
@@ -139,6 +144,9 @@ def _upper_body_50() -> Skeleton:
 
 UPPER_BODY_50 = _upper_body_50()
 
+BODY = tuple(UPPER_BODY_50.names[joint] for joint in UPPER_BODY_50.groups["body"])
+"""Names of the eight joints of head, neck and arms, the first of the skeleton."""
+
 SKELETONS: Mapping[str, Skeleton] = MappingProxyType({UPPER_BODY_50.id: UPPER_BODY_50})
 
 
@@ -161,7 +169,7 @@ _DIRECTIONS = {
 
 
 def axes_matrix(axes: str) -> NDArray[np.float32]:
-    """The matrix M [3, 3] for which `xyz @ M` is in canonical axes.
+    """The matrix M [3, 3] such that `xyz @ M` is in canonical axes.
 
     Args:
         axes: three letters, the directions in which x, y and z grow: R or L (the image's right or left), D or U (down
@@ -190,22 +198,22 @@ def from_canonical(xyz: NDArray[np.float32], axes: str, mirrored: bool = False) 
 
 
 def signed_axes(axes: str, mirrored: bool = False) -> tuple[int, int, int]:
-    """Which of the coordinates in `axes`, counted from 1, each canonical one is; negative where it grows the other way.
+    """For each canonical coordinate the coordinate of `axes` that it equals, counted from 1; negative if negated.
 
-    (1, 2, 3) are canonical axes.
+    Canonical axes are (1, 2, 3).
     """
     x, y, z = (axes_matrix(axes).T @ (1, 2, 3)).astype(int).tolist()
     return (-x if mirrored else x), y, z
 
 
 def turned_in(xyz: NDArray[np.float32], signed: Sequence[int]) -> NDArray[np.float32]:
-    """As `to_canonical`, of axes as `signed_axes` gives them."""
+    """As `to_canonical`, for axes given by `signed_axes`."""
     # Index and sign instead of a product: exact, and a NaN in one coordinate stays in that coordinate.
     source, sign = np.abs(signed) - 1, np.sign(signed).astype(np.float32)
     return np.ascontiguousarray(xyz[..., source] * sign, dtype=np.float32)
 
 
 def turned_out(xyz: NDArray[np.float32], signed: Sequence[int]) -> NDArray[np.float32]:
-    """As `from_canonical`, of axes as `signed_axes` gives them."""
+    """As `from_canonical`, for axes given by `signed_axes`."""
     inverse = np.argsort(np.abs(signed)) + 1
     return turned_in(xyz, (inverse * np.sign(signed)[inverse - 1]).tolist())

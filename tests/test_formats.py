@@ -1,6 +1,6 @@
 import pickle
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ def poses(frames: int = 7, seed: int = 0) -> np.ndarray:
 
 
 def same(a: Recording, b: Recording) -> None:
-    for key in Recording.__dataclass_fields__:
+    for key in (field.name for field in fields(Recording)):
         left, right = getattr(a, key), getattr(b, key)
         if isinstance(left, np.ndarray):
             assert right is not None, key
@@ -272,7 +272,7 @@ def test_npz_round_trip(tmp_path: Path) -> None:
         confidence=confidence,
         unit="mm",
         slot=np.array([0, 1, 2, 3]),
-        time_ns=np.array([5, 6, 7, 8]),
+        time_ns=np.array([5_000_000_000, 5_040_000_000, 5_080_000_001, 5_120_000_000]),
         lookahead=0,
         sigma=rng.random((4, J)).astype(np.float32),
         windows=np.array([1, 1, 1, 1], np.int32),

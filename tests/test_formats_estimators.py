@@ -203,9 +203,10 @@ def test_openpose_folders(tmp_path: Path) -> None:
     [
         ('{"people": [', ["not JSON", "line 1"]),
         ('{"version": 1.3}', ["no list of people"]),
-        ('{"people": {}}', ["no list of people"]),
+        ('{"people": 7}', ["no list of people"]),
         ('{"people": [7]}', ["person 0", "object expected", "7"]),
-        ('{"people": [{}]}', ["person 0", "0 points"]),
+        ('{"people": [{}]}', ["person 0", "no pose_keypoints_2d", "found: nothing"]),
+        ('{"people": [{"pose2d": [1], "id": 3}]}', ["person 0", "no pose_keypoints_2d", "found: id, pose2d"]),
         ('{"people": [{"pose_keypoints_2d": [1, 2]}]}', ["pose_keypoints_2d", "2 numbers"]),
         ('{"people": [{"pose_keypoints_2d": ["a"]}]}', ["pose_keypoints_2d", "numbers expected", "'a'"]),
         ('{"people": [{"pose_keypoints_2d": [[1, 2, 3], [4]]}]}', ["pose_keypoints_2d", "numbers expected"]),
@@ -215,7 +216,7 @@ def test_openpose_folders(tmp_path: Path) -> None:
     ],
 )
 def test_openpose_wrong_json_is_named(tmp_path: Path, content: str, words: list[str]) -> None:
-    folder = openpose_folder(tmp_path / "a", {0: [openpose_person()], 1: content})
+    folder = openpose_folder(tmp_path / "a", {0: [openpose_person()], 1: content, 2: [openpose_person()]})
     message = error_of(folder, fps=24)
     for word in ["clip_000000000001_keypoints.json", *words]:
         assert word in message
@@ -299,7 +300,7 @@ def test_wholebody_people(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([{"instances": [{"keypoints": [[1, 2]] * 17, "keypoint_scores": [1] * 17}]}], ["frame 0", "17", "133"]),
+        ([{"instances": [{"keypoints": [[1, 2]] * 14, "keypoint_scores": [1] * 14}]}], ["frame 0", "14", "133"]),
         ([{"instances": [{"keypoints": [[1, 2]] * 133, "keypoint_scores": [1] * 17}]}], ["scores", "17"]),
         ([{"instances": [{"keypoints": "none"}]}], ["frame 0, person 0, keypoints", "numbers", "none"]),
         ([{"instances": [{}]}], ["person 0", "keypoints"]),
@@ -341,8 +342,8 @@ def test_wholebody_arrays(tmp_path: Path) -> None:
     assert (recording.dims, recording.unit, recording.axes) == (3, "m", "RDA")
     np.savez(path, keypoints=points, scores=scores, fps=25, image_size=[(640, 480), (640, 480), (64, 48)])
     assert "one (width, height)" in error_of(path)
-    np.savez(path, keypoints=points[:, :17], scores=scores[:, :17], fps=25)
-    assert "17" in error_of(path)
+    np.savez(path, keypoints=points[:, :14], scores=scores[:, :14], fps=25)
+    assert "14" in error_of(path)
     np.savez(path, keypoints=points, scores=scores[:2], fps=25)
     assert "[2, " in error_of(path)
     np.savez(path, keypoints=points, fps=[25, 30])
@@ -356,8 +357,8 @@ def test_wholebody_in_python() -> None:
     a, b = from_wholebody([(both, ones), nobody, (both[::-1], ones), (POINTS, None)], fps=30, name="cam")
     assert (a.slots.tolist(), b.slots.tolist()) == ([0, 2, 3], [0, 2])
     np.testing.assert_allclose(b.xyz[1, :, :2], WHOLE + 900, rtol=1e-6)
-    with pytest.raises(FormatError, match=r"cam, frame 0: keypoints have shape \[2, 17, 2\]"):
-        from_wholebody([(both[:, :17], ones)], fps=30, name="cam")
+    with pytest.raises(FormatError, match=r"cam, frame 0: keypoints have shape \[2, 14, 2\]"):
+        from_wholebody([(both[:, :14], ones)], fps=30, name="cam")
     with pytest.raises(FormatError, match="cam: nobody"):
         from_wholebody([nobody], fps=30, name="cam")
 

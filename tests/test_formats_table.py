@@ -55,16 +55,19 @@ def recordings(draw: st.DrawFn, name: str | None = None) -> Recording:
     refined = draw(st.booleans())
     maybe = st.booleans()
     slot = np.cumsum(rng.integers(1, 5, frames)) if draw(maybe) else None
+    fps = draw(st.sampled_from([24.0, 25.0, 29.97002997, 1 / 3, 1000.0]))
+    numbers = np.arange(frames) if slot is None else slot
+    times = draw(st.integers(0, 2**61)) + np.rint(numbers * (1e9 / fps)).astype(np.int64)
     return Recording(
         xyz,
-        draw(st.sampled_from([24.0, 25.0, 29.97002997, 1 / 3, 1000.0])),
+        fps,
         draw(words) if name is None else name,
         confidence=rng.choice(np.float32([0, 1e-7, 0.3, 1]), (frames, J)),
         axes=draw(st.sampled_from(["RDT", "RDA", "RUA", "LUT"])),
         mirrored=draw(maybe),
         unit=draw(st.sampled_from(["m", "mm", "px", SKELS_UNIT, "unknown", 'ü, "x"'])),
         slot=slot,
-        time_ns=rng.integers(0, 2**62, frames) if draw(maybe) else None,
+        time_ns=times if draw(maybe) else None,
         lookahead=draw(st.integers(0, 99)) if refined else None,
         sigma=rng.random((frames, J)).astype(np.float32) if refined and draw(maybe) else None,
         windows=rng.integers(0, 9, frames).astype(np.int32) if refined and draw(maybe) else None,

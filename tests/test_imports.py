@@ -13,6 +13,7 @@ ORDER = [
     "text",
     "errors",
     "skeleton",
+    "rates",
     "flags",
     "curve",
     "wire",

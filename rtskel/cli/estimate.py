@@ -71,6 +71,8 @@ def _run(args: argparse.Namespace) -> int:
         Video(args.camera if args.video is None else args.video) as video,
         estimate.Holistic(complexity=args.complexity, smooth=args.smooth) as model,
     ):
+        if video.note:
+            note(f"{video.name}: {video.note}")
         if file:
             stack.callback(save_found)  # however this ends
         stack.enter_context(until_terminated())

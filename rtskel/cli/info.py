@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtskel.cli.options import Command, Parser, read, reading_options
+from rtskel.cli.options import Command, Parser, doubts, read, reading_options
 from rtskel.cli.output import print_json, print_table
 from rtskel.cli.status import OK
 from rtskel.text import printable
@@ -30,17 +30,26 @@ def _options(parser: Parser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from rtskel.engine import bundled, describe
     from rtskel.engine.metadata import KINDS
+    from rtskel.formats.bvh import describe_bvh
 
     path = bundled() if args.file is None else Path(args.file)
+    if path.suffix.lower() == ".bvh":
+        _show_facts(args, path, {"kind": "bvh", **describe_bvh(path)})
+        return OK
     if args.format or path.suffix.lower() not in KINDS or path.is_dir():
-        recordings = read(args)
+        recordings = read(args, say=False)
         if args.json:
-            print_json({"kind": "recording", "path": str(path), "recordings": [_facts(r) for r in recordings]})
+            facts = [_facts(recording) for recording in recordings]
+            print_json({"kind": "recording", "path": str(path), "recordings": facts, "notes": doubts(recordings)})
         else:
             _show_recordings(path, recordings)
         return OK
     engine = describe(path)
-    facts = {key: value for key, value in vars(engine).items() if key != "extra"} | dict(engine.extra)
+    _show_facts(args, path, {key: value for key, value in vars(engine).items() if key != "extra"} | dict(engine.extra))
+    return OK
+
+
+def _show_facts(args: argparse.Namespace, path: Path, facts: dict[str, Any]) -> None:
     if args.json:
         print_json(facts)
     else:
@@ -48,7 +57,6 @@ def _run(args: argparse.Namespace) -> int:
         for key, value in facts.items():
             if key != "path":
                 print(f"{key:<14}{printable(value)}")
-    return OK
 
 
 def _facts(recording: Recording) -> dict[str, Any]:
@@ -71,6 +79,8 @@ def _facts(recording: Recording) -> dict[str, Any]:
         "mirrored": recording.mirrored,
         "sides_look_swapped": sides_look_swapped(recording),
         "lookahead": recording.lookahead,
+        "person": recording.person,
+        "view": recording.view,
     }
 
 
@@ -92,6 +102,8 @@ def _show_recordings(path: Path, recordings: list[Recording]) -> None:
     ]
     header = ["sequence", "frames", "dropped", "seconds", "fps", "missing", "unit", "axes", "lookahead"]
     print_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
+    for words in doubts(recordings):
+        print(f"note: {printable(words)}")
     swapped = sum(fact["sides_look_swapped"] for fact in facts)
     if swapped:
         print(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rtskel.cli.output import note
 from rtskel.errors import RtskelError
 
 if TYPE_CHECKING:
@@ -210,12 +211,16 @@ def reading_options(parser: Parser) -> None:
         "--depth-scale", type=speed, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
     )
     group.add_argument("--world", action="store_true", help="read MediaPipe's world landmarks, in metres")
+    group.add_argument("--strict", action="store_true", help="refuse a file of which anything is doubtful")
 
 
-def read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
+def read(args: argparse.Namespace, file: str | None = None, *, say: bool = True) -> list[Recording]:
     """The recordings in a file (default: the command line's), read with the options of `reading_options`.
 
     A capture that `rtskel subscribe --save` left unfinished is read, too.
+
+    Args:
+        say: print what the reader dropped or doubted on stderr.
     """
     from rtskel import formats
     from rtskel.tools.capture import SUFFIX, read_capture
@@ -225,6 +230,25 @@ def read(args: argparse.Namespace, file: str | None = None) -> list[Recording]:
         return read_capture(file)
     options: dict[str, Any] = {
         name: getattr(args, name)
-        for name in ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world")
+        for name in (
+            "format",
+            "fps",
+            "unit",
+            "axes",
+            "mirrored",
+            "swap_sides",
+            "image_size",
+            "depth_scale",
+            "world",
+            "strict",
+        )
     }
-    return formats.read(file, **options)
+    recordings = formats.read(file, **options)
+    for words in doubts(recordings) if say else ():
+        note(f"{file}: {words}")
+    return recordings
+
+
+def doubts(recordings: list[Recording]) -> list[str]:
+    """What the reader dropped or doubted, each thing once."""
+    return list(dict.fromkeys(words for recording in recordings for words in recording.notes))

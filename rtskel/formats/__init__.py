@@ -1,43 +1,48 @@
-"""Recordings of poses, and the files they live in.
+"""Recordings of poses, and the files they are stored in.
 
-A `Recording` is one person's sequence: positions, confidences, the frame clock, and what its numbers mean (unit, axes,
-skeleton, whether there is depth). `read(path)` gives the recordings of a file or folder, whose format it recognises by
-what is in it; `write(path, recordings)` makes a file, whose format is its suffix's.
+In: a file or folder of any supported program. Out: `Recording`s, one per person: positions, confidences, the frame
+clock, and what the numbers mean (unit, axes, skeleton, 2D or 3D). What must hold: content decides the format, a value
+that the file lacks is asked for by option name, and any defect is one `FormatError` that names file, place and value.
 
-| format | what | read | write | to be stated |
+| format | what | read | write | must be stated |
 |---|---|---|---|---|
-| `npz`, `csv`, `jsonl` | rtskel's own: all of a recording (`.table`) | yes | yes | in text: fps, unit if absent |
+| `npz`, `csv`, `jsonl` | rtskel's own, all of a recording (`.table`) | yes | yes | in text fps or times, unit |
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
-| `openpose` | OpenPose's JSON, a folder or one file (`.openpose`) | yes | | fps |
-| `wholebody` | COCO-WholeBody-133: MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
-| `holistic` | MediaPipe Holistic's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
-| `pose` | `.pose` files, mapped by their points' names (`.posefile`) | yes | | depth_scale for 3D |
+| `openpose` | OpenPose's JSON, also of Pose2Sim, Sports2D, AI-Hub (`.openpose`) | yes | | fps |
+| `wholebody` | MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
+| `alphapose` | AlphaPose's JSON, COCO's results (`.wholebody`) | yes | | fps |
+| `holistic` | MediaPipe's landmarks as arrays (`.mediapipe`) | yes | | fps if absent; depth_scale for 3D |
+| `mediapipe` | MediaPipe's results as JSON (`.mediapipe`) | yes | | fps or times, image_size |
+| `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |
+| `trc`, `c3d` | OpenSim, Pose2Sim, optical systems (`.markers`) | yes | yes | axes if unusual |
+| `freemocap` | freemocap's `..._body_3d_xyz.csv`, with hands (`.freemocap`) | yes | yes | fps |
+| `npy` | freemocap's arrays, others by layout (`.freemocap`) | yes | yes | fps, unit, axes or image_size |
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
 
-`from_wholebody` and `from_holistic` take what these estimators return in Python.
+To add a reader:
 
-Several people in one file are several recordings; who is who from frame to frame is told by `rtskel.formats.people`.
-What a file does not say and rtskel cannot know is asked for, with the name of the option. Everything wrong with a file
-is one `FormatError` that names the file, the place and the value.
+1. Write a module with `read_x(path, options) -> list[Recording]`. `parsing` has what readers share: `text`,
+   `parse_json`, `load_npz`, `options.need` for what the file does not say. Map points to joints with a `Layout` of
+   `mappings` and `gather`; where a file lists people anew in every frame, end with `people.recordings_of_people`.
+   Say what is dropped or doubted with `options.note`; what any recording may be doubted for is in `doubts`.
+2. Describe it in a `Format` at the end of the module: name, suffixes, and the mark by which content is recognised.
+3. Add that `Format` to `_FORMATS` below, before formats whose marks are weaker, and a line to the table above.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rtskel.errors import FormatError
-from rtskel.formats.bvh import write_bvh
-from rtskel.formats.mediapipe import from_holistic, read_holistic_arrays
-from rtskel.formats.openpose import files_in, read_openpose
-from rtskel.formats.parsing import Options, named, parse_json, text
-from rtskel.formats.posefile import read_pose
+from rtskel.formats import bvh, frames, freemocap, markers, mediapipe, openpose, posefile, skels, table, wholebody
+from rtskel.formats.doubts import examined
+from rtskel.formats.mediapipe import from_holistic
+from rtskel.formats.parsing import Format, Options, content, listed, named, npz_names, printable, read_json, reason
 from rtskel.formats.recording import (
     MM_PER_UNIT,
     SHOULDER_WIDTH_MM,
@@ -46,9 +51,7 @@ from rtskel.formats.recording import (
     exchange_sides,
     sides_look_swapped,
 )
-from rtskel.formats.skels import read_skels, write_skels
-from rtskel.formats.table import load_npz, read_csv, read_jsonl, read_npz, write_csv, write_jsonl, write_npz
-from rtskel.formats.wholebody import from_wholebody, read_wholebody_arrays, read_wholebody_json
+from rtskel.formats.wholebody import from_wholebody
 
 __all__ = [
     "FORMATS",
@@ -56,6 +59,7 @@ __all__ = [
     "SHOULDER_WIDTH_MM",
     "SKELS_UNIT",
     "SUFFIXES",
+    "WRITTEN",
     "Recording",
     "check_writable",
     "exchange_sides",
@@ -68,138 +72,75 @@ __all__ = [
     "write_apart",
 ]
 
-
-@dataclass(frozen=True)
-class _Format:
-    """How a format is read and written.
-
-    Attributes:
-        suffixes: of its files; the first one that `write` knows it by.
-        read, write: None where rtskel does not.
-        takes: the options that mean something to it only.
-        lacks: what of a recording is not in a file of it.
-        together: which recordings one file holds: "all", those of one "lookahead", or only "one".
-    """
-
-    suffixes: tuple[str, ...]
-    read: Callable[[Path, Options], list[Recording]] | None = None
-    write: Callable[[Path, list[Recording]], None] | None = None
-    takes: frozenset[str] = frozenset()
-    lacks: str = ""
-    together: str = "all"
-
-
-def _read_wholebody(path: Path, options: Options) -> list[Recording]:
-    if zipfile.is_zipfile(path):
-        return read_wholebody_arrays(path, load_npz(path), options)
-    return read_wholebody_json(path, options)
-
-
-def _read_holistic(path: Path, options: Options) -> list[Recording]:
-    return read_holistic_arrays(path, load_npz(path), options)
-
-
-_DEPTH = frozenset({"depth_scale", "world"})
-_FORMATS: Mapping[str, _Format] = MappingProxyType(
-    {
-        "skels": _Format(
-            (".skels",),
-            read_skels,
-            write_skels,
-            lacks="frame rate, unit, axes, times, confidence, and of refined poses lookahead, sigma and flags",
-            together="lookahead",
-        ),
-        "npz": _Format((".npz",), read_npz, write_npz),
-        "csv": _Format((".csv",), read_csv, write_csv),
-        "jsonl": _Format((".jsonl",), read_jsonl, write_jsonl),
-        "openpose": _Format((".json",), read_openpose),
-        "wholebody": _Format((".json", ".npz"), _read_wholebody),
-        "holistic": _Format((".npz",), _read_holistic, takes=_DEPTH),
-        "pose": _Format((".pose",), read_pose, takes=_DEPTH),
-        "bvh": _Format(
-            (".bvh",),
-            write=write_bvh,
-            lacks="how bones' lengths change, times, confidence, and of refined poses lookahead, sigma and flags",
-            together="one",
-        ),
-    }
+_FORMATS = (  # in the order in which marks are looked for
+    posefile.FORMAT,
+    markers.TRC,
+    freemocap.NPY,
+    table.JSONL,
+    wholebody.ALPHAPOSE,
+    openpose.FORMAT,
+    wholebody.FORMAT,
+    mediapipe.RESULTS,
+    freemocap.CSV,
+    table.CSV,
+    skels.FORMAT,
+    table.NPZ,
+    mediapipe.FORMAT,
+    markers.C3D,
+    bvh.FORMAT,
 )
 
-FORMATS = tuple(name for name, form in _FORMATS.items() if form.read)
-"""What `read` can be told that a file is."""
+FORMATS = tuple(form.name for form in _FORMATS if form.read)
+"""The names that `read(format=...)` accepts."""
 
-SUFFIXES = tuple(dict.fromkeys(suffix for form in _FORMATS.values() if form.read for suffix in form.suffixes))
+SUFFIXES = (".skels", ".npz", ".csv", ".jsonl", ".json", ".pose", ".npy", ".trc", ".c3d")
 """The suffixes of files that `read` knows."""
-
-_WRITTEN = {form.suffixes[0]: form for form in _FORMATS.values() if form.write}
 
 
 def recognise(path: str | Path) -> str:
-    """The format of a file or folder, one of `FORMATS`, by what is in it; its suffix decides where that says nothing.
+    """The format of a file or folder, one of `FORMATS`: by its content, else by its suffix.
 
     Raises:
-        FormatError: no such file, or nothing that rtskel knows.
+        FormatError: no such file, or no known format.
     """
     path = Path(path)
     if path.is_dir():
-        if path.suffix.lower() in SUFFIXES:
-            raise FormatError(f"{path}: is a directory")
-        files_in(path)
-        return "openpose"
-    head = _head(path)
+        return _of_folder(path)
+    head = content(path, 1 << 16)
     if head.startswith(b"PK"):
-        return _arrays(path)
-    for name, pattern in _MARKS.items():
-        if re.search(pattern, head, re.DOTALL):
-            return name
+        names = npz_names(path)
+        return next((form.name for form in _FORMATS if form.arrays(names)), table.NPZ.name)
+    marked = _marked(head)
+    if marked is not None:
+        return marked.name
     suffix = path.suffix.lower()
     if suffix == ".json":
-        parse_json(path, text(path))
-        raise FormatError(
-            f"{path}: JSON, but neither OpenPose's (people), nor MMPose's (instances), nor rtskel's (xyz)"
-        )
-    for name, form in _FORMATS.items():
-        if form.read and suffix in form.suffixes:
-            return name
+        value = read_json(path, Options())
+        keys = listed(value.keys()) if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise FormatError(f"{path}: JSON, but neither OpenPose's (people), nor MMPose's (instances), nor AlphaPose's "
+                          f"(image_id), nor MediaPipe's (landmarks), nor rtskel's (xyz); found: {keys}")  # fmt: skip
+    for form in _FORMATS:
+        if form.read and suffix == form.suffixes[0]:
+            return form.name
     known = "a folder of OpenPose's, " + ", ".join(SUFFIXES)
     raise FormatError(f"{path}: unknown recording format {path.suffix!r} (known: {known})")
 
 
-_FIRST_LINE = rb"\A(?:\xef\xbb\xbf)?[^\r\n]*"
-_MARKS: Mapping[str, bytes] = MappingProxyType(
-    {
-        "pose": rb"\A(?:\0\0\0\0|\xcd\xcc\xcc\x3d|\xcd\xcc\x4c\x3e).{6}[\1-\x20]\0[\1-\x40]\0[A-Za-z_]",
-        "jsonl": rb'\A\s*\{[^\n]*"(?:xyz|kind)"\s*:',
-        "openpose": rb'\A\s*\{.*"people"\s*:',
-        "wholebody": rb'\A\s*[\[{].*"(?:instance_info|instances|meta_info|keypoints)"\s*:',
-        "csv": _FIRST_LINE + rb"(?<=[A-Za-z0-9])_[xyz]\"?(?:,|\r|\n|\Z)",
-        "skels": rb"\A[-+0-9.eE]+ [-+0-9.eE]+ [-+0-9.eE]+ ",
-    }
-)
-"""What is found in the beginning of a file of each format, in the order in which it is looked for."""
+def _marked(head: bytes, folders: bool = False) -> Format | None:
+    for form in _FORMATS:
+        if form.mark and (form.folders or not folders) and re.search(form.mark, head, re.DOTALL):
+            return form
+    return None
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(1 << 16)
-    except OSError as error:
-        raise FormatError(f"{path}: {error.strerror or error}") from None
-
-
-def _arrays(path: Path) -> str:
-    """The format of an `.npz` file, by the names of its arrays."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            keys = {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return "npz"  # whose reader says what is wrong
-    if "xyz" not in keys:
-        if {"pose", "left_hand", "right_hand"} <= keys:
-            return "holistic"
-        if "keypoints" in keys:
-            return "wholebody"
-    return "npz"
+def _of_folder(path: Path) -> str:
+    if path.suffix.lower() in SUFFIXES:
+        raise FormatError(f"{path}: is a directory")
+    for file in frames.files_in(path)[:100]:  # pictures with nobody in them tell nothing
+        marked = _marked(content(file, 1 << 16), folders=True)
+        if marked is not None:
+            return marked.name
+    return openpose.FORMAT.name
 
 
 def read(
@@ -214,18 +155,21 @@ def read(
     image_size: tuple[int, int] | None = None,
     depth_scale: float | None = None,
     world: bool = False,
+    strict: bool = False,
 ) -> list[Recording]:
-    """The recordings of a file or folder, in its order; at least one.
+    """The recordings of a file or folder, in file order; at least one. Their `notes` say what was dropped or doubted.
+
+    Where a file has times, they win over a rate, be it the file's or stated here.
 
     Args:
         path: a recording in any of `FORMATS`.
-        format: which one it is. Default: recognised, see `recognise`.
-        fps, axes, mirrored, unit, image_size: what the file does not say, or says wrongly. None: as the file says, else
-            the format's own convention; where there is none, FormatError asks for it.
+        format: its format. Default: recognised, see `recognise`.
+        fps, axes, mirrored, unit, image_size: replace what the file says. None: as the file says, else the format's
+            convention; where there is none, FormatError asks for the value.
         swap_sides: exchange left and right joints.
-        depth_scale: pixels in one unit of the z of MediaPipe's landmarks, which files do not say. None: such a file is
-            read as 2D.
-        world: MediaPipe's world landmarks, in metres, instead of those in the image.
+        depth_scale: pixels per unit of z in MediaPipe's landmarks, which files do not state. None: read as 2D.
+        world: read MediaPipe's world landmarks, in metres, instead of those in the image.
+        strict: a FormatError instead of notes.
 
     Raises:
         FormatError: unknown format, unreadable, truncated or damaged file, wrong number of columns or joints, text that
@@ -235,27 +179,37 @@ def read(
     if format is not None and format not in FORMATS:
         raise FormatError(f"{path}: unknown format {format!r} (known: {', '.join(FORMATS)})")
     name = recognise(path) if format is None else format
-    form = _FORMATS[name]
+    form = next(form for form in _FORMATS if form.name == name)
     assert form.read is not None
     for option, given in (("depth_scale", depth_scale is not None), ("world", world)):
         if given and option not in form.takes:
             raise FormatError(f"{path}: --{option.replace('_', '-')} is for MediaPipe's landmarks, this is {name}")
     options = Options(fps=fps, unit=unit, axes=axes, image_size=image_size, depth_scale=depth_scale, world=world)
-    recordings = form.read(path, options)
     stated: dict[str, Any] = {"fps": fps, "axes": axes, "mirrored": mirrored, "unit": unit, "image_size": image_size}
     stated = {key: value for key, value in stated.items() if value is not None}
-    if stated:
-        recordings = [named(path, replace, recording, **stated) for recording in recordings]
+    by_convention = form.convention and axes is None
+    try:
+        recordings = [named(path, replace, recording, **stated) for recording in form.read(path, options)]
+        recordings = [
+            named(path, examined, recording, options, own=form.own, by_convention=by_convention)
+            for recording in recordings
+        ]
+    except FormatError as error:
+        raise FormatError(printable(str(error))) from error.__cause__
+    except Exception as error:  # a file that its reader does not see through must not end more than its reading
+        raise FormatError(f"{path}: damaged, or unlike any {name} file ({reason(error)})") from error
+    notes = list(dict.fromkeys(note for recording in recordings for note in recording.notes))
+    if strict and notes:
+        raise FormatError(f"{path}: {printable('; '.join(notes))}")
     return [exchange_sides(recording) for recording in recordings] if swap_sides else recordings
 
 
 def write(path: str | Path, recordings: Recording | Iterable[Recording]) -> None:
-    """Write recordings into one file; it is complete under its name, or not there.
+    """Write recordings into one file, whose suffix decides the format. A file is written whole or not at all.
 
-    `.npz`, `.csv` and `.jsonl` hold all that a recording is, and any number of them. A `.skels` file holds positions
-    only, as they are: origin, unit, axes, fps and confidences above 0 are the caller's affair. Dropped frames and
-    missing joints become zeros, which is what its readers take for missing. What a `.bvh` file holds says
-    `rtskel.formats.bvh`.
+    `.npz`, `.csv` and `.jsonl` hold everything, and any number of recordings. `.skels` holds positions only, unchanged;
+    dropped frames and missing joints become zeros, which its readers take as missing. For the others see their modules:
+    `.bvh`, `.trc` and `.c3d` (`markers`), `.npy` and `..._body_3d_xyz.csv` (`freemocap`).
 
     Raises:
         FormatError: unknown suffix, no recordings, a recording the format cannot hold, a file that cannot be written.
@@ -270,10 +224,10 @@ def write(path: str | Path, recordings: Recording | Iterable[Recording]) -> None
 
 
 def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]:
-    """As `write`, but into as many files as the format needs, called `out.L4.skels` or `out.cam1.L4.bvh` then.
+    """As `write`, but into as many files as the format needs, named `out.L4.skels` or `out.cam1.L4.bvh`.
 
-    Formats that have no frame numbers begin with the first frame: one who joined a running stream has no use for the
-    frames before.
+    In these files the first frame of a recording comes first: frames before it, of a stream that was already running,
+    are left out.
 
     Returns:
         The files.
@@ -306,10 +260,10 @@ def write_apart(path: str | Path, recordings: Iterable[Recording]) -> list[Path]
 
 
 def check_writable(path: str | Path) -> str:
-    """Before there is something to write: whether recordings can be written there.
+    """Check, before recordings exist, that they can be written there.
 
     Returns:
-        What of a recording the format does not hold; nothing if it holds all.
+        What of a recording the format cannot hold; empty if it holds everything.
 
     Raises:
         FormatError: unknown suffix, or a place where no file can be written.
@@ -321,9 +275,14 @@ def check_writable(path: str | Path) -> str:
     return form.lacks
 
 
-def _written(path: Path) -> _Format:
-    try:
-        return _WRITTEN[path.suffix.lower()]
-    except KeyError:
-        known = ", ".join(_WRITTEN)
-        raise FormatError(f"{path}: unknown recording format {path.suffix!r} to write (known: {known})") from None
+WRITTEN = (".skels", ".npz", ".csv", ".jsonl", ".bvh", ".trc", ".c3d", ".npy")
+"""The suffixes of files that `write` makes; `..._body_3d_xyz.csv` is freemocap's."""
+
+
+def _written(path: Path) -> Format:
+    writable = {form.suffixes[0]: form for form in _FORMATS if form.write}
+    fitting = [suffix for suffix in writable if path.name.lower().endswith(suffix)]
+    if not fitting:
+        known = ", ".join(WRITTEN)
+        raise FormatError(f"{path}: unknown recording format {path.suffix!r} to write (known: {known})")
+    return writable[max(fitting, key=len)]

@@ -1,25 +1,25 @@
 """`.bvh` (Biovision hierarchy), written only: one recording as rotations of a rest pose.
 
-The rest pose is a T pose (arms out, palms down, head up) with the recording's own bone lengths, each the median over
-its frames. Every bone points exactly where it does in the recording. A joint that carries several bones (neck, hand
-root) turns as they do on average (Kabsch's least squares), and each of these bones turns the rest of the way in a joint
-of its own, in the same place, called `neck_to_left_shoulder` and so on. No bone turns about itself beyond what its
-parent does. What is lost is changes of a bone's length; the root's position is exact. Coordinates are in centimetres,
-x to the image's right, y up, z toward the camera.
+The rest pose is a T pose (arms out, palms down, head up) with the recording's bone lengths, each the median over its
+frames. Every bone keeps its exact direction. A joint with several child bones (neck, hand root) takes their mean
+rotation (Kabsch's least squares), and an extra joint at the same place, `neck_to_left_shoulder` and so on, turns each
+bone the rest of the way. Bones get no twist of their own. Changes of bone length are lost; the root position is exact.
+Coordinates are in centimetres, x to the image's right, y up, z toward the camera.
 
-A joint that is missing keeps the direction that it had, or will have first; the same goes for dropped frames: the
-format has no gaps.
+The format has no gaps: a missing joint, or a dropped frame, keeps the last known direction, or takes the first known.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.parsing import replace_file
+from rtskel.formats.parsing import Format, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import Skeleton, from_canonical, skeleton
 
@@ -68,7 +68,7 @@ def write_bvh(path: Path, recordings: list[Recording]) -> None:
     children = _children(body)
 
     lines = ["HIERARCHY"]
-    turns: list[NDArray[np.float64]] = []  # [S, 3, 3] of each joint, in the order of their numbers in the motion
+    turns: list[NDArray[np.float64]] = []  # [S, 3, 3] of each joint, in the order of the motion's columns
     rotation = " ".join(f"{axis}rotation" for axis in _ORDER)
 
     def begin(kind: str, offset: NDArray[np.float64], depth: int, turn: NDArray[np.float64] | None) -> None:
@@ -81,7 +81,7 @@ def write_bvh(path: Path, recordings: list[Recording]) -> None:
 
     def describe(joint: int, depth: int) -> None:
         name = body.names[joint]
-        if not children[joint]:  # the end of a chain carries no bone, and so has nothing to turn
+        if not children[joint]:  # the end of a chain has no bone to turn
             begin("End Site", offsets[joint], depth, None)
         else:
             begin(f"{'ROOT' if joint == body.root else 'JOINT'} {name}", offsets[joint], depth, own[:, joint])
@@ -113,8 +113,8 @@ def _text(values: NDArray[np.float64]) -> str:
 def _pose(
     path: Path, recording: Recording, body: Skeleton
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Root positions [S, 3] and bone lengths [J] in cm; rotations [S, J, 3, 3] of each joint, in what carries it, and
-    of the joint on the way to each joint whose parent carries several bones, in that parent."""
+    """Root positions [S, 3] and bone lengths [J] in cm, then rotations [S, J, 3, 3], both relative to the parent: of
+    each joint, and of the extra joint before each child of a joint with several bones."""
     centimetres = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 10)
     xyz = recording.by_slot(centimetres.astype(np.float64))
     there = recording.by_slot(~recording.missing | (recording.lookahead is not None))
@@ -139,7 +139,7 @@ def _pose(
 
     own = np.tile(np.eye(3), (len(xyz), body.joints, 1, 1))
     aimed = own.copy()
-    carrier = own.copy()  # how what carries each joint is turned in the world
+    carrier = own.copy()  # world rotation of the joint that carries each joint
     children = _children(body)
     for joint in body.order:
         below = children[joint]
@@ -159,7 +159,7 @@ def _pose(
 
 
 def _held(values: NDArray[np.float64], known: NDArray[np.bool_], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values [S, 3] where unknown ones repeat the last known one, or before that the first."""
+    """Values [S, 3]; unknown ones repeat the last known value, or the first one before it."""
     if not known.any():
         return np.broadcast_to(otherwise, values.shape).copy()
     last = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
@@ -177,7 +177,7 @@ def _swing(start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.f
     opposite = cosine < -1 + 1e-9
     factor = 1 / np.where(opposite, 1.0, 1 + cosine)
     turn = np.eye(3) + skew + skew @ skew * factor[:, None, None]
-    if opposite.any():  # half a turn about any axis across
+    if opposite.any():  # half a turn about any perpendicular axis
         across = np.cross(start, np.eye(3)[np.argmin(np.abs(start), axis=-1)])
         across /= np.linalg.norm(across, axis=-1, keepdims=True)
         half = 2 * across[:, :, None] * across[:, None, :] - np.eye(3)
@@ -199,8 +199,41 @@ def _euler(rotations: NDArray[np.float64]) -> NDArray[np.float64]:
     x = np.arcsin(np.clip(rotations[..., 2, 1], -1, 1))
     z = np.arctan2(-rotations[..., 0, 1], rotations[..., 1, 1])
     y = np.arctan2(-rotations[..., 2, 0], rotations[..., 2, 2])
-    locked = np.abs(rotations[..., 2, 1]) > 1 - 1e-12  # x is a quarter turn: y is z's, and taken as 0
+    locked = np.abs(rotations[..., 2, 1]) > 1 - 1e-12  # gimbal lock: y is taken as 0
     z = np.where(locked, np.arctan2(rotations[..., 1, 0], rotations[..., 0, 0]), z)
     y = np.where(locked, 0.0, y)
     degrees: NDArray[np.float64] = np.degrees(np.stack([z, x, y], axis=-1))
     return degrees
+
+
+def describe_bvh(path: Path) -> dict[str, Any]:
+    """Joints, channels, frames, fps and seconds of a `.bvh` file, which rtskel does not read otherwise.
+
+    Raises:
+        FormatError: no such file, or no `.bvh`.
+    """
+    words = text(path)
+    joints = len(re.findall(r"^\s*(?:ROOT|JOINT)\s", words, re.MULTILINE))
+    frames = re.search(r"^\s*Frames:\s*(\d{1,9})\s*$", words, re.MULTILINE)
+    period = re.search(r"^\s*Frame Time:\s*([\d.eE+-]+)\s*$", words, re.MULTILINE)
+    if not joints or not frames or not period:
+        raise FormatError(f"{path}: not a .bvh file, or truncated ({len(words)} characters)")
+    try:
+        seconds = float(period[1])
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise FormatError(f"{path}: Frame Time is {shown(period[1])}, seconds expected")
+    channels = sum(map(int, re.findall(r"^\s*CHANNELS\s+(\d{1,3})\s", words, re.MULTILINE)))
+    count = int(frames[1])
+    facts = {"joints": joints, "channels": channels, "frames": count, "fps": round(1 / seconds, 6)}
+    return facts | {"seconds": round(count * seconds, 3)}
+
+
+FORMAT = Format(
+    "bvh",
+    (".bvh",),
+    write=write_bvh,
+    lacks="how bones' lengths change, times, confidence, and of refined poses lookahead, sigma and flags",
+    together="one",
+)

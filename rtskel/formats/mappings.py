@@ -1,19 +1,21 @@
-"""Which points of which estimator are our joints: the tables, by name, and how they are applied.
+"""Tables from estimators' points to the joints of `upper-body-50`, and how they are applied.
 
-A `Layout` is one estimator's set of points, in named components as its files have them, and for each joint of
-`upper-body-50` the point, or the points whose mean it is. Sides are the person's own: an estimator's left hand is our
-left hand.
+A `Layout` names one estimator's points, in components as its files have them, and gives for each joint the point that
+it equals, or the points whose mean it is. Sides are the person's own: left is the person's left.
 
 | layout | is |
 |---|---|
-| OPENPOSE_25, OPENPOSE_18 | OpenPose's BODY_25 or COCO body, and its hands |
+| OPENPOSE_25, OPENPOSE_18, OPENPOSE_15 | OpenPose's BODY_25, COCO or MPI body, and its hands |
 | OPENPOSE_135 | OpenPose's BODY_135, whose hands begin at the body's wrists |
-| WHOLEBODY_133 | COCO-WholeBody in one component (MMPose, RTMW); in several: see BY_COMPONENT |
+| COCO_17, HALPE_26, BLAZEPOSE_33 | bodies in one component, with hands in two more if a file has them |
+| HALPE_68, WHOLEBODY_133, HALPE_136 | body and hands in one component; by several components: see BY_COMPONENT |
 | HOLISTIC, HOLISTIC_WORLD | MediaPipe Holistic in the image, and in metres (which has no hands) |
+| `by_names(names)` | points that a file names (`.trc`, `.c3d`, freemocap) |
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,7 +23,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.skeleton import UPPER_BODY_50
+from rtskel.formats.parsing import Options
+from rtskel.skeleton import BODY, FINGERS, SIDES, UPPER_BODY_50
 
 Point = tuple[str, str]
 """A component and the name of a point in it."""
@@ -32,9 +35,9 @@ class Layout:
     """An estimator's points.
 
     Attributes:
-        id: what errors call it.
-        components: the point names of each component, in the order of its arrays.
-        sources: [50] of each joint the points whose mean it is.
+        id: its name in errors.
+        components: the point names of each component, in array order.
+        sources: [50] for each joint the points whose mean it is; empty: the layout has no such joint.
     """
 
     id: str
@@ -47,11 +50,6 @@ class Layout:
         return sum(map(len, self.components.values()))
 
 
-BODY = UPPER_BODY_50.names[:8]
-"""The joints that come from an estimator's body points."""
-
-SIDES = ("left", "right")  # in the order of the skeleton's hands
-FINGERS = ("thumb", "index", "middle", "ring", "little")
 HAND = ("hand_root", *(f"{finger}_{k}" for finger in FINGERS for k in range(1, 5)))
 """The 21 joints of a hand without their side: the order of every estimator's hand model."""
 
@@ -59,7 +57,7 @@ HAND = ("hand_root", *(f"{finger}_{k}" for finger in FINGERS for k in range(1, 5
 def _layout(
     name: str, components: Mapping[str, tuple[str, ...]], body: Mapping[str, Sequence[Point]], hands: Sequence[Point]
 ) -> Layout:
-    """A layout from the points of the 8 body joints by joint name, and the points of both hands, the left one first."""
+    """A layout from the points of each body joint, and the points of both hands, left first, if it has hands."""
     sources = {joint: tuple(points) for joint, points in body.items()}
     sources |= {
         f"{side}_{joint}": (hands[21 * s + k],) if hands else ()
@@ -82,8 +80,11 @@ _OPENPOSE_HAND = (  # as `.pose` files call them
 )
 
 
+_HAND_PARTS = ("hand_left_keypoints_2d", "hand_right_keypoints_2d")
+
+
 def _openpose(name: str, rest: tuple[str, ...]) -> Layout:
-    body, left, right = "pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d"
+    body, (left, right) = "pose_keypoints_2d", _HAND_PARTS
     return _layout(
         name,
         {body: _OPENPOSE_HEAD_AND_ARMS + rest, left: _OPENPOSE_HAND, right: _OPENPOSE_HAND},
@@ -103,6 +104,7 @@ OPENPOSE_18 = _openpose(
     "OpenPose COCO-18",
     ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar"),
 )
+OPENPOSE_15 = _openpose("OpenPose MPI-15", ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Chest"))
 
 
 def _openpose_135() -> Layout:
@@ -155,17 +157,26 @@ def _coco_body(part: str) -> dict[str, list[Point]]:
     return {joint: _both(part, ("left_shoulder", "right_shoulder") if joint == "neck" else (joint,)) for joint in BODY}
 
 
-WHOLEBODY_133 = _layout(
-    "COCO-WholeBody",
-    {
-        "keypoints": _COCO_BODY
-        + _COCO_FEET
-        + tuple(f"face-{k}" for k in range(68))
-        + tuple(f"{side}_{point}" for side in SIDES for point in _COCO_HAND)
-    },
-    _coco_body("keypoints"),
-    _both("keypoints", [f"{side}_{point}" for side in SIDES for point in _COCO_HAND]),
-)
+_COCO_HANDS = tuple(f"{side}_{point}" for side in SIDES for point in _COCO_HAND)
+_FACE = tuple(f"face-{k}" for k in range(68))
+_HALPE_BODY = (*_COCO_BODY, "head", "neck", "hip", *_COCO_FEET)
+
+
+def _keypoints(name: str, points: tuple[str, ...], body: Mapping[str, Sequence[Point]]) -> Layout:
+    """Points in one component `keypoints`; hands are in it, or in OpenPose's components."""
+    if _COCO_HANDS[0] in points:
+        return _layout(name, {"keypoints": points}, body, _both("keypoints", _COCO_HANDS))
+    hands = [point for part in _HAND_PARTS for point in _both(part, _OPENPOSE_HAND)]
+    return _layout(name, {"keypoints": points, **dict.fromkeys(_HAND_PARTS, _OPENPOSE_HAND)}, body, hands)
+
+
+_WITH_MEAN_NECK = _coco_body("keypoints")
+_WITH_NECK = _WITH_MEAN_NECK | {"neck": [("keypoints", "neck")]}
+COCO_17 = _keypoints("COCO-17", _COCO_BODY, _WITH_MEAN_NECK)
+HALPE_26 = _keypoints("Halpe-26", _HALPE_BODY, _WITH_NECK)
+HALPE_68 = _keypoints("Halpe-68", (*_HALPE_BODY, *_COCO_HANDS), _WITH_NECK)
+WHOLEBODY_133 = _keypoints("COCO-WholeBody", (*_COCO_BODY, *_COCO_FEET, *_FACE, *_COCO_HANDS), _WITH_MEAN_NECK)
+HALPE_136 = _keypoints("Halpe-136", (*_HALPE_BODY, *_FACE, *_COCO_HANDS), _WITH_NECK)
 
 # MediaPipe
 
@@ -203,6 +214,11 @@ def _holistic(name: str, pose: str, hands: tuple[str, ...]) -> Layout:
     )
 
 
+BLAZEPOSE_33 = _keypoints(
+    "BlazePose-33",
+    tuple(point.lower() for point in _MEDIAPIPE_POSE),
+    _WITH_MEAN_NECK,
+)
 HOLISTIC = _holistic("MediaPipe Holistic", "POSE_LANDMARKS", ("LEFT_HAND_LANDMARKS", "RIGHT_HAND_LANDMARKS"))
 HOLISTIC_WORLD = _holistic("MediaPipe world landmarks", "POSE_WORLD_LANDMARKS", ())
 
@@ -228,7 +244,104 @@ BY_COMPONENT: Mapping[str, Layout] = MappingProxyType(
         "BODY_136": _named_wholebody("_136"),
     }
 )
-"""The layout of files that name their points, by the component that holds the body."""
+"""Layouts of files that name their points, by the component that holds the body."""
+
+
+BY_POINTS: Mapping[int, Layout] = MappingProxyType(
+    {
+        len(layout.components["keypoints"]): layout
+        for layout in (COCO_17, HALPE_26, BLAZEPOSE_33, HALPE_68, WHOLEBODY_133, HALPE_136)
+    }
+)
+"""Layouts of files that do not name their points, by the number of points."""
+
+
+# Points that a file names
+
+_FINGER_NAMES = "thumb|index|fore|middle|ring|little|pinky"
+_SEGMENTS = {"thumb": ("cmc", "mcp", "ip", "tip"), "finger": ("mcp", "pip", "dip", "tip")}
+_MARKERS = {  # the Plug-in Gait marker set of optical systems
+    "nose": ("lfhd", "rfhd"),
+    **{
+        f"{side}_{joint}": (f"{side[0]}{code}",)
+        for side in SIDES
+        for joint, code in (("shoulder", "sho"), ("elbow", "elb"))
+    },
+    **{f"{side}_wrist": (f"{side[0]}wra", f"{side[0]}wrb") for side in SIDES},
+}
+
+
+def _joint_named(name: str) -> tuple[str, bool] | None:
+    """The joint that a name as written by some program means, and whether it does so in full hands only."""
+    word = re.sub(r"[^a-z0-9]", "", name.rpartition(":")[2].lower())
+    word = re.sub(r"^body(?=nose|left|right)", "", word)
+    if word in ("nose", "neck"):
+        return word, False
+    match = re.match(r"(left|right|l|r)(.*)|(.*?)(left|right|l|r)$", word)
+    if match is None:
+        return None
+    side = "left" if (match[1] or match[4])[0] == "l" else "right"
+    rest = match[2] if match[1] else match[3]
+    if rest in ("shoulder", "elbow", "wrist"):
+        return f"{side}_{rest}", False
+    if rest in ("hand", "handroot", "handwrist"):
+        return f"{side}_hand_root", False
+    match = re.match(rf"(?:hand)?({_FINGER_NAMES})(?:finger)?(?:(cmc|mcp|pip|dip|ip|tip)|([1-4])\D*)?$", rest)
+    if match is None:
+        return None
+    finger = {"pinky": "little", "fore": "index"}.get(match[1], match[1])
+    if match[2]:
+        segments = _SEGMENTS["thumb" if finger == "thumb" else "finger"]
+        return (f"{side}_{finger}_{segments.index(match[2]) + 1}", False) if match[2] in segments else None
+    # Pose2Sim leaves the number out of the joint that it uses; BlazePose calls rough points of the hand alike.
+    return f"{side}_{finger}_{match[3] or (2 if finger == 'thumb' else 1)}", not match[3]
+
+
+def by_names(names: Sequence[str]) -> Layout:
+    """The layout of points in one component `points` that a file names; joints without a point are missing.
+
+    Understood are rtskel's own names, those of OpenPose, MediaPipe, freemocap and Pose2Sim, and Plug-in Gait's markers.
+    Without a neck, the middle of the shoulders is taken; without a hand root, the wrist if the hand has fingers.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    doubtful: dict[str, str] = {}
+    for name in names:
+        joint = _joint_named(name)
+        if joint is not None:
+            (doubtful if joint[1] else found).setdefault(joint[0], name if joint[1] else (name,))  # type: ignore[arg-type]
+    for joint_name, name in doubtful.items():
+        side, finger, _ = joint_name.split("_")
+        if f"{side}_{finger}_3" in found:
+            found.setdefault(joint_name, (name,))
+    lower = {name.rpartition(":")[2].lower(): name for name in names}
+    for joint_name, markers in _MARKERS.items():
+        if joint_name not in found and all(marker in lower for marker in markers):
+            found[joint_name] = tuple(lower[marker] for marker in markers)
+    if "nose" not in found and "head" in lower:
+        found["nose"] = (lower["head"],)
+    shoulders = [found.get(f"{side}_shoulder") for side in SIDES]
+    if "neck" not in found and all(shoulders):
+        found["neck"] = tuple(name for points in shoulders for name in points or ())
+    for side in SIDES:
+        if f"{side}_middle_1" in found and f"{side}_wrist" in found:
+            found.setdefault(f"{side}_hand_root", found[f"{side}_wrist"])
+    sources = tuple(tuple(("points", name) for name in found.get(joint, ())) for joint in UPPER_BODY_50.names)
+    return Layout("named points", MappingProxyType({"points": tuple(names)}), sources)
+
+
+_ROWS = 4096
+
+
+def stated_confidence(
+    points: Mapping[str, NDArray[np.floating]], confidence: Mapping[str, NDArray[np.floating]], options: Options
+) -> Mapping[str, NDArray[np.floating]]:
+    """Confidences of a whole file's points, both as for `gather`: 1 for points with a position where all are 0."""
+    if any((array > 0).any() for array in confidence.values()):
+        return confidence
+    placed = {part: np.isfinite(array).all(axis=-1) & array.any(axis=-1) for part, array in points.items()}
+    if any(array.any() for array in placed.values()):
+        options.note("every confidence is 0: points with a position are used, with confidence 1")
+    return {part: array.astype(np.float64) for part, array in placed.items()}
 
 
 def gather(
@@ -237,21 +350,33 @@ def gather(
     confidence: Mapping[str, NDArray[np.floating]],
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Our joints from an estimator's points.
+    """The 50 joints from an estimator's points.
 
-    A joint that is the mean of several points is there only if all of them are, with the least of their confidences;
-    one whose component or point the file lacks is missing. Confidences are cut to 0..1 (SimCC scores go beyond 1), and
-    a point with NaN for a coordinate or a confidence is missing.
+    A joint that is the mean of several points needs all of them and gets the lowest of their confidences. A joint whose
+    component or point is absent is missing. Confidences are clipped to 0..1 (SimCC scores exceed 1); a point with a
+    NaN or infinite value is missing.
 
     Args:
-        points: [..., P, D] of each component that is there.
+        points: [..., P, D] of each component that is present.
         confidence: [..., P] of the same components.
-        names: the points of each component where a file states its own. Default: the layout's.
+        names: point names of each component, if the file states them. Default: the layout's.
 
     Returns:
         [..., 50, D] positions, 0 where missing, and [..., 50] confidences.
     """
     names = layout.components if names is None else names
+    rows = len(next(iter(points.values())))
+    if rows > _ROWS and all(array.ndim > 2 for array in points.values()):  # bound the memory of what lies between
+        parts = [
+            gather(
+                layout,
+                {part: array[at : at + _ROWS] for part, array in points.items()},
+                {part: array[at : at + _ROWS] for part, array in confidence.items()},
+                names,
+            )
+            for at in range(0, rows, _ROWS)
+        ]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     first: dict[str, int] = {}
     total = 0
     for component, array in points.items():
@@ -259,7 +384,7 @@ def gather(
         total += array.shape[-2]
     where = {(part, name): first[part] + k for part in points for k, name in enumerate(names[part])}
     width = max(map(len, layout.sources))
-    index = np.full((len(layout.sources), width), total)  # the row behind the last: a point that is never there
+    index = np.full((len(layout.sources), width), total)  # one past the last row: a point that is always missing
     for joint, sources in enumerate(layout.sources):
         if sources:
             found = [where.get(source, total) for source in sources]

@@ -1,134 +1,205 @@
-"""OpenPose's JSON: a folder with one file a frame, or one such file.
+"""JSON in OpenPose's format: of OpenPose, and of the many programs that write "in OpenPose format".
 
-Files are called `<clip>_<number>_keypoints.json`; a folder may hold several clips. Frame numbers count from the
-smallest one of the clip; a number that is not there is a dropped frame. Where no name has a number, files are taken in
-the order of their names. 2D keypoints in pixels, with confidences; the format says neither frame rate nor image size.
+Read are a folder with one file per frame, or one such file (`rtskel.formats.frames`). `people` is a list, an object of
+people by id, or one person. A person has `pose_keypoints_2d`, `hand_left_keypoints_2d` and `hand_right_keypoints_2d`,
+or, of OpenPose before 1.2, these without `_2d`: x, y, confidence of each point. The number of points of the body tells
+the layout: OpenPose's own, or that of RTMPose, RTMW, AlphaPose, MediaPipe as Pose2Sim and Sports2D write them, with all
+points in `pose_keypoints_2d` (`rtskel.formats.mappings`).
+
+Where `..._keypoints_3d` (x, y, z, confidence) are filled, they are read instead: unit and axes as stated, else the unit
+that makes the shoulders as wide as people's, and the camera's axes. `unit="px"` asks for 2D.
+
+The format states neither frame rate nor image size.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.mappings import OPENPOSE_18, OPENPOSE_25, OPENPOSE_135, Layout, gather
-from rtskel.formats.parsing import Options, integer, numbers, parse_json, shown, text
+from rtskel.formats.frames import clips_of, values_of
+from rtskel.formats.mappings import (
+    BY_POINTS,
+    OPENPOSE_15,
+    OPENPOSE_18,
+    OPENPOSE_25,
+    OPENPOSE_135,
+    Layout,
+    gather,
+    stated_confidence,
+)
+from rtskel.formats.parsing import BOM, Format, Options, integer, listed, numbers, shown
 from rtskel.formats.people import recordings_of_people
-from rtskel.formats.recording import Recording
+from rtskel.formats.recording import MM_PER_UNIT, Recording
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER
 
 LAYOUTS = {layout.points: layout for layout in (OPENPOSE_135,)} | {
-    len(layout.components["pose_keypoints_2d"]): layout for layout in (OPENPOSE_25, OPENPOSE_18)
+    len(layout.components["pose_keypoints_2d"]): layout for layout in (OPENPOSE_25, OPENPOSE_18, OPENPOSE_15)
 }
-"""The layout by the number of points in `pose_keypoints_2d`."""
+LAYOUTS = {**LAYOUTS, **BY_POINTS}
+"""The layout by the number of points of the body."""
 
-PARTS = ("pose_keypoints_2d", "hand_left_keypoints_2d", "hand_right_keypoints_2d")
-LARGEST_SPAN = 100
-"""Frame numbers a file: beyond that, what stands in the names are no frame numbers but dates or the like."""
+AXES_3D = "RDA"
+"""Axes of OpenPose's 3D reconstruction: those of the first camera."""
+
+PARTS = ("pose", "hand_left", "hand_right")
+_KNOWN = {f"{part}_keypoints{dims}" for part in (*PARTS, "face") for dims in ("_2d", "_3d", "")} | {"person_id"}
+_KNOWN_OF_FILE = {"version", "people", "part_candidates"}
+_HAND_POINTS = 21
+_ADULT_SHOULDERS_MM = 150.0, 750.0
+
+_NOTHING = {width: np.zeros((0, width), np.float32) for width in (3, 4)}
+_Parts = list[NDArray[np.float32]]  # points [P, 3 or 4] of each of PARTS; P = 0: not there
 
 
-def files_in(folder: Path) -> list[Path]:
-    """OpenPose's files in a folder, by name; FormatError if there are none."""
-    found = sorted(path for path in folder.glob("*.json") if path.stem.endswith("keypoints"))
-    found = found or sorted(folder.glob("*.json"))
-    if not found:
-        below = sum(1 for _ in folder.glob("*/*keypoints.json"))
-        where = f" ({below} in its subfolders: read those one by one)" if below else ""
-        raise FormatError(f"{folder}: directory without OpenPose's *_keypoints.json{where}")
-    return found
+class _Row(NamedTuple):
+    frame: int
+    place: str
+    identity: int
+    flat: _Parts
+    deep: _Parts
 
 
 def read_openpose(path: Path, options: Options) -> list[Recording]:
-    clips: dict[str, dict[int, Path]] = {}
-    files = files_in(path) if path.is_dir() else [path]
-    matches = [re.fullmatch(r"(.*?)(\d+)(?:_keypoints)?", file.stem) for file in files]
-    for place, (file, match) in enumerate(zip(files, matches, strict=True)):
-        if match is None and any(matches):
-            numbered = next(other for other, found in zip(files, matches, strict=True) if found)
-            raise FormatError(f"{path}: {numbered.name} has a frame number, {file.name} has none")
-        clip, number = (match[1].rstrip("_-. "), int(match[2])) if match else ("", place)
-        clash = clips.setdefault(clip, {}).setdefault(number, file)
-        if clash is not file:
-            raise FormatError(f"{path}: {clash.name} and {file.name} are the same frame")
+    clips = clips_of(path, options)
     fps = options.need(path, "fps", "OpenPose's files do not say how many frames a second")
     recordings = []
-    for clip, frames in clips.items():
-        span = max(frames) - min(frames)
-        if span > LARGEST_SPAN * len(frames):
-            raise FormatError(f"{path}: {len(frames)} files with numbers from {min(frames)} to {max(frames)}: "
-                              "no frame numbers (rename the files)")  # fmt: skip
-        name = clip if len(clips) > 1 and clip else path.name if path.is_dir() else path.stem
-        recordings += _clip(path, name, frames, fps)
+    for name, files in clips.items():
+        rows = [
+            row for number, file, value in values_of(files, options) for row in _people(number, file, value, options)
+        ]
+        recordings += _clip(path, name, rows, fps, options)
     return recordings
 
 
-def _clip(path: Path, name: str, files: dict[int, Path], fps: float) -> list[Recording]:
-    first = min(files)
-    layout: Layout | None = None
-    frames, identities, rows = [], [], []
-    for number in sorted(files):
-        file = files[number]
-        value = parse_json(file, text(file))
-        people = value.get("people") if isinstance(value, dict) else None
-        if not isinstance(people, list):
-            raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
-        for at, person in enumerate(people):
-            place = f"{file}, person {at}"
-            parts, identity = _person(place, person)
-            found = _layout(place, parts[PARTS[0]])
-            if layout not in (None, found):
-                raise FormatError(f"{place}: {found.id}, but {layout.id} before")
-            layout = found
-            frames.append(number - first)
-            identities.append(identity)
-            rows.append(parts)
-    if layout is None:
-        raise FormatError(f"{path}: nobody is found in any frame")
-    points = {part: np.stack([_padded(row[part], length) for row in rows]) for part, length in _lengths(layout)}
-    if layout is OPENPOSE_135:
-        points = {"BODY_135": points[PARTS[0]]}
-    xyz, confidence = gather(
-        layout,
-        {key: value[..., :2] for key, value in points.items()},
-        {key: value[..., 2] for key, value in points.items()},
-    )
-    return recordings_of_people(path, name, np.array(frames), xyz, confidence, np.array(identities), fps=fps, unit="px")
+def _people(number: int, file: Path, value: Any, options: Options) -> list[_Row]:
+    """The people of one frame."""
+    if not isinstance(value, dict) or ("people" not in value and _KNOWN.isdisjoint(value)):
+        raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
+    people = value.get("people", value)  # one person, without the list
+    if "people" in value and not _KNOWN_OF_FILE.issuperset(value):
+        options.note(f"unused keys: {listed(value.keys() - _KNOWN_OF_FILE)}")
+    if isinstance(people, dict):
+        by_id = bool(people) and _KNOWN.isdisjoint(people) and all(isinstance(one, dict) for one in people.values())
+        people = [_with_id(*item) for item in people.items()] if by_id else [people] if people else []
+    if people is None:
+        people = []
+    if not isinstance(people, list):
+        raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
+    return [_person(number, f"{file}, person {at}", person, options) for at, person in enumerate(people)]
 
 
-def _lengths(layout: Layout) -> list[tuple[str, int]]:
-    if layout is OPENPOSE_135:
-        return [(PARTS[0], layout.points)]
-    return [(part, len(layout.components[part])) for part in PARTS]
+def _with_id(key: str, person: dict[str, Any]) -> dict[str, Any]:
+    """A person of an object by ids."""
+    return {"person_id": int(key), **person} if key.isascii() and key.isdigit() and len(key) < 18 else person
 
 
-def _layout(place: str, body: NDArray[np.float64]) -> Layout:
-    try:
-        return LAYOUTS[len(body)]
-    except KeyError:
-        known = ", ".join(f"{count} ({layout.id})" for count, layout in LAYOUTS.items())
-        raise FormatError(f"{place}: a body of {len(body)} points; known: {known}") from None
-
-
-def _padded(points: NDArray[np.float64], length: int) -> NDArray[np.float64]:
-    return points if len(points) else np.zeros((length, 3))  # without --hand, OpenPose leaves hands empty
-
-
-def _person(place: str, person: Any) -> tuple[dict[str, NDArray[np.float64]], int]:
-    """The parts [P, 3] of a person, and its identity, -1 if it has none."""
+def _person(number: int, place: str, person: Any, options: Options) -> _Row:
     if not isinstance(person, dict):
         raise FormatError(f"{place}: an object expected, found {shown(person)}")
-    parts = {}
+    if not any(person.keys() & {f"{part}_keypoints{dims}" for dims in ("_2d", "_3d", "")} for part in PARTS):
+        raise FormatError(f"{place}: no pose_keypoints_2d (found: {listed(person.keys())})")
+    if not _KNOWN.issuperset(person):
+        options.note(f"unused keys: {listed(person.keys() - _KNOWN)}")
+    flat, deep = [], []
     for part in PARTS:
-        values = numbers(f"{place}, {part}", person.get(part, []))
-        hand = part != PARTS[0]
-        if values.ndim != 1 or len(values) % 3 or (hand and len(values) not in (0, 63)):
-            expected = "63 numbers" if hand else "x, y, confidence of each point"
-            raise FormatError(f"{place}, {part}: {values.size} numbers, {expected} expected")
-        parts[part] = values.reshape(-1, 3)
+        key = f"{part}_keypoints_2d" if f"{part}_keypoints_2d" in person else f"{part}_keypoints"
+        flat.append(_points(place, part, key, person.get(key), 3))
+        deep.append(_points(place, part, f"{part}_keypoints_3d", person.get(f"{part}_keypoints_3d"), 4))
     identity = person.get("person_id", -1)
     if isinstance(identity, list):
         identity = identity[0] if len(identity) == 1 else -1
-    return parts, integer(f"{place}, person_id", identity)
+    return _Row(number, place, integer(f"{place}, person_id", identity), flat, deep)
+
+
+def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[np.float32]:
+    if found is None or found == []:
+        return _NOTHING[width]
+    values = numbers(f"{place}, {key}", found)
+    if values.ndim == 2 and values.shape[1] == width:
+        values = values.ravel()
+    hand = part != PARTS[0]
+    if values.ndim != 1 or len(values) % width or (hand and len(values) != width * _HAND_POINTS):
+        expected = (
+            f"{width * _HAND_POINTS} numbers"
+            if hand
+            else f"{'x, y, z' if width == 4 else 'x, y'}, confidence of each point"
+        )
+        raise FormatError(f"{place}, {key}: {values.size} numbers, {expected} expected")
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, so the point is missing
+        return values.astype(np.float32).reshape(-1, width)
+
+
+def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options) -> list[Recording]:
+    rows = [row for row in rows if any(map(len, row.flat)) or any(map(len, row.deep))]
+    if not rows:
+        raise FormatError(f"{path}: nobody is found in any frame")
+    deep = any(part.any() for row in rows for part in row.deep)
+    flat = any(part.any() for row in rows for part in row.flat)
+    fields: dict[str, Any] = {"unit": "px"}
+    if deep and options.unit != "px":
+        xyz, confidence = _joints([(row.place, row.deep) for row in rows], options)
+        unit = options.unit or _unit_of(xyz, confidence)
+        if unit:
+            fields = {"unit": unit, "axes": options.axes or AXES_3D}
+            if flat:
+                options.note("pose_keypoints_3d are read, pose_keypoints_2d are not (--unit px reads those)")
+            if options.unit is None:
+                options.note(f"pose_keypoints_3d state no unit: {unit}, by the shoulders' width (else state --unit)")
+        elif flat:
+            options.note("pose_keypoints_3d are not read: their unit is unknown (state --unit)")
+        else:
+            options.need(path, "unit", "only pose_keypoints_3d are filled, in an unknown unit")
+    elif deep:
+        options.note("pose_keypoints_3d are not read: 2D is asked for")
+    if fields["unit"] == "px":
+        xyz, confidence = _joints([(row.place, row.flat) for row in rows], options)
+    frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 2))
+    return recordings_of_people(path, name, frame, xyz, confidence, identity, note=options.note, fps=fps, **fields)
+
+
+def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints [K, 50, D] and confidences of people, all of one layout."""
+    layout: Layout | None = None
+    for place, parts in rows:
+        if not len(parts[0]):  # hands alone
+            continue
+        found = LAYOUTS.get(len(parts[0]))
+        if found is None:
+            known = ", ".join(f"{count} ({layout.id})" for count, layout in LAYOUTS.items())
+            raise FormatError(f"{place}: a body of {len(parts[0])} points; known: {known}")
+        if layout not in (None, found):
+            raise FormatError(f"{place}: {found.id}, but {layout.id} before")
+        layout = found
+    layout = layout or OPENPOSE_25
+    points = {}
+    for at, (component, names) in enumerate(layout.components.items()):
+        empty = np.zeros((len(names), rows[0][1][0].shape[1]), np.float32)
+        points[component] = np.stack([parts[at] if len(parts[at]) else empty for _, parts in rows])
+    sure = {component: array[..., -1] for component, array in points.items()}
+    points = {component: array[..., :-1] for component, array in points.items()}
+    return gather(layout, points, stated_confidence(points, sure, options))
+
+
+def _unit_of(xyz: NDArray[np.float32], confidence: NDArray[np.float32]) -> str | None:
+    """The unit in which the shoulders are as wide as an adult's; None: no such unit."""
+    both = (confidence[:, [LEFT_SHOULDER, RIGHT_SHOULDER]] > 0).all(axis=1)
+    if not both.any():
+        return None
+    width = float(np.median(np.linalg.norm(xyz[both, LEFT_SHOULDER] - xyz[both, RIGHT_SHOULDER], axis=-1)))
+    low, high = _ADULT_SHOULDERS_MM
+    return next((unit for unit, size in MM_PER_UNIT.items() if low <= width * size <= high), None)
+
+
+FORMAT = Format(
+    "openpose",
+    (".json",),
+    read_openpose,
+    mark=BOM + rb'\s*\{.*"(?:people|(?:pose|hand_left|hand_right)_keypoints(?:_[23]d)?)"\s*:',
+    folders=True,
+    convention=True,
+)

@@ -1,11 +1,13 @@
-"""What readers and writers share: what a caller states, files, JSON, and errors that name the place."""
+"""What readers and writers share: the registry entry, options, files, JSON, arrays, and errors that name the place."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ from rtskel.formats.recording import Recording
 
 @dataclass(frozen=True)
 class Options:
-    """What is stated about a file from outside, because it does not say it or says it wrongly; see `rtskel.read`."""
+    """What the caller states because the file does not say it, or says it wrongly; see `rtskel.read`.
+
+    Attributes:
+        notes: what the reader dropped or doubted, in the order in which it was found.
+    """
 
     fps: float | None = None
     unit: str | None = None
@@ -26,49 +32,200 @@ class Options:
     image_size: tuple[int, int] | None = None
     depth_scale: float | None = None
     world: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, words: str) -> None:
+        """State, once, what was dropped or doubted."""
+        if words not in self.notes:
+            self.notes.append(words)
 
     def need(self, path: Path | str, key: str, what: str) -> Any:
-        """A value that the file cannot do without; FormatError names the option if nobody states it."""
+        """A value that the file cannot do without; FormatError names the option if the caller does not state it."""
         value = getattr(self, key)
         if value is None:
             raise FormatError(f"{path}: {what}: state it (--{key.replace('_', '-')}, in Python {key}=)")
         return value
 
 
+@dataclass(frozen=True)
+class Format:
+    """One file format: how it is recognised, read and written.
+
+    Attributes:
+        name: what `rtskel.read(format=...)` calls it.
+        suffixes: of its files; `write` picks the format by the first one.
+        read, write: None where rtskel cannot do that.
+        mark: regular expression that finds the format in the first 64 KiB of a file.
+        arrays: whether an `.npz` file with these array names is of this format.
+        takes: options that only this format understands.
+        lacks: what of a recording a file of this format cannot hold.
+        together: which recordings one file holds: "all", those of one "lookahead", or only "one".
+        folders: a folder with one file per frame can be of this format.
+        own: rtskel's own format: numbers mean what it says.
+        convention: files do not state their axes, which are the format's convention.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path, Options], list[Recording]] | None = None
+    write: Callable[[Path, list[Recording]], None] | None = None
+    mark: bytes | None = None
+    arrays: Callable[[set[str]], bool] = lambda names: False
+    takes: frozenset[str] = frozenset()
+    lacks: str = ""
+    together: str = "all"
+    folders: bool = False
+    own: bool = False
+    convention: bool = False
+
+
+BOM = rb"\A(?:\xef\xbb\xbf)?"
+"""How a mark begins: at the start of the file, behind a byte order mark."""
+
+DEPTH = frozenset({"depth_scale", "world"})
+"""The options of formats with MediaPipe's landmarks."""
+
+
 def named(path: Path | str, make: Callable[..., Recording], *args: Any, **fields: Any) -> Recording:
-    """`make(...)`, with the file's name in front of what it finds wrong."""
+    """`make(...)`; an error it raises is prefixed with the name of the file."""
     try:
         return make(*args, **fields)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
 
 
-def content(path: Path) -> bytes:
-    """The bytes of a file."""
+def content(path: Path, size: int = -1) -> bytes:
+    """The first `size` bytes of a file, or all."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(size)
     except OSError as error:
         raise FormatError(f"{path}: {error.strerror or error}") from None
 
 
-def text(path: Path, encoding: str = "utf-8") -> str:
-    """The text of a file, with its line ends as they are."""
+def text(path: Path, options: Options | None = None, encoding: str = "utf-8") -> str:
+    """The text of a file without its byte order mark; line ends stay as they are."""
+    data = content(path)
+    for mark, coding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+        if data.startswith(mark):
+            data, encoding = data[len(mark) :], coding
+            if options is not None:
+                options.note("a byte order mark was skipped")
     try:
-        return content(path).decode(encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: not a text file (byte {error.object[error.start]:#04x} at {error.start})") from None
 
 
+class Unfinished(FormatError):
+    """JSON that ends in its middle: the file is empty, cut off, or still being written."""
+
+
 def parse_json(place: Path | str, source: str) -> Any:
-    """A JSON value; NaN and Infinity are numbers, as many a writer has it."""
+    """A JSON value; NaN and Infinity are accepted as numbers, because many writers produce them.
+
+    Raises:
+        Unfinished: the text ends before the value does.
+        FormatError: no JSON, or nested too deep.
+    """
     try:
         return json.loads(source)
     except json.JSONDecodeError as error:
-        raise FormatError(
+        at_end = error.pos >= len(source.rstrip()) or error.msg.startswith("Unterminated")
+        kind = Unfinished if at_end else FormatError
+        raise kind(
             f"{place}: not JSON, or truncated (line {error.lineno}, column {error.colno}: {error.msg})"
         ) from None
-    except (RecursionError, ValueError) as error:  # nested beyond reason, a number of thousands of digits
+    except (RecursionError, ValueError) as error:  # nested too deep, a number of thousands of digits
         raise FormatError(f"{place}: not JSON that can be read ({str(error).splitlines()[0]})") from None
+
+
+def read_json(path: Path, options: Options) -> Any:
+    """The JSON value of a file."""
+    return parse_json(path, text(path, options))
+
+
+MOST_BYTES = 2 << 30
+"""Unpacked size up to which arrays are read."""
+
+_MOST_DEFLATED = 1100
+"""Unpacked bytes per packed one beyond which a member is no data: deflate, which numpy uses, reaches 1032."""
+
+
+def load_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of an `.npz` file by name: those in `wanted`, or all.
+
+    Before anything is unpacked, what a member declares is compared with its size. Nothing is ever unpickled.
+    """
+    data = content(path)
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise FormatError(f"{path}: not an .npz file, or truncated ({len(data)} bytes)")
+    columns: dict[str, NDArray[Any]] = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [member for member in archive.infolist() if wanted is None or _array_name(member) in wanted]
+            for member in members:
+                if member.file_size > _MOST_DEFLATED * member.compress_size + 4096:
+                    raise FormatError(f"member {member.filename!r} declares {member.file_size} bytes in "
+                                      f"{member.compress_size}: damaged")  # fmt: skip
+            if sum(member.file_size for member in members) > MOST_BYTES:
+                raise FormatError(f"more than {MOST_BYTES >> 30} GiB of arrays: cut the file into several")
+            for member in members:
+                columns[_array_name(member)] = array_of(f"member {_array_name(member)!r}", archive.read(member))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    except Exception as error:  # whatever zipfile and its codecs raise on damaged bytes: no list of them is complete
+        raise FormatError(f"{path}: damaged, or not an .npz file ({reason(error)})") from None
+    return columns
+
+
+def _array_name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
+
+
+def npz_names(path: Path) -> set[str]:
+    """The names of the arrays in an `.npz` file; none if it is damaged, which `load_npz` reports."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {_array_name(member) for member in archive.infolist()}
+    except Exception:  # as in `load_npz`
+        return set()
+
+
+def array_of(place: str, data: bytes) -> NDArray[Any]:
+    """The array in the bytes of an `.npy` file; what its header declares is checked before memory is taken."""
+    stream = io.BytesIO(data)
+    form = np.lib.format
+    try:
+        if not data.startswith(form.MAGIC_PREFIX):
+            raise FormatError("is not an array")
+        version = form.read_magic(stream)
+        readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+        if version not in readers:
+            raise FormatError(f"has version {version}: not supported")
+        shape, fortran, dtype = readers[version](stream)
+        if dtype.hasobject:
+            raise FormatError("holds pickled Python objects, which are never read")
+        declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if min(shape, default=0) < 0 or dtype.itemsize == 0 or declared != len(data) - stream.tell():
+            raise FormatError(f"declares {declared} bytes ({dtype}, {list(shape)}) and has {len(data) - stream.tell()}")
+        array = np.frombuffer(data, dtype, offset=stream.tell()).copy()  # writable and aligned
+        return array.reshape(shape, order="F" if fortran else "C")
+    except FormatError as error:
+        raise FormatError(f"{place} {error}") from None
+    except Exception as error:  # numpy reads the header with Python's own parser, which raises whatever it likes
+        raise FormatError(f"{place} has a damaged header ({reason(error)})") from None
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words on one line."""
+    words = str(error).strip().splitlines()
+    return printable(words[0][:120] if words else type(error).__name__)
+
+
+def printable(words: str) -> str:
+    """Text from a file on one line and without control characters, which would reach a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)
 
 
 def numbers(place: str, value: Any) -> NDArray[np.float64]:
@@ -77,7 +234,7 @@ def numbers(place: str, value: Any) -> NDArray[np.float64]:
         array = np.asarray(value)
         if array.dtype.kind == "O":
             array = array.astype(np.float64)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError):
         array = np.array("")
     if array.dtype.kind not in "fiu":
         raise FormatError(f"{place}: numbers expected, found {shown(value)}")
@@ -86,8 +243,20 @@ def numbers(place: str, value: Any) -> NDArray[np.float64]:
 
 def shown(value: Any) -> str:
     """A value in an error message: short, and on one line."""
-    words = repr(value)
-    return words if len(words) <= 60 else words[:57] + "..."
+    if isinstance(value, (list, str, dict)) and len(value) > 60:  # no megabytes of repr
+        value = value[:60] if not isinstance(value, dict) else list(value)[:60]
+    try:
+        words = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, a number of thousands of digits
+        words = f"a {type(value).__name__}"
+    return printable(words if len(words) <= 60 else words[:57] + "...")
+
+
+def listed(names: Collection[str], most: int = 8) -> str:
+    """Names in a message: the first few, and how many more there are."""
+    shortened = [printable(name if len(name) <= 40 else name[:37] + "...") for name in sorted(names)[:most]]
+    more = len(names) - len(shortened)
+    return (", ".join(shortened) or "nothing") + (f" and {more} more" if more > 0 else "")
 
 
 def integer(place: str, value: Any) -> int:
@@ -98,11 +267,11 @@ def integer(place: str, value: Any) -> int:
 
 
 def replace_file(path: Path, data: bytes | str) -> None:
-    """Put data, or text as UTF-8, under that name in one step, so that nobody ever sees half a file."""
+    """Write bytes, or text as UTF-8, under a temporary name and rename: a reader never sees half a file."""
     if isinstance(data, str):
         try:
             data = data.encode("utf-8")
-        except UnicodeEncodeError as error:  # a name that came from bytes which are no text
+        except UnicodeEncodeError as error:  # a name that was decoded from bytes that are not text
             raise FormatError(
                 f"{path}: {shown(error.object[max(error.start - 20, 0) : error.end])} is no text"
             ) from None

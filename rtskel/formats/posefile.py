@@ -1,12 +1,11 @@
 """`.pose` files, versions 0.0, 0.1 and 0.2 (github.com/sign-language-processing/pose, docs/specs).
 
-Such a file names its components and points, and is mapped by those names (`rtskel.formats.mappings.BY_COMPONENT`):
-MediaPipe Holistic with all its points or some (joints whose points are left out are missing), OpenPose with BODY_25 or
-BODY_135, COCO-WholeBody, AlphaPose. Pixels, frame rate and image size are the file's own; versions 0.0 and 0.1 cut the
-frame rate to a whole number.
+Points are mapped by the names of components and points in the file (`rtskel.formats.mappings.BY_COMPONENT`): MediaPipe
+Holistic with all or some of its points (joints without points are missing), OpenPose with BODY_25 or BODY_135,
+COCO-WholeBody, AlphaPose. The file states frame rate and image size; versions 0.0 and 0.1 truncate the frame rate.
 
-MediaPipe's z is in no stated unit, see `rtskel.formats.mediapipe`: `depth_scale` says how many pixels it is, and
-without it a recording is 2D. `world` takes world landmarks, in metres, where the file has them.
+The unit of MediaPipe's z is not stated, see `rtskel.formats.mediapipe`: `depth_scale` gives its pixels; without it a
+recording is 2D. `world` reads world landmarks, in metres, if the file has them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.mappings import BY_COMPONENT, HOLISTIC, HOLISTIC_WORLD, Layout, gather
 from rtskel.formats.mediapipe import AXES, Assembler, with_depth
-from rtskel.formats.parsing import Options, content
+from rtskel.formats.parsing import DEPTH, Format, Options, content, listed
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 
@@ -31,7 +30,7 @@ VERSIONS = (0.0, 0.1, 0.2)
 @dataclass(frozen=True)
 class _Component:
     name: str
-    format: str  # a letter for each number of a point: X, Y, Z, ..., and C, the confidence, last
+    format: str  # one letter per number of a point: X, Y, Z, ..., and last C, the confidence
     points: tuple[str, ...]
 
 
@@ -75,11 +74,11 @@ class _Bytes:
         return FormatError(f"{self.path}: truncated ({len(self.data)} bytes)")
 
 
-def read_pose(path: Path, options: Options) -> list[Recording]:
-    source = _Bytes(path, content(path))
+def _header(source: _Bytes) -> tuple[float, tuple[int, int], list[_Component]]:
+    """Version, image size and components."""
     version = round(source.take("f")[0], 3)
     if version not in VERSIONS:
-        raise FormatError(f"{path}: not a .pose file, or of an unknown version ({version})")
+        raise FormatError(f"{source.path}: not a .pose file, or of an unknown version ({version})")
     width, height, _ = (int(value) for value in source.take("HHH"))
     components = []
     for _ in range(source.count()):
@@ -88,11 +87,19 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
         components.append(_Component(name, form, tuple(source.name() for _ in range(count))))
         source.take(f"{2 * limbs + 3 * colors}H")
         if not form.endswith("C") or not form.startswith("XY"):
-            raise FormatError(f"{path}: component {name!r} has format {form!r}, XY...C expected")
+            raise FormatError(f"{source.path}: component {name!r} has format {form!r}, XY...C expected")
+    return version, (width, height), components
+
+
+def read_pose(path: Path, options: Options) -> list[Recording]:
+    source = _Bytes(path, content(path))
+    version, image_size, components = _header(source)
     by_name = {component.name: component for component in components}
+    if not any(component.points for component in components):
+        raise FormatError(f"{path}: its components have no points")
     layout = next((BY_COMPONENT[name] for name in by_name if name in BY_COMPONENT), None)
     if layout is None:
-        raise FormatError(f"{path}: components {', '.join(by_name) or 'none'}: none of {', '.join(BY_COMPONENT)}")
+        raise FormatError(f"{path}: components {listed(by_name)}: none of {', '.join(BY_COMPONENT)}")
 
     fps, frame, identity, points, sure = _body(source, version, components)
     if not fps > 0:
@@ -133,10 +140,11 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
         xyz,
         confidence,
         identity,
+        note=options.note,
         fps=fps,
         unit="m" if options.world else "px",
         axes=AXES if layout is HOLISTIC else "RDT",
-        image_size=(width, height) if width and height else None,
+        image_size=image_size if all(image_size) else None,
     )
 
 
@@ -168,7 +176,7 @@ def _body(source: _Bytes, version: float, components: list[_Component]) -> _Body
 
     dims = max(len(component.format) for component in components) - 1
     if version == 0.1:
-        fps, _, people = source.take("HHH")  # the number of frames overflows: the file's size tells it
+        fps, _, people = source.take("HHH")  # the stated number of frames overflows: use the file's size
         row = int(people) * sum(counts) * (dims + 1) * 4
         left = len(source.data) - source.at
         if not row or left % row:
@@ -186,3 +194,12 @@ def _body(source: _Bytes, version: float, components: list[_Component]) -> _Body
     points = dict(zip(names, np.split(data, cuts, axis=1), strict=True))
     sure = dict(zip(names, np.split(sure_of_all, cuts, axis=1), strict=True))
     return float(fps), np.repeat(np.arange(int(frames)), int(people)), None, points, sure
+
+
+FORMAT = Format(
+    "pose",
+    (".pose",),
+    read_pose,
+    mark=rb"\A(?:\0\0\0\0|\xcd\xcc\xcc\x3d|\xcd\xcc\x4c\x3e).{6}[\1-\x20]\0[\1-\x40]\0[A-Za-z_]",
+    takes=DEPTH,
+)

@@ -1,11 +1,11 @@
-"""What a recording is: one person's poses, and what their numbers mean."""
+"""`Recording`: one person's poses, and what their numbers mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from rtskel.skeleton import (
     CANONICAL_AXES,
     LEFT_SHOULDER,
     RIGHT_SHOULDER,
+    SHOULDER_WIDTH,
     axes_matrix,
     skeleton,
     to_canonical,
@@ -26,34 +27,37 @@ SKELS_UNIT = "3-shoulder-widths"
 """The unit of `.skels` files: one unit is three shoulder widths, about 1.1 m."""
 
 SHOULDER_WIDTH_MM = 370.0
-"""The shoulder width by which recordings without a metric unit are brought to millimetres."""
+"""The shoulder width assumed for recordings without a metric unit."""
 
 MM_PER_UNIT: Mapping[str, float] = MappingProxyType({"m": 1000.0, "cm": 10.0, "mm": 1.0})
+"""Millimetres in each metric unit."""
+
+MM_PER_CANONICAL_UNIT = SHOULDER_WIDTH_MM / SHOULDER_WIDTH
+"""Millimetres in one unit of the canonical frame, in which the shoulders are `SHOULDER_WIDTH` apart."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
     """One person's sequence of N poses of J joints, in three dimensions or, from an image alone, in two.
 
-    A joint whose coordinates are not all finite is missing: it is kept as 0 with confidence 0.
+    A joint with a NaN or infinite coordinate is missing: it is kept as 0 with confidence 0.
 
-    A recording with `dims` 2 says where joints lie in an image and nothing about depth: `xyz[..., 2]` is 0 everywhere,
-    which is no measurement, and only the first two letters of `axes` mean anything (the third is T or A). Its unit is
-    "px" as a rule, with the origin at the image's top left corner, and `image_size` is that image's. `rtskel.lift`
-    turns it into one with `dims` 3. A recording of `dims` 3 may be in "px" too: MediaPipe estimates a depth in pixels.
+    A recording with `dims` 2 has no depth: `xyz[..., 2]` is 0 everywhere, and only the first two letters of `axes`
+    matter (the third is T or A). Its unit is usually "px", with the origin at the top left corner of an image of
+    `image_size`. `rtskel.lift` turns it into 3D. 3D may be in "px" too: MediaPipe's depth is.
 
     Attributes:
         xyz: float32 [N, J, 3], positions in `unit` along `axes`.
         fps: frames a second of the frame clock.
-        name: what the sequence is called.
-        confidence: float32 [N, J] in 0..1, 0 = missing; in refined output, missing before: `xyz` is filled in. Default:
-            1 for every finite joint.
+        name: of the sequence.
+        confidence: float32 [N, J] in 0..1, 0 = missing; in refined output, missing in the input: `xyz` is filled in.
+            Default: 1 for every finite joint.
         skeleton: id of the skeleton, see `rtskel.skeleton`.
-        axes: where x, y and z grow, see `rtskel.skeleton.axes_matrix`.
-        mirrored: x is that of a mirrored image.
-        unit: "m", "cm", "mm", "px", SKELS_UNIT, or whatever the maker of the recording calls it.
-        slot: int64 [N], frame numbers on the frame clock, strictly ascending and not negative; a hole is a dropped
-            frame. None: 0, 1, ..., N - 1.
+        axes: directions of x, y and z, see `rtskel.skeleton.axes_matrix`.
+        mirrored: the image was mirrored.
+        unit: "m", "cm", "mm", "px", SKELS_UNIT, or any other name.
+        slot: int64 [N], frame numbers on the frame clock, strictly ascending, from 0; a hole is a dropped frame.
+            None: 0, 1, ..., N - 1.
         time_ns: int64 [N], when each frame was taken, on the estimator's clock. None: unknown.
         lookahead: frames of lookahead if this is refined output, else None.
         sigma: float32 [N, J], spread of the averaged predictions in `unit` (refined output).
@@ -61,6 +65,10 @@ class Recording:
         flags: int32 [N], `rtskel.wire.Flag` bits (refined output).
         dims: 3, or 2 where depth is unknown.
         image_size: (width, height) in pixels of the image in which the poses were found. None: unknown.
+        person: who it is, as the file names its people. None: unknown.
+        view: which camera it is, as the file names its cameras. None: unknown.
+        notes: what the reader dropped or doubted, one line each. They are about the file, not part of the recording:
+            not written, and not a dataclass field.
 
     Raises:
         FormatError: an array of another shape or type, a confidence beyond 0..1, frame numbers that do not ascend, an
@@ -84,83 +92,104 @@ class Recording:
     flags: NDArray[np.int32] | None = None
     dims: int = 3
     image_size: tuple[int, int] | None = None
+    person: str | None = None
+    view: str | None = None
+    if TYPE_CHECKING:
+        notes: tuple[str, ...] = ()
+    else:
+        notes: InitVar[tuple[str, ...]] = ()  # `dataclasses.replace` keeps it
 
-    def __post_init__(self) -> None:
-        def fail(what: str) -> FormatError:
-            return FormatError(f"recording {self.name!r}: {what}")
-
+    def __post_init__(self, notes: tuple[str, ...] = ()) -> None:  # noqa: RUF033  see above
+        object.__setattr__(self, "notes", tuple(notes))
         try:
-            joints = skeleton(self.skeleton).joints
-            axes_matrix(self.axes)
+            self._check_values()
+            self._check_poses()
+            self._check_columns()
         except RtskelError as error:
-            raise fail(str(error)) from None
+            name = self.name if len(self.name) <= 80 else self.name[:77] + "..."
+            raise FormatError(f"recording {name!r}: {error}") from None
+
+    def _check_values(self) -> None:
+        axes_matrix(self.axes)
         if not (np.isfinite(self.fps) and 0 < self.fps <= 1000):
-            raise fail(f"fps {self.fps}: a number in (0, 1000] expected")
+            raise FormatError(f"fps {self.fps}: a number in (0, 1000] expected")
         object.__setattr__(self, "fps", float(self.fps))
         if self.lookahead is not None and self.lookahead < 0:
-            raise fail(f"lookahead {self.lookahead}: 0 or more frames expected")
+            raise FormatError(f"lookahead {self.lookahead}: 0 or more frames expected")
         if self.dims not in (2, 3):
-            raise fail(f"dims {self.dims}: 2 or 3 expected")
+            raise FormatError(f"dims {self.dims}: 2 or 3 expected")
         if self.dims == 2 and self.axes[2] not in "TA":
-            raise fail(f"axes {self.axes!r}: x and y of a 2D recording lie in the image (such as {CANONICAL_AXES!r})")
+            raise FormatError(f"axes {self.axes!r}: x and y of a 2D recording lie in the image (such as "
+                              f"{CANONICAL_AXES!r})")  # fmt: skip
         if self.image_size is not None:
             width, height = self.image_size
             if not (width == int(width) > 0 and height == int(height) > 0):
-                raise fail(f"image size {width} x {height}: pixels expected")
+                raise FormatError(f"image size {width} x {height}: pixels expected")
             object.__setattr__(self, "image_size", (int(width), int(height)))
 
-        def column(key: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-            array = np.asarray(getattr(self, key))
-            wanted = "fiu" if np.issubdtype(dtype, np.floating) else "iu"
-            if array.dtype.kind not in wanted:
-                kind = "numbers" if wanted == "fiu" else "integers"
-                raise fail(f"{key} has dtype {array.dtype}: {kind} expected")
-            if array.shape != shape:
-                raise fail(f"{key} has shape {list(array.shape)}: {list(shape)} expected")
-            with np.errstate(over="ignore"):  # beyond float32 is infinite: missing, like any other infinity
-                array = np.ascontiguousarray(array, dtype=dtype)
-            object.__setattr__(self, key, array)
-            return array
-
+    def _check_poses(self) -> None:
+        """Sets positions and confidences; non-finite joints become missing."""
         frames = np.shape(self.xyz)[0] if np.ndim(self.xyz) else 0
         if frames == 0:
-            raise fail("no frames")
-        xyz = column("xyz", (frames, joints, 3), np.float32)
+            raise FormatError("no frames")
+        joints = skeleton(self.skeleton).joints
+        xyz = self._column("xyz", (frames, joints, 3), np.float32)
         lost = ~np.isfinite(xyz).all(axis=-1)
         if np.size(self.confidence) == 0:
             object.__setattr__(self, "confidence", np.ones((frames, joints), np.float32))
-        confidence = column("confidence", (frames, joints), np.float32)
+        confidence = self._column("confidence", (frames, joints), np.float32)
         wrong = ~((confidence >= 0) & (confidence <= 1))
         if wrong.any():
             at, joint = np.argwhere(wrong)[0]
-            raise fail(f"frame {at}, joint {joint}: confidence {confidence[at, joint]}, a number in 0..1 expected")
+            raise FormatError(f"frame {at}, joint {joint}: confidence {confidence[at, joint]}, "
+                              "a number in 0..1 expected")  # fmt: skip
         if lost.any():
             object.__setattr__(self, "xyz", np.where(lost[..., None], np.float32(0), xyz))
             object.__setattr__(self, "confidence", np.where(lost, np.float32(0), confidence))
         if self.dims == 2 and self.xyz[..., 2].any():
             at, joint = np.argwhere(self.xyz[..., 2])[0]
-            raise fail(f"frame {at}, joint {joint}: z {self.xyz[at, joint, 2]} in a 2D recording, 0 expected")
+            raise FormatError(f"frame {at}, joint {joint}: z {self.xyz[at, joint, 2]} in a 2D recording, 0 expected")
 
+    def _check_columns(self) -> None:
+        """Sets what is optional: frame numbers, times, and the columns of refined output."""
+        frames, joints, _ = self.xyz.shape
+        columns: dict[str, type[np.generic]] = {
+            "slot": np.int64,
+            "time_ns": np.int64,
+            "windows": np.int32,
+            "flags": np.int32,
+        }
+        for key, dtype in columns.items():
+            if getattr(self, key) is not None:
+                self._column(key, (frames,), dtype)
+        if self.sigma is not None:
+            self._column("sigma", (frames, joints), np.float32)
         if self.slot is not None:
-            slot = column("slot", (frames,), np.int64)
-            if slot[0] < 0:
-                raise fail(f"slot {slot[0]} of frame 0 is negative")
-            back = np.flatnonzero(np.diff(slot) <= 0)
+            if self.slot[0] < 0:
+                raise FormatError(f"slot {self.slot[0]} of frame 0 is negative")
+            back = np.flatnonzero(np.diff(self.slot) <= 0)
             if back.size:
                 at = int(back[0]) + 1
-                raise fail(f"frame {at} has slot {slot[at]} after slot {slot[at - 1]}: ascending slots expected")
-        if self.time_ns is not None:
-            column("time_ns", (frames,), np.int64)
-        if self.sigma is not None:
-            column("sigma", (frames, joints), np.float32)
-        if self.windows is not None:
-            column("windows", (frames,), np.int32)
-        if self.flags is not None:
-            column("flags", (frames,), np.int32)
+                raise FormatError(f"frame {at} has slot {self.slot[at]} after slot {self.slot[at - 1]}: ascending "
+                                  "slots expected")  # fmt: skip
+
+    def _column(self, key: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        """Sets an attribute to a contiguous array of that type, after checks."""
+        array = np.asarray(getattr(self, key))
+        wanted = "fiu" if np.issubdtype(dtype, np.floating) else "iu"
+        if array.dtype.kind not in wanted:
+            kind = "numbers" if wanted == "fiu" else "integers"
+            raise FormatError(f"{key} has dtype {array.dtype}: {kind} expected")
+        if array.shape != shape:
+            raise FormatError(f"{key} has shape {list(array.shape)}: {list(shape)} expected")
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, so the joint is missing
+            array = np.ascontiguousarray(array, dtype=dtype)
+        object.__setattr__(self, key, array)
+        return array
 
     @property
     def frames(self) -> int:
-        """Number of frames that are there, N."""
+        """Number of frames, N, without dropped ones."""
         return len(self.xyz)
 
     @property
@@ -170,7 +199,7 @@ class Recording:
 
     @property
     def dropped(self) -> int:
-        """Number of dropped frames: holes in `slots` before the last frame, those before the first included."""
+        """Number of dropped frames: holes in `slots`, including those before the first frame."""
         return int(self.slots[-1]) + 1 - self.frames
 
     @property
@@ -184,7 +213,7 @@ class Recording:
         return np.equal(self.confidence, 0)
 
     def by_slot(self, values: NDArray[T], first: int = 0) -> NDArray[T]:
-        """What is known of the frames [N, ...], by slot from `first` to the last [S, ...]: 0 for dropped frames."""
+        """Values per frame [N, ...] per slot [S, ...], from slot `first` to the last; 0 for dropped frames."""
         slots = np.zeros((int(self.slots[-1]) + 1 - first, *values.shape[1:]), values.dtype)
         slots[self.slots - first] = values
         return slots
@@ -194,7 +223,7 @@ class Recording:
         return to_canonical(self.xyz, self.axes, self.mirrored)
 
     def mm_per_unit(self) -> float:
-        """Millimetres in one unit: by name for metric units, else such that the median shoulder width is 370 mm.
+        """Millimetres per unit: of metric units by name, of others so that the median shoulder width is 370 mm.
 
         Raises:
             FormatError: the unit is not metric and no frame has two shoulders apart from each other.
@@ -210,7 +239,7 @@ class Recording:
 
 
 def exchange_sides(recording: Recording) -> Recording:
-    """The recording with left and right joints exchanged, for files whose labels are on the wrong side."""
+    """The recording with left and right joints exchanged, for files with swapped labels."""
     mirror = list(skeleton(recording.skeleton).mirror)
     sigma = None if recording.sigma is None else recording.sigma[:, mirror]
     return replace(recording, xyz=recording.xyz[:, mirror], confidence=recording.confidence[:, mirror], sigma=sigma)

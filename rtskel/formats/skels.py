@@ -1,13 +1,13 @@
 """`.skels`: text, one sequence a line (the Progressive Transformers and Skeletor papers).
 
-3 J + 1 numbers a frame: x y z of each joint, then a counter that grows from 0 toward 1. Neck at the origin, shoulder
+3 J + 1 numbers per frame: x y z of each joint, then a counter that grows from 0 toward 1. Neck at the origin, shoulder
 width 1/3, y down, z toward the camera. A file of the same name with the suffix `.files` names the sequences, line by
-line. The format has no frame rate (25 is its data's), no frame numbers and no confidence: a joint of which all
-coordinates are exactly 0 is missing, the neck excepted as long as another joint of its frame is there.
+line. The format has no frame rate (its data has 25), no frame numbers and no confidence: a joint at exactly 0 is
+missing, except the neck of a frame with other joints.
 
-In the PHOENIX14T files the right shoulder lies at +x, so their image is mirrored or their sides are swapped. Values are
-handed over as they stand in the file; `mirrored=True` states the first, `swap_sides=True` undoes the second, and
-`sides_look_swapped(recording)` tells whether a recording needs either.
+In the PHOENIX14T files the right shoulder lies at +x: the image is mirrored or the sides are swapped. Values are read
+unchanged; `mirrored=True` states the first, `swap_sides=True` undoes the second, and `sides_look_swapped(recording)`
+tells whether a recording needs either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.parsing import Options, replace_file, text
+from rtskel.formats.parsing import Format, Options, replace_file, text
 from rtskel.formats.recording import SKELS_UNIT, Recording
 from rtskel.skeleton import NECK, Skeleton, skeleton
 
@@ -29,7 +29,7 @@ SKELS_FPS = 25.0
 def read_skels(path: Path, options: Options) -> list[Recording]:
     body = skeleton(SKELS_SKELETON)
     width = 3 * body.joints + 1
-    whole_text = text(path, "ascii")
+    whole_text = text(path, options, "ascii")
     lines = whole_text.rstrip("\n").split("\n")
     if not whole_text.strip():
         raise FormatError(f"{path}: empty file")
@@ -59,7 +59,7 @@ def read_skels(path: Path, options: Options) -> list[Recording]:
 
 
 def _numbers(place: str, tokens: list[str], width: int, body: Skeleton) -> NDArray[np.float64]:
-    """Tokens as numbers that fit a float32; the first that is none of those is named with its place."""
+    """Tokens as numbers that fit float32; FormatError names the first that does not, and its place."""
     try:
         numbers = np.array(tokens, dtype=np.float64)
     except ValueError:
@@ -68,7 +68,7 @@ def _numbers(place: str, tokens: list[str], width: int, body: Skeleton) -> NDArr
             try:
                 numbers[at] = float(token)
             except ValueError:
-                break  # the rest stays NaN; the first NaN is what gets named
+                break  # the rest stays NaN: the first NaN is reported
     wrong = np.flatnonzero(~(np.abs(numbers) <= np.finfo(np.float32).max))
     if wrong.size:
         frame, column = divmod(int(wrong[0]), width)
@@ -85,7 +85,7 @@ def _check_counter(place: str, counter: NDArray[np.float64], whole: bool) -> Non
         raise FormatError(
             f"{place}, frame {wrong[0]}: counter {counter[wrong[0]]:g}, a number in 0..1 expected (wrong column count?)"
         )
-    # A file that was cut between two frames still has whole frames: only the counter knows how many there were.
+    # A file cut between two frames has whole frames: only the counter shows that some are absent.
     frames = len(counter)
     if not whole and frames > 1 and counter[-1] < (frames - 1) / frames - 2e-3:
         raise FormatError(f"{place}: ends at counter {counter[-1]:g} without a line end: truncated")
@@ -122,7 +122,7 @@ def write_skels(path: Path, recordings: list[Recording]) -> None:
         slots = int(recording.slots[-1]) + 1
         frames = np.zeros((slots, recording.xyz[0].size + 1), np.float32)
         kept = recording.xyz
-        if recording.lookahead is None:  # else what was missing has been filled in
+        if recording.lookahead is None:  # refined poses: missing joints have been filled in
             kept = np.where(recording.missing[..., None], np.float32(0), kept)
         frames[recording.slots, :-1] = kept.reshape(recording.frames, -1)
         frames[:, -1] = np.arange(slots) / slots
@@ -130,3 +130,14 @@ def write_skels(path: Path, recordings: list[Recording]) -> None:
     replace_file(path, "\n".join(lines) + "\n")
     names = "\n".join(recording.name for recording in recordings) + "\n"
     replace_file(path.with_suffix(".files"), names)
+
+
+FORMAT = Format(
+    "skels",
+    (".skels",),
+    read_skels,
+    write_skels,
+    mark=rb"\A[-+0-9.eE]+ [-+0-9.eE]+ [-+0-9.eE]+ ",
+    lacks="frame rate, unit, axes, times, confidence, and of refined poses lookahead, sigma and flags",
+    together="lookahead",
+)

@@ -1,6 +1,6 @@
-"""rtskel's own formats: the same columns as `.npz` (numpy), `.csv` and `.jsonl`, one row a frame.
+"""rtskel's own formats: the same columns as `.npz` (numpy), `.csv` and `.jsonl`, one row per frame.
 
-Every column but the positions may be left out:
+Every column but the positions is optional:
     xyz         [M, J, 3]  positions, in `unit`; float32 is written, any real type is read
     confidence  [M, J]     0 (missing) to 1; default 1. A joint with NaN or infinite coordinates is missing
     slot        [M] int    frame number on the frame clock, ascending within a recording; a hole is a dropped frame;
@@ -12,18 +12,19 @@ Every column but the positions may be left out:
     Either one value for all rows, or [M]:
     stream      text       which sequence the row belongs to; default: the file's name without its suffix
     lookahead   int        lookahead of refined output in frames; -1 (default): not refined output
+    person, view text      who it is, and from which camera, as others name them; default "": unknown
     fps, skeleton, axes, mirrored, unit     defaults 25, "upper-body-50", "RDT", False, "m" in `.npz`; in the others
                            fps and unit must be in the file, or stated
     dims        int        2: z is 0 and unknown; default 3, but 2 where `.csv` or `.jsonl` have no z
     image_width, image_height   int     size of the image in pixels; -1 (default): unknown
     format      text       "rtskel-recording-1" (default); `.npz` only
-Rows with the same stream and lookahead are one recording, in the order in which they stand.
+Rows with the same stream, lookahead, person and view are one recording, in row order. Without fps, times tell it.
 
-`.npz` has an array for each column, never pickled. `.csv` has a line of column names, where the joints have columns of
-their own: `nose_x`, `nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint whose x and y are left
-out is missing); an empty cell is the column's default. `.jsonl` has an object a line, the columns its keys, with `xyz`
-as [J][x, y, z] or [J][x, y] and null for a default; the lines of `rtskel subscribe --json` can be read too (they state
-no unit, and their flags, being words, are left out); objects whose `kind` is another than "pose" are passed over.
+`.npz` has one array per column, never pickled. `.csv` has a header line; each joint has its own columns `nose_x`,
+`nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint without x and y is missing); an empty cell
+is the column's default. `.jsonl` has one object per line with the columns as keys, `xyz` as [J][x, y, z] or [J][x, y],
+and null for a default. It reads the lines of `rtskel subscribe --json` too, which state no unit; their flags are words
+and are left out, and objects of another `kind` than "pose" are skipped. Columns and keys that nobody knows are noted.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError, RtskelError
-from rtskel.formats.parsing import Options, content, named, numbers, parse_json, replace_file, shown, text
+from rtskel.formats.parsing import (
+    BOM,
+    Format,
+    Options,
+    listed,
+    load_npz,
+    named,
+    npz_names,
+    numbers,
+    parse_json,
+    replace_file,
+    shown,
+    text,
+)
 from rtskel.formats.recording import Recording
-from rtskel.skeleton import CANONICAL_AXES, skeleton
+from rtskel.rates import reconcile
+from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50, Skeleton, skeleton
 
 NPZ_FORMAT = "rtskel-recording-1"
 
@@ -55,9 +69,9 @@ class _Column:
     """A column.
 
     Attributes:
-        kinds: dtype kinds it is read from.
+        kinds: accepted dtype kinds.
         per: what has a value of its own: "joint" [M, J], "row" [M], or "stream" (one for all rows, or [M]).
-        default: what is written where a recording has no value.
+        default: written where a recording has no value.
     """
 
     kinds: str
@@ -75,6 +89,8 @@ _COLUMNS: Mapping[str, _Column] = MappingProxyType(
         "flags": _Column("iu", "row", -1),
         "stream": _Column("U", "stream", ""),
         "lookahead": _Column("iu", "stream", -1),
+        "person": _Column("U", "stream", ""),
+        "view": _Column("U", "stream", ""),
         "fps": _Column("fiu", "stream", 25.0),
         "skeleton": _Column("U", "stream", "upper-body-50"),
         "axes": _Column("U", "stream", CANONICAL_AXES),
@@ -86,17 +102,37 @@ _COLUMNS: Mapping[str, _Column] = MappingProxyType(
     }
 )
 _OPTIONAL = ("slot", "time_ns", "sigma", "windows", "flags")  # attributes of Recording that may be None
+_MAYBE = ("lookahead", "image_width", "image_height", "person", "view")  # likewise, one value for a recording
 _STATED = ("fps", "skeleton", "axes", "mirrored", "unit", "dims", "image_width", "image_height")
 
 
-def recordings_of(path: Path, columns: dict[str, NDArray[Any]], defaults: Mapping[str, Any]) -> list[Recording]:
+_Columns = dict[str, Any]
+"""Columns by name: arrays, or lists of strings where one long string must not widen the others."""
+
+
+class _Coded:
+    """A column with few different values: those values, and which of them each row has."""
+
+    def __init__(self, column: Any, rows: int) -> None:
+        values = column.tolist() if isinstance(column, np.ndarray) else column
+        self.values: list[Any] = values if isinstance(values, list) else [values]
+        self.codes = np.zeros(rows, np.int64)
+        if isinstance(values, list):
+            known: dict[Any, int] = {}
+            self.codes = np.array([known.setdefault(value, len(known)) for value in values], np.int64)
+            self.values = list(known)
+
+    def of(self, rows: NDArray[np.int64]) -> list[Any]:
+        """The different values of these rows."""
+        return [self.values[code] for code in np.unique(self.codes[rows]).tolist()]
+
+
+def recordings_of(path: Path, columns: _Columns, options: Options, fps: float | None = None) -> list[Recording]:
     """The recordings of a file's columns.
 
     Args:
-        defaults: of columns that the file lacks, where they are not Recording's own.
+        fps: of a file that states neither fps nor times; None: it must be stated.
     """
-    if "xyz" not in columns:
-        raise FormatError(f"{path}: no array 'xyz' (found: {', '.join(sorted(columns)) or 'nothing'})")
     xyz = columns["xyz"]
     if xyz.dtype.kind not in "fiu":
         raise FormatError(f"{path}: xyz has dtype {xyz.dtype}: numbers expected")
@@ -105,61 +141,85 @@ def recordings_of(path: Path, columns: dict[str, NDArray[Any]], defaults: Mappin
     if len(xyz) == 0:
         raise FormatError(f"{path}: xyz has no frames")
     rows: dict[str, NDArray[Any]] = {}
+    coded: dict[str, _Coded] = {"stream": _Coded(path.stem, len(xyz))}
     for key, column in _COLUMNS.items():
         if key not in columns:
             continue
-        array = columns[key]
-        if array.dtype.kind not in column.kinds:
-            raise FormatError(f"{path}: {key} has dtype {array.dtype}")
-        if column.per == "stream" and array.ndim == 0:
-            array = np.full(len(xyz), array)
-        shape = xyz.shape[:2] if column.per == "joint" else xyz.shape[:1]
-        if array.shape != shape:
-            raise FormatError(f"{path}: {key} has shape {list(array.shape)}: {list(shape)} expected, like xyz")
-        rows[key] = array
+        values = columns[key]
+        shape: tuple[int, ...] = (len(values),) if isinstance(values, list) else values.shape
+        if isinstance(values, np.ndarray) and values.dtype.kind not in column.kinds:
+            raise FormatError(f"{path}: {key} has dtype {values.dtype}")
+        wanted = xyz.shape[:2] if column.per == "joint" else xyz.shape[:1]
+        if shape != wanted and not (column.per == "stream" and shape == ()):
+            raise FormatError(f"{path}: {key} has shape {list(shape)}: {list(wanted)} expected, like xyz")
+        if column.per == "stream":
+            coded[key] = _Coded(values, len(xyz))
+        else:
+            rows[key] = values
+    return [_recording(path, xyz, rows, coded, at, options, fps) for at in _members(coded, len(xyz))]
 
-    members: dict[tuple[str, int], list[int]] = {}
-    streams = rows.get("stream", np.full(len(xyz), path.stem))
-    lookaheads = rows.get("lookahead", np.full(len(xyz), -1))
-    for row, key_of_row in enumerate(zip(streams.tolist(), lookaheads.tolist(), strict=True)):
-        members.setdefault(key_of_row, []).append(row)
-    recordings = []
-    for (stream, lookahead), of_stream in members.items():
-        at = np.array(of_stream)
-        fields: dict[str, Any] = dict(defaults)
-        for key in _STATED:
-            if key in rows:
-                values = np.unique(rows[key][at])
-                if len(values) > 1:
-                    raise FormatError(f"{path}: stream {stream!r} has {key} {values[0]} and {values[1]}")
-                fields[key] = values[0].item()
-        for key in _OPTIONAL:
-            if key in rows and not _absent(rows[key][at], _COLUMNS[key].default):
-                fields[key] = rows[key][at]
-        if "confidence" in rows:
-            fields["confidence"] = rows["confidence"][at]
-        size = fields.pop("image_width", -1), fields.pop("image_height", -1)
-        fields["image_size"] = None if size == (-1, -1) else size
-        recordings.append(
-            named(path, Recording, xyz[at], name=stream, lookahead=None if lookahead == -1 else lookahead, **fields)
-        )
-    return recordings
+
+_WHICH = ("stream", "lookahead", "person", "view")  # what tells recordings apart
+
+
+def _members(coded: Mapping[str, _Coded], count: int) -> list[NDArray[np.int64]]:
+    """The rows of each recording, in the order of their first ones."""
+    codes = np.stack([coded[key].codes if key in coded else np.zeros(count, np.int64) for key in _WHICH])
+    _, first, group = np.unique(codes, axis=1, return_index=True, return_inverse=True)
+    order = np.argsort(first[group.ravel()], kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(first[group.ravel()][order])) + 1)
+
+
+def _recording(
+    path: Path,
+    xyz: NDArray[Any],
+    rows: Mapping[str, NDArray[Any]],
+    coded: Mapping[str, _Coded],
+    at: NDArray[np.int64],
+    options: Options,
+    fps: float | None,
+) -> Recording:
+    (stream,) = coded["stream"].of(at)
+    fields: dict[str, Any] = {}
+    for key in (*_WHICH[1:], *_STATED):
+        if key in coded:
+            values = coded[key].of(at)
+            if len(values) > 1:
+                low, high = sorted(values)[:2]
+                raise FormatError(f"{path}: stream {shown(stream)} has {key} {low} and {high}")
+            if values[0] != _COLUMNS[key].default or key in _STATED:
+                fields[key] = values[0]
+    for key in _OPTIONAL:
+        if key in rows and not _absent(rows[key][at], _COLUMNS[key].default):
+            fields[key] = rows[key][at]
+    if "confidence" in rows:
+        fields["confidence"] = rows["confidence"][at]
+    size = fields.pop("image_width", -1), fields.pop("image_height", -1)
+    fields["image_size"] = None if size == (-1, -1) else size
+    if "fps" not in fields:
+        clock = reconcile(options.fps, fields.get("slot"), fields.get("time_ns"))
+        fields["fps"] = clock.fps or fps or options.need(path, "fps", "the file does not say its fps")
+    return named(path, Recording, xyz[at], name=stream, **fields)
 
 
 def columns_of(path: Path, recordings: list[Recording]) -> dict[str, NDArray[Any]]:
-    """The columns of recordings, [M, ...] all; those of which no recording has a value are left out."""
-    seen: set[tuple[str, int | None]] = set()
+    """The columns [M, ...] of recordings, without those for which no recording has a value."""
+    seen: set[tuple[Any, ...]] = set()
     joints = recordings[0].xyz.shape[1]
     for recording in recordings:
-        if (recording.name, recording.lookahead) in seen:
+        which = recording.name, recording.lookahead, recording.person, recording.view
+        if which in seen:
             raise FormatError(f"{path}: two recordings are called {recording.name!r}")
         if recording.xyz.shape[1] != joints:
             raise FormatError(f"{path}: {recording.name!r} has {recording.xyz.shape[1]} joints, others have {joints}")
-        seen.add((recording.name, recording.lookahead))
+        seen.add(which)
     frames = [recording.frames for recording in recordings]
     columns: dict[str, NDArray[Any]] = {}
-    for key in ("stream", "lookahead", *_STATED):
-        columns[key] = np.repeat(np.array([_stated(recording, key) for recording in recordings]), frames)
+    for key in ("stream", "lookahead", "person", "view", *_STATED):
+        values = [_stated(recording, key) for recording in recordings]
+        if key in ("person", "view") and not any(values):
+            continue
+        columns[key] = np.repeat(np.array(values), frames)
     for key in _OPTIONAL:
         values = [getattr(recording, key) for recording in recordings]
         given = next((value for value in values if value is not None), None)
@@ -177,7 +237,7 @@ def columns_of(path: Path, recordings: list[Recording]) -> dict[str, NDArray[Any
 
 
 def _stated(recording: Recording, key: str) -> Any:
-    """A recording's value of a key that is stated once, or the key's default."""
+    """A recording's value of a key that holds for all its rows, or the key's default."""
     if key in ("image_width", "image_height"):
         value = recording.image_size and recording.image_size[key == "image_height"]
     else:
@@ -189,50 +249,24 @@ def _absent(values: NDArray[Any], default: Any) -> bool:
     return bool((np.isnan(values) if default != default else values == default).all())
 
 
-# What zipfile, zlib and numpy raise on bytes that are not what they claim to be.
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def load_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an `.npz` file, whatever they are called."""
-    data = content(path)
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        raise FormatError(f"{path}: not an .npz file, or truncated ({len(data)} bytes)")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            columns = {key: archive[key] for key in archive.files}
-    except _DAMAGE as error:
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "allow_pickle" in words:
-            words = "holds pickled Python objects, which are never read"
-        raise FormatError(f"{path}: {words}") from None
-    for key, array in columns.items():
-        if not isinstance(array, np.ndarray):  # numpy hands over members that are no arrays as bytes
-            raise FormatError(f"{path}: member {key!r} is not an array")
-    return columns
-
-
 def read_npz(path: Path, options: Options) -> list[Recording]:
-    columns = load_npz(path)
+    wanted = {"format", "xyz", *_COLUMNS}
+    unused = npz_names(path) - wanted
+    columns: _Columns = dict(load_npz(path, wanted))
     form = columns.pop("format", np.array(NPZ_FORMAT))
-    if str(form) != NPZ_FORMAT:
-        raise FormatError(f"{path}: format {str(form)!r}: {NPZ_FORMAT!r} expected")
-    return recordings_of(path, columns, {"fps": _COLUMNS["fps"].default})
+    if form.shape != () or str(form) != NPZ_FORMAT:
+        raise FormatError(f"{path}: format {shown(str(form))}: {NPZ_FORMAT!r} expected")
+    if "xyz" not in columns:
+        raise FormatError(f"{path}: no array 'xyz' (found: {listed({*columns, *unused})})")
+    if unused:
+        options.note(f"unused arrays: {listed(unused)}")
+    return recordings_of(path, columns, options, _COLUMNS["fps"].default)
 
 
 def write_npz(path: Path, recordings: list[Recording]) -> None:
     columns = {"format": np.array(NPZ_FORMAT)} | columns_of(path, recordings)
-    for key in ("lookahead", *_STATED):
-        if (columns[key] == columns[key][0]).all():
+    for key in ("lookahead", "person", "view", *_STATED):
+        if key in columns and (columns[key] == columns[key][0]).all():
             columns[key] = np.array(columns[key][0])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]  # the keys are arrays, not numpy's own options
@@ -244,13 +278,12 @@ def write_npz(path: Path, recordings: list[Recording]) -> None:
 _PARTS = {"x": 0, "y": 1, "z": 2}
 
 
-def _asked(path: Path, columns: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """What has no default in text: how fast, and in what unit."""
-    return {
-        key: options.need(path, key, f"the file does not say its {key}")
-        for key in ("fps", "unit")
-        if key not in columns
-    }
+def _ask(path: Path, columns: Mapping[str, Any], options: Options) -> None:
+    """Text has no defaults for frame rate and unit."""
+    if "fps" not in columns and "time_ns" not in columns:
+        options.need(path, "fps", "the file does not say its fps")
+    if "unit" not in columns:
+        options.need(path, "unit", "the file does not say its unit")
 
 
 def _value(place: str, key: str, value: Any) -> Any:
@@ -260,6 +293,8 @@ def _value(place: str, key: str, value: Any) -> Any:
         return column.default
     if column.kinds == "U" and isinstance(value, str):
         return value
+    if key in ("person", "view") and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if column.kinds == "b" and isinstance(value, bool):
         return value
     if column.kinds == "iu" and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
@@ -272,10 +307,36 @@ def _value(place: str, key: str, value: Any) -> Any:
 _KINDS = {"U": "a text", "b": "true or false", "iu": "a whole number", "fiu": "a number"}
 
 
+_OF_THE_WIRE = {"kind", "seq", "clock", "latency_ms", "model", "missing", "event", "detail", "counts"}
+"""Keys of `rtskel subscribe --json` that are no columns."""
+
+
 def read_jsonl(path: Path, options: Options) -> list[Recording]:
+    rows, places = _objects(path, options)
+    columns: _Columns = {}
+    for key in ("xyz", *(key for key, column in _COLUMNS.items() if column.per == "joint")):
+        if any(key in row for row in rows):
+            columns[key] = _of_joints(key, rows, places)
+    unused = {key for row in rows for key in row} - {"xyz", *_COLUMNS} - _OF_THE_WIRE
+    if unused:
+        options.note(f"unused keys: {listed(unused)}")
+    for key, column in _COLUMNS.items():
+        if column.per != "joint" and any(key in row for row in rows):
+            values = [
+                _value(place, key, None if key == "flags" and isinstance(row.get(key), list) else row.get(key))
+                for place, row in zip(places, rows, strict=True)
+            ]
+            columns[key] = values if column.kinds == "U" else np.array(values)
+    _ask(path, columns, options)
+    return recordings_of(path, columns, options)
+
+
+def _objects(path: Path, options: Options) -> tuple[list[dict[str, Any]], list[str]]:
+    """The poses in the lines of a file, and what errors call each."""
     rows: list[dict[str, Any]] = []
     places: list[str] = []
-    for number, line in enumerate(text(path).split("\n"), 1):
+    source = text(path, options)
+    for number, line in enumerate(source.split("\n"), 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
@@ -284,40 +345,34 @@ def read_jsonl(path: Path, options: Options) -> list[Recording]:
             raise FormatError(f"{place}: an object expected, found {shown(row)}")
         if row.get("kind", "pose") == "pose":
             if "xyz" not in row:
-                raise FormatError(f"{place}: no xyz (found: {', '.join(row) or 'nothing'})")
+                raise FormatError(f"{place}: no xyz (found: {listed(row.keys())})")
             rows.append(row)
             places.append(place)
     if not rows:
-        raise FormatError(f"{path}: {'no poses' if text(path).strip() else 'empty file'}")
-    columns: dict[str, NDArray[Any]] = {}
-    for key in ("xyz", *(key for key, column in _COLUMNS.items() if column.per == "joint")):
-        if not any(key in row for row in rows):
+        raise FormatError(f"{path}: {'no poses' if source.strip() else 'empty file'}")
+    return rows, places
+
+
+def _of_joints(key: str, rows: list[dict[str, Any]], places: list[str]) -> NDArray[np.float64]:
+    """The values of a column that has one per joint [M, J], or positions [M, J, 3]; sets `dims` of 2D rows."""
+    arrays: list[NDArray[np.float64]] = []
+    for place, row in zip(places, rows, strict=True):
+        value = row.get(key)
+        if value is None and key != "xyz":
+            joints = len(arrays[0]) if arrays else len(row["xyz"])
+            arrays.append(np.full(joints, _COLUMNS[key].default))
             continue
-        arrays: list[NDArray[np.float64]] = []
-        for place, row in zip(places, rows, strict=True):
-            value = row.get(key)
-            if value is None and key != "xyz":
-                arrays.append(np.full(len(arrays[0]) if arrays else len(row["xyz"]), _COLUMNS[key].default))
-                continue
-            array = numbers(f"{place}, {key}", value)
-            if key == "xyz":
-                if array.ndim != 2 or array.shape[1] not in (2, 3):
-                    raise FormatError(f"{place}, xyz: x, y, z (or x, y) of each joint expected, found {shown(value)}")
-                if array.shape[1] == 2:
-                    array = np.pad(array, ((0, 0), (0, 1)))
-                    row.setdefault("dims", 2)
-            if arrays and array.shape != arrays[0].shape:
-                raise FormatError(f"{place}: {key} has shape {list(array.shape)}, {list(arrays[0].shape)} before")
-            arrays.append(array)
-        columns[key] = np.stack(arrays)
-    for key, column in _COLUMNS.items():
-        if column.per != "joint" and any(key in row for row in rows):
-            values = [
-                _value(place, key, None if key == "flags" and isinstance(row.get(key), list) else row.get(key))
-                for place, row in zip(places, rows, strict=True)
-            ]
-            columns[key] = np.array(values)
-    return recordings_of(path, columns, _asked(path, columns, options))
+        array = numbers(f"{place}, {key}", value)
+        if key == "xyz":
+            if array.ndim != 2 or array.shape[1] not in (2, 3):
+                raise FormatError(f"{place}, xyz: x, y, z (or x, y) of each joint expected, found {shown(value)}")
+            if array.shape[1] == 2:
+                array = np.pad(array, ((0, 0), (0, 1)))
+                row.setdefault("dims", 2)
+        if arrays and array.shape != arrays[0].shape:
+            raise FormatError(f"{place}: {key} has shape {list(array.shape)}, {list(arrays[0].shape)} before")
+        arrays.append(array)
+    return np.stack(arrays)
 
 
 def write_jsonl(path: Path, recordings: list[Recording]) -> None:
@@ -333,7 +388,7 @@ def write_jsonl(path: Path, recordings: list[Recording]) -> None:
                 value = [xyz[:2] for xyz in value] if flat[row] else value
             elif key == "sigma":
                 value = None if all(map(np.isnan, value)) else [None if np.isnan(one) else one for one in value]
-            elif key in _OPTIONAL or key in ("lookahead", "image_width", "image_height"):
+            elif key in _OPTIONAL or key in _MAYBE:
                 value = None if value == _COLUMNS[key].default else value
             fields[key] = value
         lines.append(json.dumps(fields, ensure_ascii=False, allow_nan=False))
@@ -341,41 +396,21 @@ def write_jsonl(path: Path, recordings: list[Recording]) -> None:
 
 
 def _shortest(array: NDArray[Any]) -> NDArray[Any]:
-    """float32 as the float64 with the fewest digits that is read back as the same float32."""
+    """float32 as the float64 with the fewest digits that reads back as the same float32."""
     return array.astype(str).astype(np.float64) if array.dtype == np.float32 else array
 
 
 def read_csv(path: Path, options: Options) -> list[Recording]:
-    table = csv.reader(io.StringIO(text(path).removeprefix("\ufeff"), newline=""), strict=True)
-    cells: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        for row in table:
-            if row:
-                cells.append(row)
-                lines.append(table.line_num)
-    except csv.Error as error:
-        raise FormatError(f"{path}, line {table.line_num}: {error}") from None
-    if not cells:
-        raise FormatError(f"{path}: empty file")
-    header = cells.pop(0)
-    lines.pop(0)
-    if not cells:
-        raise FormatError(f"{path}: no poses")
-    for row, line in zip(cells, lines, strict=True):
-        if len(row) != len(header):
-            raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")
-    repeated = {name for name in header if header.count(name) > 1}
-    if repeated:
-        raise FormatError(f"{path}: column {min(repeated)!r} comes twice")
+    header, cells, lines = _cells(path, options)
+    of_column = dict(zip(header, cells, strict=True))
 
-    by_name = dict(zip(header, zip(*cells, strict=True), strict=True))
-
-    def parsed(name: str) -> NDArray[Any]:
+    def parsed(name: str) -> Any:
         column = _COLUMNS.get(name, _COLUMNS["confidence"])
+        if column.kinds == "U":
+            return list(of_column[name])
         default = _COLUMNS[name].default if name in _COLUMNS else np.nan
         values = []
-        for cell, line in zip(by_name[name], lines, strict=True):
+        for cell, line in zip(of_column[name], lines, strict=True):
             try:
                 values.append(_from_cell(column, cell, default))
             except (ValueError, OverflowError):
@@ -383,41 +418,73 @@ def read_csv(path: Path, options: Options) -> list[Recording]:
                 raise FormatError(f"{path}, line {line}, {name}: {shown(cell)} is not {what}") from None
         return np.array(values)
 
-    columns = {name: parsed(name) for name in header if name in _COLUMNS and _COLUMNS[name].per != "joint"}
-    ids = np.unique(columns.get("skeleton", np.array("upper-body-50"))).tolist()
+    columns: _Columns = {name: parsed(name) for name in header if name in _COLUMNS and _COLUMNS[name].per != "joint"}
     try:
-        joints = skeleton(ids[0]).names
+        body = skeleton(columns["skeleton"][0] if "skeleton" in columns else UPPER_BODY_50.id)
     except RtskelError as error:
         raise FormatError(f"{path}: {error}") from None
-    shape = len(cells), len(joints)
-    xyz = np.full((*shape, 3), np.nan)
-    of_joints = {"confidence": np.ones(shape), "sigma": np.full(shape, np.nan)}
-    flat, found = True, False
+    points, unknown = _points_of(header, body)
+    unknown -= columns.keys()
+    strange = min((name for name in unknown if name.rpartition("_")[2] in _PARTS), default=None)
+    if strange is not None:
+        known = [name for name, column in _COLUMNS.items() if column.per != "joint"]
+        raise FormatError(f"{path}: unknown column {shown(strange)} (a joint of {body.id} with _x, _y, _z, "
+                          f"_confidence or _sigma, or one of {', '.join(known)})")  # fmt: skip
+    if unknown:
+        options.note(f"unused columns: {listed(unknown)}")
+    shape = len(lines), body.joints
+    arrays = {part: np.full(shape, np.nan) for part in (*_PARTS, "sigma")} | {"confidence": np.ones(shape)}
+    for (joint, part), name in points.items():
+        arrays[part][:, body.names.index(joint)] = parsed(name)
+    parts = {part for _, part in points}
+    if parts.isdisjoint(_PARTS):
+        raise FormatError(f"{path}: no positions (columns such as {body.names[0]}_x)")
+    if "z" not in parts:
+        arrays["z"] = np.where(np.isfinite(arrays["x"]) & np.isfinite(arrays["y"]), 0.0, np.nan)
+        columns.setdefault("dims", np.full(len(lines), 2))
+    columns["xyz"] = np.stack([arrays[part] for part in _PARTS], axis=-1)
+    columns["confidence"] = np.where(np.isnan(arrays["confidence"]), 1.0, arrays["confidence"])
+    columns["sigma"] = arrays["sigma"]
+    _ask(path, columns, options)
+    return recordings_of(path, columns, options)
+
+
+def _points_of(header: list[str], body: Skeleton) -> tuple[dict[tuple[str, str], str], set[str]]:
+    """Column names by joint and part (x, y, z, confidence, sigma), and the names that are no such columns."""
+    joints = set(body.names)
+    points: dict[tuple[str, str], str] = {}
+    unknown: set[str] = set()
     for name in header:
-        if name in columns:
-            continue
         joint, _, part = name.rpartition("_")
-        if joint not in joints or part not in (*_PARTS, *of_joints):
-            raise FormatError(f"{path}: unknown column {name!r} (a joint of {ids[0]} with _x, _y, _z, _confidence or "
-                              f"_sigma, or one of {', '.join(_without_joints())})")  # fmt: skip
-        at = joints.index(joint)
-        if part in _PARTS:
-            xyz[:, at, _PARTS[part]] = parsed(name)
-            flat, found = flat and part != "z", True
+        if joint in joints and part in (*_PARTS, "confidence", "sigma"):
+            points[joint, part] = name
         else:
-            of_joints[part][:, at] = parsed(name)
-    if not found:
-        raise FormatError(f"{path}: no positions (columns such as {joints[0]}_x)")
-    if flat:
-        xyz[..., 2] = np.where(np.isfinite(xyz[..., :2]).all(axis=-1), 0.0, np.nan)
-        columns.setdefault("dims", np.full(len(cells), 2))
-    confidence = of_joints["confidence"]
-    columns |= {"xyz": xyz, "confidence": np.where(np.isnan(confidence), 1.0, confidence), "sigma": of_joints["sigma"]}
-    return recordings_of(path, columns, _asked(path, columns, options))
+            unknown.add(name)
+    return points, unknown
 
 
-def _without_joints() -> list[str]:
-    return [name for name, column in _COLUMNS.items() if column.per != "joint"]
+def _cells(path: Path, options: Options) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
+    """Column names, the cells of each column, and the line number of each row."""
+    table = csv.reader(io.StringIO(text(path, options), newline=""), strict=True)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        for row in table:
+            if row:
+                rows.append(row)
+                lines.append(table.line_num)
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {table.line_num}: {error}") from None
+    if len(rows) < 2:
+        raise FormatError(f"{path}: {'no poses' if rows else 'empty file'}")
+    header = rows[0]
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise FormatError(f"{path}: column {min(repeated)!r} comes twice")
+    return header, list(zip(*rows[1:], strict=True)), lines[1:]
 
 
 def _from_cell(column: _Column, cell: str, default: Any) -> Any:
@@ -442,7 +509,7 @@ def write_csv(path: Path, recordings: list[Recording]) -> None:
         if key in ("xyz", "confidence", "sigma"):
             continue
         default = _COLUMNS[key].default
-        optional = key in _OPTIONAL or key in ("lookahead", "image_width", "image_height")
+        optional = key in _OPTIONAL or key in _MAYBE
         cells[key] = ["" if optional and value == default else str(value) for value in array.tolist()]
     parts = {"x": columns["xyz"][..., 0], "y": columns["xyz"][..., 1], "z": columns["xyz"][..., 2]}
     if (columns["dims"] == 2).all():
@@ -456,3 +523,15 @@ def write_csv(path: Path, recordings: list[Recording]) -> None:
     table.writerow(cells)
     table.writerows(zip(*cells.values(), strict=True))
     replace_file(path, buffer.getvalue())
+
+
+NPZ = Format("npz", (".npz",), read_npz, write_npz, own=True)
+CSV = Format(
+    "csv",
+    (".csv",),
+    read_csv,
+    write_csv,
+    mark=BOM + rb"[^\r\n]*(?<=[A-Za-z0-9])_[xyz]\"?(?:,|\r|\n|\Z)",
+    own=True,
+)
+JSONL = Format("jsonl", (".jsonl",), read_jsonl, write_jsonl, mark=BOM + rb'\s*\{[^\n]*"(?:xyz|kind)"\s*:', own=True)

@@ -1,33 +1,51 @@
-"""COCO-WholeBody-133: MMPose's JSON, and RTMW's output arrays.
+"""Keypoints without names, body or whole body: MMPose's JSON, AlphaPose's JSON, and arrays of RTMW, rtmlib and others.
 
 MMPose writes a list of frames, or `{"meta_info": ..., "instance_info": [frames]}`; a frame is `{"frame_id": 7,
 "instances": [{"keypoints": [[x, y], ...], "keypoint_scores": [...]}, ...]}`. For a single image it writes the list of
-instances alone. Frame numbers count from the smallest one.
+instances alone; a folder of those is read too (`rtskel.formats.frames`). Frame numbers count from the smallest.
 
-An `.npz` of arrays has `keypoints` [F, 133, D], or [F, P, 133, D] for P people in each of F frames, and `scores` (or
-`keypoint_scores`) of the same shape without D; it may have `fps` and `image_size` (width, height).
+AlphaPose, and COCO's results, are a list of people, `{"image_id": "7.jpg", "keypoints": [x, y, confidence, ...]}` with
+`idx` where they are tracked; or, by image name, objects with `bodies` (`joints`) or `people` (`pose_keypoints_2d`).
 
-D is 2 (pixels), or 3, in a unit and along axes that must be stated. Neither form says the frame rate, unless `fps` is
-there.
+An `.npz` of arrays has `keypoints` [F, P, D], or [F, N, P, D] for N people in each of F frames, and `scores` (or
+`keypoint_scores`) of the same shape without D; it may have `fps`, `image_size` (width, height) and `track_id` [F, N].
+
+The number of points P tells the layout: 17 (COCO), 26, 68 or 136 (Halpe), 133 (COCO-WholeBody), 33 (BlazePose). D is 2
+(pixels) or 3, in a unit and axes that the caller states; without scores, a third number in 0..1 is the score. The frame
+rate must be stated, unless there is an array `fps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.mappings import WHOLEBODY_133, gather
-from rtskel.formats.parsing import Options, integer, numbers, parse_json, shown, text
+from rtskel.formats.frames import check_span, clips_of, values_of
+from rtskel.formats.mappings import BY_POINTS, OPENPOSE_18, Layout, by_names, gather, stated_confidence
+from rtskel.formats.parsing import BOM, Format, Options, integer, listed, load_npz, npz_names, numbers, read_json, shown
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
-from rtskel.skeleton import CANONICAL_AXES
+from rtskel.skeleton import CANONICAL_AXES, NECK
 
-POINTS = WHOLEBODY_133.points
+_KNOWN_OF_INSTANCE = {"keypoints", "keypoint_scores", "track_id", "bbox", "bbox_score", "bbox_scores"}
+_KNOWN_OF_INSTANCE |= {"keypoints_visible", "track_bbox", "transformed_keypoints"}
+_KNOWN_ARRAYS = {"keypoints", "scores", "keypoint_scores", "fps", "image_size", "track_id", "person_id"}
+
+
+class _Row(NamedTuple):
+    """A person in a frame: points [P, D] and scores [P]."""
+
+    frame: int
+    points: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    identity: int
 
 
 def from_wholebody(
@@ -39,14 +57,14 @@ def from_wholebody(
     axes: str | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> list[Recording]:
-    """Recordings of what a COCO-WholeBody estimator such as RTMW returns, one for each person.
+    """Recordings of what a keypoint estimator such as RTMW returns, one for each person.
 
     Args:
-        frames: for each frame keypoints [P, 133, 2 or 3] and scores [P, 133] (None: all 1) of the P people in it, or
-            [133, 2 or 3] and [133] of one. No people: P = 0.
+        frames: for each frame keypoints [N, P, 2 or 3] and scores [N, P] (None: all 1) of the N people in it, or
+            [P, 2 or 3] and [P] of one. No people: N = 0. P is one of those above.
         fps: frames a second.
-        name: what recordings are called; see `rtskel.formats.people` for how people are followed.
-        unit, axes: of 3D keypoints; 2D ones are in pixels.
+        name: of the recordings; for tracking see `rtskel.formats.people`.
+        unit, axes: of 3D keypoints; 2D keypoints are in pixels.
         image_size: (width, height) of the image.
 
     Raises:
@@ -63,101 +81,290 @@ def from_wholebody(
     return _recordings(name, name, rows, Options(fps=fps, unit=unit, axes=axes, image_size=image_size))
 
 
-_Row = tuple[int, NDArray[np.float64], NDArray[np.float64], int]  # frame, keypoints, scores, identity
+def _checked(place: str, frame: int, points: NDArray[np.float64], scores: NDArray[np.float64]) -> list[_Row]:
+    """The people of a frame, from points [N, P, D] and scores [N, P]."""
+    if points.ndim != 3 or points.shape[1] not in _LAYOUTS or points.shape[2] not in (2, 3):
+        known = ", ".join(f"{count} ({layout.id})" for count, layout in _LAYOUTS.items())
+        raise FormatError(f"{place}: keypoints have shape {list(points.shape)}, [people, points, 2 or 3] expected; "
+                          f"points known: {known}")  # fmt: skip
+    if scores.shape != points.shape[:-1]:
+        raise FormatError(f"{place}: scores have shape {list(scores.shape)}, {list(points.shape[:-1])} expected")
+    return [_Row(frame, person, score, -1) for person, score in zip(points, scores, strict=True)]
 
 
-def _checked(place: str, frame: int, points: NDArray[np.float64], sure: NDArray[np.float64]) -> list[_Row]:
-    if points.ndim != 3 or points.shape[1] != POINTS or points.shape[2] not in (2, 3):
-        raise FormatError(
-            f"{place}: keypoints have shape {list(points.shape)}, [people, {POINTS}, 2 or 3] expected (COCO-WholeBody)"
-        )
-    if sure.shape != points.shape[:-1]:
-        raise FormatError(f"{place}: scores have shape {list(sure.shape)}, {list(points.shape[:-1])} expected")
-    return [(frame, person, score, -1) for person, score in zip(points, sure, strict=True)]
+_LAYOUTS = {**BY_POINTS, 18: OPENPOSE_18}
 
 
-def _recordings(path: Path | str, name: str, rows: list[_Row], options: Options) -> list[Recording]:
+def _recordings(
+    path: Path | str, name: str, rows: list[_Row], options: Options, layout: Layout | None = None
+) -> list[Recording]:
     if not rows:
         raise FormatError(f"{path}: nobody is found in any frame")
     fps = options.need(path, "fps", "the file does not say how many frames a second")
-    dims = {row[1].shape[-1] for row in rows}
-    if len(dims) > 1:
+    shapes = {row.points.shape for row in rows}
+    if len({points for points, _ in shapes}) > 1:
+        raise FormatError(
+            f"{path}: people of {' and of '.join(str(points) for points, _ in sorted(shapes)[:2])} points"
+        )
+    if len(shapes) > 1:
         raise FormatError(f"{path}: some keypoints are 2D, some are 3D")
+    ((count, dims),) = shapes
     unit, axes = "px", CANONICAL_AXES
-    if dims == {3}:
+    if dims == 3:
         unit = options.need(path, "unit", "the file does not say in what its 3D keypoints are")
         axes = options.need(path, "axes", "the file does not say where x, y and z of its 3D keypoints grow")
-    xyz, confidence = gather(
-        WHOLEBODY_133,
-        {"keypoints": np.stack([row[1] for row in rows])},
-        {"keypoints": np.stack([row[2] for row in rows])},
-    )
+    layout = layout or _LAYOUTS[count]
+    (component, *_) = layout.components
+    points = {component: np.stack([row.points for row in rows])}
+    scores = stated_confidence(points, {component: np.stack([row.scores for row in rows])}, options)
+    xyz, confidence = gather(layout, points, scores)
     frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 3))
     return recordings_of_people(
-        path, name, frame, xyz, confidence, identity, fps=fps, unit=unit, axes=axes, image_size=options.image_size
-    )
+        path, name, frame, xyz, confidence, identity,
+        note=options.note, fps=fps, unit=unit, axes=axes, image_size=options.image_size,
+    )  # fmt: skip
 
 
-def read_wholebody_json(path: Path, options: Options) -> list[Recording]:
-    value = parse_json(path, text(path))
-    frames = value.get("instance_info") if isinstance(value, dict) else value
+def _scores_split(
+    points: NDArray[np.float64], scores: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points and scores [...], where scores may be the third number of each point: within 0..1, beside pixels."""
+    if scores is not None:
+        return points, scores
+    if points.ndim >= 2 and points.shape[-1] == 3 and points.size:
+        third, beside = points[..., 2], points[..., :2]
+        if ((third >= 0) & (third <= 1) | np.isnan(third)).all() and (np.abs(beside) > 2).any():
+            return beside, third
+    return points, np.ones(points.shape[:-1])
+
+
+# MMPose's JSON
+
+
+def read_wholebody(path: Path, options: Options) -> list[Recording]:
+    if path.is_dir():
+        recordings = []
+        for name, files in clips_of(path, options).items():
+            rows = [
+                row
+                for number, file, value in values_of(files, options)
+                for row in _picture(number, file, value, options)
+            ]
+            recordings += _recordings(path, name, rows, options)
+        return recordings
+    return _read_arrays(path, options) if zipfile.is_zipfile(path) else _read_json(path, options)
+
+
+def _picture(number: int, file: Path, value: Any, options: Options) -> list[_Row]:
+    """The people of a file that holds one picture."""
+    found = _frames(file, value)
+    if len(found) > 1:
+        raise FormatError(f"{file}: holds {len(found)} frames, one picture expected")
+    return [row for frame in found for row in _people(f"{file}", number, frame["instances"], options)]
+
+
+def _frames(path: Path, value: Any) -> list[dict[str, Any]]:
+    frames = value
+    if isinstance(value, dict):
+        frames = next((value[key] for key in ("instance_info", "instances", "predictions") if key in value), None)
     if not isinstance(frames, list):
         raise FormatError(f"{path}: not MMPose's JSON: a list of frames, or instance_info, expected")
+    while len(frames) == 1 and isinstance(frames[0], list):  # of MMPose's inferencer: a batch of one picture
+        frames = frames[0]
     if frames and isinstance(frames[0], dict) and "keypoints" in frames[0]:
         frames = [{"instances": frames}]
-    seen: set[int] = set()
-    rows: list[_Row] = []
     for at, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("instances"), list):
             raise FormatError(f"{path}, frame {at}: not MMPose's JSON: no list of instances, found {shown(frame)}")
+    return frames
+
+
+def _read_json(path: Path, options: Options) -> list[Recording]:
+    value = read_json(path, options)
+    seen: set[int] = set()
+    rows: list[_Row] = []
+    for at, frame in enumerate(_frames(path, value)):
         number = integer(f"{path}, frame {at}, frame_id", frame.get("frame_id", at))
         if number in seen:
             raise FormatError(f"{path}, frame {at}: frame_id {number} comes twice")
         seen.add(number)
-        for person, instance in enumerate(frame["instances"]):
-            rows.append(_instance(f"{path}, frame {at}, person {person}", number, instance))
+        rows += _people(f"{path}, frame {at}", number, frame["instances"], options)
     first = min(seen, default=0)
-    rows = sorted(((row[0] - first, *row[1:]) for row in rows), key=lambda row: row[0])
-    return _recordings(path, path.stem, rows, options)
+    check_span(path, first, max(seen, default=0), len(seen))
+    rows = sorted((row._replace(frame=row.frame - first) for row in rows), key=lambda row: row.frame)
+    return _recordings(path, path.stem, rows, options, _layout_of(value, rows, options))
 
 
-def _instance(place: str, frame: int, instance: Any) -> _Row:
+def _people(place: str, frame: int, instances: list[Any], options: Options) -> list[_Row]:
+    return [_instance(f"{place}, person {at}", frame, instance, options) for at, instance in enumerate(instances)]
+
+
+def _instance(place: str, frame: int, instance: Any, options: Options) -> _Row:
     if not isinstance(instance, dict) or "keypoints" not in instance:
         raise FormatError(f"{place}: an object with keypoints expected, found {shown(instance)}")
+    if not _KNOWN_OF_INSTANCE.issuperset(instance):
+        options.note(f"unused keys: {listed(instance.keys() - _KNOWN_OF_INSTANCE)}")
     points = numbers(f"{place}, keypoints", instance["keypoints"])
     sure = instance.get("keypoint_scores")
-    scores = np.ones(points.shape[:1]) if sure is None else numbers(f"{place}, keypoint_scores", sure)
-    ((_, points, scores, _),) = _checked(place, frame, points[None], scores[None])
-    return frame, points, scores, integer(f"{place}, track_id", instance.get("track_id", -1))
+    points, scores = _scores_split(points, None if sure is None else numbers(f"{place}, keypoint_scores", sure))
+    (row,) = _checked(place, frame, points[None], scores[None])
+    return row._replace(identity=integer(f"{place}, track_id", instance.get("track_id", -1)))
 
 
-def read_wholebody_arrays(path: Path, columns: Mapping[str, NDArray[Any]], options: Options) -> list[Recording]:
-    """Recordings of the arrays of an `.npz` file."""
+def _layout_of(value: Any, rows: list[_Row], options: Options) -> Layout | None:
+    """The layout by the names that MMPose gives its keypoints, where their number alone does not tell it."""
+    if not rows or rows[0].points.shape != (17, 3):
+        return None  # by the number of points
+    meta = value.get("meta_info") if isinstance(value, dict) else None
+    named = meta.get("keypoint_id2name") if isinstance(meta, dict) else None
+    if isinstance(named, dict) and len(named) == len(rows[0].points):
+        layout = by_names([str(named.get(str(at), at)) for at in range(len(named))])
+        if layout.sources[NECK]:
+            return layout
+    options.note("17 points in 3D without names are taken for COCO's")
+    return None
+
+
+# AlphaPose's JSON, COCO's results
+
+
+def read_alphapose(path: Path, options: Options) -> list[Recording]:
+    if path.is_dir():
+        images = [
+            (str(number), found)
+            for _, files in clips_of(path, options).items()
+            for number, file, value in values_of(files, options)
+            for found in _bodies(str(file), value)
+        ]
+    else:
+        value = read_json(path, options)
+        if isinstance(value, list):
+            images = [(_image(f"{path}, person {at}", person), person) for at, person in enumerate(value)]
+        elif isinstance(value, dict):
+            images = [(image, found) for image, frame in value.items() for found in _bodies(f"{path}, {image}", frame)]
+        else:
+            raise FormatError(f"{path}: not AlphaPose's JSON: a list of people, or people by image, expected")
+    number_of = _frame_numbers(path, dict.fromkeys(image for image, _ in images))
+    rows = []
+    for at, (image, person) in enumerate(images):
+        place = f"{path}, person {at}"
+        found = next((person[key] for key in ("keypoints", "joints", "pose_keypoints_2d") if key in person), None)
+        points = numbers(f"{place}, keypoints", found)
+        if points.ndim != 1 or len(points) % 3:
+            raise FormatError(f"{place}, keypoints: {points.size} numbers, x, y, confidence of each point expected")
+        points = points.reshape(1, -1, 3)
+        (row,) = _checked(place, number_of[image], points[..., :2], points[..., 2])
+        rows.append(row._replace(identity=_track(place, person.get("idx", person.get("track_id", -1)))))
+    rows.sort(key=lambda row: row.frame)
+    return _recordings(path, path.name if path.is_dir() else path.stem, rows, options)
+
+
+def _image(place: str, person: Any) -> str:
+    if not isinstance(person, dict) or "image_id" not in person or "keypoints" not in person:
+        raise FormatError(f"{place}: an object with image_id and keypoints expected, found {shown(person)}")
+    return str(person["image_id"])
+
+
+def _bodies(place: str, frame: Any) -> list[dict[str, Any]]:
+    people = frame.get("bodies", frame.get("people")) if isinstance(frame, dict) else None
+    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
+        raise FormatError(f"{place}: not AlphaPose's JSON: no list of bodies")
+    return people
+
+
+def _frame_numbers(path: Path, images: Iterable[str]) -> dict[str, int]:
+    """Frame numbers from 0 of image names or ids; in the order of appearance where a name has no number."""
+    names = list(images)
+    found = [re.search(r"(\d{1,18})\D*$", name, re.ASCII) for name in names]
+    numbers_of = [int(match[1]) for match in found if match]
+    if len(set(numbers_of)) < len(names):
+        return {name: at for at, name in enumerate(names)}
+    first = min(numbers_of, default=0)
+    check_span(path, first, max(numbers_of, default=0), len(names))
+    return {name: number - first for name, number in zip(names, numbers_of, strict=True)}
+
+
+def _track(place: str, value: Any) -> int:
+    while isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    if isinstance(value, list):
+        return -1
+    return int(value) if isinstance(value, float) and value.is_integer() else integer(f"{place}, idx", value)
+
+
+# Arrays
+
+
+def _read_arrays(path: Path, options: Options) -> list[Recording]:
+    unused = npz_names(path) - _KNOWN_ARRAYS
+    if unused:
+        options.note(f"unused arrays: {listed(unused)}")
+    return of_arrays(path, load_npz(path, _KNOWN_ARRAYS), options)
+
+
+def of_arrays(path: Path, columns: dict[str, NDArray[Any]], options: Options) -> list[Recording]:
+    """Recordings of arrays by name, as above."""
     if "keypoints" not in columns:
-        raise FormatError(f"{path}: no array 'keypoints' (found: {', '.join(sorted(columns)) or 'nothing'})")
-    points = columns["keypoints"]
-    sure = columns.get("scores", columns.get("keypoint_scores", np.ones(points.shape[:-1])))
-    for key, array in (("keypoints", points), ("scores", sure)):
-        if array.dtype.kind not in "fiu":
-            raise FormatError(f"{path}: {key} has dtype {array.dtype}: numbers expected")
-    if points.ndim == 3:
-        points, sure = points[:, None], sure[:, None]
-    if points.ndim != 4 or sure.shape[:2] != points.shape[:2]:
-        raise FormatError(f"{path}: keypoints {list(points.shape)} and scores {list(sure.shape)}: [frames, "
-                          f"{POINTS}, 2 or 3] and [frames, {POINTS}] expected, or [frames, people, ...]")  # fmt: skip
+        raise FormatError(f"{path}: no array 'keypoints' (found: {listed(columns.keys())})")
+    for key, kinds in (
+        ("keypoints", "fiu"),
+        ("scores", "fiu"),
+        ("keypoint_scores", "fiu"),
+        ("track_id", "iu"),
+        ("person_id", "iu"),
+    ):
+        if key in columns and columns[key].dtype.kind not in kinds:
+            raise FormatError(f"{path}: {key} has dtype {columns[key].dtype}: numbers expected")
+    points, scores = _scores_split(columns["keypoints"], columns.get("scores", columns.get("keypoint_scores")))
+    if points.ndim == 3 and scores.ndim == 2:
+        points, scores = points[:, None], scores[:, None]
+    if points.ndim != 4 or scores.ndim != 3 or scores.shape[:2] != points.shape[:2]:
+        raise FormatError(f"{path}: keypoints {list(points.shape)} and scores {list(scores.shape)}: [frames, points, "
+                          "2 or 3] and [frames, points] expected, or [frames, people, ...]")  # fmt: skip
+    ids = columns.get("track_id", columns.get("person_id"))
+    if ids is not None and ids.size == points.shape[0] * points.shape[1]:
+        ids = ids.reshape(points.shape[:2])
+    elif ids is not None:
+        raise FormatError(f"{path}: track_id has shape {list(ids.shape)}, {list(points.shape[:2])} expected")
     rows: list[_Row] = []
-    for number, (people, scores) in enumerate(zip(points.astype(np.float64), sure.astype(np.float64), strict=True)):
-        rows += _checked(f"{path}, frame {number}", number, people, scores)
+    for number, (people, sure) in enumerate(zip(points.astype(np.float64), scores.astype(np.float64), strict=True)):
+        of_frame = _checked(f"{path}, frame {number}", number, people, sure)
+        if ids is not None:
+            of_frame = [row._replace(identity=int(one)) for row, one in zip(of_frame, ids[number], strict=True)]
+        rows += of_frame
+    stated = _stated(path, columns, options)
+    return _recordings(path, path.stem, rows, stated)
+
+
+def _stated(path: Path, columns: dict[str, NDArray[Any]], options: Options) -> Options:
+    """The options, with what the arrays state."""
     size = columns.get("image_size")
     if size is not None and (size.dtype.kind not in "iu" or size.shape != (2,)):
         raise FormatError(f"{path}: image_size {shown(size.tolist())}: one (width, height) in pixels expected")
     rate = columns.get("fps")
     if rate is not None and (rate.dtype.kind not in "fiu" or rate.shape != ()):
         raise FormatError(f"{path}: fps {shown(rate.tolist())}: one number expected")
-    stated = Options(
+    return Options(
         fps=options.fps if rate is None else float(rate),
         unit=options.unit,
         axes=options.axes,
         image_size=None if size is None else (int(size[0]), int(size[1])),
+        notes=options.notes,
     )
-    return _recordings(path, path.stem, rows, stated)
+
+
+FORMAT = Format(
+    "wholebody",
+    (".json", ".npz"),
+    read_wholebody,
+    mark=BOM + rb'\s*[\[{].*"(?:instance_info|instances|meta_info|keypoints)"\s*:',
+    arrays=lambda names: "keypoints" in names and "xyz" not in names,
+    folders=True,
+)
+ALPHAPOSE = Format(
+    "alphapose",
+    (".json",),
+    read_alphapose,
+    mark=BOM + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:))',
+    folders=True,
+)

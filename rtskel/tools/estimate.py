@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording
 from rtskel.formats.mediapipe import AXES, Assembler, landmarks
+from rtskel.rates import reconcile
 from rtskel.tools.replay import Sender, wait_for_subscriber
 from rtskel.tools.video import Frame, Image, Video, silent
 
@@ -129,23 +130,26 @@ def poses(frames: Iterable[Frame], estimator: Estimator, *, pixels: bool = False
 
 
 def recording(found: Sequence[Pose], video: Video, name: str, *, pixels: bool = False) -> Recording:
-    """Poses of one video as a recording.
+    """Poses of one video as a recording; its rate and frame numbers agree with the times of its frames.
 
     Raises:
         RtskelError: there are none.
     """
     if not found:
         raise RtskelError(f"{video.name}: no frames")
+    slot = np.array([pose.number for pose in found], np.int64)
+    clock = reconcile(video.fps, slot, np.array([pose.time_ns for pose in found], np.int64))
     return Recording(
         np.stack([pose.xyz for pose in found]),
-        video.fps,
+        clock.fps or video.fps,
         name,
         confidence=np.stack([pose.confidence for pose in found]),
         axes=AXES,
         unit="px" if pixels else "m",
-        slot=np.array([pose.number for pose in found], np.int64),
-        time_ns=np.array([pose.time_ns for pose in found], np.int64),
+        slot=slot if clock.slot is None else clock.slot,
+        time_ns=clock.time_ns,
         image_size=(video.width, video.height),
+        notes=tuple(filter(None, dict.fromkeys((video.note, clock.note)))),
     )
 
 

@@ -19,9 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
+from rtskel.rates import LEAST_FPS, MOST_FPS, Placer, reconcile
 
 Image = NDArray[np.uint8]
 """An image [height, width, 3], red, green, blue."""
+
+MEASURED_FRAMES = 60
+"""Frames of a file whose times are compared with the frame rate that it states."""
 
 CAMERA_FPS = 30.0
 """The assumed frame rate of a camera that states none."""
@@ -31,7 +35,8 @@ class Frame(NamedTuple):
     """One frame.
 
     Attributes:
-        number: 0, 1, 2, ... in the order of reading.
+        number: of a file, on the frame clock: 0, 1, 2, ..., and a hole where the file pauses; of a camera, 0, 1, 2, ...
+            in the order of reading.
         time_ns: from a file: since the first frame, by the file's clock; from a camera: when it arrived, on the
             monotonic clock.
         image: the picture.
@@ -47,7 +52,8 @@ class Video:
 
     Attributes:
         name: the file, or "camera N".
-        fps: frames a second.
+        fps: frames a second: as the file states it if its times agree, else as they say; of a camera, as it states it.
+        note: what is doubtful about the stated rate, in one line; empty: nothing.
         width, height: of a frame, in pixels.
         frames: number of frames, as the file states it; 0: unknown.
         camera: whether it is a camera, whose frames do not wait.
@@ -71,8 +77,14 @@ class Video:
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
             raise FormatError(f"{self.name}: cannot be opened as a video")
-        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else CAMERA_FPS
+        stated = float(self._capture.get(cv2.CAP_PROP_FPS))
+        fps = stated if math.isfinite(stated) and LEAST_FPS <= stated <= MOST_FPS else None
+        self.note = ""
+        if not self.camera:
+            clock = reconcile(fps, None, _first_times(cv2, str(source)))
+            fps, self.note = clock.fps, clock.note if clock.time_ns is not None else ""
+        self.fps = fps or CAMERA_FPS
+        self._placer = Placer(1 / self.fps)
         self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.frames = 0 if self.camera else max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
@@ -100,7 +112,8 @@ class Video:
             taken = stated - self._begins_ns
             taken = taken if taken > self._last_ns else self._last_ns + round(1e9 / self.fps)
             self._last_ns = taken
-        frame = Frame(self._number, taken, np.ascontiguousarray(image[..., ::-1], np.uint8))
+        number = self._number if self.camera else self._placer.place(taken / 1e9)
+        frame = Frame(number, taken, np.ascontiguousarray(image[..., ::-1], np.uint8))
         self._number += 1
         return frame
 
@@ -125,6 +138,16 @@ class Video:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _first_times(cv2: Any, source: str) -> NDArray[np.int64]:
+    """Times in ns of the first frames of a file, by its own clock."""
+    capture = cv2.VideoCapture(source)
+    times: list[int] = []
+    while len(times) < MEASURED_FRAMES and capture.read()[0]:
+        times.append(round(float(capture.get(cv2.CAP_PROP_POS_MSEC)) * 1e6))
+    capture.release()
+    return np.array(times, np.int64)
 
 
 OTHER_PLAYERS = (

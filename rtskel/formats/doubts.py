@@ -1,0 +1,126 @@
+"""What is doubtful about a recording, whatever file it comes from: corrected where that is safe, and always said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import FormatError
+from rtskel.formats.parsing import Options
+from rtskel.formats.recording import Recording
+from rtskel.rates import reconcile, too_far_apart
+from rtskel.skeleton import BODY, NECK, skeleton
+
+NORMALISED = 2.0
+"""Pixel coordinates whose largest is not above this are fractions of the image: nobody is two pixels large."""
+
+LATEST_START = 1_000_000
+"""Frame number up to which a recording may begin; the frames before it count as dropped."""
+
+
+def examined(recording: Recording, options: Options, *, own: bool, by_convention: bool) -> Recording:
+    """The recording with what is certainly wrong put right, and `notes` of that and of what looks wrong.
+
+    Args:
+        options: what the caller stated; its `notes` are of the whole file.
+        own: the format is rtskel's, whose numbers mean what it says.
+        by_convention: the axes are those of a format whose files do not state them.
+
+    Raises:
+        FormatError: frame numbers that cannot be.
+    """
+    notes: list[str] = []
+    recording = _clock(recording, notes)
+    if recording.lookahead is None:
+        recording = _present(recording, notes, own)
+        recording = _in_pixels(recording, options, notes)
+        if by_convention and recording.dims == 3:
+            strange = _strangely_turned(recording)
+            if strange:
+                notes.append(f"{strange}: axes {recording.axes} are only a convention here (else state --axes)")
+    every = dict.fromkeys((*recording.notes, *options.notes, *notes))
+    return replace(recording, notes=tuple(every))
+
+
+def _clock(recording: Recording, notes: list[str]) -> Recording:
+    """Frame numbers that can be, and a rate that agrees with the times."""
+    slots = recording.slots
+    first, last = int(slots[0]), int(slots[-1])
+    if too_far_apart(first, last, recording.frames):
+        raise FormatError(f"recording {recording.name!r}: {recording.frames} frames with slots {first} to {last}: "
+                          "no frame numbers")  # fmt: skip
+    if first > LATEST_START:
+        notes.append(f"frame numbers begin at {first}: counted from there")
+        recording = replace(recording, slot=slots - first)
+    if recording.time_ns is None:
+        return recording
+    clock = reconcile(recording.fps, recording.slot, recording.time_ns)
+    if clock.note:
+        notes.append(clock.note)
+    if clock.note or clock.fps != recording.fps:
+        recording = replace(recording, fps=clock.fps or recording.fps, slot=clock.slot, time_ns=clock.time_ns)
+    return recording
+
+
+def _present(recording: Recording, notes: list[str], own: bool) -> Recording:
+    """Which joints are there, where confidences say nothing."""
+    placed: NDArray[np.bool_] = np.asarray(recording.xyz.any(axis=-1))
+    confidence: NDArray[np.float32] = recording.confidence
+    if not confidence.any():
+        if not placed.any():
+            notes.append("no joint is there in any frame")
+            return recording
+        notes.append("every confidence is 0: joints with a position are used, with confidence 1")
+        confidence = placed.astype(np.float32)
+    lost = np.zeros(placed.shape, np.bool_)
+    for group, joints in skeleton(recording.skeleton).groups.items():
+        if "hand" in group:
+            at = list(joints)
+            empty = ~placed[:, at].any(axis=1) & (confidence[:, at] > 0).any(axis=1)
+            lost[:, at] = np.asarray(empty)[:, None]
+    if lost.any():
+        notes.append("whole hands at exactly 0 are taken as not found")
+    if not own and recording.unit == "px":  # the corner of the image
+        corner = ~placed & (confidence > 0) & ~lost
+        if corner.any():
+            notes.append(f"joints at exactly 0 are taken as not found ({int(corner.sum())})")
+        lost |= corner
+    confidence = np.where(lost, 0, confidence).astype(np.float32)
+    if (confidence == recording.confidence).all():
+        return recording
+    return replace(recording, confidence=confidence)
+
+
+def _in_pixels(recording: Recording, options: Options, notes: list[str]) -> Recording:
+    """Pixels, where coordinates are fractions of an image whose size the caller states."""
+    seen = recording.xyz[~recording.missing][:, :2]
+    if recording.unit != "px" or not len(seen) or np.abs(seen).max() > NORMALISED:
+        return recording
+    centred = bool(np.quantile(seen, 0.1) < 0)
+    what = "-1..1" if centred else "0..1"
+    if options.image_size is None:
+        notes.append(f"every coordinate is within {what}, as fractions of an image are (if so, state --image-size)")
+        return recording
+    width, height = options.image_size
+    notes.append(f"every coordinate is within {what}: taken as fractions of the image of {width} x {height}")
+    xyz: NDArray[np.float32] = recording.xyz.copy()
+    if centred:
+        xyz[..., :2] = (xyz[..., :2] + 1) / 2
+        xyz[..., 2] /= 2
+    xyz = np.where(recording.missing[..., None], 0, xyz * np.array([width, height, width], np.float32))
+    return replace(recording, xyz=xyz.astype(np.float32))
+
+
+def _strangely_turned(recording: Recording) -> str:
+    """Why the axes look wrong, for somebody upright before a camera; empty if they do not."""
+    canonical = np.where(recording.missing[..., None], np.nan, recording.canonical())
+    body = canonical[:, : len(BODY)] - canonical[:, NECK : NECK + 1]
+    front = [BODY.index(name) for name in ("nose", "right_wrist", "left_wrist")]
+    above, ahead = body[:, 0, 1], body[:, front, 2]
+    if np.isfinite(above).any() and np.nanmedian(above) > 0:
+        return "the head is not above the neck"
+    if np.isfinite(ahead).any() and np.nanmedian(ahead) < 0:
+        return "head and hands lie behind the shoulders"
+    return ""
