@@ -1,6 +1,7 @@
 """What `rtskel subscribe --save` keeps: whatever happens, what came before is on disk and can be read."""
 
 import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -89,13 +90,11 @@ def test_each_stream_is_saved_for_itself(out: str) -> None:
         filled(capture, 2, "foreign", skeleton="horse")
         with pytest.raises(RtskelError) as error:
             capture.finish()
-    for words in (
-        "'fast': fps 2000",
-        "'foreign': unknown skeleton 'horse'",
-        "out.npz.part",
-        "5 poses of 1 streams saved",
-    ):
-        assert words in str(error.value)
+    text = str(error.value)
+    assert re.search(r"'fast': .*fps.* 2000", text), "by the recording, or by the wire format"
+    assert "'foreign': unknown skeleton 'horse'" in text
+    assert f"kept in {out}.part" in text
+    assert "5 poses of 1 streams saved" in text
     assert [(r.name, r.frames) for r in read(out)] == [("cam", 5)]
     assert read_capture(f"{out}.part")[0].frames == 5, "nothing is lost"
 

@@ -53,10 +53,15 @@ class Capture:
         self._file.write(MAGIC)
         self._good = len(MAGIC)
         self._cut = False
+        self._refused: dict[str, str] = {}
 
     def add(self, pose: RefinedPose) -> None:
-        """Take one pose."""
-        topic, body = encode(pose)
+        """Take one pose. What the wire format cannot hold is named by `finish`."""
+        try:
+            topic, body = encode(pose)
+        except WireError as error:
+            self._refused.setdefault(pose.stream, str(error))
+            return
         self._pending.append(_LENGTHS.pack(len(topic), len(body)) + topic + body)
         self.poses += 1
 
@@ -91,7 +96,7 @@ class Capture:
         Raises:
             RtskelError: not everything could be saved. The message names what, why, and the file that still holds it.
         """
-        problems: list[str] = []
+        problems = list(self._refused.values())
         try:
             self.flush(now=True)
         except RtskelError as error:
