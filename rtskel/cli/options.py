@@ -224,6 +224,9 @@ def read(args: argparse.Namespace, file: str | None = None, *, say: bool = True)
     """The recordings in a file (default: the command line's), read with the options of `reading_options`.
 
     A capture that `rtskel subscribe --save` left unfinished is read, too.
+
+    Args:
+        say: print what the reader dropped or doubted on stderr.
     """
     from rtskel import formats
     from rtskel.tools.capture import SUFFIX, read_capture
