@@ -349,6 +349,57 @@ def test_slots_by_time():
     assert rig.kinds() == ["start", "end"]
 
 
+@pytest.mark.parametrize(
+    ("true", "stated", "jitter_ms"),
+    [
+        *((30, 30, 0), (30, 30, 8), (29.97, 30, 0), (29.97, 30, 5), (29.97, 30, 10), (30.03, 30, 5), (59.94, 60, 4)),
+        *((25, 30, 0), (15, 30, 0), (30, 25, 0), (30, 15, 0), (60, 30, 0), (24, 25, 5), (28, 1000, 5), (12.5, 30, 8)),
+        *((30, 5, 4), (1, 25, 3)),
+    ],
+)
+def test_no_frame_is_refused_for_its_rate(true, stated, jitter_ms):
+    """Frames placed by time: what came is there, and little is invented."""
+    rng = np.random.default_rng(0)
+    taken = np.arange(round(40 * true)) / true + rng.uniform(-1, 1, round(40 * true)) * jitter_ms / 1000 + 1
+    rig = Rig().play(
+        (t * SECOND + 10 * MS, frame(n, seq=None, fps=float(stated), at=round(t * SECOND))) for n, t in enumerate(taken)
+    )
+    rig.stop()
+    rig.check_order()
+    poses = rig.select(0)
+    assert sum(p.receive_ns > 0 for p in poses) == len(taken)
+    assert not rig.table.counts.keys() - {"missing"}
+    assert sum(p.receive_ns == 0 for p in poses) <= 100
+    assert sum(p.receive_ns == 0 for p in poses[-len(taken) // 2 :]) == 0
+    wrong = max(true, stated) > 1.1 * min(true, stated)
+    assert ("rate" in rig.kinds()) == wrong
+    if wrong:
+        assert poses[-1].fps == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.parametrize("unit", [1_000, 1_000_000])
+def test_times_in_another_unit_refuse_no_frame(unit):
+    times = [10**15 + n * PERIOD // unit for n in range(200)]
+    rig = Rig().play((n * PERIOD, frame(n, seq=None, at=t)) for n, t in enumerate(times)).stop()
+    assert sum(p.receive_ns > 0 for p in rig.select(0)) == 200
+
+
+def test_times_that_are_rounded_or_stand_still_refuse_no_frame():
+    for rounding in (MS, 100 * MS):
+        times = [10**13 + n * PERIOD // rounding * rounding for n in range(200)]
+        rig = Rig().play((n * PERIOD, frame(n, seq=None, at=t)) for n, t in enumerate(times)).stop()
+        assert sum(p.receive_ns > 0 for p in rig.select(0)) == 200
+
+
+def test_dropped_frames_leave_holes_in_time():
+    rng = np.random.default_rng(2)
+    came = [n for n in range(300) if n % 11 not in (4, 5) or n == 0]
+    times = {n: 10**12 + n * PERIOD + int(rng.integers(-8 * MS, 8 * MS)) for n in came}
+    rig = Rig().play((n * PERIOD, frame(n, seq=None, at=times[n])) for n in came).stop()
+    filled = [k for k, p in enumerate(rig.select(0)) if p.receive_ns == 0]
+    assert filled == [n for n in range(max(came)) if n not in came]
+
+
 def test_slots_by_time_with_another_fps_midway():
     times = [n * PERIOD for n in range(10)] + [10 * PERIOD + n * PERIOD // 2 for n in range(10)]
     schedule = [(t, frame(n, seq=None, at=t, fps=FPS if n < 10 else 2 * FPS)) for n, t in enumerate(times)]
@@ -533,19 +584,19 @@ def test_a_leap_is_believed_at_the_end(finish):
     assert rig.slots() == [*range(10), 500]
 
 
-def test_another_epoch_starts_afresh_and_the_old_one_is_ignored():
+def test_another_epoch_takes_over_from_one_that_is_silent_and_the_old_one_is_ignored():
     rig = Rig().play(on_time(range(10)))
-    rig.until(10 * PERIOD).send(*(frame(n, epoch=2) for n in range(6)))
+    rig.until(12 * PERIOD).send(*(frame(n, epoch=2) for n in range(6)))
     rig.send(frame(10), frame(11), end(12))
     rig.send(*(frame(n, epoch=2) for n in range(6, 12)), end(12, epoch=2))
     rig.check_order()
-    assert rig.slots() == [*range(10), *range(12)]
-    assert [p.source_epoch for p in rig.select()] == [1] * 10 + [2] * 12
+    assert rig.slots() == [*range(11), *range(12)]  # nobody knew yet at the deadline of slot 10
+    assert [p.source_epoch for p in rig.select()] == [1] * 11 + [2] * 12
     assert rig.kinds() == ["start", "reset", "error", "error", "end"]
-    assert rig.table.counts == {"old_epoch": 2, "unexpected_end": 1}
-    assert rig.select()[10].flags & Flag.RESET
-    assert not rig.select()[10].flags & Flag.GAP_BEFORE
-    np.testing.assert_array_equal(rig.xyz(), np.concatenate([expected(range(10), 10, 4), expected(range(12), 12, 4)]))
+    assert rig.table.counts == {"old_epoch": 2, "unexpected_end": 1, "missing": 1}
+    assert rig.select()[11].flags & Flag.RESET
+    assert not rig.select()[11].flags & Flag.GAP_BEFORE
+    np.testing.assert_array_equal(rig.xyz(), np.concatenate([expected(range(10), 11, 4), expected(range(12), 12, 4)]))
 
 
 @pytest.mark.parametrize("change", [{"axes": "RUA"}, {"mirrored": True}, {"seq": None}])
@@ -635,7 +686,7 @@ def test_after_an_end(again):
 
 
 def test_a_straggler_after_an_end_is_late():
-    rig = Rig().send(*(frame(n) for n in range(10)), end(10)).send(frame(4))
+    rig = Rig().send(*(frame(n) for n in range(10)), end(10)).send(frame(4)).until(SECOND)
     check_equal(rig, range(10), 10)
     assert rig.table.counts == {"late": 1}
 
@@ -655,6 +706,110 @@ def test_everything_at_once():
         one = expected(range(first, first + 9), first + 9, 4, first)
         np.testing.assert_array_equal(rig.xyz(4, f"s{s}"), np.concatenate(6 * [one]))
     assert rig.table.idle
+
+
+# --- back in number or time ---
+
+
+def lives(rig: Rig, lookahead: int = 0, stream: str = "a") -> list[list[int | None]]:
+    """The source's numbers, from one fresh start to the next."""
+    found: list[list[int | None]] = []
+    for pose in rig.select(lookahead, stream):
+        if pose.flags & Flag.RESET:
+            found.append([])
+        found[-1].append(pose.source_seq)
+    return found
+
+
+@pytest.mark.parametrize("clip", [10, 25, 60, 300])
+@pytest.mark.parametrize("numbers", ["go on in time", "go back in time, too"])
+def test_a_clip_in_a_loop_starts_afresh_each_time(clip, numbers):
+    """Within two frames where that is certain, else within five; and none of its frames is lost."""
+    loops = 4
+    schedule = [
+        (k * PERIOD, frame(k % clip, at=(k if numbers == "go on in time" else k % clip) * PERIOD))
+        for k in range(loops * clip)
+    ]
+    rig = Rig().play(schedule).stop()
+    rig.check_order()
+    assert [[n for n in life if n < clip] for life in lives(rig)] == loops * [list(range(clip))]
+    assert rig.kinds() == ["start", *["reset"] * (loops - 1), "end"]
+    assert rig.table.counts.keys() <= {"missing"}
+    assert max(np.diff([p.publish_ns for p in rig.select(0)])) <= 6 * PERIOD
+
+
+@pytest.mark.parametrize("back_s", [0.5, 2, 10, 3600])
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_clock_that_is_set_back(back_s, numbered):
+    times = [10**13 + n * PERIOD - (n >= 100) * round(back_s * SECOND) for n in range(200)]
+    rig = Rig().play((n * PERIOD, frame(n, at=t, **({} if numbered else {"seq": None}))) for n, t in enumerate(times))
+    rig.stop()
+    rig.check_order()
+    came = [p for p in rig.select(0) if p.receive_ns]
+    assert max(np.diff([p.publish_ns for p in came])) <= 6 * PERIOD
+    assert len(came) == 200
+    assert rig.kinds() == ["start", "end"] if numbered else ["start", "reset", "end"]
+
+
+def test_stragglers_do_not_start_a_stream_afresh():
+    """Some frames come seconds late, between those that are in time."""
+    schedule = [(n * PERIOD + (n % 7 == 3 and n < 140) * 2 * SECOND, frame(n)) for n in range(200)]
+    rig = Rig().play(schedule).stop()
+    rig.check_order()
+    assert rig.kinds().count("reset") == 0
+    assert rig.slots(0) == list(range(200))
+    assert rig.table.counts["late"] == 20
+
+
+def test_a_stale_stream_whose_clock_was_set_back():
+    rig = Rig(max_gap=10).play(on_time(range(300))).until(400 * PERIOD)
+    assert rig.kinds() == ["start", "stale"]
+    rig.play((400 * PERIOD + n * PERIOD, frame(n)) for n in range(30)).stop()
+    assert lives(rig)[-1] == list(range(30))
+
+
+# --- who owns an id ---
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_few_frames_of_another_epoch_do_not_shut_the_owner_out(frames):
+    schedule = [(n * PERIOD, frame(n)) for n in range(200)]
+    schedule += [(100.3 * PERIOD + k * MS, frame(k, epoch=9)) for k in range(frames)]
+    rig = Rig().play(schedule).stop()
+    check_equal(rig, range(200), 200)
+    assert rig.table.counts == {"other_epoch": frames}
+    assert rig.kinds() == ["start", "error", "end"]
+
+
+def test_two_that_send_the_same_id_all_the_time():
+    schedule = [(n * PERIOD, frame(n)) for n in range(200)]
+    schedule += [((n + 0.5) * PERIOD, frame(n - 50, epoch=9)) for n in range(50, 150)]
+    rig = Rig().play(schedule).stop()
+    check_equal(rig, range(200), 200)
+    assert rig.table.counts == {"other_epoch": 100}
+
+
+@pytest.mark.parametrize("pause", [0, 1, 2, 10])
+def test_an_estimator_that_was_started_again_loses_no_frame(pause):
+    """Its new frames wait until the old epoch is silent for a frame and the slack."""
+    schedule = [(n * PERIOD, frame(n)) for n in range(50)]
+    schedule += [((50 + pause + n) * PERIOD, frame(n, epoch=2)) for n in range(50)]
+    rig = Rig().play(schedule).stop()
+    rig.check_order()
+    assert [p.source_epoch for p in rig.select(0) if p.receive_ns] == 50 * [1] + 50 * [2]
+    assert rig.kinds() == ["start", "reset", "end"]
+    first = next(p for p in rig.select(0) if p.source_epoch == 2)
+    assert first.publish_ns - START <= (49 + max(pause + 1, 3)) * PERIOD + SLACK
+
+
+def test_an_owner_that_was_shut_out_comes_back():
+    """It paused, a stranger took the id and went silent."""
+    schedule = [(n * PERIOD, frame(n)) for n in [*range(50), *range(60, 200)]]
+    schedule += [((52 + n) * PERIOD, frame(n, epoch=9)) for n in range(4)]
+    rig = Rig().play(schedule).stop()
+    rig.check_order()
+    owned = [p.source_seq for p in rig.select(0) if p.source_epoch == 1 and p.receive_ns]
+    assert owned[-140:] == list(range(60, 200))
 
 
 def test_shutdown_ends_every_stream_with_its_tail():
@@ -989,7 +1144,9 @@ def test_whatever_comes_every_frame_is_accounted_for(seed):
     rig.check_order()
     most = max(rig.bank.lookaheads)
     out = sum(p.lookahead == most and not p.flags & Flag.INTERPOLATED for p in rig.poses)
-    counted = sum(rig.table.counts[k] for k in ("late", "duplicate", "jump", "old_epoch", "refused", "number"))
+    counted = sum(
+        rig.table.counts[k] for k in ("late", "duplicate", "jump", "old_epoch", "other_epoch", "refused", "number")
+    )
     assert sent == out + counted
     assert len({sum(p.lookahead == lookahead for p in rig.poses) for lookahead in rig.bank.lookaheads}) == 1
 

@@ -117,8 +117,7 @@ class Intake:
             if status[row] == Put.AHEAD:
                 stream.wait(msg, now)
             elif status[row] == Put.DUPLICATE:
-                detail = f"frame {stream.number(msg)} of stream {stream.name} came before"
-                self._reports.offend(stream.name, "duplicate", detail, now)
+                stream.duplicate(msg, now)
             else:
                 stream.late(msg, now)
 

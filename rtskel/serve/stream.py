@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rtskel.refine import RefinerBank
 from rtskel.serve.arrays import PlaceTable, StreamArrays
 from rtskel.serve.config import StreamConfig
+from rtskel.serve.phase import Phase
 from rtskel.serve.reports import SECOND, Reports
 from rtskel.skeleton import signed_axes
 from rtskel.wire import Flag, RawPose, StreamEnd
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 
 MAX_NUMBER = 2**62
 """Largest frame number and source time taken: what is derived from them stays within 64 bits."""
+
+MAX_BACK = 64
+"""Frames that go back in a burst, of which more are no new beginning."""
 
 NEVER = float("inf")
 
@@ -81,6 +85,7 @@ class Common:
         ending: streams that are ENDING. draining: those that are DRAINING.
         blocked: those with messages that wait, by name.
         backlog: how many messages wait.
+        suspects: streams with frames that went back, by name.
         changed: places whose poses are of another kind than before.
         stopping: nothing else will come.
     """
@@ -96,6 +101,7 @@ class Common:
     draining: list[Stream] = field(default_factory=list)
     blocked: OrderedDict[str, Stream] = field(default_factory=OrderedDict)
     backlog: int = 0
+    suspects: dict[str, Stream] = field(default_factory=dict)
     changed: list[int] = field(default_factory=list)
     stopping: bool = False
 
@@ -151,9 +157,9 @@ class Stream:
     """
 
     __slots__ = (
-        *("_closed_time", "_closing", "_common", "_first", "_held", "_last_number", "_next_number", "_past"),
-        *("_restarting", "_silent_since", "_time_zero", "base", "end_slot", "ended", "evict", "last", "like", "name"),
-        *("origin", "place", "state", "waiting"),
+        *("_back", "_closed_time", "_closing", "_common", "_corrected", "_first", "_held", "_last_number"),
+        *("_next_number", "_past", "_phase", "_restarting", "_rivals", "_silent_since", "base", "end_slot", "ended"),
+        *("evict", "last", "like", "name", "origin", "place", "state", "waiting"),
     )
 
     def __init__(self, name: str, common: Common) -> None:
@@ -169,8 +175,11 @@ class Stream:
         self._common = common
         self._past: deque[int] = deque(maxlen=8)  # epochs that a newer one has replaced
         self._held: tuple[RawPose, int] | None = None  # the number that leapt, while HELD, and when it was read
+        self._back: list[tuple[RawPose, int]] = []  # the last frames in a row that went back
+        self._rivals: list[tuple[RawPose, int]] = []  # frames of another epoch since the present one was heard
         self._first = (0, 0)  # slot and source time of the first frame that came
-        self._time_zero = 0.0  # source time of slot 0, where slots come from timestamps
+        self._phase: Phase | None = None  # where slots come from timestamps
+        self._corrected = 0.0  # frames a second, where the claim was wrong
         self._restarting: tuple[str, str, Flag] | None = None  # event kind, detail and flags of a fresh start under way
         self._closing = ("", "")  # event kind and detail for when the segment is drained
         # Of the closed segment: the next frame number, that of the last frame, its source time, when it was heard.
@@ -202,17 +211,23 @@ class Stream:
     @property
     def period(self) -> float:
         """ns a slot, as claimed."""
-        return SECOND / self.source.fps
+        return self._phase.period if self._phase is not None else SECOND / self.source.fps
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as claimed, or as they turned out to come."""
+        return self._corrected or self.source.fps
 
     def number(self, msg: RawPose) -> int:
         """The frame number of a message: as sent, or by its time."""
         if msg.seq is not None:
             return msg.seq
-        return round((msg.time_ns - self._time_zero) * msg.fps / SECOND)
+        return self._phase.slot(msg) if self._phase is not None else 0
 
     def expects(self, msg: RawPose) -> bool:
         """Whether frames like this one may take the fast way: nothing has to be decided before the next."""
-        usual = self.state is State.OPEN and not self.waiting and msg.seq is not None and msg.dims == 3
+        undecided = self.waiting or self._back or self._rivals
+        usual = self.state is State.OPEN and not undecided and msg.seq is not None and msg.dims == 3
         return usual and _kind(msg) == _kind(self.source)
 
     def waiting_slots(self) -> Iterator[int]:
@@ -233,32 +248,49 @@ class Stream:
             return True
         if self.state is State.DRAINING:
             return False
-        if msg.epoch in self._past:
-            detail = f"frame {msg.seq} of stream {self.name}: epoch {msg.epoch} was replaced by {self.source.epoch}"
-            common.reports.offend(self.name, "old_epoch", detail, now)
-            return True
         if self.state is State.CLOSED:
             self._reopen(msg, now)
             return True
         source = self.source
         if msg.epoch != source.epoch:
-            return self._restart(msg, now, "reset", f"epoch {msg.epoch} after {source.epoch}")
+            return self._rival_sends(msg, now)
+        self._drop_rivals(now)
         if _view(msg) != _view(source):
             return self._restart(msg, now, "reset", f"{_show_view(msg)} after {_show_view(source)}")
         self._follow_changes(msg)
         slot = self.number(msg) - self.origin
+        newest = self.newest
+        if slot <= newest and self.state is not State.ENDING and self._settled(msg) and self._is_out(slot):
+            return self._goes_back(msg, slot, now)
+        if self._back:
+            self._drop_back()
         if slot < 0:
             self.late(msg, now)
             return True
         if self.state is State.ENDING and slot > self.end_slot:
             return False
-        newest = self.newest
         if slot > newest + common.jump:
             return self._leap(msg, slot, now)
         if self.state is State.HELD and slot > newest:
             self._drop_held(now)
         common.intake.accept(self, msg, slot, now)
+        if self._phase is not None:
+            self._phase.follow(msg, slot)
+            if period := self._phase.contradicted():
+                self._correct(period, now)
         return True
+
+    def _correct(self, period: float, now: int) -> None:
+        """Frames placed by time come at another rate than they claim."""
+        assert self._phase is not None
+        common, before = self._common, self.fps
+        common.intake.put()
+        self._phase.correct(period, int(common.bank.watermark[self.place]))
+        self._corrected = SECOND / period
+        common.changed.append(self.place)
+        self._lift()
+        common.arrays.arrival.retime(self.place, self.newest, period)
+        self.event("rate", f"{before:.6g} frames a second were stated, {self.fps:.4g} come", now)
 
     def wait(self, msg: Message, now: int) -> None:
         """A message cannot be taken yet."""
@@ -267,6 +299,11 @@ class Stream:
         common.backlog += 1
         common.blocked[self.name] = self
         self._leave_fast_way()
+
+    def duplicate(self, msg: RawPose, now: int) -> None:
+        """A frame came before."""
+        detail = f"frame {self.number(msg)} of stream {self.name} came before"
+        self._common.reports.offend(self.name, "duplicate", detail, now)
 
     def late(self, msg: RawPose, now: int) -> None:
         """A frame came after its slot was out."""
@@ -293,9 +330,10 @@ class Stream:
         common.arrays.lossless[self.place] = msg.lossless
         if msg.fps != source.fps:  # slots go on, the clock ticks differently from the newest slot on
             self._lift()
+            if self._phase is not None:
+                self._phase.correct(SECOND / msg.fps, self.newest)
+            self._corrected = 0.0
             common.arrays.arrival.retime(self.place, self.newest, self.period)
-            if self.timed:
-                self._time_zero = float(self._captured(self.newest)) - self.newest * self.period
 
     def _announce(self, msg: RawPose) -> None:
         """What the stream's messages have in common, and so its poses, is from now on what this one says."""
@@ -305,7 +343,7 @@ class Stream:
 
     def _lift(self) -> None:
         if self.source.dims == 2:
-            self._common.bank.lift(self.place, self.source.fps)
+            self._common.bank.lift(self.place, self.fps)
 
     def _captured(self, slot: int) -> int:
         arrays = self._common.arrays
@@ -318,6 +356,12 @@ class Stream:
         if self._held is not None:
             if 0 < slot - (self.number(self._held[0]) - self.origin) <= self._common.jump:
                 return self.confirm_held(msg, now)
+            if self._phase is not None and (period := self._phase.agrees(self._held[0], msg)):
+                (held, read), self._held = self._held, None
+                self.state = State.OPEN
+                arrays.until[self.place] = NEVER
+                self._correct(period, now)
+                return self.take(held, read) and self.take(msg, now)
             self._drop_held(now)
         self.state = State.HELD
         self._held = (msg, now)
@@ -334,9 +378,7 @@ class Stream:
         (held, read), self._held = self._held, None
         detail = f"frames {self.origin + self.newest + 1}..{self.number(held) - 1} did not come"
         self._restart(msg, now, "gap", detail)
-        self.waiting.appendleft((held, read))
-        self._common.backlog += 1
-        self._common.blocked[self.name] = self
+        self._wait_first([(held, read)])
         return False
 
     def _drop_held(self, now: int) -> None:
@@ -346,6 +388,123 @@ class Stream:
         self._common.arrays.until[self.place] = NEVER
         detail = f"frame {number} of stream {self.name} follows {self.origin + self.newest}: dropped"
         self._common.reports.offend(self.name, "jump", detail, now)
+
+    # A number or a time that goes back is either a straggler, or the source began again; the next frame tells.
+
+    def _is_out(self, slot: int) -> bool:
+        """Whether a frame came for that slot, or it is out at every lookahead."""
+        arrays = self._common.arrays
+        if slot < 0 or slot + self._common.furthest < self._common.bank.next_window[self.place]:
+            return True
+        return bool(arrays.slot[self.place, slot % arrays.ring] == slot)
+
+    def _goes_back(self, msg: RawPose, slot: int, now: int) -> bool:
+        """A frame that cannot be taken where its number says. False if it begins the stream again, and has to wait."""
+        newest = self.newest
+        moved_on = msg.seq is not None and msg.time_ns > self._captured(newest)
+        self._suspect(msg, now)
+        if not self._proven(newest - slot, moved_on):
+            self._leave_fast_way()
+            return True
+        self._back.pop()  # it waits by itself
+        back, self._back = self._back, []
+        number = self.origin + newest
+        self._restart(msg, now, "reset", f"frame {self.number(back[0][0])} after {number}: counting starts again")
+        self._wait_first(back)
+        return False
+
+    def _suspect(self, msg: RawPose, now: int) -> None:
+        """Adds a frame to those that go back, if it follows them."""
+        if self._back:
+            last = self._back[-1][0]
+            slots = self.number(msg) - self.number(last)
+            later = msg.time_ns > last.time_ns if msg.seq is None else slots > 0
+            if not later or slots > self._common.jump:
+                self._drop_back()
+        if len(self._back) > MAX_BACK:
+            self._drop_back()
+        self._back.append((msg, now))
+        self._common.suspects[self.name] = self
+
+    @property
+    def suspect_until(self) -> float:
+        """When frames that went back are held to be stragglers, if none follows them."""
+        return self._back[-1][1] + max(SECOND / 2, 2 * self.period) if self._back else NEVER
+
+    def clear(self) -> None:
+        """The frames that went back were stragglers."""
+        self._drop_back()
+
+    def _proven(self, slots_back: int, moved_on: bool) -> bool:
+        """Whether enough frames in a row went back: two, but more where they may be stragglers; and not in a burst, for
+        then they were sent twice.
+        """
+        took = self._back[-1][1] - self._back[0][1]
+        enough = len(self._back) >= (2 if moved_on or slots_back > self._common.jump else 5)
+        return enough and (moved_on or took >= min(self.period, SECOND) / 2)
+
+    def _drop_back(self) -> None:
+        """The frames that went back were stragglers: late, or duplicates."""
+        back, self._back = self._back, []
+        self._common.suspects.pop(self.name, None)
+        arrays = self._common.arrays
+        for msg, now in back:
+            slot = self.number(msg) - self.origin
+            if self.place >= 0 and slot >= 0 and arrays.slot[self.place, slot % arrays.ring] == slot:
+                self.duplicate(msg, now)
+            else:
+                self.late(msg, now)
+
+    # Frames of another epoch are of an estimator that was started again, or of a stranger; what keeps arriving tells.
+
+    def _rival_sends(self, msg: RawPose, now: int) -> bool:
+        """A frame of another epoch. False if it takes the stream over, and has to wait."""
+        if self.state is State.ENDING:
+            return False
+        if not self._settled(msg):
+            return False
+        if self._rivals and self._rivals[0][0].epoch != msg.epoch:
+            self._drop_rivals(now)
+        if now >= self._rivals_at or len(self._rivals) >= self._common.jump:
+            self._take_over(msg, now)
+            return False
+        self._rivals.append((msg, now))
+        self._leave_fast_way()
+        until = self._common.arrays.until
+        until[self.place] = min(until[self.place], self._rivals_at)
+        return True
+
+    @property
+    def _rivals_at(self) -> float:
+        """When another epoch takes over, if no frame comes of the present one."""
+        arrays = self._common.arrays
+        period = min(arrays.arrival.period(self.place), float(SECOND))
+        return float(arrays.heard[self.place]) + period + self._common.slack
+
+    def _take_over(self, msg: RawPose | None, now: int) -> None:
+        rivals, self._rivals = self._rivals, []
+        epoch = msg.epoch if msg is not None else rivals[0][0].epoch
+        self._restart(msg, now, "reset", f"epoch {epoch} after {self.source.epoch}")
+        self._wait_first(rivals)
+
+    def _drop_rivals(self, now: int) -> None:
+        """The present epoch goes on: the others are strangers."""
+        if not self._rivals:
+            return
+        rivals, self._rivals = self._rivals, []
+        kind = "old_epoch" if rivals[0][0].epoch in self._past else "other_epoch"
+        which = f"{len(rivals)} frames of stream {self.name}: epoch {rivals[0][0].epoch}"
+        detail = f"{which}, but {self.source.epoch} goes on"
+        self._common.reports.offend(self.name, kind, detail, now, len(rivals))
+        if self.place >= 0 and self.state is State.OPEN:
+            self._common.arrays.until[self.place] = NEVER
+
+    def _wait_first(self, messages: list[tuple[RawPose, int]]) -> None:
+        """These frames wait before all others."""
+        if messages:
+            self.waiting.extendleft(reversed(messages))
+            self._common.backlog += len(messages)
+            self._common.blocked[self.name] = self
 
     def _take_end(self, msg: StreamEnd, now: int) -> bool:
         common = self._common
@@ -402,11 +561,29 @@ class Stream:
         elif number >= self._next_number:
             detail = f"frames {self._last_number + 1}..{number - 1} did not come"
             self.start(msg, now, base=None, kind="gap", detail=detail, flags=Flag.GAP_BEFORE)
-        elif msg.time_ns > self._closed_time and (self.ended or number <= self._last_number):
-            detail = f"frame {number} after {self._next_number - 1}: counting starts again"
-            self.start(msg, now, base=0, kind=kind, detail=detail)
         else:
-            self.late(msg, now)
+            self._reopen_back(msg, number, kind, now)
+
+    def _reopen_back(self, msg: RawPose, number: int, kind: str, now: int) -> None:
+        """A frame with a number that the closed segment had: the source began again, or it is a straggler."""
+        moved_on = msg.time_ns > self._closed_time and (self.ended or number <= self._last_number)
+        if not moved_on:
+            if number > self._last_number and not self.ended:  # filled in while it was on its way
+                self.late(msg, now)
+                return
+            self._suspect(msg, now)
+            if not self._proven(self._last_number - number, moved_on):
+                return
+            msg, now = self._back.pop(0)
+            number = self.number(msg)
+        back, self._back = self._back, []
+        detail = f"frame {number} after {self._next_number - 1}: counting starts again"
+        self.start(msg, now, base=0, kind=kind, detail=detail)
+        for other, read in back:
+            if moved_on:
+                self.late(other, read)
+            else:
+                self.take(other, read)
 
     def start(
         self, msg: RawPose, now: int, *, base: int | None, kind: str, detail: str = "", flags: Flag = _NO_FLAGS
@@ -415,7 +592,8 @@ class Stream:
         common = self._common
         if self.like is not None and msg.epoch != self.like.epoch:
             self._past.append(self.like.epoch)
-        self._time_zero = float(msg.time_ns)
+        self._phase = Phase(msg, 0) if msg.seq is None else None
+        self._corrected = 0.0
         number = self.number(msg)
         lost = 0 if base is None or msg.seq is None else number - base
         slot = lost if 0 <= lost <= common.config.max_gap else 0
@@ -459,6 +637,11 @@ class Stream:
         """No more frames for this segment: what is due comes out with the next steps. `last`: as an end said."""
         common, place = self._common, self.place
         common.intake.put()
+        if self._back:
+            self._drop_back()
+        if self._rivals:  # nobody is left whom they could disturb
+            rivals, self._rivals = self._rivals, []
+            self._wait_first(rivals)
         last = max(last, int(common.bank.newest[place]))
         self.give_up(int(common.bank.watermark[place]) + 1, last)
         common.bank.end(place, last)
@@ -508,6 +691,18 @@ class Stream:
             captured[at] = max(0, time)
             self._common.reports.counts["missing"] += 1
 
+    def settle_contest(self, now: int) -> None:
+        """Another epoch takes over, if the present one has been silent for long enough."""
+        if now >= self._rivals_at:
+            self._take_over(None, now)
+        else:
+            self._common.arrays.until[self.place] = self._rivals_at
+
+    @property
+    def contested(self) -> bool:
+        """Whether frames of another epoch came since the present one was heard."""
+        return bool(self._rivals)
+
     def stop(self, now: int) -> None:
         """Nothing else will come."""
         match self.state:
@@ -516,6 +711,8 @@ class Stream:
                 self.close("end", "end", self.end_slot)
             case State.HELD:  # no other frame can say any more that it was wrong
                 self.confirm_held(None, now)
+            case State.OPEN if self._rivals:
+                self._take_over(None, now)
             case State.OPEN:
                 self.evict = True
                 self.close("end", "shutdown")

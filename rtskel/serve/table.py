@@ -142,6 +142,8 @@ class StreamTable:
     def next_deadline(self) -> float:
         """When `advance` has something to do at the latest, in ns; infinity if never."""
         deadline = min(self._sweep_at, self._reports.next_deadline())
+        for stream in self._common.suspects.values():
+            deadline = min(deadline, stream.suspect_until)
         return min(deadline, float(self._deadlines().min())) if self._places.used else deadline
 
     def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1, *, source: int = UNKNOWN) -> None:
@@ -234,6 +236,7 @@ class StreamTable:
         return stream
 
     def _forget(self, stream: Stream, why: str, now: int) -> None:
+        stream.clear()
         if not self._common.stopping:
             stream.event("evicted", why, now)
         del self._streams[stream.name]
@@ -250,6 +253,11 @@ class StreamTable:
             expired = np.flatnonzero(self._deadlines() <= now).tolist()
             if expired:
                 self._expire([self._places[place] for place in expired], now)
+        for stream in list(self._common.suspects.values()):
+            if now >= stream.suspect_until:
+                stream.clear()
+            elif stream.suspect_until == NEVER:
+                del self._common.suspects[stream.name]
         if now >= self._sweep_at:
             self._sweep(now)
         self._reports.tell(now)
@@ -275,9 +283,14 @@ class StreamTable:
             self._settle(settled)
         for stream in streams:
             if stream.waiting or stream.state not in (State.OPEN, State.HELD):
+                if stream.state is not State.ENDING:
+                    arrays.until[stream.place] = NEVER  # what waits decides
                 continue
             stale = self._overdue(stream, now) > stream.newest + self.config.max_gap
-            if stream.state is State.HELD and (stale or now >= arrays.until[stream.place]):
+            decided = now >= arrays.until[stream.place]
+            if decided and stream.contested:
+                stream.settle_contest(now)
+            elif stream.state is State.HELD and (stale or decided):
                 stream.confirm_held(None, now)
             elif stream.state is State.OPEN and stale:
                 silence = (now - arrays.arrival.last_arrival(stream.place)) / SECOND
@@ -421,7 +434,7 @@ class StreamTable:
             source_seq=None,
             source_time_ns=0,
             source_clock=source.clock,
-            fps=source.fps,
+            fps=stream.fps,
             receive_ns=0,
             infer_start_ns=0,
             infer_end_ns=0,
@@ -445,6 +458,8 @@ class StreamTable:
         """End every stream where it stands. `run` until `idle` for all that is due; give nothing more."""
         self._common.stopping = True
         self._intake.put()
+        for stream in list(self._common.suspects.values()):
+            stream.clear()
         self._reports.tell(now, everything=True)
         for stream in list(self._streams.values()):
             if not stream.waiting:
