@@ -22,7 +22,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-from harness import SPAWN, arguments, report, serving
+from measure.processes import SPAWN, serving
+from measure.report import arguments, report
 
 from rtskel.cli import positive
 from rtskel.client import GroupPublisher, Subscriber
@@ -151,7 +152,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     """Command line; the exit status is 1 if a slot did not come once, or the memory was not flat."""
-    parser = arguments(__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--engine", default="null", help="null, bundled, or the path of an engine")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before memory counts")
