@@ -501,6 +501,14 @@ def _serve_options(parser: _Parser) -> None:
         help="live frames that wait this long for the engine make way for newer ones; inf: never (default 1000)",
     )
     parser.add_argument(
+        "--drain-s",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="at the end, refine what was received for at most S s; 1 is the exit status where that is too short "
+        "(default 30)",
+    )
+    parser.add_argument(
         "--batch-wait-ms", type=float, default=0.0, metavar="MS", help="wait for frames to refine together (default 0)"
     )
     parser.add_argument("--lift", action="store_true", help="take 2D poses, too, and give them a depth")
@@ -567,6 +575,7 @@ def _serve(args: argparse.Namespace) -> int:
             lift=args.lift_lookahead if args.lift else None,
             hop=args.hop,
             batch_wait_s=args.batch_wait_ms / 1000,
+            drain_s=args.drain_s,
             keys=None if args.keys is None else ServerKeys.load(args.keys),
             insecure=args.insecure,
         )
@@ -585,8 +594,17 @@ def _serve(args: argparse.Namespace) -> int:
             )
 
     options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
+    undrained: list[int] = []
+
+    def over(server: Server) -> None:
+        if server.undrained:
+            undrained.append(server.undrained)
+
     with open_engine(args.engine, **options) as engine:
-        number = run_server(config, engine, ready)
+        number = run_server(config, engine, ready, on_end=over)
+    if undrained:
+        print(f"rtskel: {undrained[0]} windows and messages were left after {args.drain_s:g} s", file=sys.stderr)
+        return FAILED
     return INTERRUPTED if number == signal.SIGINT else OK
 
 

@@ -64,6 +64,7 @@ class ServeConfig:
         receive_queue: messages that may wait unread for each publisher.
         send_queue: messages that may wait for each reader.
         max_waiting: frames that may wait for the engine, all streams together.
+        drain_s: how long the end may take to refine what has come.
         linger_s: how long the last messages may take to be sent at the end.
         keys: CURVE keys; both endpoints then let in only the clients on their list.
         insecure: bind addresses that other machines can reach without keys.
@@ -82,6 +83,7 @@ class ServeConfig:
     receive_queue: int = 1000
     send_queue: int = 10_000
     max_waiting: int = 1024
+    drain_s: float = 30.0
     linger_s: float = 2.0
     keys: ServerKeys | None = None
     insecure: bool = False
@@ -90,6 +92,6 @@ class ServeConfig:
         for name in ("heartbeat_s", "receive_queue", "send_queue", "max_waiting"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("batch_wait_s", "linger_s"):
+        for name in ("batch_wait_s", "drain_s", "linger_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
