@@ -6,7 +6,8 @@ that is done or that failed, with the reason.
 
 What must hold:
 
-- The results are the same bytes for any number of workers: each worker has an engine with the same number of threads.
+- The results are the same bytes for any number of workers, with Ray or without: each worker has an engine with the same
+  number of threads.
 - A result is complete under its name or absent. A run that was killed, even by SIGKILL, is continued by the same call:
   what is done is not done again, what failed or was interrupted is.
 - A recording that cannot be read, or that kills its worker, fails alone.
@@ -23,7 +24,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
@@ -47,6 +48,9 @@ class Task(Protocol):
     def opened(self) -> AbstractContextManager[Process]:
         """What does it, with the engine open if it needs one."""
 
+    def resources(self) -> dict[str, float]:
+        """CPUs and GPUs of a worker, as Ray names them: num_cpus, num_gpus."""
+
     def identity(self) -> dict[str, Any]:
         """Everything that the results depend on, as JSON."""
 
@@ -69,8 +73,7 @@ class Refine:
         Raises:
             RtskelError: the engine cannot be opened, or an option is out of range.
         """
-        kind = "null" if self.engine == "null" else describe(self.engine or bundled()).kind
-        threads = self.threads or (1 if kind in ("onnx", "safetensors") else None)
+        threads = self.threads or (1 if self._kind() in ("onnx", "safetensors") else None)
         with open_engine(self.engine, precision=self.precision, threads=threads) as engine:
             options = {"lookahead": self.lookahead, "radius": self.radius, "min_confidence": self.min_confidence}
             try:
@@ -83,6 +86,13 @@ class Refine:
         """See `Task`; the engine by the hash of its weights, not by its path."""
         model = "null" if self.engine == "null" else describe(self.engine or bundled()).model_id
         return {"task": "refine", **asdict(self), "engine": model}
+
+    def resources(self) -> dict[str, float]:
+        """See `Task`: a GPU for a plan, otherwise the engine's threads."""
+        return {"num_gpus": 1.0} if self._kind() == "plan" else {"num_cpus": float(self.threads or 1)}
+
+    def _kind(self) -> str:
+        return "null" if self.engine == "null" else describe(self.engine or bundled()).kind
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,10 @@ class Lift:
         """See `Task`."""
         return {"task": "lift", **asdict(self)}
 
+    def resources(self) -> dict[str, float]:
+        """See `Task`."""
+        return {"num_cpus": 1.0}
+
 
 @dataclass(frozen=True)
 class Convert:
@@ -115,6 +129,10 @@ class Convert:
     def identity(self) -> dict[str, Any]:
         """See `Task`."""
         return {"task": "convert", "names": None if self.names is None else list(self.names)}
+
+    def resources(self) -> dict[str, float]:
+        """See `Task`."""
+        return {"num_cpus": 1.0}
 
 
 # What is there
@@ -359,12 +377,19 @@ class Summary:
 
 
 def run(
-    job: Job, items: Iterable[Item], *, workers: int = 1, progress: Callable[[Outcome | None], None] | None = None
+    job: Job,
+    items: Iterable[Item],
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    progress: Callable[[Outcome | None], None] | None = None,
 ) -> Summary:
     """Make the results that are not there yet.
 
     Args:
         workers: processes, each with an engine of its own; 1: this process.
+        ray: address of a Ray cluster whose actors are the workers, "local" for one of this machine. Every machine must
+            reach the recordings and the output folder under the same paths.
         progress: called with each outcome, and with None for each recording that was done before.
 
     Raises:
@@ -384,7 +409,8 @@ def run(
                 _remove_parts(job.out / item.result)
                 todo.append(item)
         stamps = {item: item.stamp() for item in todo}
-        for outcome in _outcomes(job, todo, min(workers, len(todo))):
+        count = min(workers, len(todo))
+        for outcome in _on_ray(job, todo, count, ray) if ray and todo else _outcomes(job, todo, count):
             manifest.add(outcome, stamps[outcome.item])
             if outcome.error is None:
                 done += 1
@@ -408,6 +434,57 @@ def _outcomes(job: Job, todo: list[Item], workers: int) -> Iterator[Outcome]:
         with job.task.opened() as process:
             for item in todo:
                 yield _outcome(job, process, item)
+
+
+class _Actor:
+    """A worker of Ray Data: rows of item numbers to rows of outcomes."""
+
+    def __init__(self, job: Job, todo: list[Item]) -> None:
+        self._job, self._todo, self._opened = job, todo, job.task.opened()
+        self._process = self._opened.__enter__()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        outcomes = [_outcome(self._job, self._process, self._todo[int(number)]) for number in batch["number"]]
+        rows: dict[str, list[Any]] = {name: [getattr(o, name) for o in outcomes] for name in ("frames", "seconds")}
+        return {"number": [int(n) for n in batch["number"]], "error": [o.error or "" for o in outcomes], **rows}
+
+
+def _on_ray(job: Job, todo: list[Item], count: int, address: str) -> Iterator[Outcome]:
+    """Outcomes in the order in which they come, from actors of Ray Data; Ray starts an actor that dies again."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise RtskelError("--ray needs Ray Data, which is not installed: pip install 'rtskel[ray]'") from None
+    with job.task.opened():  # what is wrong with the task is found here, not in an actor
+        pass
+    # Actors run elsewhere, in another folder.
+    task = replace(job.task, engine=_absolute(job.task.engine)) if isinstance(job.task, Refine) else job.task
+    there = Job(task, job.out.resolve(), job.reading)
+    items = [Item(item.source.resolve(), item.result) for item in todo]
+    try:
+        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise RtskelError(f"--ray {address}: {' '.join(str(error).split())}") from None
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        # One block each: actors take one block at a time, and it is computed again if the actor dies.
+        numbers = ray.data.from_items([{"number": n} for n in range(len(todo))], override_num_blocks=len(todo))
+        rows = numbers.map_batches(
+            _Actor,
+            fn_constructor_args=(there, items),
+            batch_size=1,
+            concurrency=count,
+            **job.task.resources(),
+        )
+        for row in rows.iter_rows():
+            yield Outcome(todo[row["number"]], row["frames"], row["seconds"], row["error"] or None)
+    finally:
+        ray.shutdown()
+
+
+def _absolute(engine: str | None) -> str | None:
+    return engine if engine in (None, "null") else str(Path(str(engine)).resolve())
 
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -54,6 +54,9 @@ class Deadly:
     def identity(self):
         return {"task": "deadly"}
 
+    def resources(self):
+        return {"num_cpus": 1.0}
+
 
 # What is found
 
@@ -212,6 +215,27 @@ def test_lift_and_convert(tmp_path):
     assert [recording.name for recording in read(tmp_path / "b" / "two.csv")] == ["b"]
     summary = run(Job(Convert(("c",)), tmp_path / "c"), [Item(tmp_path / "two.npz", Path("two.csv"))])
     assert "no recordings to write" in summary.failed[0].error
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_gives_the_same_bytes(takes, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else it would write a token into the home folder
+    monkeypatch.chdir(tmp_path)  # actors import from the current folder first
+    pytest.importorskip("ray.data", reason="the extra `ray` is not installed")
+    (takes / "take3.npz").write_bytes(b"PK broken")
+    alone, cluster = tmp_path / "alone", tmp_path / "cluster"
+    run(Job(Refine("null", lookahead=4), alone), find([takes], alone))
+    summary = run(Job(Refine("null", lookahead=4), cluster), find([takes], cluster), workers=2, ray="local")
+    assert (summary.done, len(summary.failed)) == (5, 1)
+    assert results(cluster) == results(alone)
+    again = run(Job(Refine("null", lookahead=4), cluster), find([takes], cluster), workers=2, ray="local")
+    assert (again.done, again.before, len(again.failed)) == (0, 5, 1)
+
+
+def test_without_ray_its_extra_is_named(takes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RtskelError, match=r"pip install 'rtskel\[ray\]'"):
+        run(Job(Convert(), tmp_path / "out"), find([takes], tmp_path / "out"), ray="local")
 
 
 # The command line

@@ -35,11 +35,14 @@ def in_out_options(parser: Parser, name: str) -> None:
     group.add_argument("--list", metavar="FILE", type=Path, help="file with more INs, one a line")
     group.add_argument("--to", metavar="SUFFIX", default=".npz", help="format of the results (default .npz)")
     group.add_argument("--workers", metavar="N", type=positive, help="processes (default: one a core)")
+    group.add_argument(
+        "--ray", metavar="ADDRESS", nargs="?", const="local", help="workers on a Ray cluster (default: of this machine)"
+    )
 
 
 def in_and_out(args: argparse.Namespace) -> tuple[str, str]:
     """IN and OUT of a call without --out."""
-    for option in ("list", "workers"):
+    for option in ("list", "workers", "ray"):
         if getattr(args, option) is not None:
             raise RtskelError(f"--{option} is for many recordings, which need --out DIR")
     if len(args.paths) != 2:
@@ -69,7 +72,7 @@ def run_archive(args: argparse.Namespace, task: Task) -> int:
             if outcome is not None and outcome.error is not None:
                 note(f"{outcome.item.source}: {outcome.error}")
 
-        summary = run(job, items, workers=workers, progress=tell)
+        summary = run(job, items, workers=workers, ray=args.ray, progress=tell)
     before = f", {summary.before} done before" if summary.before else ""
     failed = f", {len(summary.failed)} failed (see {args.out / MANIFEST})" if summary.failed else ""
     note(f"{args.out}: {summary.done} recordings done{before}{failed}")
