@@ -1,9 +1,11 @@
 """What `rtskel subscribe --save` keeps: whatever happens, what came before is on disk and can be read."""
 
 import errno
+import io
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +146,34 @@ def test_a_full_disk(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
             capture.flush(now=True)
         assert read_capture(capture.part)[0].frames == 5, "what was written stays readable"
         assert "5 poses of 1 streams saved" in capture.finish(), "and there may be room for a smaller file"
+
+
+def test_a_full_disk_leaves_an_older_file_alone(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(out).write_bytes(b"older")
+    with Capture(out) as capture:
+        filled(capture, 4)
+        capture.flush(now=True)
+        capture.add(pose(4))
+
+        def full(_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        disk = capture._file
+        monkeypatch.setattr(capture, "_file", SimpleNamespace(write=full, truncate=disk.truncate, seek=disk.seek))
+        with pytest.raises(RtskelError, match="No space left"):
+            capture.flush(now=True)
+        monkeypatch.setattr(capture, "_file", disk)
+        with pytest.raises(RtskelError, match=r"out\.npz is left as it was.*kept in .*out\.npz\.part"):
+            capture.finish()
+    assert Path(out).read_bytes() == b"older"
+    assert read_capture(f"{out}.part")[0].frames == 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_disk_that_is_full_from_the_start(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.open", lambda path, mode, buffering: io.FileIO("/dev/full", "r+"))
+    with pytest.raises(FormatError, match=r"out\.npz\.part: cannot be written \(No space left"):
+        Capture(out)
 
 
 def test_a_place_that_goes_away(tmp_path: Path) -> None:

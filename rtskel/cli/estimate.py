@@ -40,25 +40,34 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--smooth", action="store_true", help="let MediaPipe smooth, too, which adds delay")
 
 
-def _run(args: argparse.Namespace) -> int:
-    from rtskel.client import Publisher
-    from rtskel.formats.mediapipe import AXES
-    from rtskel.tools import estimate
-    from rtskel.tools.collect import check_savable, save
-    from rtskel.tools.replay import stream_id
-    from rtskel.tools.video import Video
+def _check(args: argparse.Namespace) -> None:
+    """Before anything is opened: options that exclude each other, files, and what is not installed."""
+    from rtskel.tools.collect import check_savable
+    from rtskel.tools.estimate import check_installed
 
     if (args.video is None) == (args.camera is None):
         raise RtskelError("estimate: a VIDEO or --camera N expected (see rtskel estimate --help)")
     if args.out and (args.camera is not None or args.save):
         raise RtskelError("estimate: -o writes every frame of a VIDEO and publishes nothing; see --save")
-    name = args.stream or (stream_id(Path(args.video).stem) if args.video else f"camera{args.camera}")
     file = args.out or args.save
     if file and (lacks := check_savable(file)):
         note(lacks)
     if args.video is not None and not Path(args.video).is_file():
         raise RtskelError(f"{args.video}: no such video file")
-    estimate.check_installed()
+    check_installed()
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rtskel.client import Publisher
+    from rtskel.formats.mediapipe import AXES
+    from rtskel.tools import estimate
+    from rtskel.tools.collect import save
+    from rtskel.tools.replay import stream_id
+    from rtskel.tools.video import Video
+
+    _check(args)
+    name = args.stream or (stream_id(Path(args.video).stem) if args.video else f"camera{args.camera}")
+    file = args.out or args.save
     found: list[estimate.Pose] = []
     numbers: list[int] = []
 

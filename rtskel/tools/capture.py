@@ -50,7 +50,11 @@ class Capture:
         self._due = time.monotonic() + FLUSH_S
         self.poses = 0
         self.part, self._file = _create(path)
-        self._file.write(MAGIC)
+        try:
+            self._file.write(MAGIC)
+        except OSError as error:
+            self._remove()
+            raise FormatError(f"{self.part}: cannot be written ({error.strerror or error})") from None
         self._good = len(MAGIC)
         self._cut = False
         self._refused: dict[str, str] = {}
@@ -110,7 +114,9 @@ class Capture:
         recordings, refused = _collect(self._file).valid_recordings()
         problems += refused
         saved = ""
-        if recordings:
+        if self._cut and os.path.exists(self._path):
+            problems.append(f"{self._path} is left as it was, for the disk is full")
+        elif recordings:
             try:
                 saved = save(recordings, self._path)
             except RtskelError as error:

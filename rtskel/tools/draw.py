@@ -25,6 +25,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
@@ -150,27 +151,38 @@ def animate(
     draw_traces(below, followed, tracks, ghost, within)
     cursors = [axes.axvline(within.start / fps, color="black", lw=0.8) for axes in below]
 
-    def frames() -> Iterator[Image]:
-        canvas: Any = FigureCanvasAgg(plot)
-        pictures = itertools.chain([] if first_image is None else [first_image], images)
-        for number, slot in enumerate(shown, 1):
-            _, image = next(pictures, (slot, None))
-            for panel in panels:
-                panel.show(slot, image)
-            for cursor in cursors:
-                cursor.set_xdata([slot / fps, slot / fps])
-            canvas.draw()
-            yield np.array(canvas.buffer_rgba())[..., :3]
-            if progress is not None:
-                progress(number, len(shown))
-
+    pictures = itertools.chain([] if first_image is None else [first_image], images)
+    frames = _frames(plot, panels, cursors, shown, fps, pictures, progress)
     try:
         if not gif:
-            return write_mp4(path, frames(), fps)
-        _write_gif(path, frames(), fps / shown.step, len(shown))
+            return write_mp4(path, frames, fps)
+        _write_gif(path, frames, fps / shown.step, len(shown))
         return ""
     except OSError as error:
         raise FormatError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _frames(
+    plot: Figure,
+    panels: Sequence[Panel],
+    cursors: Sequence[Line2D],
+    slots: range,
+    fps: float,
+    pictures: Iterator[tuple[int, Image]],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Image]:
+    """The figure at one slot after another, over the pictures of a video if there are any."""
+    canvas: Any = FigureCanvasAgg(plot)
+    for number, slot in enumerate(slots, 1):
+        _, image = next(pictures, (slot, None))
+        for panel in panels:
+            panel.show(slot, image)
+        for cursor in cursors:
+            cursor.set_xdata([slot / fps, slot / fps])
+        canvas.draw()
+        yield np.array(canvas.buffer_rgba())[..., :3]
+        if progress is not None:
+            progress(number, len(slots))
 
 
 def _bounds(
