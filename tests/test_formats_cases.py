@@ -837,6 +837,16 @@ def test_several_recordings_into_files_for_others(tmp_path: Path) -> None:
         write(tmp_path / "out.trc", flat)
 
 
+@pytest.mark.parametrize("suffix", ["trc", "c3d"])
+def test_a_neck_at_the_origin_is_there(tmp_path: Path, suffix: str) -> None:
+    if suffix == "c3d":
+        pytest.importorskip("ezc3d")
+    original = one(5)
+    assert not original.xyz[:, NECK].any()
+    write(tmp_path / f"x.{suffix}", original)
+    assert not read(tmp_path / f"x.{suffix}")[0].missing.any()
+
+
 def test_trc_keeps_times(tmp_path: Path) -> None:
     original = posed()
     times = 1_700_000_000_123_456_789 + original.slots * 40_000_000

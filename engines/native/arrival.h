@@ -74,6 +74,11 @@ class ArrivalClock {
         slot[p] = static_cast<double>(s);
     }
 
+    void pause(double ns) {
+        for (double& due : time) due += ns;
+        for (double& came : newest_time) came += ns;
+    }
+
   private:
     void claim_period(std::size_t p, double claim) {
         claimed[p] = pace[p] = period_[p] = claim;

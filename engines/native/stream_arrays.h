@@ -28,6 +28,7 @@ class StreamArrays {
           lossless(places),
           until(places, std::numeric_limits<double>::infinity()),
           newest(places, -1),
+          first(places),
           heard(places),
           origin(places),
           base(places),
@@ -95,10 +96,27 @@ class StreamArrays {
         }
     }
 
-    void deadlines(std::size_t used, In<std::int64_t> watermark, double slack, Out<double> out) const {
+    // A stream of fewer than `young` slots, and none of a recording, has slots given up where no later frame has come: the first one after
+    // `gap` of them, when it is stale, the second never.
+    void deadlines(std::size_t used, In<std::int64_t> watermark, double slack, std::int64_t young, std::int64_t gap, Out<double> out) const {
         if (used > places) throw std::out_of_range("more places than there are");
-        for (std::size_t p = 0; p < used; ++p)
-            out.data()[p] = live[p] ? std::min(clock.due(p, watermark.data()[p] + 1) + slack, until[p]) : std::numeric_limits<double>::infinity();
+        constexpr double never = std::numeric_limits<double>::infinity();
+        for (std::size_t p = 0; p < used; ++p) {
+            const std::int64_t complete = watermark.data()[p];
+            const bool holes = newest[p] > complete;
+            const std::int64_t patience = !holes && newest[p] - first[p] + 1 < young ? gap : 0;
+            const double due = lossless[p] && !holes ? never : clock.due(p, complete + 1 + patience) + slack;
+            out.data()[p] = live[p] ? std::min(due, until[p]) : never;
+        }
+    }
+
+    // That long nothing could be read: all that was due then is due later.
+    void pause(double ns) {
+        clock.pause(ns);
+        for (std::size_t p = 0; p < places; ++p) {
+            until[p] += ns;
+            heard[p] += static_cast<std::int64_t>(ns);
+        }
     }
 
     void turn_in(In<std::int32_t> place, Out<float> xyz) const {
@@ -159,7 +177,7 @@ class StreamArrays {
     ArrivalClock clock;
     std::vector<std::uint8_t> live, timed, lossless;  // booleans
     std::vector<double> until;
-    std::vector<std::int64_t> newest, heard, origin, base, faulty, slot, received, captured;
+    std::vector<std::int64_t> newest, first, heard, origin, base, faulty, slot, received, captured;
     std::vector<std::int8_t> axes;
     std::vector<std::uint32_t> flags;
 
@@ -196,6 +214,7 @@ inline void bind_stream_arrays(nb::module_& m) {
         .def_prop_ro("clock", [](StreamArrays& self) { return &self.clock; }, nb::rv_policy::reference_internal)
         .def("came", &StreamArrays::came)
         .def("deadlines", &StreamArrays::deadlines)
+        .def("pause", &StreamArrays::pause)
         .def("turn_in", &StreamArrays::turn_in)
         .def("turn_out", &StreamArrays::turn_out)
         .def("behind", &StreamArrays::behind)
@@ -211,6 +230,7 @@ inline void bind_stream_arrays(nb::module_& m) {
     by_place("lossless", &StreamArrays::lossless);
     by_place("until", &StreamArrays::until);
     by_place("newest", &StreamArrays::newest);
+    by_place("first", &StreamArrays::first);
     by_place("heard", &StreamArrays::heard);
     by_place("origin", &StreamArrays::origin);
     by_place("base", &StreamArrays::base);

@@ -17,7 +17,7 @@ from rtskel.cli.options import (
     positive,
 )
 from rtskel.cli.output import print_json
-from rtskel.cli.status import INTERRUPTED, OK, options_in_range
+from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
 from rtskel.errors import RtskelError
@@ -95,6 +95,20 @@ def _stream_options(parser: Parser) -> None:
         help="once live frames wait this long for the engine, newer ones come first; inf: never (default 1000)",
     )
     group.add_argument(
+        "--engine-timeout",
+        type=duration,
+        default=5.0,
+        metavar="S",
+        help="an engine call that takes longer counts as a hang: poses pass through until it returns (default 5)",
+    )
+    group.add_argument(
+        "--drain-s",
+        type=duration,
+        default=30.0,
+        metavar="S",
+        help="at the end, refine what was received for at most S s; exit status 1 if that is too short (default 30)",
+    )
+    group.add_argument(
         "--batch-wait-ms",
         type=duration,
         default=0.0,
@@ -132,6 +146,8 @@ def _run(args: argparse.Namespace) -> int:
             lift=args.lift_lookahead if args.lift else None,
             hop=args.hop,
             batch_wait_s=args.batch_wait_ms / 1000,
+            drain_s=args.drain_s,
+            engine_timeout_s=args.engine_timeout,
             keys=None if args.keys is None else ServerKeys.load(args.keys),
             insecure=args.insecure,
         )
@@ -152,8 +168,11 @@ def _run(args: argparse.Namespace) -> int:
             stack.enter_context(viewing(server.refined_endpoint, args.view))
 
     options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
+    undrained: list[int] = []
     with open_engine(args.engine, **options) as engine, contextlib.ExitStack() as stack:
-        number = run_server(config, engine, ready)
+        number = run_server(config, engine, ready, on_end=lambda server: undrained.append(server.undrained))
+    if any(undrained):
+        raise Incomplete(f"{undrained[0]} windows and messages were left after {args.drain_s:g} s")
     return INTERRUPTED if number == signal.SIGINT else OK
 
 

@@ -1,9 +1,10 @@
 """Motion capture files that name their points: `.trc` (OpenSim, Pose2Sim, Sports2D) and `.c3d`.
 
-Points are mapped to joints by their names (`rtskel.formats.mappings.by_names`); a point that is absent, NaN or at
-exactly 0 is missing. The files state unit and frame rate, and `.trc` the time of each frame. They do not state axes:
-`.trc` has OpenSim's (x forward, y up, z to the person's right, who faces the camera), `.c3d` those of most laboratories
-(z up), unless `axes` says otherwise. Written are the 50 joints in metres; dropped frames are frames without points.
+Points are mapped to joints by their names (`rtskel.formats.mappings.by_names`); a point that is absent, NaN or, except
+for the neck, at exactly 0 is missing. The files state unit and frame rate, and `.trc` the time of each frame. They do
+not state axes: `.trc` has OpenSim's (x forward, y up, z to the person's right, who faces the camera), `.c3d` those of
+most laboratories (z up), unless `axes` says otherwise. Written are the 50 joints in metres; dropped frames are frames
+without points.
 
 `.c3d` needs ezc3d: `pip install 'rtskel[c3d]'`.
 """
@@ -55,8 +56,12 @@ def of_named_points(
     layout = by_names(names)
     if not any(layout.sources[joint] for joint in (NECK, RIGHT_SHOULDER, LEFT_SHOULDER)):
         raise FormatError(f"{path}: no point is a shoulder or neck (found: {listed(set(names))})")
-    present = np.asarray(np.isfinite(points).all(axis=-1) & points.any(axis=-1), np.float64)
-    xyz, confidence = gather(layout, {"points": points}, {"points": present})
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=-1))
+    present: NDArray[np.bool_] = np.asarray(finite & points.any(axis=-1))
+    for _, name in layout.sources[NECK]:  # where others are seen, the neck may be the origin
+        at = names.index(name)
+        present[:, at] = finite[:, at] & present.any(axis=1)
+    xyz, confidence = gather(layout, {"points": points}, {"points": np.asarray(present, np.float64)})
     somebody = confidence.any(axis=1)
     if not somebody.any():
         raise FormatError(f"{path}: nobody is found in any frame")

@@ -48,6 +48,7 @@ AXES_3D = "RDA"
 """Axes of OpenPose's 3D reconstruction: those of the first camera."""
 
 PARTS = ("pose", "hand_left", "hand_right")
+_POINT_KEYS = {f"{part}_keypoints{dims}" for part in PARTS for dims in ("_2d", "_3d", "")}
 _KNOWN = {f"{part}_keypoints{dims}" for part in (*PARTS, "face") for dims in ("_2d", "_3d", "")} | {"person_id"}
 _KNOWN_OF_FILE = {"version", "people", "part_candidates"}
 _HAND_POINTS = 21
@@ -102,7 +103,7 @@ def _with_id(key: str, person: dict[str, Any]) -> dict[str, Any]:
 def _person(number: int, place: str, person: Any, options: Options) -> _Row:
     if not isinstance(person, dict):
         raise FormatError(f"{place}: an object expected, found {shown(person)}")
-    if not any(person.keys() & {f"{part}_keypoints{dims}" for dims in ("_2d", "_3d", "")} for part in PARTS):
+    if _POINT_KEYS.isdisjoint(person):
         raise FormatError(f"{place}: no pose_keypoints_2d (found: {listed(person.keys())})")
     if not _KNOWN.issuperset(person):
         options.note(f"unused keys: {listed(person.keys() - _KNOWN)}")

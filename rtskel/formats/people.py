@@ -79,7 +79,8 @@ def follow(
         streams.place(start, end)
     if streams.renamed:
         assert identity is not None
-        note(f"track ids do not last ({len(np.unique(identity))} ids for {streams.count} people): "
+        people = "1 person" if streams.count == 1 else f"{streams.count} people"
+        note(f"track ids do not last ({len(np.unique(identity))} ids for {people}): "
              "where an id is new, people are followed by distance")  # fmt: skip
     stream = np.full(len(kept), -1, np.int64)
     stream[kept] = streams.of_row

@@ -37,10 +37,11 @@ class StreamArrays:
         live: whether deadlines apply.
         until: when an end or a held frame is decided, in ns.
         newest: last slot for which a frame came.
+        first: slot of the first frame that came.
         heard: when the last accepted message was read.
         origin: frame number of slot 0.
         timed: whether slots come from timestamps.
-        lossless: whether every window counts, however late.
+        lossless: whether every frame counts: windows run however late, and no slot is given up before a later one came.
         base: number in the output of slot 0.
         flags: of slot 0.
         faulty: outputs completed by windows up to this one are not refined.
@@ -59,6 +60,7 @@ class StreamArrays:
         self.lossless: NDArray[np.bool_] = self.compiled.lossless.view(np.bool_)
         self.until: Times = self.compiled.until
         self.newest: Slots = self.compiled.newest
+        self.first: Slots = self.compiled.first
         self.heard: Slots = self.compiled.heard
         self.origin: Slots = self.compiled.origin
         self.base: Slots = self.compiled.base
@@ -91,11 +93,19 @@ class StreamArrays:
         """
         self.compiled.came(place, slot, read, captured, before, status, watermark)
 
-    def deadlines(self, used: int, watermark: Slots, slack: float) -> Times:
-        """[used] when the first slot that is not complete has to be given up, or something else be decided."""
+    def deadlines(self, used: int, watermark: Slots, slack: float, young: int, gap: int) -> Times:
+        """[used] when the first slot that is not complete has to be given up, or something else be decided.
+
+        Where no later frame came, streams of fewer than `young` slots wait for `gap` slots more, and those of a
+        recording for ever.
+        """
         deadlines = np.empty(used)
-        self.compiled.deadlines(used, watermark, slack, deadlines)
+        self.compiled.deadlines(used, watermark, slack, young, gap, deadlines)
         return deadlines
+
+    def pause(self, ns: int) -> None:
+        """That long nothing could be read: all that was due then is due later."""
+        self.compiled.pause(float(ns))
 
     def turn_in(self, place: Places, xyz: NDArray[np.float32]) -> None:
         """Turn poses [M, J, 3] from the axes of their streams [M] into canonical ones, in place."""

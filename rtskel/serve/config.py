@@ -64,6 +64,7 @@ class ServeConfig:
         receive_queue: messages that may wait unread for each publisher.
         send_queue: messages that may wait for each reader.
         max_waiting: frames that may wait for the engine, all streams together.
+        drain_s: how long the end may take to refine what has come.
         linger_s: how long the last messages may take to be sent at the end.
         engine_timeout_s: an engine call that takes longer, and longer than so many windows usually do, counts as a
             hang: poses pass through unrefined until it returns; 0: wait for ever.
@@ -84,6 +85,7 @@ class ServeConfig:
     receive_queue: int = 64
     send_queue: int = 10_000
     max_waiting: int = 1024
+    drain_s: float = 30.0
     linger_s: float = 2.0
     engine_timeout_s: float = 5.0
     keys: ServerKeys | None = None
@@ -93,6 +95,6 @@ class ServeConfig:
         for name in ("heartbeat_s", "receive_queue", "send_queue", "max_waiting"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("batch_wait_s", "linger_s", "engine_timeout_s"):
+        for name in ("batch_wait_s", "drain_s", "linger_s", "engine_timeout_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

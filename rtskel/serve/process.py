@@ -20,6 +20,7 @@ def run_server(
     engine: Engine,
     on_ready: Callable[[Server], None],
     *,
+    on_end: Callable[[Server], None] | None = None,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then end every stream and return. For the main thread of a process.
@@ -31,6 +32,7 @@ def run_server(
         config: what to do.
         engine: an open engine; borrowed.
         on_ready: called with the server once its endpoints are bound and signals are taken care of.
+        on_end: called with the server once it has published all that it will.
         clock: see `Server`.
 
     Returns:
@@ -44,6 +46,8 @@ def run_server(
         server.on_progress = lambda: _expect_progress(patience) if received else None
         on_ready(server)
         server.run()
+        if on_end is not None:
+            on_end(server)
         return received[0] if received else 0
 
 

@@ -61,8 +61,11 @@ LOOK_EVERY = SECOND // 10
 SOON = SECOND // 50
 """A reader that asks for heartbeats gets one at once, but not within that time of the last one."""
 
-DRAIN_NS = 2 * SECOND
-"""How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
+PAUSE_NS = SECOND // 10
+"""A wait that takes so much longer than it should was a pause of the process, and not of its publishers."""
+
+MAX_TURN_NS = SECOND
+"""A turn that takes longer was a pause, too, by as much as it was longer."""
 
 
 _AGAIN = b"\1" + wire.AGAIN_PREFIX
@@ -78,6 +81,7 @@ class Server:
         raw_endpoint, refined_endpoint: as bound, with the real port.
         epoch: random, in every message of this server.
         on_progress: called again and again while `run` ends.
+        undrained: windows and messages that could not be refined within `drain_s`, once `run` has returned.
 
     Args:
         config: what to do.
@@ -102,6 +106,7 @@ class Server:
         self._wanted = Wanted(self._subscriptions, clock())
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._wanted)
         self._outlet.subscribed()
+        self.undrained = 0
         self._stopping = False
         self.on_progress: Callable[[], None] = lambda: None
         self._frames_in = 0
@@ -158,8 +163,10 @@ class Server:
     def run(self) -> None:
         """Serve until `stop`, and then until all that is due is published."""
         while not self._stopping:
-            self._wait()
+            limit = self._wait()
             now = self._clock()
+            if now - limit > PAUSE_NS:
+                self._table.pause(int(now - limit))
             self._read()
             self._tell()
             self._refine()  # at once: what else there is to do can wait for it
@@ -169,19 +176,23 @@ class Server:
             self._tell()
             if now >= self._heartbeat_at:
                 self._heartbeat(now)
+            if (over := self._clock() - now - MAX_TURN_NS) > 0:
+                self._table.pause(over)
         self._drain()
 
     # --- one turn of the loop -----------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        """Until there is something to do."""
+    def _wait(self) -> float:
+        """Until there is something to do; gives when it should be over at the latest."""
         reading = self._room() > 0
+        now = self._clock()
         if self._table.pending or (reading and self._unread):
-            return
+            return now
         answers = min(self._sockets.answer_due(), self._kept.answer_due())
-        left = min(self._table.next_deadline(), self._heartbeat_at, self._look_at, answers) - self._clock()
-        if left > 0:
-            self._sockets.wait(math.ceil(left / 1e6), reading=reading)
+        until = min(self._table.next_deadline(), self._heartbeat_at, self._look_at, answers)
+        if until > now:
+            self._sockets.wait(math.ceil((until - now) / 1e6), reading=reading)
+        return max(until, now) + 2e6  # polls count in ms
 
     def _room(self) -> int:
         """How many more frames may wait for the engine."""
@@ -334,7 +345,8 @@ class Server:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        until = self._clock() + DRAIN_NS
+        """Refine what has come, end every stream: all within `drain_s`."""
+        until = self._clock() + round(self.config.drain_s * SECOND)
         self._unread = True
         while self._unread and self._clock() < until:
             self.on_progress()
@@ -345,10 +357,22 @@ class Server:
             self._tell()
             self._refine()
             if self._room() <= 0 and not self._table.pending:
-                break  # the rest waits for holes, which are given up now
+                self._table.give_up_holes()  # what waits, waits for frames that would be behind all this
+                self._tell()
         self._table.shutdown(self._clock())
         self._tell()
-        while self._table.pending:
+        while self._table.pending and self._clock() < until:
             self.on_progress()
             self._step()
-        assert self._table.idle
+        self._count_undrained()
+
+    def _count_undrained(self) -> None:
+        """What could not be refined in time: windows, messages that wait, and messages that were not even read."""
+        inbox = Inbox()
+        if self._unread:
+            self._receive(inbox, 1 << 62)
+        self.undrained = self._table.pending + self._table.backlog + len(inbox.topics)
+        if self.undrained:
+            detail = f"{self.undrained} windows and messages were left when {self.config.drain_s:g} s were over"
+            self._table.offend("", "undrained", detail, self._clock(), self.undrained)
+            self._tell()

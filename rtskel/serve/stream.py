@@ -55,6 +55,12 @@ if TYPE_CHECKING:
 MAX_NUMBER = 2**62
 """Largest frame number and source time taken: what is derived from them stays within 64 bits."""
 
+YOUNG = 3
+"""A stream of fewer slots is not filled in before a later frame comes."""
+
+MIN_FPS = 0.1
+"""Lowest rate taken: deadlines are counted in frames."""
+
 MAX_BACK = 64
 """Frames that go back in a burst, of which more are no new beginning."""
 
@@ -124,6 +130,8 @@ class Common:
             kind, what = "joints", f"{len(msg.xyz)} joints, the engine refines {joints}"
         elif max(msg.seq or 0, msg.time_ns) > MAX_NUMBER:
             kind, what = "number", f"seq {msg.seq} or time {msg.time_ns} beyond 2**62"
+        elif msg.fps < MIN_FPS:
+            kind, what = "fps", f"{msg.fps:.4g} frames a second, less than {MIN_FPS}"
         elif msg.dims == 2 and not self.bank.lifts:
             kind, what = "flat", "2D poses, which are served with --lift only"
         else:
@@ -217,6 +225,13 @@ class Stream:
     def fps(self) -> float:
         """Frames a second, as claimed, or as they turned out to come."""
         return self._corrected or self.source.fps
+
+    @property
+    def filled(self) -> bool:
+        """Whether slots are filled in where no later frame has come: not of a recording, whose next frame is waited
+        for, and not of a young stream, which may be somebody's mistake.
+        """
+        return not self.source.lossless and self.newest - self._first[0] + 1 >= YOUNG
 
     def number(self, msg: RawPose) -> int:
         """The frame number of a message: as sent, or by its time."""
@@ -605,7 +620,7 @@ class Stream:
 
         arrays = common.arrays
         place = self.place = common.places.take(self)
-        arrays.newest[place] = slot
+        arrays.newest[place] = arrays.first[place] = slot
         arrays.live[place] = True
         arrays.until[place] = NEVER
         arrays.origin[place] = self.origin

@@ -59,8 +59,11 @@ from rtskel.serve.config import StreamConfig
 from rtskel.serve.emission import Batches, Emission
 from rtskel.serve.intake import Intake
 from rtskel.serve.reports import SECOND, UNKNOWN, Reports
-from rtskel.serve.stream import MAX_NUMBER, NEVER, Common, Message, State, Stream
+from rtskel.serve.stream import MAX_NUMBER, NEVER, YOUNG, Common, Message, State, Stream
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
+
+MAX_EARLY = 256
+"""Frames of a stream that may wait behind a hole."""
 
 CLOCK = "monotonic"
 """Name of the clock of every time that the table gives out."""
@@ -245,7 +248,8 @@ class StreamTable:
 
     def _deadlines(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """[used places] when the first slot that is not there has to be given up, or something else be decided."""
-        return self._arrays.deadlines(self._places.used, self.bank.watermark, self._common.slack)
+        gap = self.config.max_gap
+        return self._arrays.deadlines(self._places.used, self.bank.watermark, self._common.slack, YOUNG, gap)
 
     def advance(self, now: int) -> None:
         """Act on the deadlines up to `now`, a time up to which every message was read and fed."""
@@ -263,6 +267,11 @@ class StreamTable:
         self._reports.tell(now)
         self._progress(now)
 
+    def pause(self, ns: int) -> None:
+        """The server did not run for that long: deadlines count only the time in which it did."""
+        self._arrays.pause(ns)
+        self._sweep_at += ns
+
     def _expire(self, streams: list[Stream], now: int) -> None:
         arrays, settled = self._arrays, []
         watermark = self.bank.watermark
@@ -271,7 +280,7 @@ class StreamTable:
             if stream.state is State.ENDING:
                 last = stream.end_slot if now >= arrays.until[stream.place] else min(last, stream.end_slot)
             else:
-                last = min(last, stream.newest + self.config.max_gap)
+                last = min(last, stream.newest + (self.config.max_gap if stream.filled else 0))
             first = int(watermark[stream.place]) + 1
             for slot in stream.waiting_slots():  # they came: not missing, only too early for the ring
                 if first < slot <= last:
@@ -286,7 +295,8 @@ class StreamTable:
                 if stream.state is not State.ENDING:
                     arrays.until[stream.place] = NEVER  # what waits decides
                 continue
-            stale = self._overdue(stream, now) > stream.newest + self.config.max_gap
+            silent = self._overdue(stream, now) > stream.newest + self.config.max_gap
+            stale = silent and not stream.source.lossless
             decided = now >= arrays.until[stream.place]
             if decided and stream.contested:
                 stream.settle_contest(now)
@@ -371,6 +381,8 @@ class StreamTable:
                 slot = next(stream.waiting_slots(), -1)
                 if stream.place >= 0 and room[stream.place] <= slot <= stream.newest + common.jump:
                     taken |= self._take_in_reach(stream, int(room[stream.place]))
+                    if len(stream.waiting) > MAX_EARLY:
+                        self._give_up_hole(stream)
                     break  # the first one is still too far ahead of the engine
                 if not stream.take(*stream.waiting[0]):
                     break
@@ -383,6 +395,23 @@ class StreamTable:
                     self._stop(stream, stream.heard)
         self._intake.put()
         return taken
+
+    def give_up_holes(self) -> None:
+        """Whatever waits behind a slot that did not come, waits no longer."""
+        for stream in list(self._common.blocked.values()):
+            if stream.place >= 0:
+                self._give_up_hole(stream)
+        self._progress(None)
+
+    def _give_up_hole(self, stream: Stream) -> None:
+        """Much came after a slot that did not: it is not waited for until its deadline."""
+        place, arrays = stream.place, self._arrays
+        first = int(self.bank.watermark[place]) + 1
+        came = arrays.slot[place][arrays.slot[place] > first]
+        if len(came) and self.bank.next_window[place] > self.bank.config.whole_hops(int(self.bank.refinable[place])):
+            last = int(came.min()) - 1
+            stream.give_up(first, last)
+            self._settle([(place, last)])
 
     def _take_in_reach(self, stream: Stream, room: int) -> bool:
         """Take waiting frames below slot `room`, though others wait before them: the engine may be waiting for one."""

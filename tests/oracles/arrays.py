@@ -18,7 +18,7 @@ class NumpyStreamArrays:
         self.clock = NumpyArrivalClock(places)
         self.live, self.timed, self.lossless = np.zeros((3, places), np.bool_)
         self.until = np.full(places, math.inf)
-        self.heard, self.origin, self.base = np.zeros((3, places), np.int64)
+        self.first, self.heard, self.origin, self.base = np.zeros((4, places), np.int64)
         self.newest, self.faulty = np.full((2, places), -1, np.int64)
         self.flags = np.zeros(places, np.uint32)
         self.axes = np.tile(np.array((1, 2, 3), np.int8), (places, 1))
@@ -45,8 +45,18 @@ class NumpyStreamArrays:
         late = (slot <= before) & (status != Put.DUPLICATE) & ~np.isin(place, who[moved])
         self.clock.follow(place[late], slot[late], read[late])
 
-    def deadlines(self, used, watermark, slack, out):
-        due = self.clock.due(slice(used), watermark[:used] + 1) + slack
+    def pause(self, ns):
+        self.clock._time += ns
+        self.clock._newest_time += ns
+        self.until += ns
+        self.heard += int(ns)
+
+    def deadlines(self, used, watermark, slack, young, gap, out):
+        complete, newest = watermark[:used], self.newest[:used]
+        holes = newest > complete
+        patience = np.where(~holes & (newest - self.first[:used] + 1 < young), gap, 0)
+        due = self.clock.due(slice(used), complete + 1 + patience) + slack
+        due = np.where(self.lossless[:used] & ~holes, math.inf, due)
         out[:] = np.where(self.live[:used], np.minimum(due, self.until[:used]), math.inf)
 
     def turn_in(self, place, xyz):
