@@ -61,6 +61,8 @@ class OnnxEngine(Engine):
             import openvino as ov
             import openvino.passes  # not always imported with it
         except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
+                raise EngineError(f"{path}: OpenVINO is not installed: pip install 'rtskel[serve]'") from None
             raise EngineError(f"{path}: OpenVINO cannot be loaded ({_one_line(error)})") from None
         super().__init__(info, max_batch)
         self._ov: Any = ov
