@@ -107,11 +107,10 @@ class Intake:
         xyz = np.concatenate([msg.xyz for _, msg, *_ in rows]).reshape(*shape, 3)
         confidence = np.concatenate([msg.confidence for _, msg, *_ in rows]).reshape(shape)
         status = self._store(place, slot, read, captured, xyz, confidence)
-        bad = ~(np.isfinite(xyz).all(axis=2) & np.isfinite(confidence)) & (status != Put.AHEAD)[:, None]
-        for row in np.flatnonzero(bad.any(axis=1)).tolist():
-            stream, msg, _, now, self._reports.source = rows[row]
-            detail = f"frame {stream.number(msg)} of stream {stream.name}: {int(bad[row].sum())} joints are NaN or "
-            self._reports.offend(stream.name, "nonfinite", detail + "infinite, taken as missing", now)
+        if not (np.isfinite(xyz).all() and np.isfinite(confidence).all()):
+            for (stream, msg, _, now, self._reports.source), put in zip(rows, status.tolist(), strict=True):
+                if put != Put.AHEAD:  # it comes again
+                    self.count_nonfinite(stream, msg, now)
         for row in np.flatnonzero(status).tolist():
             stream, msg, _, now, self._reports.source = rows[row]
             if status[row] == Put.AHEAD:
@@ -120,6 +119,13 @@ class Intake:
                 stream.duplicate(msg, now)
             else:
                 stream.late(msg, now)
+
+    def count_nonfinite(self, stream: Stream, msg: RawPose, now: int) -> None:
+        """Names a stream whose frame has joints that are no numbers."""
+        bad = int((~(np.isfinite(msg.xyz).all(axis=1) & np.isfinite(msg.confidence))).sum())
+        if bad:
+            detail = f"frame {stream.number(msg)} of stream {stream.name}: {bad} joints are NaN or infinite"
+            self._reports.offend(stream.name, "nonfinite", f"{detail}, taken as missing", now)
 
     def _store(
         self,

@@ -464,6 +464,7 @@ class Stream:
         self._common.suspects.pop(self.name, None)
         arrays = self._common.arrays
         for msg, now in back:
+            self._common.intake.count_nonfinite(self, msg, now)
             slot = self.number(msg) - self.origin
             if self.place >= 0 and slot >= 0 and arrays.slot[self.place, slot % arrays.ring] == slot:
                 self.duplicate(msg, now)
