@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ files:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own); returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="rtskel: %(message)s")  # what clients have to say, such as that a server refuses poses
     try:
         status = _run(argv)
         sys.stdout.flush()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from rtskel.cli.options import Command, Parser, client_keys, endpoint_option, read, reading_options
 from rtskel.cli.output import progress
-from rtskel.cli.status import OK, until_terminated
-from rtskel.client import RAW_ENDPOINT
+from rtskel.cli.status import FAILED, OK, until_terminated
+from rtskel.client import RAW_ENDPOINT, Publisher
+
+HARMLESS = {"late", "duplicate", "nonfinite"}
+"""What a server may refuse of a replay: frames that came late or twice, joints that are not numbers."""
 
 MORE = """\
 Waits for a server, then sends each sequence of FILE as a stream of its own, in real time.
@@ -51,12 +55,25 @@ def _run(args: argparse.Namespace) -> int:
             def show(item: Item, task: Any = task) -> None:
                 bar.update(task, advance=item.row >= 0, description=streams[item.recording])
 
-            connect = publishers(recordings, streams, args.raw, keys)
+            senders: list[Publisher] = []
+            connect = _remembering(publishers(recordings, streams, args.raw, keys), senders)
             sent = replay(recordings, connect, config, wait_s=args.wait, progress=show)
+            if any(sender.dropped or sender.refusals.keys() - HARMLESS for sender in senders):
+                return FAILED  # its publisher has said what and why
             bar.update(task, completed=frames, description=f"{sent} frames of {len(streams)} streams sent")
             if not args.loop:
                 return OK
             bar.remove_task(task)
+
+
+def _remembering(
+    connect: Callable[[int, float], Publisher], senders: list[Publisher]
+) -> Callable[[int, float], Publisher]:
+    def connect_and_remember(number: int, fps: float) -> Publisher:
+        senders.append(connect(number, fps))
+        return senders[-1]
+
+    return connect_and_remember
 
 
 COMMAND = Command("publish", "replay a recording as a pose estimator would publish it", MORE, _options, _run)

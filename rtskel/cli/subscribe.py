@@ -10,8 +10,11 @@ import time
 
 from rtskel.cli.options import Command, Parser, client_keys, endpoint_option, frames_list, positive
 from rtskel.cli.output import note
-from rtskel.cli.status import OK, until_terminated
+from rtskel.cli.status import FAILED, OK, until_terminated
 from rtskel.client import REFINED_ENDPOINT
+
+PATIENCE_S = 10.0
+"""How long --until-end waits for a server that is gone to come back."""
 
 MORE = """\
 Shows a live table; with --json, prints one JSON object a line for every pose, event and heartbeat. Everything published
@@ -37,7 +40,7 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.client import Subscriber
+    from rtskel.client import ServerBack, ServerGone, Subscriber
     from rtskel.tools.collect import Collector, Ends, check_savable, save
     from rtskel.tools.watch import Display, LiveTable, as_json, console
     from rtskel.wire import RefinedPose
@@ -45,6 +48,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.save and (lacks := check_savable(args.save)):
         note(lacks)
     collector, table, ends, poses = Collector(), LiveTable(args.refined), Ends(), 0
+    gone_at: float | None = None
     with (
         contextlib.ExitStack() as stack,
         Subscriber(
@@ -52,6 +56,7 @@ def _run(args: argparse.Namespace) -> int:
             streams=args.stream.split(",") if args.stream else None,
             lookahead=args.lookahead,
             heartbeats=True,
+            everything=bool(args.save or args.json),
             keys=client_keys(args),
             queue=100_000,  # a pause of this process loses nothing
         ) as subscriber,
@@ -66,7 +71,13 @@ def _run(args: argparse.Namespace) -> int:
             except TimeoutError:
                 message = None
             arrived = time.monotonic_ns()
-            if message is not None:
+            if isinstance(message, ServerGone):
+                note(f"nothing comes from a server at {args.refined} any more")
+                gone_at = time.monotonic()
+            elif isinstance(message, ServerBack):
+                note(f"the server at {args.refined} is back" + ", started again" * message.restarted)
+                gone_at = None
+            elif message is not None:
                 ends.add(message, time.monotonic())
                 if isinstance(message, RefinedPose):
                     poses += 1
@@ -81,10 +92,13 @@ def _run(args: argparse.Namespace) -> int:
             elif shown is not None:
                 table.lost(subscriber.lost)
                 shown.update(table)
+            if args.until_end and gone_at is not None and time.monotonic() - gone_at > PATIENCE_S:
+                note("the streams have not ended, but the server is gone")
+                break
     lost = sum(subscriber.lost.values())
     if lost:
         note(f"{lost} of {poses + lost} poses were lost on the way")
-    return OK
+    return OK if gone_at is None else FAILED
 
 
 COMMAND = Command("subscribe", "watch, print or save refined poses", MORE, _options, _run)

@@ -24,6 +24,7 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -40,7 +41,7 @@ from rtskel.errors import ServeError, WireError
 from rtskel.refine import RefinerBank
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.emission import Emission
-from rtskel.serve.kept import KEEP_NS, Kept, singles
+from rtskel.serve.kept import KEEP_NS, Kept
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet, Subscriptions
 from rtskel.serve.reports import SECOND
@@ -58,6 +59,11 @@ DRAIN_NS = 2 * SECOND
 """How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
 
 _AGAIN = b"\1" + wire.AGAIN_PREFIX
+
+log = logging.getLogger("rtskel.serve")
+
+MAX_LINES = 50
+"""Errors that are logged in all."""
 
 MAX_TOLD = 256
 """Refusals that publishers are told of between two heartbeats."""
@@ -91,7 +97,7 @@ class Server:
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=self._model)
         self._subscriptions, self._wanted = Subscriptions(), Subscriptions()  # what is read, and what is encoded
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._wanted)
-        self._kept = Kept()
+        self._kept, self._last_beat = Kept(), b""
         # At first everything is wanted: readers of a server that was here before may come and ask for it.
         self._wanted.take(b"\1" + wire.REFINED_PREFIX)
         self._outlet.subscribed()
@@ -101,6 +107,7 @@ class Server:
         self._heartbeats = 0
         self._told = 0  # refusals that publishers were told of since the last heartbeat
         self._refused: Counter[str] = Counter()  # clients, as far as was told
+        self._logged: set[tuple[str, str]] = set()  # stream and kind of error
         self._heartbeat_at = clock()
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
@@ -197,6 +204,7 @@ class Server:
             self._offend(inbox.topics[which], error.kind, str(error), inbox.read[which])
 
         self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse)
+        self._tell()  # first, so that a publisher hears what was refused before it hears that all is taken
         self._sockets.answer(self.epoch, self._clock())
 
     def _refuse(self, topic: bytes, kind: str, detail: str) -> None:
@@ -228,7 +236,7 @@ class Server:
     def _deliver(self, emission: Emission) -> None:
         now = self._clock()
         messages = [*self._outlet.messages(emission, now)]
-        self._kept.add(singles(messages), now)
+        self._kept.add(messages, now)
         if self._leaving:  # some of it is for readers that may come back
             messages = [message for message in messages if self._subscriptions.want(message[0])]
         self._sockets.send(messages)
@@ -240,10 +248,21 @@ class Server:
 
     def _tell(self) -> None:
         for event in self._table.take_events():
-            self._publish(event)
-            if event.kind == "error" and event.stream and self._told < MAX_TOLD:
+            body = self._publish(event)
+            self._kept.add([(wire.event_topic(event.stream), body)], self._clock())
+            if event.kind == "error":
                 self._told += 1
-                self._sockets.tell_publishers(wire.encode(event)[1], self._clock())
+                self._log(event)
+                if event.stream and self._told <= MAX_TOLD:
+                    self._sockets.tell_publishers(body, self._clock())
+
+    def _log(self, event: wire.Event) -> None:
+        """Every kind of error of every stream once, as far as a person can read that many."""
+        if len(self._logged) > MAX_LINES or not (new := {(event.stream, kind) for kind in event.counts} - self._logged):
+            return
+        self._logged |= new
+        more = "; more are told in events and counted in heartbeats" * (len(self._logged) > MAX_LINES)
+        log.warning("%s%s", event.detail, more)
 
     def _publish(self, message: wire.Message) -> bytes:
         topic, body = wire.encode(message)
@@ -267,7 +286,7 @@ class Server:
             changed |= self._wanted.take(self._leaving.popleft()[1])
         if changed:
             self._outlet.subscribed()
-        self._sockets.send(self._kept.answers(now))
+        self._sockets.send(self._kept.answers(now, self._last_beat))
 
     def _heartbeat(self, now: int) -> None:
         since, frames = self._last_heartbeat
@@ -291,6 +310,7 @@ class Server:
             )
         )
         self._sockets.tell_publishers(body, now)
+        self._last_beat = body
         self._heartbeats, self._told = self._heartbeats + 1, 0
         self._last_heartbeat = (now, self._frames_in)
         self._heartbeat_at = now + interval

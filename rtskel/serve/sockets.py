@@ -20,8 +20,10 @@ from rtskel.serve.config import ServeConfig
 MAX_MESSAGE = 1 << 24
 """Bytes of a part for which ZeroMQ disconnects its sender. Far above what is valid, so that offenders can be named."""
 
-ANSWER_NS = 20_000_000
-"""Shortest time between two answers to publishers, each of which goes to all of them."""
+ANSWER_NS = 2_000_000
+"""Time after an answer to publishers in which there is no other one, for each of those that it was for: it goes to all
+of them.
+"""
 
 LISTENING_NS = 10_000_000_000
 """How long publishers are told of heartbeats and refusals after one of them has asked something."""
@@ -171,11 +173,11 @@ class Sockets:
         return self._answer_at if self._asked else math.inf
 
     def answer(self, epoch: int, now: int) -> None:
-        """Tells publishers that everything they sent before their last question was taken. At most every ANSWER_NS."""
+        """Tells publishers that everything they sent before their last question was taken."""
         if self._asked and now >= self._answer_at:
             numbers = np.array([*self._asked.items()], np.int64)
             self._asked.clear()
-            self._answer_at = now + ANSWER_NS
+            self._answer_at = now + len(numbers) * ANSWER_NS
             self.tell_publishers(wire.encode(wire.Taken(epoch, numbers))[1], now)
 
     def tell_publishers(self, body: bytes, now: int) -> None:

@@ -86,7 +86,9 @@ def play(config: DemoConfig, truths: list[Recording], estimates: list[Recording]
         server = stack.enter_context(ServerProcess(config.lookaheads, config.engine))
         ready = server.ready()
         run.model = ready["model"]
-        subscriber = stack.enter_context(Subscriber(ready["refined"], lookahead=config.lookaheads, queue=100_000))
+        subscriber = stack.enter_context(
+            Subscriber(ready["refined"], lookahead=config.lookaheads, everything=True, queue=100_000)
+        )
         while not subscriber.connected:  # from then on, everything published is received
             server.check()
             with contextlib.suppress(TimeoutError):
