@@ -469,15 +469,11 @@ def test_lossless_frames_are_sent_again_to_the_next_server():
     assert (end.seq, end.epoch) == (21, frames[0].epoch)
 
 
-def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_lives(monkeypatch):
+def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_is_connected(monkeypatch, caplog):
     monkeypatch.setattr(uplink_module, "SILENCE_S", 0.0)
     with RawReceiver(hwm=1, epoch=7) as server:
         publisher = Publisher(server.endpoint, stream="a", fps=25, linger=0.0)
         publisher.wait_for_subscriber(TIMEOUT)
-        server.say(BEAT)  # the next one is due in a minute
-        while publisher._uplink.heartbeat is None:
-            publisher._uplink.socket.poll(100)
-            assert publisher.has_subscriber
         server.pause()
         assert publisher.send(POSE, block=True)
         asked = threading.Event()
@@ -487,6 +483,18 @@ def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_lives(monkey
         publisher.close()
         thread.join()
         assert (publisher.sent, publisher.dropped) == (2, 0)
+
+
+def test_a_server_that_hangs_is_given_up_also_by_publishers_of_lossless_frames(monkeypatch, caplog):
+    monkeypatch.setattr(uplink_module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(uplink_module, "HANG_S", 0.1)
+    with RawReceiver(hwm=1, epoch=7) as server:
+        with Publisher(server.endpoint, stream="a", fps=25, linger=0.0) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            server.pause()
+            assert publisher.send(POSE, block=True)
+        assert (publisher.sent, publisher.dropped) == (0, 2)
+    assert "waiting until the server" in caplog.text
 
 
 def test_siblings_are_confirmed_each_for_itself():

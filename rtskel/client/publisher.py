@@ -105,7 +105,8 @@ class _Sender(Closing):
     def close(self) -> None:
         """Ends open streams; the last of siblings waits until the server has taken everything.
 
-        It waits up to `linger` seconds, for frames that were sent with `block` longer: as long as the server is alive.
+        It waits up to `linger` seconds, for frames that were sent with `block` longer: as long as the server is
+        connected, and has said something in the last minute.
         What the server has not taken by then moves from `sent` to `dropped`, and a warning says so.
         """
         if self._closed:

@@ -23,7 +23,10 @@ ASK_S = 0.5
 """The server is asked what it has taken after so many frames or seconds."""
 
 SILENCE_S = 3.0
-"""A server is given up after so many seconds without a word, or after three of its heartbeats."""
+"""After so many seconds a publisher that waits says what for, and gives up a server that is not connected."""
+
+HANG_S = 60.0
+"""After so many seconds without a word, a server that is connected is given up."""
 
 
 MAX_LINES = 5
@@ -107,8 +110,8 @@ class Uplink:
     def close(self, linger: float) -> None:
         """One publisher is done. The last one waits until the server has taken everything, and closes the socket.
 
-        It waits up to `linger` seconds; if lossless frames are on the way, longer, as long as the server is alive. What
-        the server has not taken by then is counted as missed.
+        It waits up to `linger` seconds; if lossless frames are on the way, longer, as long as the server is connected
+        and says something. What it has not taken by then is counted as missed.
         """
         self._open -= 1
         if self._open:
@@ -195,18 +198,23 @@ class Uplink:
         return sent
 
     def _confirm(self, linger: float) -> None:
-        deadline = time.monotonic() + linger
+        start = time.monotonic()
+        told = False
         self._listen()
         while self._flight or self._waiting:
             asked = not self._since and time.monotonic() - self._asked_at < ASK_S
             if self.answers and self._send_waiting(0.0) and not asked:
                 self._ask()
+            deadline = start + linger
             if any(isinstance(each, Frame) and each.lossless for each in (*self._waiting, *self._flight)):
-                silence = 3e-9 * self.heartbeat.interval_ns if self.heartbeat else 0.0
-                deadline = max(deadline, self._heard + max(linger, SILENCE_S, silence))
+                patience = HANG_S if self._subscriptions else SILENCE_S
+                deadline = max(deadline, max(start, self._heard) + patience)
             left = remaining_ms(deadline)
             if left == 0:
                 return
+            if not told and time.monotonic() - start > SILENCE_S:
+                told = True
+                log.warning("waiting until the server at %s has taken everything", self.endpoint)
             try:
                 self._socket.wait(min(100, left))
             except AccessError as error:

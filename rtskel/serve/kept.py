@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from rtskel import wire
 from rtskel.serve.reports import SECOND
@@ -36,13 +36,14 @@ class Kept:
         self._asked: dict[bytes, bytes] = {}  # the topic to answer on, and the prefix that is asked for
         self._answer_at = 0
 
-    def add(self, messages: Iterable[tuple[bytes, bytes]], now: int) -> None:
-        """These messages are published now."""
-        kept = [message for message in messages if message[0].startswith((wire.REFINED_PREFIX, wire.EVENT_PREFIX))]
-        if kept:
-            size = len(kept) * len(kept[0][1])  # those of one engine call are about equally long
+    def add(self, messages: list[tuple[bytes, bytes]], now: int) -> None:
+        """These messages are published now; batches come last."""
+        if messages and messages[-1][0].startswith(wire.REFINED_BATCH_PREFIX):
+            messages = [message for message in messages if not message[0].startswith(wire.REFINED_BATCH_PREFIX)]
+        if messages:
+            size = len(messages) * len(messages[0][1])  # those of one engine call are about equally long
             self._bytes += size
-            self._sent.append((now, size, kept))
+            self._sent.append((now, size, messages))
         while self._sent and (now - self._sent[0][0] > KEEP_NS or self._bytes > MAX_KEPT):
             self._bytes -= self._sent.popleft()[1]
 

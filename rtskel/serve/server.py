@@ -11,6 +11,9 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
   `rtskel.serve.table`. Streams of publishers that wait for room (`lossless`) lose nothing: `max_waiting` frames wait
   in the server, then it stops reading; ZeroMQ's queues fill up, and publishers see theirs full, wait or count what
   they drop. The server itself drops no frame.
+- *Publishers* that ask are answered when the server has taken everything they sent before (`wire.Taken`); they also
+  get its heartbeats and what it refuses of their streams.
+- *Readers that come back* are sent again what was published in the last two seconds, see `rtskel.serve.kept`.
 - *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
   again. The holes in `seq` tell it.
 - *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
@@ -64,6 +67,9 @@ log = logging.getLogger("rtskel.serve")
 
 MAX_LINES = 50
 """Errors that are logged in all."""
+
+MAX_LEAVING = 10_000
+"""Subscriptions that have ended and are still served for a while."""
 
 MAX_TOLD = 256
 """Refusals that publishers are told of between two heartbeats."""
@@ -278,6 +284,8 @@ class Server:
             self._subscriptions.take(message)
             if message[:1] == b"\0":  # its reader may come back and ask for what it has missed
                 self._leaving.append((now + KEEP_NS, message))
+                if len(self._leaving) > MAX_LEAVING:
+                    changed |= self._wanted.take(self._leaving.popleft()[1])
             else:
                 changed |= self._wanted.take(message)
             if message == b"\1" + wire.HEARTBEAT_TOPIC:

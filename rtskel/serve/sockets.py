@@ -75,6 +75,7 @@ class Sockets:
             self._asked_at, self._answer_at = -LISTENING_NS, 0  # when one came last; when an answer may go out
             self._raw = _socket(stack, context, zmq.XSUB, config.raw, config.keys, min(config.linger_s, 0.5))
             self._raw.rcvhwm = config.receive_queue
+            self._raw.sndhwm = MAX_ANSWERS  # to publishers that do not listen
             self._raw.maxmsgsize = MAX_MESSAGE
             # Everything, so that whoever sends other things can be named; the others are what clients wait for.
             for prefix in (wire.RAW_BATCH_PREFIX, wire.SYNC_TOPIC, wire.RAW_PREFIX, b""):
