@@ -1,6 +1,8 @@
 """The server's side of the wire, as small as tests need it, and the check that no socket is left open."""
 
+import contextlib
 import queue
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -107,8 +109,8 @@ class RawReceiver:
     def close(self):
         self._command(b"stop")
         self._thread.join()
-        for socket in self._sub, self._commands, self._replies:
-            socket.close(0)
+        for each in self._sub, self._commands, self._replies:
+            each.close(0)
         if self._own is not None:
             self._own.term()
 
@@ -159,3 +161,66 @@ class RefinedSender:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Cable:
+    """A TCP connection to a server, which can be cut. A context manager.
+
+    Attributes:
+        endpoint: to connect to.
+    """
+
+    def __init__(self, endpoint):
+        host, port = endpoint.removeprefix("tcp://").split(":")
+        self._to = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._ends = []  # of connections that were not cut
+        self._all = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            pair = client, socket.create_connection(self._to)
+            self._ends += pair
+            self._all += pair
+            for one, other in pair, pair[::-1]:
+                self._threads.append(threading.Thread(target=self._forward, args=(one, other)))
+                self._threads[-1].start()
+
+    @staticmethod
+    def _forward(one, other):
+        try:
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for end in one, other:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self):
+        """Breaks all connections; new ones are taken."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self.cut()
+        for thread in self._threads[1:]:
+            thread.join()
+        for each in self._all:
+            each.close()

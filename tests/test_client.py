@@ -38,6 +38,12 @@ def clock(monkeypatch):
     return now
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Readers that take a server to be gone after three heartbeats, however short they are."""
+    monkeypatch.setattr(subscriber_module, "SILENCE_S", 0.0)
+
+
 NOWHERE = {"endpoint": "tcp://127.0.0.1:9", "wait": 0}
 
 
@@ -463,15 +469,11 @@ def test_lossless_frames_are_sent_again_to_the_next_server():
     assert (end.seq, end.epoch) == (21, frames[0].epoch)
 
 
-def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_lives(monkeypatch):
+def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_is_connected(monkeypatch, caplog):
     monkeypatch.setattr(uplink_module, "SILENCE_S", 0.0)
     with RawReceiver(hwm=1, epoch=7) as server:
         publisher = Publisher(server.endpoint, stream="a", fps=25, linger=0.0)
         publisher.wait_for_subscriber(TIMEOUT)
-        server.say(BEAT)  # the next one is due in a minute
-        while publisher._uplink.heartbeat is None:
-            publisher._uplink.socket.poll(100)
-            assert publisher.has_subscriber
         server.pause()
         assert publisher.send(POSE, block=True)
         asked = threading.Event()
@@ -481,6 +483,18 @@ def test_a_publisher_of_lossless_frames_waits_as_long_as_the_server_lives(monkey
         publisher.close()
         thread.join()
         assert (publisher.sent, publisher.dropped) == (2, 0)
+
+
+def test_a_server_that_hangs_is_given_up_also_by_publishers_of_lossless_frames(monkeypatch, caplog):
+    monkeypatch.setattr(uplink_module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(uplink_module, "HANG_S", 0.1)
+    with RawReceiver(hwm=1, epoch=7) as server:
+        with Publisher(server.endpoint, stream="a", fps=25, linger=0.0) as publisher:
+            publisher.wait_for_subscriber(TIMEOUT)
+            server.pause()
+            assert publisher.send(POSE, block=True)
+        assert (publisher.sent, publisher.dropped) == (0, 2)
+    assert "waiting until the server" in caplog.text
 
 
 def test_siblings_are_confirmed_each_for_itself():
@@ -809,7 +823,7 @@ def wait_until(subscriber, condition):
 QUICK = dataclasses.replace(BEAT, interval_ns=10**8)
 
 
-def test_a_server_that_is_gone_and_back_is_told():
+def test_a_server_that_is_gone_and_back_is_told(impatient):
     with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
         server.wait_for_subscriptions()
         server.send(pose(seq=0), QUICK)
@@ -835,66 +849,100 @@ def test_a_new_server_is_told_with_what_was_lost():
         came = wait_until(subscriber, lambda came: len(came) == 9)
     assert names(came[:3]) == [("cam1", 4, 7), ("cam1", 4, 8), "start"]
     assert came[3] == ServerBack(2, restarted=True)
-    # cam1's poses are held back for a while, as those before them are asked for again.
-    assert names(came[4:]) == ["start", ("cam2", 4, 0), "start", ("cam1", 4, 3), ("cam1", 4, 5)]
+    assert names(came[4:]) == ["start", ("cam1", 4, 3), ("cam1", 4, 5), "start", ("cam2", 4, 0)]
     flagged = [m for m in came if isinstance(m, wire.RefinedPose) and wire.Flag.RESET in m.flags]
-    assert names(flagged) == [("cam2", 4, 0), ("cam1", 4, 3)]
-    assert (came[6].epoch, came[6].stream, came[6].seq) == (2, "cam1", 3)
+    assert names(flagged) == [("cam1", 4, 3), ("cam2", 4, 0)]
+    assert (came[4].epoch, came[4].stream, came[4].seq) == (2, "cam1", 3)
     assert subscriber.lost == {("cam1", 4): 3 + 1}, "a new server's streams begin at slot 0"
     assert subscriber.epoch == 2
 
 
-def answer_again(server, poses):
-    """Answers one request for the poses of a stream again, and waits for its end."""
-    assert server.socket.poll(1000 * TIMEOUT)
-    request = server.socket.recv()
-    assert wire.asked_again(request[1:]) == wire.refined_topic("cam1", 4)
-    for each in poses:
-        server.socket.send_multipart([request[1:], wire.encode(each)[1]])
-    return request[1:]
+@contextlib.contextmanager
+def connected_again(endpoint, subscriber, requests):
+    """Another server at that endpoint, to which the subscriber is connected, and what it asks of it."""
+    with RefinedSender(endpoint) as server:
+        asked = {}
+        while len(asked) < requests:
+            subscriber._recover()
+            subscriber._take()  # a socket subscribes again while it is used
+            topic = server.socket.recv() if server.socket.poll(10) else b""
+            if topic[:1] == b"\1" and (prefix := wire.asked_again(topic[1:])):
+                asked[prefix] = topic[1:]
+        yield server, asked
 
 
-def test_a_new_servers_first_poses_are_asked_for_again():
-    new = [pose(seq=k, epoch=2) for k in range(6)]
-    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
+def again(server, topic, *messages):
+    """Answers a request."""
+    for message in messages:
+        server.socket.send_multipart([topic, wire.encode(message)[1]])
+
+
+@pytest.fixture
+def reconnected(request):
+    """A subscriber that has got slot 7 and the start of its stream, and is connected again."""
+    options = getattr(request, "param", {})
+    with RefinedSender() as server, Subscriber(server.endpoint, **options) as subscriber:
         server.wait_for_subscriptions()
-        server.send(pose(seq=7), new[4], new[5])
-        assert subscriber.recv(TIMEOUT).seq == 7
-        assert subscriber.recv(TIMEOUT) == ServerBack(2, restarted=True)
-        topic = answer_again(server, new[:5])
-        came = [subscriber.recv(TIMEOUT) for _ in range(7)]
-        assert names(came) == ["start", *(("cam1", 4, k) for k in range(6))]
-        assert [wire.Flag.RESET in m.flags for m in came[1:]] == [True] + 5 * [False]
-        assert server.socket.poll(1000 * TIMEOUT)
-        assert server.socket.recv() == b"\0" + topic, "the request is over"
-        assert not subscriber.lost
-
-
-def test_after_a_broken_connection_what_was_missed_is_asked_for_again():
-    with RefinedSender() as server, Subscriber(server.endpoint) as subscriber:
-        endpoint = server.endpoint
-        server.wait_for_subscriptions()
-        server.send(pose(seq=7), BEAT)
+        server.send(event(), pose(seq=7), BEAT)
         subscriber.wait_for_server(TIMEOUT)
-        assert subscriber.recv(0).seq == 7
+        assert names([subscriber.recv(0), subscriber.recv(0)]) == ["start", ("cam1", 4, 7)]
         server.close()
-        with RefinedSender(endpoint) as again:  # the same server, as far as its epoch tells
-            subscribed = set()
-            while len(subscribed) < 3:
-                subscriber._take()  # a socket subscribes again while it is used
-                if again.socket.poll(10):
-                    subscribed.add(again.socket.recv())
-            again.send(pose(seq=10))
-            while subscriber._slots.deadline is None:
-                assert subscriber._zmq.poll(1000 * TIMEOUT)
-                subscriber._take()
-            answer_again(again, [pose(seq=8)])
-            came = wait_until(subscriber, lambda came: len(came) == 2)
-            assert names(came) == [("cam1", 4, 8), ("cam1", 4, 10)]
-            assert subscriber.lost == {("cam1", 4): 1}
-            again.send(pose(seq=12))
-            assert subscriber.recv(TIMEOUT).seq == 12, "what a slow reader has lost is not asked for again"
-            assert subscriber.lost == {("cam1", 4): 2}
+        with connected_again(server.endpoint, subscriber, 2) as (server, asked):
+            yield server, asked, subscriber
+
+
+def test_after_a_broken_connection_what_was_missed_is_asked_for_again(reconnected):
+    server, asked, subscriber = reconnected
+    assert set(asked) == {wire.REFINED_PREFIX, wire.EVENT_PREFIX}
+    server.send(pose(seq=10), event(kind="gap"), pose(seq=11))  # meanwhile
+    again(server, asked[wire.REFINED_PREFIX], pose(seq=6), pose(seq=7), pose(seq=8), pose(seq=10), BEAT)
+    again(server, asked[wire.EVENT_PREFIX], event(), event(kind="stale"), event(kind="gap"), BEAT)
+    came = wait_until(subscriber, lambda came: len(came) == 5)
+    assert names(came) == [("cam1", 4, 8), ("cam1", 4, 10), "stale", "gap", ("cam1", 4, 11)]
+    assert subscriber.lost == {("cam1", 4): 1}
+    while server.socket.poll(100):
+        assert server.socket.recv()[1:] in asked.values()
+    server.send(pose(seq=13))
+    assert subscriber.recv(TIMEOUT).seq == 13, "what a slow reader has lost is not asked for again"
+    assert subscriber.lost == {("cam1", 4): 2}
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_long(reconnected):
+    server, asked, subscriber = reconnected
+    server.send(pose(seq=10), event(kind="gap"))
+    came = wait_until(subscriber, lambda came: len(came) == 2)
+    assert names(came) == [("cam1", 4, 10), "gap"]
+    assert subscriber.lost == {("cam1", 4): 2}
+    again(server, asked[wire.REFINED_PREFIX], pose(seq=8), BEAT)
+    server.send(pose(seq=11))
+    assert subscriber.recv(TIMEOUT).seq == 11, "too late"
+
+
+def test_a_new_servers_first_poses_are_asked_for_again(reconnected):
+    server, asked, subscriber = reconnected
+    new = [pose(seq=k, epoch=2) for k in range(6)]
+    start = dataclasses.replace(event(), epoch=2)
+    server.send(dataclasses.replace(BEAT, epoch=2), new[4], new[5])
+    again(server, asked[wire.EVENT_PREFIX], start, BEAT)
+    again(server, asked[wire.REFINED_PREFIX], *new[:5], BEAT)
+    came = wait_until(subscriber, lambda came: len(came) == 8)
+    assert came[0] == ServerBack(2, restarted=True)
+    assert names(came[1:]) == ["start", *(("cam1", 4, k) for k in range(6))]
+    assert came[1].detail == "", "its own"
+    assert [wire.Flag.RESET in m.flags for m in came[2:]] == [True] + 5 * [False]
+    assert not subscriber.lost
+
+
+@pytest.mark.parametrize("reconnected", [{"streams": "cam1", "lookahead": 4}], indirect=True)
+def test_only_what_is_read_is_asked_for(reconnected):
+    server, asked, subscriber = reconnected
+    assert set(asked) <= {wire.refined_topic("cam1", 4), wire.event_topic("cam1"), wire.event_topic("")}
+    for topic in asked.values():
+        again(server, topic, pose("cam2", seq=0), pose(seq=8, lookahead=0), event("cam2"))
+    again(server, next(iter(asked.values())), pose(seq=8))
+    assert names([subscriber.recv(TIMEOUT)]) == [("cam1", 4, 8)]
+    with pytest.raises(TimeoutError):
+        subscriber.recv(0.1)
 
 
 def test_a_start_that_was_received_is_not_made_up():
@@ -920,7 +968,7 @@ def test_a_stream_that_was_evicted_begins_anew_without_a_loss():
     assert not subscriber.lost
 
 
-def test_iterating_ends_when_the_server_is_gone():
+def test_iterating_ends_when_the_server_is_gone(impatient):
     with RefinedSender() as server, Subscriber(server.endpoint, when_gone="end") as subscriber:
         server.wait_for_subscriptions()
         server.send(pose(seq=0), QUICK)
@@ -937,7 +985,7 @@ def test_a_server_that_never_was_is_gone(monkeypatch):
     assert gone.epoch is None
 
 
-def test_who_wants_to_wait_is_told_nothing():
+def test_who_wants_to_wait_is_told_nothing(impatient):
     with RefinedSender() as server, Subscriber(server.endpoint, when_gone="wait") as subscriber:
         server.wait_for_subscriptions()
         server.send(pose(seq=0), QUICK)

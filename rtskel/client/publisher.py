@@ -58,7 +58,7 @@ class _Sender(Closing):
         try:
             self._uplink.wait(self._topic, deadline_of(self.wait))
         except AccessError as error:
-            log.warning("%s", error)
+            self._why = str(error)  # for what comes next, a frame or another wait
         return self
 
     def _begin(self) -> None:
@@ -70,7 +70,9 @@ class _Sender(Closing):
         self._joints = SKELETONS[self.skeleton].joints if self.skeleton in SKELETONS else None
         self._open: dict[str, int | None] = {}  # streams that were sent and not ended, and the number after the last
         self._closed = self._warned = self._lossless = False
+        self._why = ""  # the server refused this client
         self._start_afresh()
+        self._topic: bytes
         self._name, self._topic = self._checked()
 
     def _start_afresh(self) -> None:
@@ -103,7 +105,8 @@ class _Sender(Closing):
     def close(self) -> None:
         """Ends open streams; the last of siblings waits until the server has taken everything.
 
-        It waits up to `linger` seconds, for frames that were sent with `block` longer: as long as the server is alive.
+        It waits up to `linger` seconds, for frames that were sent with `block` longer: as long as the server is
+        connected, and has said something in the last minute.
         What the server has not taken by then moves from `sent` to `dropped`, and a warning says so.
         """
         if self._closed:
@@ -114,10 +117,9 @@ class _Sender(Closing):
             self._closed = True
             self._uplink.close(self.linger)
 
-    def report(self) -> None:
-        """Says what has not reached the server."""
-        if self.dropped:
-            log.warning("%d messages of %s did not reach a server at %s", self.dropped, self._name, self.endpoint)
+    def summary(self) -> str:
+        """What has not reached the server, in a line; "" if everything has."""
+        return f"{self.dropped} messages of {self._name} did not reach a server at {self.endpoint}" * bool(self.dropped)
 
     def missed(self, poses: int) -> None:
         """So many poses that were counted as sent have not reached the server."""
@@ -129,8 +131,8 @@ class _Sender(Closing):
         for reason, count in event.counts.items():
             before = self._refused.get((event.stream, reason), 0)
             if not self.refusals[reason]:
-                what = "the server at %s refuses poses of stream %r: %s"
-                log.warning(what, self.endpoint, event.stream, event.detail)
+                whose = f"the server at {self.endpoint} refuses poses of stream {event.stream!r}"
+                self._uplink.say(f"{whose}: {event.detail}")
             # The server counts from the stream's start on; a new server begins anew.
             self.refusals[reason] += count - before if count > before else count
             self._refused[event.stream, reason] = count
@@ -213,7 +215,7 @@ class _Sender(Closing):
         self.dropped += poses * (not sent)
         if not sent and not self._warned and not self.has_subscriber:
             self._warned = True
-            why = self._uplink.refusal() or f"no server takes raw poses of {self._name} at {self.endpoint}"
+            why = self._uplink.refusal() or self._why or f"no server takes raw poses of {self._name} at {self.endpoint}"
             log.warning("%s: they are dropped", why)
         return sent
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import time
 from typing import Any, Self, TypeAlias
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from rtskel.curve import ClientKeys, prepare
 from rtskel.errors import AccessError, WireError
@@ -104,16 +104,17 @@ class Socket:
 
     def _watch(self) -> None:
         while self._monitor.poll(0):
-            event = parse_monitor_message(self._monitor.recv_multipart())
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            # pyzmq's parser of these messages imports asyncio, which takes longer than all of the rest.
+            event, _ = struct.unpack("=HI", self._monitor.recv_multipart()[0])
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connections, self._failures, self._why = self._connections + 1, 0, ""
-            elif event["event"] & _REFUSALS:
-                self._why = self._reason(event["event"])
+            elif event & _REFUSALS:
+                self._why = self._reason(event)
                 self._retry_at = time.monotonic() + _RETRY_S  # ZeroMQ itself does not try again
             else:  # no reason given: a server that went away, unless it happens again and again
                 self._failures += 1
                 if self._failures % 3 == 0:
-                    self._why = self._reason(event["event"])
+                    self._why = self._reason(event)
 
     def _reason(self, event: int) -> str:
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:

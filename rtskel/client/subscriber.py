@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import zmq
 
 from rtskel import wire
-from rtskel.client.slots import Got, Key, Slots
+from rtskel.client.slots import Key, Slots
 from rtskel.client.socket import Closing, Context, Socket, deadline_of, remaining_ms
 from rtskel.curve import ClientKeys
 from rtskel.errors import WireError
@@ -31,10 +31,19 @@ LAG_S = 1.0
 PATIENCE_S = 5.0
 """How long a reader waits for the first heartbeat before it takes the server to be gone."""
 
+AGAIN_S = 0.5
+"""How long messages are held back while those that were missed before them are asked for again."""
+
+MAX_PREFIXES = 64
+"""Subscriptions for which it is asked one by one."""
+
+SILENCE_S = 2.0
+"""Shortest silence that means that a server is gone, however often its heartbeats come."""
+
 
 @dataclass(frozen=True)
 class ServerGone:
-    """The server has stopped: nothing came from it for three of its heartbeats.
+    """The server has stopped: nothing came from it for three of its heartbeats, and for two seconds.
 
     Attributes:
         epoch: the server's; None if there never was one.
@@ -154,13 +163,20 @@ class Subscriber(Closing):
         self._gone = False
         self._when_gone = when_gone
         self._events, self._heartbeats = events, heartbeats
-        self._latest, self._all = latest, everything or batches
+        self._latest, self._batches, self._all = latest, batches, everything or batches
         self._behind_since: float | None = None
         self._newest_ns = 0  # when the newest pose was published
         # Without stream ids, topics cannot select the lookahead: ZeroMQ matches prefixes, and the stream comes first.
         self._suffixes = None if lookaheads is None or batches else tuple(b"/L%d/" % number for number in lookaheads)
-        self._slots = Slots(None if latest or batches else self._ask)
-        self._reader = f"{secrets.randbits(64):x}"
+        self._slots = Slots()
+        self._topics = topics
+        # After a reconnection: what has come since, while what was missed before it is asked for again; and until when.
+        self._held: list[wire.RefinedPose | wire.Event] | None = None
+        self._held_until = 0.0
+        self._connections = 1
+        self._asked: list[bytes] = []
+        self._answers = 0
+        self._heard: deque[wire.Event] = deque(maxlen=256)  # events that were given last
         self._started: set[str] = set()  # streams whose start was told in this life of the server
         # Messages to be given, each with the poses that were lost just before it.
         self._ready: OrderedDict[object, tuple[Given, list[tuple[Key, int]]]] = OrderedDict()
@@ -216,7 +232,7 @@ class Subscriber(Closing):
         """
         deadline = deadline_of(timeout)
         while True:
-            self._give(self._slots.overdue(self._connection, time.monotonic()))
+            self._recover()
             for _ in range(_DRAIN):
                 if (self._ready and self._all) or not self._take():
                     break
@@ -226,7 +242,7 @@ class Subscriber(Closing):
             left = remaining_ms(deadline)
             if left == 0:
                 raise TimeoutError(f"no message from a server at {self.endpoint}")
-            held = remaining_ms(self._slots.deadline)
+            held = -1 if self._held is None else remaining_ms(self._held_until)
             wait = min(ms for ms in (left, held, _SLICE_MS) if ms >= 0)
             before = time.monotonic()
             self._socket.wait(wait)
@@ -249,7 +265,7 @@ class Subscriber(Closing):
 
     @property
     def _patience(self) -> float:
-        return PATIENCE_S if self.heartbeat is None else 3e-9 * self.heartbeat.interval_ns
+        return PATIENCE_S if self.heartbeat is None else max(SILENCE_S, 3e-9 * self.heartbeat.interval_ns)
 
     def _pop(self, place: object) -> Given:
         message, lost = self._ready.pop(place)
@@ -287,9 +303,7 @@ class Subscriber(Closing):
                 raise WireError(f"message of {len(parts)} parts, not topic and body")
             topic, body = parts
             if topic.startswith(wire.AGAIN_PREFIX):
-                pose = wire.decode_answer(body)
-                if isinstance(pose, wire.RefinedPose) and pose.epoch == self.epoch:
-                    self._give(self._slots.found(pose, self._connection))
+                self._keep_again(wire.decode_answer(body))
             elif self._suffixes is None or not topic.startswith(wire.REFINED_PREFIX) or topic.endswith(self._suffixes):
                 self._keep(wire.decode(topic, body))
         except WireError as error:
@@ -303,41 +317,50 @@ class Subscriber(Closing):
             return
         if not isinstance(message, (wire.RefinedPose, wire.RefinedBatch, wire.Event, wire.Heartbeat)):
             raise WireError(f"{type(message).__name__} is not for readers")
+        if isinstance(message, wire.RefinedPose) and (message.epoch != self.epoch or self._slots.missed(message)):
+            self._recover()  # perhaps it comes by another connection
         self._notice(message.epoch)
-        if isinstance(message, wire.RefinedPose):
-            self._newest_ns = message.publish_ns
-            self._give(self._slots.take(message, self._connection, time.monotonic()))
-        elif isinstance(message, wire.RefinedBatch):
-            batch, lost, first = self._slots.batch(message)
-            for stream in first:
-                self._start(stream, batch.epoch, None, batch.publish_ns, batch.clock)
-            self._ready[object()] = batch, lost
-        elif isinstance(message, wire.Event):
-            if message.kind == "start":
-                self._started.add(message.stream)
-            elif message.kind == "evicted":
-                self._slots.evicted(message.stream)
-            self._ready[object()] = message, []
-        else:
+        if isinstance(message, wire.Heartbeat):
             self.heartbeat = message
             self._heartbeat_came = time.monotonic()
             if self._heartbeats:
                 self._ready[object()] = message, []
+        elif isinstance(message, wire.RefinedBatch):
+            batch, lost, first = self._slots.take_batch(message)
+            for stream in first:
+                self._start(stream, batch.epoch, None, batch.publish_ns, batch.clock)
+            self._ready[object()] = batch, lost
+        elif self._held is not None:
+            self._held.append(message)
+        elif isinstance(message, wire.RefinedPose):
+            self._give_pose(message)
+        else:
+            self._give_event(message)
 
-    def _give(self, poses: Iterable[Got]) -> None:
-        """Makes poses ready to be given."""
-        for pose, missed, first in poses:
-            key = pose.stream, pose.lookahead
-            if first:
-                self._start(pose.stream, pose.epoch, pose.seq, pose.publish_ns, pose.clock)
-            lost = [(key, missed)] if missed else []
-            place: object = object()
-            if self._latest:
-                place = key
-                if key in self._ready:  # a newer pose takes the place of an older one, so that no stream starves
-                    lost += self._ready[key][1]
-                    self.skipped[key] += 1
-            self._ready[place] = pose, lost
+    def _give_pose(self, pose: wire.RefinedPose, *, once: bool = False) -> None:
+        """Makes a pose ready to be given; `once`: unless it was given before."""
+        got = self._slots.take(pose, once=once)
+        if got is None:
+            return
+        self._newest_ns, key = pose.publish_ns, (pose.stream, pose.lookahead)
+        if got.first:
+            self._start(pose.stream, pose.epoch, pose.seq, pose.publish_ns, pose.clock)
+        lost = [(key, got.lost)] if got.lost else []
+        place: object = object()
+        if self._latest:
+            place = key
+            if key in self._ready:  # a newer pose takes the place of an older one, so that no stream starves
+                lost += self._ready[key][1]
+                self.skipped[key] += 1
+        self._ready[place] = got.pose, lost
+
+    def _give_event(self, event: wire.Event) -> None:
+        if event.kind == "start":
+            self._started.add(event.stream)
+        elif event.kind == "evicted":
+            self._slots.evicted(event.stream)
+        self._heard.append(event)
+        self._ready[object()] = event, []
 
     def _start(self, stream: str, epoch: int, seq: int | None, time_ns: int, clock: str) -> None:
         """A stream goes on at a new server; its own event of that came before this reader was connected."""
@@ -350,20 +373,80 @@ class Subscriber(Closing):
         """A message of the server with that epoch has come."""
         restarted = self.epoch is not None and epoch != self.epoch
         if restarted:
-            self._give(self._slots.restart(self._connection))
+            if self._held is not None:
+                self._give_held()
+            self._slots.restart()
             self._started.clear()
         if (restarted or self._gone) and self._when_gone != "wait":
             self._ready[object()] = ServerBack(epoch, restarted), []
         self.epoch, self._gone = epoch, False
 
-    def _connection(self) -> int:
-        """Which connection this is."""
-        return self._socket.connections
+    # --- after a reconnection -----------------------------------------------------------------------------------------
 
-    def _ask(self, key: Key, begin: bool) -> None:
-        """Asks the server for what it has kept of a stream, or is content with what has come."""
-        topic = wire.again_topic(self._reader, *key)
-        (self._zmq.subscribe if begin else self._zmq.unsubscribe)(topic)
+    def _recover(self) -> None:
+        """Asks again for what was missed if there is another connection; gives what was held back if that is over."""
+        if self._socket.connections > self._connections:
+            self._connections = self._socket.connections
+            if not (self._latest or (self._suffixes is None and self._all and not self._topics)):
+                self._ask()
+        if self._held is not None and time.monotonic() >= self._held_until:
+            self._release()
+
+    def _ask(self) -> None:
+        """Asks the server for what it has kept."""
+        self._release()
+        prefixes = [topic for topic in self._topics if topic.startswith((wire.REFINED_PREFIX, wire.EVENT_PREFIX))]
+        if len(prefixes) > MAX_PREFIXES:
+            prefixes = [wire.REFINED_PREFIX] + [wire.EVENT_PREFIX] * self._events
+        reader = f"{secrets.randbits(64):x}"  # another one each time, so that no older answer is taken for this one
+        self._asked = [wire.again_topic(reader, prefix) for prefix in prefixes]
+        self._held, self._held_until = [], time.monotonic() + AGAIN_S
+        for topic in self._asked:
+            self._zmq.subscribe(topic)
+
+    def _keep_again(self, message: wire.Message) -> None:
+        """Something that the server sends again; a heartbeat says that this was all."""
+        if self._held is None:
+            return
+        if isinstance(message, wire.Heartbeat):
+            self._answers += 1
+            if self._answers == len(self._asked):
+                self._release()
+        elif isinstance(message, (wire.RefinedPose, wire.Event)) and self._wanted(message):
+            self._notice(message.epoch)
+            if isinstance(message, wire.RefinedPose):
+                self._give_pose(message, once=True)
+            elif not any(_same(message, other) for other in self._heard):
+                self._give_event(message)
+
+    def _wanted(self, message: wire.RefinedPose | wire.Event) -> bool:
+        if isinstance(message, wire.Event):
+            topic = wire.event_topic(message.stream)
+        else:
+            topic = wire.refined_topic(message.stream, message.lookahead)
+            if self._suffixes is not None and not topic.endswith(self._suffixes):
+                return False
+        return any(topic.startswith(prefix) for prefix in self._topics)
+
+    def _release(self) -> None:
+        """Gives what was held back, and is content with what has come again."""
+        self._give_held()
+        for topic in self._asked:
+            self._zmq.unsubscribe(topic)
+        self._held, self._asked, self._answers = None, [], 0
+
+    def _give_held(self) -> None:
+        held, self._held = self._held or (), []
+        for message in held:
+            if isinstance(message, wire.RefinedPose):
+                self._give_pose(message, once=True)
+            elif not any(_same(message, other) for other in self._heard):
+                self._give_event(message)
+
+
+def _same(event: wire.Event, other: wire.Event) -> bool:
+    fields = ("epoch", "stream", "kind", "seq", "time_ns", "detail")
+    return all(getattr(event, name) == getattr(other, name) for name in fields)
 
 
 def _subscriptions(

@@ -19,11 +19,18 @@ from rtskel.errors import AccessError, WireError
 log = logging.getLogger("rtskel.client")
 
 ASK_FRAMES = 64
-ASK_S = 1.0
+ASK_S = 0.5
 """The server is asked what it has taken after so many frames or seconds."""
 
 SILENCE_S = 3.0
-"""A server is given up after so many seconds without a word, or after three of its heartbeats."""
+"""After so many seconds a publisher that waits says what for, and gives up a server that is not connected."""
+
+HANG_S = 60.0
+"""After so many seconds without a word, a server that is connected is given up."""
+
+
+MAX_LINES = 5
+"""Lines that are logged of what the server refuses, and of what has not reached it."""
 
 
 class Sender(Protocol):
@@ -41,8 +48,8 @@ class Sender(Protocol):
     def refused(self, event: wire.Event) -> None:
         """The server has refused something of this sender's."""
 
-    def report(self) -> None:
-        """Nothing of this sender's is on the way any more."""
+    def summary(self) -> str:
+        """What has not reached the server, in a line; "" if everything has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class Uplink:
         self._waiting: deque[Frame] = deque()  # to be sent; also lossless frames of a connection that broke
         self._client = secrets.randbits(62)
         self._asked, self._asked_at, self._since = 0, 0.0, 0  # the last question, when, and frames since
+        self._known = False  # the server of this connection knows that somebody listens to it
+        self._said = 0
         self._socket = Socket(zmq.XPUB, endpoint, keys, context)
         self.socket = self._socket.zmq
         self.socket.xpub_verboser = True  # report every subscription and its end, so that the count is exact
@@ -101,8 +110,8 @@ class Uplink:
     def close(self, linger: float) -> None:
         """One publisher is done. The last one waits until the server has taken everything, and closes the socket.
 
-        It waits up to `linger` seconds; if lossless frames are on the way, longer, as long as the server is alive. What
-        the server has not taken by then is counted as missed.
+        It waits up to `linger` seconds; if lossless frames are on the way, longer, as long as the server is connected
+        and says something. What it has not taken by then is counted as missed.
         """
         self._open -= 1
         if self._open:
@@ -115,8 +124,18 @@ class Uplink:
             for frame in [*self._flight, *self._waiting]:
                 if isinstance(frame, Frame):
                     self._missed(frame)
+            self._said = 0
             for sender in self._senders:
-                sender.report()
+                if line := sender.summary():
+                    self.say(line)
+
+    def say(self, line: str) -> None:
+        """Logs a line, unless there were too many of them."""
+        self._said += 1
+        if self._said <= MAX_LINES:
+            log.warning("%s", line)
+        elif self._said == MAX_LINES + 1:
+            log.warning("and more of that kind, which is only counted")
 
     @property
     def answers(self) -> bool:
@@ -179,18 +198,23 @@ class Uplink:
         return sent
 
     def _confirm(self, linger: float) -> None:
-        deadline = time.monotonic() + linger
+        start = time.monotonic()
+        told = False
         self._listen()
         while self._flight or self._waiting:
             asked = not self._since and time.monotonic() - self._asked_at < ASK_S
             if self.answers and self._send_waiting(0.0) and not asked:
                 self._ask()
+            deadline = start + linger
             if any(isinstance(each, Frame) and each.lossless for each in (*self._waiting, *self._flight)):
-                silence = 3e-9 * self.heartbeat.interval_ns if self.heartbeat else 0.0
-                deadline = max(deadline, self._heard + max(linger, SILENCE_S, silence))
+                patience = HANG_S if self._subscriptions else SILENCE_S
+                deadline = max(deadline, max(start, self._heard) + patience)
             left = remaining_ms(deadline)
             if left == 0:
                 return
+            if not told and time.monotonic() - start > SILENCE_S:
+                told = True
+                log.warning("waiting until the server at %s has taken everything", self.endpoint)
             try:
                 self._socket.wait(min(100, left))
             except AccessError as error:
@@ -207,6 +231,9 @@ class Uplink:
             if frame is not self._waiting[0]:
                 continue  # a connection that broke meanwhile has left older ones
             connection, answers = self._connection, self.answers
+            if answers and not self._known:
+                self._known = True
+                self._ask()  # so that it says what it refuses of the first frame
             self._waiting.popleft()
             if answers:
                 self._flight.append(frame)
@@ -276,6 +303,7 @@ class Uplink:
     def _broken(self) -> None:
         """The connection has broken, and with it goes what was on the way."""
         self._connection += 1
+        self._known = False
         frames = [each for each in self._flight if isinstance(each, Frame)]
         self._flight.clear()
         self._waiting.extendleft(frame for frame in reversed(frames) if frame.lossless)

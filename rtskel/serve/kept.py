@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from rtskel import wire
 from rtskel.serve.reports import SECOND
@@ -19,8 +19,13 @@ MAX_KEPT = 64 << 20
 ANSWER_NS = SECOND // 10
 """Shortest time between two answers. Each goes through all that is kept."""
 
-MAX_ASKED = 1024
-"""Requests that one answer is for."""
+MAX_ASKED = 64
+"""Requests that one answer is for, of MAX_WAITING that may wait."""
+
+MAX_WAITING = 4096
+
+MAX_ANSWER = 20_000
+"""Messages of one answer."""
 
 
 class Wanted:
@@ -61,16 +66,18 @@ class Wanted:
 
 
 class Kept:
-    """Keeps messages of single poses, by the time of their sending."""
+    """Keeps single poses and events, by the time of their sending."""
 
     def __init__(self) -> None:
         self._sent: deque[tuple[int, int, list[tuple[bytes, bytes]]]] = deque()  # when, bytes, and messages
         self._bytes = 0
-        self._asked: dict[bytes, bytes] = {}  # the topic to answer on, and that of the poses
+        self._asked: dict[bytes, bytes] = {}  # the topic to answer on, and the prefix that is asked for
         self._answer_at = 0
 
     def add(self, messages: list[tuple[bytes, bytes]], now: int) -> None:
-        """These messages are sent now."""
+        """These messages are published now; batches come last."""
+        if messages and messages[-1][0].startswith(wire.REFINED_BATCH_PREFIX):
+            messages = [message for message in messages if not message[0].startswith(wire.REFINED_BATCH_PREFIX)]
         if messages:
             size = len(messages) * len(messages[0][1])  # those of one engine call are about equally long
             self._bytes += size
@@ -79,30 +86,29 @@ class Kept:
             self._bytes -= self._sent.popleft()[1]
 
     def ask(self, topic: bytes) -> None:
-        """A reader has subscribed to that topic, on which it wants poses again."""
-        poses = wire.asked_again(topic)
-        if poses is not None and len(self._asked) < MAX_ASKED:
-            self._asked[topic] = poses
+        """A reader has subscribed to that topic, on which it wants messages again."""
+        prefix = wire.asked_again(topic)
+        if prefix is not None and len(self._asked) < MAX_WAITING:
+            self._asked[topic] = prefix
 
     def answer_due(self) -> float:
         """When `answers` has something to say, in ns; infinity if nobody has asked."""
         return self._answer_at if self._asked else math.inf
 
-    def answers(self, now: int) -> Iterator[tuple[bytes, bytes]]:
-        """The messages to send to those who asked, oldest first."""
+    def answers(self, now: int, last: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The messages to send to those who asked, each topic's oldest first, and the body `last` at the end."""
         if not self._asked or now < self._answer_at:
             return
         self._answer_at = now + ANSWER_NS
-        readers: dict[bytes, list[bytes]] = {}
-        for topic, poses in self._asked.items():
-            readers.setdefault(poses, []).append(topic)
-        self._asked.clear()
+        by_topic: dict[bytes, list[bytes]] = {}
         for _, _, messages in self._sent:
-            for poses, body in messages:
-                for topic in readers.get(poses, ()):
-                    yield topic, body
-
-
-def singles(messages: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Those messages that hold a single pose."""
-    return [message for message in messages if message[0].startswith(wire.REFINED_PREFIX)]
+            for topic, body in messages:
+                by_topic.setdefault(topic, []).append(body)
+        left = MAX_ANSWER
+        for answer in [*self._asked][:MAX_ASKED]:
+            prefix = self._asked.pop(answer)
+            for topic in [topic for topic in by_topic if topic.startswith(prefix)]:
+                for body in by_topic[topic][:left]:
+                    yield answer, body
+                left = max(0, left - len(by_topic[topic]))
+            yield answer, last

@@ -11,6 +11,9 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
   `rtskel.serve.table`. Streams of publishers that wait for room (`lossless`) lose nothing: `max_waiting` frames wait
   in the server, then it stops reading; ZeroMQ's queues fill up, and publishers see theirs full, wait or count what
   they drop. The server itself drops no frame.
+- *Publishers* that ask are answered when the server has taken everything they sent before (`wire.Taken`); they also
+  get its heartbeats and what it refuses of their streams.
+- *Readers that come back* are sent again what was published in the last two seconds, see `rtskel.serve.kept`.
 - *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
   again. The holes in `seq` tell it.
 - *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
@@ -24,6 +27,7 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -40,7 +44,7 @@ from rtskel.errors import ServeError, WireError
 from rtskel.refine import RefinerBank
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.emission import Emission
-from rtskel.serve.kept import Kept, Wanted, singles
+from rtskel.serve.kept import Kept, Wanted
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
@@ -69,6 +73,11 @@ MAX_TURN_NS = SECOND
 
 
 _AGAIN = b"\1" + wire.AGAIN_PREFIX
+
+log = logging.getLogger("rtskel.serve")
+
+MAX_LINES = 50
+"""Errors that are logged in all."""
 
 MAX_TOLD = 256
 """Refusals that publishers are told of between two heartbeats."""
@@ -105,6 +114,7 @@ class Server:
         self._subscriptions, self._kept = Subscriptions(), Kept()
         self._wanted = Wanted(self._subscriptions, clock())
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._wanted)
+        self._last_beat = b""
         self._outlet.subscribed()
         self.undrained = 0
         self._stopping = False
@@ -113,6 +123,7 @@ class Server:
         self._heartbeats = 0
         self._told = 0  # refusals that publishers were told of since the last heartbeat
         self._refused: Counter[str] = Counter()  # clients, as far as was told
+        self._logged: set[tuple[str, str]] = set()  # stream and kind of error
         self._heartbeat_at = clock()
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
@@ -223,6 +234,7 @@ class Server:
 
         self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse, inbox.sources)
         self._sockets.send(self._outlet.raw(inbox.topics, inbox.bodies, refused))
+        self._tell()  # first, so that a publisher hears what was refused before it hears that all is taken
         self._sockets.answer(self.epoch, self._clock())
 
     def _refuse(self, topic: bytes, kind: str, detail: str, source: int) -> None:
@@ -262,7 +274,7 @@ class Server:
     def _deliver(self, emission: Emission) -> None:
         now = self._clock()
         messages = [*self._outlet.messages(emission, now)]
-        self._kept.add(singles(messages), now)
+        self._kept.add(messages, now)
         if self._wanted.lingering:  # some of it is for readers that may come back
             messages = [message for message in messages if self._subscriptions.want(message[0])]
         self._sockets.send(messages)
@@ -274,10 +286,21 @@ class Server:
 
     def _tell(self) -> None:
         for event in self._table.take_events():
-            self._publish(event)
-            if event.kind == "error" and event.stream and self._told < MAX_TOLD:
+            body = self._publish(event)
+            self._kept.add([(wire.event_topic(event.stream), body)], self._clock())
+            if event.kind == "error":
                 self._told += 1
-                self._sockets.tell_publishers(wire.encode(event)[1], self._clock())
+                self._log(event)
+                if event.stream and self._told <= MAX_TOLD:
+                    self._sockets.tell_publishers(body, self._clock())
+
+    def _log(self, event: wire.Event) -> None:
+        """Every kind of error of every stream once, as far as a person can read that many."""
+        if len(self._logged) > MAX_LINES or not (new := {(event.stream, kind) for kind in event.counts} - self._logged):
+            return
+        self._logged |= new
+        more = "; more are told in events and counted in heartbeats" * (len(self._logged) > MAX_LINES)
+        log.warning("%s%s", event.detail, more)
 
     def _publish(self, message: wire.Message) -> bytes:
         topic, body = wire.encode(message)
@@ -302,7 +325,7 @@ class Server:
                 self._heartbeat_at = min(self._heartbeat_at, self._last_heartbeat[0] + SOON)
         if self._wanted.update(now):
             self._outlet.subscribed()
-        self._sockets.send(self._kept.answers(now))
+        self._sockets.send(self._kept.answers(now, self._last_beat))
 
     def _heartbeat(self, now: int) -> None:
         since, frames = self._last_heartbeat
@@ -326,6 +349,7 @@ class Server:
             )
         )
         self._sockets.tell_publishers(body, now)
+        self._last_beat = body
         self._heartbeats, self._told = self._heartbeats + 1, 0
         self._last_heartbeat = (now, self._frames_in)
         self._heartbeat_at = now + interval

@@ -35,8 +35,10 @@ SUBSCRIPTION_QUEUE = 4
 MAX_SUBSCRIPTIONS = 256
 """Subscriptions that are acted on in one turn of the server."""
 
-ANSWER_NS = 20_000_000
-"""Shortest time between two answers to publishers, each of which goes to all of them."""
+ANSWER_NS = 2_000_000
+"""Time after an answer to publishers in which there is no other one, for each of those that it was for: it goes to all
+of them.
+"""
 
 LISTENING_NS = 10_000_000_000
 """How long publishers are told of heartbeats and refusals after one of them has asked something."""
@@ -89,6 +91,7 @@ class Sockets:
             self._asked_at, self._answer_at = -LISTENING_NS, 0  # when one came last; when an answer may go out
             self._raw = _socket(stack, context, zmq.XSUB, config.raw, config.keys, min(config.linger_s, 0.5))
             self._raw.rcvhwm = config.receive_queue
+            self._raw.sndhwm = MAX_ANSWERS  # to publishers that do not listen
             self._raw.maxmsgsize = MAX_MESSAGE
             self._publishers = Connections(stack, context, self._raw, "raw")
             # Everything, so that whoever sends other things can be named; the others are what clients wait for.
@@ -195,11 +198,11 @@ class Sockets:
         return self._answer_at if self._asked else math.inf
 
     def answer(self, epoch: int, now: int) -> None:
-        """Tells publishers that everything they sent before their last question was taken. At most every ANSWER_NS."""
+        """Tells publishers that everything they sent before their last question was taken."""
         if self._asked and now >= self._answer_at:
             numbers = np.array([*self._asked.items()], np.int64)
             self._asked.clear()
-            self._answer_at = now + ANSWER_NS
+            self._answer_at = now + len(numbers) * ANSWER_NS
             self.tell_publishers(wire.encode(wire.Taken(epoch, numbers))[1], now)
 
     def tell_publishers(self, body: bytes, now: int) -> None:

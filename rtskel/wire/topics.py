@@ -66,17 +66,21 @@ def refined_batch_topic(lookahead: int) -> bytes:
     return b"%bL%d/" % (REFINED_BATCH_PREFIX, lookahead)
 
 
-def again_topic(reader: str, stream: str, lookahead: int) -> bytes:
-    """Topic on which a reader asks for, and gets, the last poses of a stream again. `reader` is unique to it."""
-    return b"%b%b/%b/L%d/" % (AGAIN_PREFIX, id_bytes(reader, "reader"), id_bytes(stream), lookahead)
+def again_topic(reader: str, prefix: bytes) -> bytes:
+    """Topic on which a reader asks for, and gets, what was published last on topics with that prefix.
+
+    Args:
+        reader: an id that is unique to the reader.
+        prefix: of topics of single refined poses, or of events.
+    """
+    return b"%b%b/%b" % (AGAIN_PREFIX, id_bytes(reader, "reader"), prefix)
 
 
 def asked_again(topic: bytes) -> bytes | None:
-    """The topic of the poses that are asked for by subscribing to an `again_topic`; None if this is not one."""
-    parts = topic.split(b"/")
-    if len(parts) != 6 or not topic.startswith(AGAIN_PREFIX) or parts[5]:
-        return None
-    return b"%b%b/%b/" % (REFINED_PREFIX, parts[3], parts[4])
+    """The prefix of an `again_topic`; None if this is not one."""
+    _, _, reader, prefix = topic.split(b"/", 3) if topic.count(b"/") >= 3 else (b"",) * 4
+    valid = topic.startswith(AGAIN_PREFIX) and is_id(reader.decode("ascii", "replace"))
+    return prefix if valid and prefix.startswith((REFINED_PREFIX, EVENT_PREFIX)) else None
 
 
 @lru_cache(maxsize=4096)
