@@ -339,6 +339,7 @@ class LocalRegression(nn.Module):
     RIDGE = 0.2
     fits = 2 * len(BANDWIDTHS)
     kernels: Tensor
+    widths: Tensor
 
     def __init__(self, window: int) -> None:
         super().__init__()
@@ -347,6 +348,7 @@ class LocalRegression(nn.Module):
         near = torch.stack([(-tau.abs() / width).exp() for width in self.BANDWIDTHS])  # [n, W, W]
         moments = torch.stack([near, near * tau, near * tau.square()], 1)  # [n, 3, W, W]
         self.register_buffer("kernels", moments, persistent=False)
+        self.register_buffer("widths", torch.tensor(self.BANDWIDTHS)[:, None], persistent=False)
 
     def forward(self, x: Tensor, weight: Tensor, positions: Tensor | None = None) -> Tensor:
         """Paths x [B, J, 3, W] and weights [B, J, W] > 0 -> fits [B, J, 3, fits, P] around the frames at `positions`
@@ -359,8 +361,7 @@ class LocalRegression(nn.Module):
         s = (weight @ kernels.flatten(0, 2).T).view(*weight.shape[:2], 1, 3, n, wanted)
         f = (weighted @ kernels[:2].flatten(0, 2).T).view(*x.shape[:3], 2, n, wanted)
         s0, s1, s2, f0, f1 = (*s.unbind(3), *f.unbind(3))
-        widths = torch.tensor(self.BANDWIDTHS, device=x.device)[:, None]
-        s2 = s2 + self.RIDGE * widths.square() * s0
+        s2 = s2 + self.RIDGE * self.widths.square() * s0
         fits = torch.cat([f0 / s0, (f0 * s2 - f1 * s1) / (s0 * s2 - s1.square())], 3)
         return fits + centre[..., None]
 

@@ -16,13 +16,13 @@ import pytest
 
 from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
 from rtskel.engine.base import bucket, buckets
-from rtskel.engine.metadata import read_metadata
+from rtskel.engine.metadata import MAGIC, read_metadata
 from rtskel.engine.openvino import PIECES, largest_piece, pieces
 from rtskel.errors import EngineError
 from rtskel.refine import Refiner, refine
 from rtskel.refine.ring import native_ring
 from tests import contract, fake_gpu
-from tests.fake_gpu import write_fake_plan
+from tests.fake_gpu import fake_metadata, write_fake_plan
 from tests.test_refine import together
 
 torch = pytest.importorskip("torch")
@@ -459,6 +459,127 @@ def test_damaged_files(suffix, folder, tmp_path, gpu):
             with pytest.raises(EngineError) as error:
                 opens(path)
             one_line(error, path)
+
+
+def packed(header, rest=b"", magic=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return magic + struct.pack("<Q", len(text)) + text + rest
+
+
+PLAN_HEADER = {
+    "metadata": fake_metadata(),
+    "module": "tensorrt",
+    "module_version": "10",
+    "compute_capabilities": ["9.0"],
+    "max_batch": 64,
+    "opt_batch": 8,
+    "plan_bytes": 4,
+    "plan_sha256": "",
+}
+HOSTILE = {
+    "nested.safetensors": packed(b"[" * 200_000),
+    "nested2.safetensors": packed(b'{"__metadata__":' + b"[" * 200_000),
+    "infinity.safetensors": packed(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,Infinity]}}'),
+    "negative.safetensors": packed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, -5]}}),
+    "larger.safetensors": packed({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4]}}, b"abcd"),
+    "digits.safetensors": packed({"__metadata__": fake_metadata() | {"rtskel.window": "1" * 5000}}),
+    "window.safetensors": packed({"__metadata__": fake_metadata() | {"rtskel.window": str(1 << 20)}}),
+    "name.safetensors": packed({"__metadata__": fake_metadata() | {"rtskel.name": "n" * 300}}),
+    "id.safetensors": packed({"__metadata__": fake_metadata() | {"rtskel.name": "n" * 120}}),
+    "escape.safetensors": packed({"__metadata__": fake_metadata() | {"rtskel.name": "\x1b]0;title\x07"}}),
+    "nested.plan": packed(b"[" * 200_000, magic=MAGIC),
+    "infinity.plan": packed(PLAN_HEADER | {"max_batch": float("inf")}, b"abcd", MAGIC),
+    "length.plan": packed(PLAN_HEADER | {"plan_bytes": float("inf")}, b"abcd", MAGIC),
+    "negative.plan": packed(PLAN_HEADER | {"plan_bytes": -100}, b"abcd", MAGIC),
+    "none.plan": packed(PLAN_HEADER | {"max_batch": 0, "opt_batch": 0}, b"abcd", MAGIC),
+    "many.plan": packed(PLAN_HEADER | {"max_batch": 1 << 62}, b"abcd", MAGIC),
+    "module.plan": packed(PLAN_HEADER | {"module": "\x1b]0;title\x07"}, b"abcd", MAGIC),
+    "fields.onnx": b"\x08\x01" * (10 << 20),
+    "length.onnx": b"\x0a" + b"\xff" * 8 + b"\x7f",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files(name, tmp_path):
+    """What is declared is checked against what is there; one line, whatever the header holds."""
+    path = tmp_path / name
+    path.write_bytes(HOSTILE[name])
+    for opens in (describe, open_engine):
+        with pytest.raises(EngineError) as error:
+            opens(path)
+        message = one_line(error, path)
+        assert message.isprintable()
+        assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"layers": 10**9},
+        {"d_ff": 10**9},
+        {"d_model": 1 << 30},
+        {"window": 4096},
+        {"skeleton": "x"},
+        [],
+        {"layers": "2"},
+    ],
+    ids=str,
+)
+def test_a_config_that_does_not_fit_the_weights(config, folder, tmp_path):
+    """Found before memory is taken for a network that is not in the file."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(folder / "tiny.safetensors", framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    said = json.loads(metadata["rtskel.config"]) | config if isinstance(config, dict) else config
+    path = tmp_path / "odd.safetensors"
+    save_file(tensors, path, metadata | {"rtskel.config": json.dumps(said)})
+    with pytest.raises(EngineError, match="the weights do not fit their config") as error:
+        open_engine(path)
+    one_line(error, path)
+
+
+def endless(onnx, model):
+    """A loop that never ends, which a runtime may run while it loads the file."""
+    helper, proto = onnx.helper, onnx.TensorProto
+    values = {name: helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in (
+        ("i", proto.INT64, []), ("c", proto.BOOL, []), ("v", proto.FLOAT, None),
+        ("c2", proto.BOOL, []), ("v2", proto.FLOAT, None),
+    )}  # fmt: skip
+    nodes = [helper.make_node("Identity", ["c"], ["c2"]), helper.make_node("Identity", ["v"], ["v2"])]
+    ins, outs = [values[name] for name in "icv"], [values[name] for name in ("c2", "v2")]
+    body = helper.make_graph(nodes, "body", ins, outs)
+    model.graph.node.append(helper.make_node("Loop", ["", "", "x"], ["unused"], body=body))
+
+
+def elsewhere(onnx, model):
+    """Weights that are in another file."""
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "/dev/zero"
+
+
+def larger(onnx, model):
+    """A tensor that says that it is larger than its data."""
+    max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data)).dims[0] = 1 << 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(endless, "control flow"), (elsewhere, "another file"), (larger, "damaged")]
+)
+def test_hostile_graphs(change, message, folder, tmp_path):
+    """Refused before a runtime sees them."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(folder / "tiny.onnx")
+    change(onnx, model)
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match=message) as error:
+        open_engine(path)
+    one_line(error, path)
 
 
 @pytest.mark.parametrize(

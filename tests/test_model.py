@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rtskel.engine.weights import load_weights, save_weights, weights_hash
 from rtskel.errors import EngineError
@@ -223,6 +226,63 @@ def test_windows_of_a_batch_do_not_touch_each_other():
     model, x = trained(), windows(3)
     missing = torch.rand(3, 8, 50, generator=torch.Generator().manual_seed(5)) < 0.2
     assert torch.allclose(model(x, missing)[1:2], model(x[1:2], missing[1:2]), atol=1e-6)
+
+
+class OnlyDevice(TorchDispatchMode):
+    """Every tensor is on the device "meta", numbers excepted: where one would be copied from the host, it raises."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **kwargs or {})
+        for tensor in tree_leaves((args, kwargs, out)):
+            if isinstance(tensor, torch.Tensor) and tensor.dim():
+                assert tensor.device.type == "meta", f"{function} has a tensor of {list(tensor.shape)} on the host"
+        self.operations += 1
+        return out
+
+
+class NothingFromTheHost(TorchFunctionMode):
+    """No tensor is made of numbers of Python's."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.tensor, torch.as_tensor, torch.from_numpy), f"{function.__name__} in forward"
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("some", [False, True])
+def test_forward_can_be_captured(preset, dtype, some):
+    """No tensor is made on the host and no value is read back: either breaks the capture of a CUDA graph."""
+    config = PRESETS[preset]
+    model = Skeletor(config).eval().to("meta")
+    model.trunk.to(dtype)
+    x = torch.empty(3, config.window, config.joints, 3, device="meta")
+    missing = torch.empty(3, config.window, config.joints, dtype=torch.bool, device="meta")
+    positions = torch.empty(4, dtype=torch.int64, device="meta") if some else None
+    with torch.inference_mode(), OnlyDevice() as device, NothingFromTheHost():
+        y = model(x, missing, positions)
+    assert y.shape == (3, 4 if some else config.window, config.joints, 3)
+    assert y.dtype == torch.float32
+    assert device.operations > 100
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        lambda x: x * torch.tensor((1.0, 2.0, 3.0), device=x.device),
+        lambda x: x[torch.arange(2)],
+        lambda x: x * x.sum().item(),
+        lambda x: x if (x > 0).any() else -x,
+        lambda x: x.cpu(),
+    ],
+    ids=["tensor", "arange", "item", "if", "cpu"],
+)
+def test_what_breaks_a_capture_is_found(breaks):
+    x = torch.empty(3, device="meta")
+    with torch.inference_mode(), OnlyDevice(), NothingFromTheHost(), pytest.raises((AssertionError, RuntimeError)):
+        breaks(x)
 
 
 def test_weights_file_round_trip(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 import tempfile
@@ -30,6 +31,12 @@ SUFFIXES: Mapping[str, str] = {".plan": "plan", ".onnx": "onnx", ".safetensors":
 
 MAX_HEADER = 16 << 20
 """Bytes of a header: a foreign file must not make us read gigabytes."""
+
+MAX_TEXT = 128
+"""Characters of a name or another value, as on the wire."""
+
+MAX_WINDOW, MAX_JOINTS, MAX_BATCH = 1024, 1024, 1 << 20
+"""What a file may claim: the memory for it is taken before its network can show that it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +93,28 @@ class EngineInfo:
             raise EngineError(f"{path}: engine format {version} is not supported (this rtskel reads format {FORMAT})")
 
         def take(key: str) -> str:
-            if value := keys.pop(key, ""):
-                return value
-            raise EngineError(f"{path}: the engine does not say its rtskel.{key}")
+            if not (value := keys.pop(key, "")):
+                raise EngineError(f"{path}: the engine does not say its rtskel.{key}")
+            if len(value) > MAX_TEXT or not value.isprintable():
+                raise EngineError(
+                    f"{path}: its rtskel.{key} {value[:32]!r} is not up to {MAX_TEXT} printable characters"
+                )
+            return value
 
-        def count(key: str) -> int:
+        def count(key: str, largest: int) -> int:
             value = take(key)
-            if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= 1 << 20:
-                raise EngineError(f"{path}: rtskel.{key} {value!r} is not a positive number")
+            if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= largest:
+                raise EngineError(f"{path}: rtskel.{key} {value!r} is not a positive number up to {largest}")
             return int(value)
 
-        window, joints, skeleton_id = count("window"), count("joints"), take("skeleton")
+        window, joints, skeleton_id = count("window", MAX_WINDOW), count("joints", MAX_JOINTS), take("skeleton")
         if skeleton_id in SKELETONS and SKELETONS[skeleton_id].joints != joints:
             raise EngineError(f"{path}: {joints} joints, but {skeleton_id} has {SKELETONS[skeleton_id].joints}")
         if (precision := take("precision")) not in PRECISIONS:
             raise EngineError(f"{path}: unknown rtskel.precision {precision!r} (known: {', '.join(PRECISIONS)})")
         weights_hash, name, preset = take("weights_hash"), take("name"), take("preset")
+        if len(name) > MAX_TEXT - 13:
+            raise EngineError(f"{path}: its rtskel.name {name[:32]!r}... is longer than {MAX_TEXT - 13} characters")
         keys |= extra
         return cls(
             kind=kind,
@@ -172,72 +185,161 @@ def _safetensors_metadata(path: Path) -> dict[str, str]:
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = _json_header(file, path, "safetensors", size - 8)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        try:
-            end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        except (TypeError, KeyError, IndexError, ValueError):
-            raise EngineError(f"{path}: not a safetensors file (a tensor has no data_offsets)") from None
+        end = max((end for _, end in _tensors(path, header).values()), default=0)
         _check_size(path, size, file.tell() + end)
     return _strings(path, header.get("__metadata__", {}))
 
 
+def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor in a safetensors file, by name; EngineError as `describe`."""
+    path = Path(path)
+    with _opened(path) as file:
+        header = _json_header(file, path, "safetensors", os.fstat(file.fileno()).st_size - 8)
+    return {name: shape for name, (shape, _) in _tensors(path, header).items()}
+
+
+_ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+def _tensors(path: Path, header: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape and end of each tensor, whose bytes are as many as its shape says."""
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            begin, end = entry["data_offsets"]
+            shape, size = tuple(entry["shape"]), _ITEM_SIZES[entry["dtype"]]
+            whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+        except (TypeError, KeyError, ValueError):
+            whole = False
+        if not whole or end - begin != size * math.prod(shape):
+            raise EngineError(f"{path}: not a safetensors file (tensor {name[:64]!r} is not described right)")
+        found[name] = shape, end
+    return found
+
+
 # -- ONNX ----------------------------------------------------------------------------------------------------
 
-# ModelProto, onnx.proto: metadata_props = 14, each a StringStringEntryProto with key = 1 and value = 2.
-METADATA_PROPS, KEY, VALUE = 14, 1, 2
+# Fields of the messages in onnx.proto.
+MODEL = {"graph": 7, "metadata_props": 14, "functions": 25}
+ENTRY = {"key": 1, "value": 2}
+GRAPH = {"node": 1, "initializer": 5, "sparse_initializer": 15}
+NODE = {"op_type": 4, "attribute": 5}
+ATTRIBUTE = {"t": 5, "g": 6, "tensors": 10, "graphs": 11}
+TENSOR = {"dims": 1, "data_type": 2, "raw_data": 9, "external_data": 13}
+
+MAX_FIELDS = 200_000
+"""Fields that are read of a file; those that `rtskel export` writes have some thousands."""
 
 
 def _onnx_metadata(path: Path) -> dict[str, str]:
     metadata: dict[str, str] = {}
     with _opened(path) as file:
-        end = os.fstat(file.fileno()).st_size
-        for number, length in _protobuf_fields(file, path, end):
-            if number != METADATA_PROPS:
-                continue
-            start, entry = file.tell(), {KEY: "", VALUE: ""}
-            for part, part_length in _protobuf_fields(file, path, start + length):
-                if part in entry:
-                    entry[part] = file.read(part_length).decode(errors="replace")
-            metadata[entry[KEY]] = entry[VALUE]
+        message = _Protobuf(file, path)
+        for number, length in message.fields(os.fstat(file.fileno()).st_size):
+            if number == MODEL["metadata_props"]:
+                entry = {ENTRY["key"]: "", ENTRY["value"]: ""}
+                for part, part_length in message.fields(file.tell() + length):
+                    if part in entry:
+                        entry[part] = file.read(min(part_length, MAX_HEADER)).decode(errors="replace")
+                metadata[entry[ENTRY["key"]]] = entry[ENTRY["value"]]
     return metadata
 
 
-def _protobuf_fields(file: IO[bytes], path: Path, end: int) -> Iterator[tuple[int, int]]:
-    """The fields of the protobuf message that ends at `end`: (number, length), the file at the field's content.
-
-    Content is skipped, not read: an engine's weights are one field of many megabytes.
+def check_onnx(path: str | Path) -> None:
+    """EngineError if an ONNX file could make a runtime read other files, compute for ever or take memory for data that
+    is not in it: external data, control flow, tensors that are not as large as they say.
     """
-    while (start := file.tell()) < end:
-        tag = _varint(file, path)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == 0:
+    path = Path(path)
+    with _opened(path) as file:
+        message = _Protobuf(file, path)
+        for number, length in message.fields(os.fstat(file.fileno()).st_size):
+            if number == MODEL["functions"]:
+                raise EngineError(f"{path}: holds functions, which `rtskel export` never writes")
+            if number != MODEL["graph"]:
+                continue
+            for part, part_length in message.fields(file.tell() + length):
+                end = file.tell() + part_length
+                if part == GRAPH["initializer"]:
+                    _check_tensor(message, end)
+                elif part == GRAPH["sparse_initializer"]:
+                    raise EngineError(f"{path}: holds sparse tensors, which `rtskel export` never writes")
+                elif part == GRAPH["node"]:
+                    _check_node(message, end)
+
+
+def _check_node(message: _Protobuf, end: int) -> None:
+    file = message.file
+    for number, length in message.fields(end):
+        if number != NODE["attribute"]:
+            continue
+        for part, part_length in message.fields(file.tell() + length):
+            if part in (ATTRIBUTE["g"], ATTRIBUTE["graphs"]):
+                raise EngineError(f"{message.path}: holds control flow, which `rtskel export` never writes")
+            if part in (ATTRIBUTE["t"], ATTRIBUTE["tensors"]):
+                _check_tensor(message, file.tell() + part_length)
+
+
+def _check_tensor(message: _Protobuf, end: int) -> None:
+    file, dims, raw, begin = message.file, list[int](), -1, message.file.tell()
+    for number, length in message.fields(end):
+        if number == TENSOR["external_data"]:
+            raise EngineError(f"{message.path}: some of its data is in another file")
+        if number == TENSOR["dims"]:
+            stop = file.tell() + length
+            while file.tell() < stop:
+                dims.append(message.varint())
+        elif number == TENSOR["raw_data"]:
+            raw = length
+    count = math.prod(dims)
+    if (raw >= 0 and not raw / 16 <= count <= 8 * max(raw, 1)) or (raw < 0 and count > 8 * (end - begin)):
+        raise EngineError(f"{message.path}: damaged (a tensor says that it is {dims}, its data is not so large)")
+
+
+class _Protobuf:
+    """Walks the messages in a file without reading their contents: weights are fields of many megabytes."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self.file, self.path = file, path
+        self._left = MAX_FIELDS
+
+    def fields(self, end: int) -> Iterator[tuple[int, int]]:
+        """The fields of the message that ends at `end`: (number, length), the file at the field's content."""
+        file = self.file
+        while (start := file.tell()) < end:
+            self._left -= 1
+            tag = self.varint()
+            number, wire_type = tag >> 3, tag & 7
+            if wire_type == 0:
+                content = file.tell()
+                self.varint()
+                length = file.tell() - content
+                file.seek(content)
+            elif wire_type == 2:
+                length = self.varint()
+            else:
+                length = {1: 8, 5: 4}.get(wire_type, -1)
+            if number == 0 or length < 0 or (start == 0 and number > 20) or self._left < 0:
+                raise EngineError(f"{self.path}: not an ONNX file")
             content = file.tell()
-            _varint(file, path)
-            length = file.tell() - content
-            file.seek(content)
-        elif wire_type == 2:
-            length = _varint(file, path)
-        else:
-            length = {1: 8, 5: 4}.get(wire_type, -1)
-        if number == 0 or length < 0 or (start == 0 and number > 20):
-            raise EngineError(f"{path}: not an ONNX file")
-        content = file.tell()
-        if content + length > end:
-            raise EngineError(f"{path}: not an ONNX file, or truncated ({content + length - end} bytes are missing)")
-        yield number, length
-        file.seek(content + length)
+            if content + length > end:
+                missing = content + length - end
+                raise EngineError(f"{self.path}: not an ONNX file, or truncated ({missing} bytes are missing)")
+            yield number, length
+            file.seek(content + length)
 
-
-def _varint(file: IO[bytes], path: Path) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            raise EngineError(f"{path}: truncated ONNX file")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise EngineError(f"{path}: not an ONNX file")
+    def varint(self) -> int:
+        """The number at the file's position."""
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self.file.read(1)
+            if not byte:
+                raise EngineError(f"{self.path}: truncated ONNX file")
+            value |= (byte[0] & 0x7F) << shift
+            if byte[0] < 0x80:
+                return value
+        raise EngineError(f"{self.path}: not an ONNX file")
 
 
 # -- plan ----------------------------------------------------------------------------------------------------
@@ -278,18 +380,24 @@ class PlanHeader:
     def from_json(cls, path: Path, values: Mapping[str, Any]) -> PlanHeader:
         """The header of these JSON values; EngineError where one is missing or of the wrong type."""
         try:
-            return cls(
+            header = cls(
                 metadata=_strings(path, values["metadata"]),
+                compute_capabilities=tuple(map(str, values["compute_capabilities"])),
                 module=str(values["module"]),
                 module_version=str(values["module_version"]),
-                compute_capabilities=tuple(map(str, values["compute_capabilities"])),
                 max_batch=int(values["max_batch"]),
                 opt_batch=int(values["opt_batch"]),
                 plan_bytes=int(values["plan_bytes"]),
                 plan_sha256=str(values["plan_sha256"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"{path}: damaged plan file ({error!r} in its header)") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise EngineError(f"{path}: damaged plan file ({error!r:.200} in its header)") from None
+        for text in (header.module, header.module_version, *header.compute_capabilities):
+            if len(text) > MAX_TEXT or not text.isprintable():
+                raise EngineError(f"{path}: damaged plan file ({text[:32]!r} in its header)")
+        if not 1 <= header.opt_batch <= header.max_batch <= MAX_BATCH or header.plan_bytes < 0:
+            raise EngineError(f"{path}: damaged plan file (batches or length out of range in its header)")
+        return header
 
     def details(self) -> dict[str, str]:
         """What `EngineInfo` tells of a plan beside its metadata."""
@@ -371,7 +479,7 @@ def _json_header(file: IO[bytes], path: Path, kind: str, available: int) -> dict
         raise EngineError(f"{path}: not a {kind} file, or truncated within its header")
     try:
         header = json.loads(file.read(length))
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise EngineError(f"{path}: not a {kind} file (its header is not a JSON object)")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.engine.base import USUAL_POSITIONS, Engine, bucket
-from rtskel.engine.metadata import EngineInfo, describe
+from rtskel.engine.metadata import EngineInfo, check_onnx, describe
 from rtskel.errors import EngineError
 
 PIECES = (8, 4, 2, 1)
@@ -75,6 +75,7 @@ class OnnxEngine(Engine):
             if precision == "bf16" and not native:
                 raise EngineError(f"{path}: this processor does not compute in bf16")
             computes = precision or ("bf16" if info.precision == "bf16" and native else "fp32")
+            check_onnx(path)
             self._model = self._core.read_model(str(path))
             _check_tensors(path, self._model, info)
             if len(self._model.inputs) == 2:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rtskel.engine.base import USUAL_POSITIONS
 from rtskel.engine.cuda import Cuda
-from rtskel.engine.metadata import EngineInfo, PlanHeader, describe, read_metadata, write_plan
+from rtskel.engine.metadata import EngineInfo, PlanHeader, check_onnx, describe, read_metadata, write_plan
 from rtskel.engine.tensorrt import EXTRAS, error_logger, load_tensorrt
 from rtskel.errors import EngineError
 
@@ -57,6 +57,7 @@ def build_plan(
         raise EngineError(f"{onnx_path}: a plan is built from an .onnx file (make one with `rtskel export`)")
     if out_path.suffix != ".plan":
         raise EngineError(f"{out_path}: a plan file must be named *.plan")
+    check_onnx(onnx_path)
     opt_batch = min(8, max_batch) if opt_batch is None else opt_batch
     if not 1 <= opt_batch <= max_batch:
         raise EngineError(f"{out_path}: opt_batch {opt_batch} must lie between 1 and max_batch {max_batch}")

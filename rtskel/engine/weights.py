@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rtskel.engine.metadata import describe, engine_metadata
-from rtskel.errors import EngineError
+from rtskel.engine.metadata import EngineInfo, describe, engine_metadata, tensor_shapes
+from rtskel.errors import EngineError, RtskelError
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig
 
 
@@ -59,15 +59,38 @@ def save_weights(model: Skeletor, path: str | Path, *, dtype: torch.dtype = torc
         raise EngineError(f"{path}: cannot be written ({error})") from None
 
 
+def _check_sizes(config: SkeletorConfig, info: EngineInfo, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError unless the file holds weights as large as its config says: before memory is taken for them."""
+    if (config.window, config.joints) != (info.window, info.joints):
+        raise ValueError(f"windows of {config.window} frames and {config.joints} joints")
+    up, size = "trunk.layers.{}.up.weight", (config.d_ff, config.d_model)
+    if shapes.get(up.format(config.layers - 1)) != size or up.format(config.layers) in shapes:
+        raise ValueError(f"it says {config.layers} layers of {config.d_model} and {config.d_ff}")
+    if len(shapes) < config.layers:
+        raise ValueError(f"it says {config.layers} layers and holds {len(shapes)} tensors")
+
+
 def load_weights(path: str | Path) -> Skeletor:
     """The model of a weights file, in float32 and in evaluation mode; EngineError names what is wrong with the file."""
     info = describe(path)
     if info.kind != "safetensors":
         raise EngineError(f"{path}: not a safetensors file")
+    shapes = tensor_shapes(path)
     try:
-        model = Skeletor(SkeletorConfig.from_dict(json.loads(info.extra["config"])))
+        config = SkeletorConfig.from_dict(json.loads(info.extra["config"]))
+        _check_sizes(config, info, shapes)
+        model = Skeletor(config)
         model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        SafetensorError,
+        RtskelError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0][:200]  # RecursionError is a RuntimeError
         raise EngineError(f"{path}: the weights do not fit their config ({reason})") from None
     return model.eval()
