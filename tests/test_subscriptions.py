@@ -85,6 +85,11 @@ def test_what_a_reader_may_ask_for():
     answers = [subscriptions.take(b"\1%d" % k, 2) for k in range(MAX_TOPICS + 1)]
     assert not any(answers[:-1])
     assert f"more than {MAX_TOPICS}" in answers[-1]
+    assert not subscriptions.want(b"1")
+    assert not subscriptions.take(b"\1" + bytes(MAX_TOPIC + 1), 2), "it is being cut off already"
+    subscriptions.forget(2)
+    assert not subscriptions.take(b"\1" + bytes(MAX_TOPIC + 1), 2, fresh=True), "it may be its predecessor's"
+    assert "more than any topic" in subscriptions.take(b"\1" + bytes(MAX_TOPIC + 1), 2)
     assert not subscriptions.take(b"\1x", 3)
 
 

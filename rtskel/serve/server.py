@@ -310,13 +310,13 @@ class Server:
 
     def _take_subscriptions(self) -> None:
         readers, messages = self._sockets.subscriptions()
-        for reader in readers:
+        for reader, _ in readers:
             self._subscriptions.forget(reader)
+        gone = {reader for reader, came in readers if not came}
         now = self._clock()
         for message, reader in messages:
-            if why := self._subscriptions.take(message, reader, now):
+            if why := self._subscriptions.take(message, reader, now, fresh=reader in gone):
                 self._sockets.cut_off(reader)
-                self._subscriptions.forget(reader)
                 self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
             elif message.startswith(_AGAIN):
                 self._kept.ask(message[1:])

@@ -212,8 +212,8 @@ class Sockets:
 
     # --- readers ------------------------------------------------------------------------------------------------------
 
-    def subscriptions(self) -> tuple[list[int], list[tuple[bytes, int]]]:
-        """Readers that have come or gone since the last call, and after them what the XPUB socket tells of
+    def subscriptions(self) -> tuple[list[tuple[int, bool]], list[tuple[bytes, int]]]:
+        """Readers that have come (True) or gone since the last call, and after them what the XPUB socket tells of
         subscriptions, with the reader each is from (-1: from ZeroMQ itself, or a reader in this process).
         """
         told: list[tuple[bytes, int]] = []
@@ -224,7 +224,7 @@ class Sockets:
                     self.admission.key_of(message, SUBSCRIBE)  # so that the connection can be cut with its key
                 told.append((message.bytes, _source(message)))
         # Asked for after the messages were read: whoever one of them is from, has come before.
-        return [reader for reader, _ in self._readers.changed()], told
+        return list(self._readers.changed()), told
 
     def cut_off(self, reader: int) -> None:
         """Disconnect a reader."""

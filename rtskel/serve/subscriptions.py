@@ -40,13 +40,14 @@ class Subscriptions:
         self._readers: dict[int, _Reader] = {}
         self._holders: Counter[bytes] = Counter()
         self._lengths: Counter[int] = Counter()
+        self._cut: set[int] = set()  # readers that are to be cut off, and have not left yet
         self.changed = False
         """Whether what is wanted has changed; the caller sets it back."""
         self.ended: list[bytes] = []
         """Topics that nobody holds any more; the caller empties it."""
 
-    def take(self, message: bytes, reader: int = NOBODY, now: int = 0) -> str:
-        """A message from the socket, from that reader.
+    def take(self, message: bytes, reader: int = NOBODY, now: int = 0, *, fresh: bool = False) -> str:
+        """A message from the socket, from that reader. `fresh`: another reader may just have had that number.
 
         Returns:
             Why the reader is to be cut off; empty if it is not.
@@ -55,6 +56,8 @@ class Subscriptions:
         if kind == b"\0" and reader == NOBODY:
             for each in list(self._readers):
                 self._end(each, topic)
+            return ""
+        if reader in self._cut:
             return ""
         known = self._readers.setdefault(reader, _Reader(since=now))
         known.budget = min(MAX_BURST, known.budget + (now - known.since) * RATE / SECOND) - 1
@@ -67,7 +70,7 @@ class Subscriptions:
             if self._holders[topic] == 1:
                 self._lengths[len(topic)] += 1
                 self.changed = True
-        if reader == NOBODY:
+        if reader == NOBODY or fresh:
             return ""
         if len(topic) > MAX_TOPIC:
             why = f"a subscription of {len(topic)} bytes, more than any topic has"
@@ -76,11 +79,14 @@ class Subscriptions:
         elif known.budget < 0:
             why = f"more than {RATE} subscriptions a second"
         else:
-            why = ""
+            return ""
+        self.forget(reader)
+        self._cut.add(reader)  # what it has said before it hears of it does not count
         return why
 
     def forget(self, reader: int) -> None:
         """That reader has left, or it is another one from now on."""
+        self._cut.discard(reader)
         if (known := self._readers.get(reader)) is not None:
             for topic in list(known.topics):
                 self._end(reader, topic)

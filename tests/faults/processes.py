@@ -285,6 +285,11 @@ class Reader:
         """Those of the newest heartbeat."""
         return self.heartbeats[-1].counts if self.heartbeats else {}
 
+    @property
+    def streams(self) -> int:
+        """How many the newest heartbeat says are served; -1 before the first."""
+        return self.heartbeats[-1].streams if self.heartbeats else -1
+
     def until_counted(self, kind: str, least: int = 1) -> Reader:
         """Reads until a heartbeat counts that many."""
         return self.until(lambda reader: reader.counts().get(kind, 0) >= least, f"{least} {kind}")

@@ -66,7 +66,7 @@ def test_strangers_are_kept_out_counted_and_told(server, folder, kind):
                 process.stdout.readline()
             neighbour.served(40)
             reader.until(lambda reader: any("refused" in name for name in reader.counts()), "refused clients", 15)
-            assert any(event.kind == "error" and not event.stream for event in reader.events)
+            reader.until(lambda reader: any(event.kind == "error" and not event.stream for event in reader.events))
         neighbour.served(10)
         neighbour.check()
 

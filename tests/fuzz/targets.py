@@ -24,6 +24,7 @@ from rtskel.wire.fast import PoseWriter, RawReader
 from tests.fuzz.sessions import JOINTS, Message, Session
 from tests.oracles import streams_in_python
 from tests.oracles.messages import OracleReader, OracleWriter
+from tests.oracles.ring import ring_maker
 from tests.test_streams import BlendEngine
 
 MOST_WAKES = 20_000
@@ -114,8 +115,8 @@ class Tables:
 
     def __init__(self, *, native: bool) -> None:
         config = StreamConfig(max_streams=6, max_gap=25, ahead=40)
-        ring = {"lookahead": (0, 3), "radius": 1, "streams": 6, "ahead": config.ahead}
-        bank = RefinerBank(BlendEngine(window=4), native=native, **ring)
+        options = {"lookahead": (0, 3), "radius": 1, "streams": 6, "ahead": config.ahead}
+        bank = RefinerBank(BlendEngine(window=4), ring=ring_maker(native), **options)
         with nullcontext() if native else streams_in_python():
             self.table = StreamTable(bank, config, epoch=77, model="blend")
         self.writer = PoseWriter(JOINTS) if native else OracleWriter(JOINTS)

@@ -66,7 +66,9 @@ def test_an_engine_with_a_long_name_is_refused_or_served(length, tmp_path):
     pytest.importorskip("torch")
     from safetensors.torch import load_file, save_file
 
-    from rtskel.model import Skeletor, SkeletorConfig, read_metadata, save_weights
+    from rtskel.engine.metadata import read_metadata
+    from rtskel.engine.weights import save_weights
+    from rtskel.model import Skeletor, SkeletorConfig
 
     path = tmp_path / "long.safetensors"
     save_weights(Skeletor(SkeletorConfig(window=8, layers=1, d_model=16, heads=2, d_ff=16)), path)

@@ -37,7 +37,7 @@ def errors_of(reader: Reader) -> list:
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("skeleton", {"skeleton": "other"}), ("flat", {"dims": 2}), ("number", {"seq": 2**63 - 1})],
+    [("skeleton", {"skeleton": "other"}), ("flat", {"dims": 2})],
 )
 def test_many_bad_poses_in_a_message_are_few_events(kind, changes):
     people, messages = 80, 40
@@ -91,7 +91,7 @@ def test_ten_thousand_names_then_idle():
                 for k in range(first, first + 5000, 50):
                     people = [f"n{n}" for n in range(k, k + 50)]
                     crowd.send(people, np.stack([POSE] * 50), block=True)
-            reader.until(lambda reader: reader.heartbeats[-1].streams <= 1, "the crowd is forgotten").beats(2)
+            reader.until(lambda reader: 0 <= reader.streams <= 1, "the crowd is forgotten").beats(2)
 
         reader.beats(1)
         names(0)

@@ -41,8 +41,8 @@ def test_a_stream_that_waits_for_ever_is_ended():
             for k in range(8):
                 for n in (0, 2, 3, 4):
                     assert peer.send(peer.message(*raw(n, 0.1, n, stream=f"bad{k}")))
-            reader.until(lambda reader: reader.heartbeats[-1].streams == 9, "all places taken")
-        reader.until(lambda reader: reader.heartbeats[-1].streams == 1, "the slow ones are gone")
+            reader.until(lambda reader: reader.streams == 9, "all places taken")
+        reader.until(lambda reader: reader.streams == 1, "the slow ones are gone")
 
 
 @pytest.mark.parametrize("parts", [3, 40])
