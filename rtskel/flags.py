@@ -20,3 +20,7 @@ class Flag(IntFlag):
     """The first pose of a stream that starts afresh: nothing before it is continuous with it."""
     FLUSHED = 64
     """The stream ended before the lookahead did: copies of its last frame fill the window."""
+    HELD = 128
+    """Nobody is seen: the last known pose, held in its place."""
+    UNSEEN = 256
+    """Nobody has been seen for long, or at all: there are no coordinates, and `xyz` means nothing."""

@@ -501,6 +501,11 @@ def _serve_options(parser: _Parser) -> None:
         help="live frames that wait this long for the engine make way for newer ones; inf: never (default 1000)",
     )
     parser.add_argument(
+        "--unseen",
+        action="store_true",
+        help="where nobody has been seen for long, publish poses without coordinates, flagged, instead of nothing",
+    )
+    parser.add_argument(
         "--drain-s",
         type=float,
         default=30.0,
@@ -570,6 +575,7 @@ def _serve(args: argparse.Namespace) -> int:
                 slack_s=args.slack_ms / 1000,
                 idle_s=args.idle,
                 behind_s=args.behind_ms / 1000,
+                unseen=args.unseen,
                 ahead=max(64, args.max_gap + 1, args.lift_lookahead + args.hop),
             ),
             lift=args.lift_lookahead if args.lift else None,
