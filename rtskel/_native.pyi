@@ -87,7 +87,9 @@ class PoseWriter:
 class StreamArrays:
     """The compiled part of `rtskel.serve.arrays.StreamArrays`; its arrays are live views."""
 
-    def __init__(self, places: int, ring: int, follow: float, memory: float, tolerance: float) -> None: ...
+    def __init__(
+        self, places: int, ring: int, lookaheads: int, follow: float, memory: float, tolerance: float
+    ) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 
 class FastPath:

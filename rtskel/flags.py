@@ -20,3 +20,7 @@ class Flag(IntFlag):
     """The first pose after the stream was restarted; it is not continuous with earlier poses."""
     FLUSHED = 64
     """The stream ended within the lookahead; the window is padded with copies of its last frame."""
+    HELD = 128
+    """Nobody is seen: the last known pose, held in its place."""
+    UNSEEN = 256
+    """Nobody has been seen for long, or at all: there are no coordinates, and `xyz` means nothing."""

@@ -295,6 +295,24 @@ def test_batch_wait_refines_streams_together():
     assert sizes[1] == 8  # the first one tried the engine out
 
 
+def test_nobody_in_view():
+    """Poses, events and numbers as a reader gets them: no hole is taken for a loss."""
+    xyz = recording(200)
+    with serving() as server, Reader(server) as reader, publisher(server) as sender:
+        for n in range(200):
+            seen = 60 <= n < 70 or n >= 150
+            sender.send(xyz[n], None if seen else np.zeros(JOINTS, np.float32), seq=n, block=True)
+        sender.end(200)
+        reader.until_ended()
+        assert all(pose.xyz.any() for pose in reader.poses)
+        assert [event.kind for event in reader.events] == ["start", "lost", "found", "lost", "found", "end"]
+        assert not reader.subscriber.lost
+        for lookahead in (0, 4):
+            assert [pose.seq for pose in reader.select("a", lookahead)] == list(
+                range(len(reader.select("a", lookahead)))
+            )
+
+
 # --- several people in one message ---
 
 

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstdint>
 #include <initializer_list>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -19,8 +20,9 @@ namespace rtskel {
 
 class StreamArrays {
   public:
-    StreamArrays(std::size_t places, std::size_t ring, double follow_share, double memory, double tolerance)
-        : places(places),
+    StreamArrays(std::size_t places, std::size_t ring, std::size_t looks, double follow_share, double memory, double tolerance)
+        : looks(looks),
+          places(places),
           ring(ring),
           clock(places, follow_share, memory, tolerance),
           live(places),
@@ -38,6 +40,7 @@ class StreamArrays {
           captured(places * ring),
           axes(3 * places),
           flags(places),
+          lines(places * looks),
           seen(places),
           waits(places) {
         for (std::size_t k = 0; k < axes.size(); ++k) axes[k] = static_cast<std::int8_t>(1 + k % 3);
@@ -157,22 +160,62 @@ class StreamArrays {
         return found;
     }
 
-    void numbers(In<std::int32_t> place, In<std::int64_t> slots, In<std::int32_t> windows, In<std::uint32_t> flagged,
-                 Out<std::int64_t> out) const {
-        for (std::size_t m = 0; m < place.size(); ++m) {
+    // The columns of rtskel.wire.RefinedBatch.numbers for rows that come out, of the lookaheads with these indices. Where nothing is known of a
+    // slot, the last known pose takes its place, for at most `gap` slots; then `keep` is 0, and the row has no number; or, with
+    // a flag for `unseen` ones, it has no coordinates. Returns how many rows are not kept.
+    std::size_t emit(In<std::int32_t> place, In<std::int32_t> look, In<std::int64_t> slots, In<std::int32_t> windows, std::int64_t gap,
+                     std::uint32_t held, std::uint32_t unseen, Out<std::uint32_t> flagged, Out<float> xyz, Out<float> sigma, In<float> confidence,
+                     Out<std::int64_t> out, Out<std::uint8_t> keep) {
+        const std::size_t rows = place.size(), joints = rows ? sigma.size() / rows : 0;
+        std::size_t left = 0;
+        for (std::size_t m = 0; m < rows; ++m) {
             const std::size_t p = checked(place.data()[m]);
             const std::int64_t s = slots.data()[m];
+            Line& line = lines.at(p * looks + look.data()[m]);
+            float *pose = xyz.data() + 3 * joints * m, *spread = sigma.data() + joints * m;
+            const float* sure = confidence.data() + joints * m;
+            const bool known = windows.data()[m] > 0 || std::any_of(sure, sure + joints, [](float c) { return c > 0; });
+            if (known) {
+                line.remember(s, pose, spread, joints);
+            } else if (!line.xyz.empty() && s - line.slot <= gap) {
+                line.hold(s, pose, spread, joints);
+                flagged.data()[m] |= held;
+            } else if (unseen) {
+                std::fill_n(pose, 3 * joints, 0.0f);
+                std::fill_n(spread, joints, 0.0f);
+                flagged.data()[m] |= unseen;
+            } else {
+                keep.data()[m] = 0;
+                ++left;
+                out.data()[6 * m] = base[p] + s - line.dropped++;
+                continue;
+            }
+            keep.data()[m] = 1;
             const std::size_t at = p * ring + s % static_cast<std::int64_t>(ring);
             std::int64_t* row = out.data() + 6 * m;
-            row[0] = base[p] + s;
+            row[0] = base[p] + s - line.dropped;
             row[1] = timed[p] ? -1 : origin[p] + s;
             row[2] = captured[at];
             row[3] = received[at];
             row[4] = windows.data()[m];
-            row[5] = flagged.data()[m] | (s == 0 ? flags[p] : 0);
+            row[5] = flagged.data()[m] | (line.fresh ? flags[p] : 0);
+            line.fresh = false;
         }
+        return left;
     }
 
+    // A segment begins at that place: nothing is known, and so many rows of each lookahead had no number before.
+    void begin(std::size_t p, const std::vector<std::int64_t>& dropped) {
+        for (std::size_t k = 0; k < looks; ++k) lines.at(p * looks + k) = Line{0, dropped.at(k), true, {}, {}};
+    }
+
+    std::vector<std::int64_t> dropped(std::size_t p) const {
+        std::vector<std::int64_t> counts;
+        for (std::size_t k = 0; k < looks; ++k) counts.push_back(lines.at(p * looks + k).dropped);
+        return counts;
+    }
+
+    const std::size_t looks;
     const std::size_t places, ring;
     ArrivalClock clock;
     std::vector<std::uint8_t> live, timed, lossless;  // booleans
@@ -182,6 +225,30 @@ class StreamArrays {
     std::vector<std::uint32_t> flags;
 
   private:
+    // The poses of one stream at one lookahead: the last known one, and how many rows had none.
+    struct Line {
+        std::int64_t slot, dropped;
+        bool fresh;  // no pose has come out yet
+        std::vector<float> xyz, sigma;
+
+        void remember(std::int64_t s, const float* pose, const float* spread, std::size_t joints) {
+            slot = s;
+            xyz.assign(pose, pose + 3 * joints);
+            sigma.assign(spread, spread + joints);
+        }
+
+        // The spread grows by a hundredth of the body's size a slot.
+        void hold(std::int64_t s, float* pose, float* spread, std::size_t joints) const {
+            double middle[3] = {}, size = 0;
+            for (std::size_t k = 0; k < 3 * joints; ++k) middle[k % 3] += xyz[k] / static_cast<double>(joints);
+            for (std::size_t k = 0; k < 3 * joints; ++k) size += (xyz[k] - middle[k % 3]) * (xyz[k] - middle[k % 3]);
+            const double growth = 0.01 * static_cast<double>(s - slot) * std::sqrt(size / static_cast<double>(joints));
+            std::copy(xyz.begin(), xyz.end(), pose);
+            for (std::size_t k = 0; k < joints; ++k) spread[k] = static_cast<float>(std::min(sigma[k] + growth, 3e38));
+        }
+    };
+
+    std::vector<Line> lines;  // by place and lookahead
     std::vector<std::uint64_t> seen, waits;  // by place: the last call of `came` that dealt with it, that found nothing complete
     std::uint64_t generation = 0;
 
@@ -209,7 +276,7 @@ inline void bind_stream_arrays(nb::module_& m) {
         .def("due_until", &ArrivalClock::due_until)
         .def("follow", &ArrivalClock::follow);
     auto bound = nb::class_<StreamArrays>(m, "StreamArrays")
-        .def(nb::init<std::size_t, std::size_t, double, double, double>(), nb::arg("places"), nb::arg("ring"), nb::arg("follow"),
+        .def(nb::init<std::size_t, std::size_t, std::size_t, double, double, double>(), nb::arg("places"), nb::arg("ring"), nb::arg("looks"), nb::arg("follow"),
              nb::arg("memory"), nb::arg("tolerance"))
         .def_prop_ro("clock", [](StreamArrays& self) { return &self.clock; }, nb::rv_policy::reference_internal)
         .def("came", &StreamArrays::came)
@@ -218,7 +285,9 @@ inline void bind_stream_arrays(nb::module_& m) {
         .def("turn_in", &StreamArrays::turn_in)
         .def("turn_out", &StreamArrays::turn_out)
         .def("behind", &StreamArrays::behind)
-        .def("numbers", &StreamArrays::numbers);
+        .def("emit", &StreamArrays::emit)
+        .def("begin", &StreamArrays::begin)
+        .def("dropped", &StreamArrays::dropped);
     const auto by_place = [&bound](const char* name, auto member) {
         bound.def_prop_ro(name, [member](nb::handle self) {
             auto& arrays = nb::cast<StreamArrays&>(self);

@@ -95,6 +95,11 @@ def _stream_options(parser: Parser) -> None:
         help="once live frames wait this long for the engine, newer ones come first; inf: never (default 1000)",
     )
     group.add_argument(
+        "--unseen",
+        action="store_true",
+        help="where nobody has been seen for long, publish flagged poses without coordinates, instead of nothing",
+    )
+    group.add_argument(
         "--engine-timeout",
         type=duration,
         default=5.0,
@@ -141,6 +146,7 @@ def _run(args: argparse.Namespace) -> int:
                 slack_s=args.slack_ms / 1000,
                 idle_s=args.idle,
                 behind_s=args.behind_ms / 1000,
+                unseen=args.unseen,
                 ahead=max(64, args.max_gap + 1, args.lift_lookahead + args.hop),
             ),
             lift=args.lift_lookahead if args.lift else None,

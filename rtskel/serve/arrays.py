@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.flags import Flag
+from rtskel.refine import Refined
 from rtskel.serve.arrival import FOLLOW, PACE_MEMORY, PACE_TOLERANCE, ArrivalClock
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class StreamArrays:
     Args:
         places: how many.
         ring: how many slots are remembered of each.
+        lookaheads: how many there are.
 
     Attributes:
         arrival: when the streams' slots are due.
@@ -51,8 +54,8 @@ class StreamArrays:
         compiled: the compiled part.
     """
 
-    def __init__(self, places: int, ring: int) -> None:
-        self.compiled = self._made(places, ring)
+    def __init__(self, places: int, ring: int, lookaheads: int) -> None:
+        self.compiled = self._made(places, ring, lookaheads)
         self.ring = ring
         self.arrival: ArrivalClock = self.compiled.clock
         self.live: NDArray[np.bool_] = self.compiled.live.view(np.bool_)
@@ -72,10 +75,10 @@ class StreamArrays:
         self.captured: Slots = self.compiled.captured
 
     @staticmethod
-    def _made(places: int, ring: int) -> Any:
+    def _made(places: int, ring: int, lookaheads: int) -> Any:
         from rtskel import native
 
-        return native.StreamArrays(places, ring, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
+        return native.StreamArrays(places, ring, lookaheads, FOLLOW, PACE_MEMORY, PACE_TOLERANCE)
 
     def came(
         self,
@@ -122,13 +125,24 @@ class StreamArrays:
         places = np.empty(used, np.int64)
         return places[: self.compiled.behind(used, following, watermark, limit, places)]
 
-    def numbers(self, place: Places, slot: Slots, windows: NDArray[np.int32], flags: NDArray[np.uint32]) -> Slots:
-        """[M, 6] the columns of `rtskel.wire.RefinedBatch.numbers` for slots that come out; slot 0's own flags are
-        added to these.
+    def emit(
+        self, refined: Refined, look: NDArray[np.int32], gap: int, *, unseen: bool
+    ) -> tuple[Slots, NDArray[np.bool_]]:
+        """What is said of poses [M] that come out, at the lookaheads with these indices [M].
+
+        Where nothing is known of a slot, the last known pose takes its place, flagged HELD, for at most `gap` slots.
+
+        Returns:
+            [M, 6] the columns of `rtskel.wire.RefinedBatch.numbers`, and [M] which of the poses there are: where
+            nothing is known for longer, there is none, and no number is used; or, where poses are `unseen`, one without
+            coordinates, flagged UNSEEN.
         """
-        numbers = np.empty((len(place), 6), np.int64)
-        self.compiled.numbers(place, slot, windows, flags, numbers)
-        return numbers
+        rows = len(refined)
+        numbers, keep = np.empty((rows, 6), np.int64), np.empty(rows, np.uint8)
+        flags, arrays = refined.flags, (refined.xyz, refined.sigma, refined.confidence, numbers, keep)
+        bits = int(Flag.HELD), int(Flag.UNSEEN) if unseen else 0
+        self.compiled.emit(refined.stream, look, refined.slot, refined.windows, gap, *bits, flags, *arrays)
+        return numbers, keep.view(np.bool_)
 
 
 class PlaceTable:

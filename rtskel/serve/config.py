@@ -18,6 +18,8 @@ class StreamConfig:
         slack_s: seconds that a frame may come after it was due.
         idle_s: seconds of silence after which a stream is forgotten.
         behind_s: seconds that frames of a live stream may wait for the engine before the newest come first.
+        unseen: publish poses without coordinates, flagged UNSEEN, where nobody has been seen for more than `max_gap`
+            slots; else nothing is published there but the events `lost` and `found`.
         ahead: slots of the jitter buffer: how far ahead of the engine a stream's frames are kept in the ring. More wait
             in a queue.
     """
@@ -27,6 +29,7 @@ class StreamConfig:
     slack_s: float = 0.05
     idle_s: float = 30.0
     behind_s: float = 1.0
+    unseen: bool = False
     ahead: int = 64
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rtskel.refine import Refined
 from rtskel.serve.reports import SECOND
-from rtskel.serve.stream import Common
+from rtskel.serve.stream import Common, Stream
 from rtskel.wire import Flag
 
 _LOOK_EVERY = SECOND // 100
@@ -72,6 +72,9 @@ class Batches:
         self._look_at = 0.0 if self._behind < math.inf else math.inf  # when to see again who is behind
         self._hurried = False  # windows were left out, and the engine has not been done with all since
         self._failed = False  # whether the engine ever did
+        self._unseen: dict[int, Stream] = {}  # streams in which nobody has been seen for long, by place
+        self._look = np.zeros(max(self._bank.lookaheads) + 1, np.int32)  # index of each lookahead
+        self._look[list(self._bank.lookaheads)] = np.arange(len(self._bank.lookaheads))
         self._reach = {lookahead: self._bank.config.reach(lookahead) for lookahead in self._bank.lookaheads}
 
     def run(
@@ -85,15 +88,18 @@ class Batches:
         start = clock()
         if start >= self._look_at and self._bank.pending > 1:  # one alone is the newest
             skipped = self._leave_out(start, 0.0 if crowded or self._hurried else self._behind)
-            if skipped is not None and len(skipped):
-                deliver(self._emission(skipped, start, start))
+            if skipped is not None:
+                self._deliver(skipped, start, start, deliver)
         refined = self._bank.step()
         end = clock()
         if engine_times is not None:
             start, end = engine_times()
-        if len(refined):
-            deliver(self._emission(refined, start, end))
+        self._deliver(refined, start, end, deliver)
         return end
+
+    def _deliver(self, refined: Refined, start: int, end: int, deliver: Callable[[Emission], None]) -> None:
+        if len(refined) and len(emission := self._emission(refined, start, end)):
+            deliver(emission)
 
     def rest(self) -> None:
         """A turn is over: where the engine has caught up, nothing is hurried any more."""
@@ -127,12 +133,34 @@ class Batches:
     def _emission(self, refined: Refined, start: int, end: int) -> Emission:
         arrays, place, slot = self._arrays, refined.stream, refined.slot
         arrays.turn_out(place, refined.xyz)
-        flags = refined.flags
         if self._failed:  # looked at once a batch: for hundreds of streams this is most of what Python does
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
-            flags = flags | np.where(slot + reach <= arrays.faulty[place], np.uint32(Flag.PASSTHROUGH), np.uint32(0))
-        numbers = arrays.numbers(place, slot, refined.windows, flags)
-        self.frames_out += len(refined)
-        return Emission(
+            failed = slot + reach <= arrays.faulty[place]
+            np.bitwise_or(refined.flags, np.uint32(Flag.PASSTHROUGH), out=refined.flags, where=failed)
+        look = self._look[refined.lookahead]
+        config = self._common.config
+        numbers, keep = arrays.emit(refined, look, config.max_gap, unseen=config.unseen)
+        emission = Emission(
             *(place, refined.lookahead, numbers, refined.xyz, refined.confidence, refined.sigma, start, end)
         )
+        if self._unseen or not keep.all():
+            self._tell_unseen(emission, slot, keep, end)
+            emission = emission.select(keep)
+        self.frames_out += len(emission)
+        return emission
+
+    def _tell_unseen(self, emission: Emission, slot: NDArray[np.int64], keep: NDArray[np.bool_], now: int) -> None:
+        """Events `lost` and `found`, by the shortest lookahead, from the first frame on."""
+        first = (emission.lookahead == min(self._bank.lookaheads)) & (slot >= self._arrays.first[emission.place])
+        for row in np.flatnonzero(first).tolist():
+            place = int(emission.place[row])
+            stream = self._common.places[place]
+            unseen = self._unseen.get(place) is stream
+            if keep[row] == (not unseen):
+                continue
+            kind, detail = ("lost", "nobody is seen") if not keep[row] else ("found", "somebody is seen again")
+            self._common.reports.event(stream.name, kind, detail, int(emission.numbers[row, 0]), now)
+            if keep[row]:
+                del self._unseen[place]
+            else:
+                self._unseen[place] = stream

@@ -165,7 +165,7 @@ class Stream:
     """
 
     __slots__ = (
-        *("_back", "_closed_time", "_closing", "_common", "_corrected", "_first", "_held", "_last_number"),
+        *("_back", "_closed_time", "_closing", "_common", "_corrected", "_dropped", "_first", "_held", "_last_number"),
         *("_next_number", "_past", "_phase", "_restarting", "_rivals", "_silent_since", "base", "end_slot", "ended"),
         *("evict", "last", "like", "name", "origin", "place", "state", "waiting"),
     )
@@ -186,6 +186,7 @@ class Stream:
         self._back: list[tuple[RawPose, int]] = []  # the last frames in a row that went back
         self._rivals: list[tuple[RawPose, int]] = []  # frames of another epoch since the present one was heard
         self._first = (0, 0)  # slot and source time of the first frame that came
+        self._dropped = [0] * len(common.bank.lookaheads)  # slots without a pose before this segment, by lookahead
         self._phase: Phase | None = None  # where slots come from timestamps
         self._corrected = 0.0  # frames a second, where the claim was wrong
         self._restarting: tuple[str, str, Flag] | None = None  # event kind, detail and flags of a fresh start under way
@@ -456,7 +457,7 @@ class Stream:
         """
         took = self._back[-1][1] - self._back[0][1]
         enough = len(self._back) >= (2 if moved_on or slots_back > self._common.jump else 5)
-        return enough and (moved_on or took >= min(self.period, SECOND) / 2)
+        return enough and (moved_on or took >= (len(self._back) - 1) * min(self.period, SECOND) / 2)
 
     def _drop_back(self) -> None:
         """The frames that went back were stragglers: late, or duplicates."""
@@ -632,6 +633,7 @@ class Stream:
         arrays.faulty[place] = -1
         arrays.axes[place] = signed_axes(msg.axes, msg.mirrored)
         arrays.slot[place] = -1
+        arrays.compiled.begin(place, self._dropped)
         self._announce(msg)
         self._lift()
         # Frames before the first one may be on their way, shuffled within the lookahead: they are not overdue yet.
@@ -675,6 +677,7 @@ class Stream:
         """The segment's output is out: its place is free."""
         common, place = self._common, self.place
         self._last_number, self._silent_since = self.origin + self.newest, self.heard
+        self._dropped = common.arrays.compiled.dropped(place)
         common.bank.reset(place)
         common.places.give_back(place)
         self.place = -1

@@ -90,7 +90,7 @@ class StreamTable:
         self.epoch = epoch
         self._model = model
         furthest = max(map(bank.config.reach, bank.lookaheads))
-        self._arrays = StreamArrays(config.max_streams, bank.config.ahead + furthest + 3)
+        self._arrays = StreamArrays(config.max_streams, bank.config.ahead + furthest + 3, len(bank.lookaheads))
         self._places = PlaceTable(config.max_streams)
         self._reports = Reports(epoch)
         options = {"jump": config.max_gap + 1, "furthest": furthest}

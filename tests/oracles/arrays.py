@@ -14,7 +14,8 @@ from rtskel.skeleton import turned_in, turned_out
 class NumpyStreamArrays:
     """See `rtskel.serve.arrays.StreamArrays`; the arrays are of numpy."""
 
-    def __init__(self, places: int, ring: int) -> None:
+    def __init__(self, places: int, ring: int, looks: int) -> None:
+        self.looks, self.lines = looks, {}
         self.clock = NumpyArrivalClock(places)
         self.live, self.timed, self.lossless = np.zeros((3, places), np.bool_)
         self.until = np.full(places, math.inf)
@@ -75,14 +76,37 @@ class NumpyStreamArrays:
         out[: len(found)] = found
         return len(found)
 
-    def numbers(self, place, slot, windows, flags, out):
-        at = slot % self.ring
-        out[:, 0] = self.base[place] + slot
-        out[:, 1] = np.where(self.timed[place], -1, self.origin[place] + slot)
-        out[:, 2] = self.captured[place, at]
-        out[:, 3] = self.received[place, at]
-        out[:, 4] = windows
-        out[:, 5] = flags | np.where(slot == 0, self.flags[place], np.uint32(0))
+    def emit(self, place, look, slot, windows, gap, held, unseen, flags, xyz, sigma, confidence, out, keep):
+        for row, (p, k, s) in enumerate(zip(place.tolist(), look.tolist(), slot.tolist(), strict=True)):
+            line, at = self.lines[p, k], s % self.ring
+            if windows[row] > 0 or confidence[row].any():
+                line["last"] = s, xyz[row].copy(), sigma[row].copy()
+            elif line["last"] is not None and s - line["last"][0] <= gap:
+                known, pose, spread = line["last"]
+                size = np.sqrt(np.square(pose - pose.mean(axis=0, dtype=np.float64)).sum() / len(pose))
+                xyz[row], sigma[row] = pose, spread + 0.01 * (s - known) * size
+                flags[row] |= np.uint32(held)
+            elif unseen:
+                xyz[row], sigma[row] = 0, 0
+                flags[row] |= np.uint32(unseen)
+            else:
+                out[row, 0] = self.base[p] + s - line["dropped"]
+                line["dropped"] += 1
+                keep[row] = 0
+                continue
+            keep[row] = 1
+            number = -1 if self.timed[p] else self.origin[p] + s
+            fresh, line["fresh"] = int(self.flags[p]) if line["fresh"] else 0, False
+            times = self.captured[p, at], self.received[p, at]
+            out[row] = self.base[p] + s - line["dropped"], number, *times, windows[row], int(flags[row]) | fresh
+        return int((keep == 0).sum())
+
+    def begin(self, place, dropped):
+        for k, count in enumerate(dropped):
+            self.lines[place, k] = {"last": None, "dropped": count, "fresh": True}
+
+    def dropped(self, place):
+        return [self.lines[place, k]["dropped"] for k in range(self.looks)]
 
 
 class NumpyArrivalClock:
