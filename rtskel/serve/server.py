@@ -20,9 +20,10 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
   came, joints that were missing at the neck, flagged PASSTHROUGH, with an `error` event and a count in the
   heartbeats. It is called again with the next batch. An engine that fails before the first frame ends the
   server with one clear error.
+- *Pauses.* Deadlines count only the time in which the loop ran: a server that was stopped drops nothing as late.
 - *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
-  is ended, its tail and its `end` are published, and up to `linger_s` are left to send them. A second signal
-  ends at once.
+  is ended, its tail and its `end` are published, within `drain_s`; what is left then is counted (`undrained`). Up to
+  `linger_s` are left to send them. A second signal ends at once.
 """
 
 from __future__ import annotations

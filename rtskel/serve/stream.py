@@ -22,8 +22,9 @@ What each message and each clock does:
 
               frame                                     end                       time
     CLOSED    opens a segment; late if it is old        said twice, or `end`      idle: forgotten
-    OPEN      accepted; or leaps: HELD; or another      ENDING                    gives up slots; stale, idle: DRAINING
-              epoch or view: DRAINING
+    OPEN      accepted; leaps: HELD; goes back for      ENDING                    gives up slots; stale, idle: DRAINING
+              sure, another view, or an epoch that
+              outlasts the present one: DRAINING
     HELD      goes on: the leap is dropped, OPEN;       confirms or drops the     the leap is believed: DRAINING
               follows the leap: DRAINING                leap, then as OPEN
     ENDING    accepted up to N; else it waits           said twice                gives up what is missing: DRAINING

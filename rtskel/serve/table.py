@@ -6,31 +6,41 @@ reads.
 
 What a user can rely on, for a stream of `fps` frames a second:
 
-- *Slots.* A frame's slot is its `seq`; without one it is `round((time - first time) * fps)`. A stream whose
-  first number is at most `max_gap` starts at number 0 (its first frames were lost on the way), else at that
-  number. Every slot from there to the end of the stream is published once at each lookahead, in order; a slot
-  without a frame is filled in and flagged INTERPOLATED. The first frame of a slot wins; one whose slot is out
-  at every lookahead is dropped as `late`.
+- *Slots.* A frame's slot is its `seq`; without one it follows the phase of the frames, see `rtskel.serve.phase`: no
+  frame that came in order of time is refused for a rate that is nearly right, or wrong, which is corrected (event
+  `rate`). Rates below 0.1 frames a second are refused. A stream whose first number is at most `max_gap` starts at
+  number 0 (its first frames were lost on the way), else at that number. Every slot from there to the end of the
+  stream is published once at each lookahead, in order; a slot without a frame is filled in and flagged
+  INTERPOLATED. Where nobody is seen, so that no window knows anything, the last known pose is held for at most
+  `max_gap` slots (HELD, confidence 0, sigma growing); after that, and before anybody was seen, there is no pose
+  (events `lost` and `found`), or with `unseen` one without coordinates. The first frame of a slot wins; one whose
+  slot is out at every lookahead is dropped as `late`.
 - *Due.* A slot is due when it usually arrives, by the arrivals of the stream's recent frames and its fps; see
   `rtskel.serve.arrival`. A wrong fps, a drifting clock or a replay at another speed shifts what is due instead of
   making every frame late.
-- *Deadline.* A slot that has not come at `due + slack` counts as missing, so slot i at lookahead L is computed
-  no later than `due(i) + L / fps + slack`, with a hop of h up to h - 1 frames later, and 2D streams by the lookahead
-  of their lifting. While nothing is
-  missing, nothing waits for a deadline. The default slack of 50 ms is more than one frame at 25 fps and three at 60:
-  an estimator's usual jitter stays below it, and a dropped frame delays nothing by more than that. Frames that are
-  shuffled by less than the slack come out as if they had not been.
-- *Stall.* When frames stop coming, missing slots are published at their deadlines up to `max_gap` behind the
-  last frame. Then the rest that is due comes out, flagged FLUSHED, and the event `stale` says that nothing
-  follows until a frame does.
-- *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap
-  of more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch or other axes (event `reset`).
-  What was due before comes out first. A number that leaps ahead while frames are coming in is held until the
-  next frame confirms it, or one frame and the slack have passed; if the next frame goes on where the stream
-  was, the leap is dropped as `jump`. Frames of an epoch that was replaced are dropped as `old_epoch`.
+- *Deadline.* A slot that has not come at `due + slack` counts as missing, so slot i at lookahead L is computed no
+  later than `due(i) + L / fps + slack`, with a hop of h up to h - 1 frames later, and 2D streams by the lookahead
+  of their lifting. While nothing is missing, nothing waits for a deadline. The default slack of 50 ms is more than
+  one frame at 25 fps and three at 60: an estimator's usual jitter stays below it, and a dropped frame delays
+  nothing by more than that. Frames that are shuffled by less than the slack come out as if they had not been.
+  Deadlines count only time in which the server ran (`pause`). A slot after which `MAX_EARLY` frames wait is given
+  up.
+- *Stall.* When frames stop coming, missing slots are published at their deadlines up to `max_gap` after the last
+  frame; of a stream of fewer than three slots, which may be a tracker's mistake, none. Then the rest that is due
+  comes out, flagged FLUSHED, and the event `stale` says that nothing follows until a frame does. A `lossless`
+  stream is not given up: its next frame is waited for until `idle_s`.
+- *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap of
+  more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch or other axes, or where numbers or
+  times go back (event `reset`). What was due before comes out first. A number that leaps ahead while frames are
+  coming in is held until the next frame confirms it, or one frame and the slack have passed; if the next frame goes
+  on where the stream was, the leap is dropped as `jump`. Frames that go back, to slots that are out, are confirmed
+  by the next one, and by the fifth where they may be stragglers (less than `max_gap` back, in number and in time);
+  else they are `late` or `duplicate`. Another epoch takes an id over once the present one has been silent for a
+  frame and the slack, and its frames wait for that long; if the present one goes on, they are dropped as
+  `other_epoch` (`old_epoch` if it was replaced before).
 - *End.* StreamEnd with `seq` N: the stream has N slots. Those still missing have `slack` to arrive, the tail is
-  flushed, event `end`. A frame of the same epoch after it starts afresh if its number is N or more, or if it
-  was captured after the end; else it is late.
+  flushed, event `end`. A frame of the same epoch after it starts afresh if its number is N or more, or if it was
+  captured after the end; else it is late.
 - *Idle.* A stream that sends nothing for `idle_s` is ended if it was not (event `end`, detail "idle") and forgotten
   (event `evicted`): its place is free for another, and its number in the output begins at 0 again.
 - *Overload.* No frame is dropped here, and every slot is published. But where a live stream's frames have waited
@@ -40,8 +50,8 @@ What a user can rely on, for a stream of `fps` frames a second:
   counted as `overload`. Streams that are `lossless` have every window refined: the server stops reading when too
   many of their frames wait, so that the queues of the publishers fill, and these wait, or count what they lose.
   Frames further ahead of the engine than its ring holds wait in the order they came.
-- *Offenders* are counted by kind in `counts` and named in `error` events: the first of a kind and stream at
-  once, then the running count at most once a second.
+- *Offenders* are counted by kind in `counts` and named in `error` events: the first of a kind and stream at once,
+  then the running count at most once a second.
 """
 
 from __future__ import annotations
