@@ -13,10 +13,10 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
   they drop. The server itself drops no frame.
 - *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
   again. The holes in `seq` tell it.
-- *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
-  came, joints that were missing at the neck, flagged PASSTHROUGH, with an `error` event and a count in the
-  heartbeats. It is called again with the next batch. An engine that fails before the first frame ends the
-  server with one clear error.
+- *A failing engine* does not end the stream of poses: if it raises, answers something that is no pose, or takes longer
+  than `engine_timeout_s`, the poses of that batch pass through as they came, joints that were missing at the neck,
+  flagged PASSTHROUGH, with an `error` event and a count in the heartbeats. It is called again with the next batch; after
+  a hang, once that call has returned. An engine that fails before the first frame ends the server with one clear error.
 - *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
   is ended, its tail and its `end` are published, and up to `linger_s` are left to send them. A second signal
   ends at once.
@@ -54,6 +54,10 @@ UNREAD_NS = SECOND
 
 DRAIN_NS = 2 * SECOND
 """How long the end goes on reading what ZeroMQ has, if publishers go on sending."""
+
+
+MAX_PATIENCE_S = 20.0
+"""How long the end waits for one call of the engine."""
 
 
 class Server:
@@ -128,6 +132,11 @@ class Server:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
         self._sockets.close()
         self._engine.release()
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds without `on_progress` after which a server that ends is stuck."""
+        return 1.0 + max(min(self._engine.limit_s(), MAX_PATIENCE_S), self.config.linger_s)
 
     def stop(self) -> None:
         """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
@@ -282,4 +291,5 @@ class Server:
         while self._table.pending:
             self.on_progress()
             self._step()
+        self.on_progress()
         assert self._table.idle
