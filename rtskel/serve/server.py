@@ -15,8 +15,8 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
   again. The holes in `seq` tell it.
 - *A failing engine* does not end the stream of poses: if it raises, answers something that is no pose, or takes longer
   than `engine_timeout_s`, the poses of that batch pass through as they came, joints that were missing at the neck,
-  flagged PASSTHROUGH, with an `error` event and a count in the heartbeats. It is called again with the next batch; after
-  a hang, once that call has returned. An engine that fails before the first frame ends the server with one clear error.
+  flagged PASSTHROUGH, with an `error` event and a count in the heartbeats. It is called again with the next batch, or
+  after a hang once that call has returned. An engine that fails before the first frame ends the server with an error.
 - *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
   is ended, its tail and its `end` are published, and up to `linger_s` are left to send them. A second signal
   ends at once.
