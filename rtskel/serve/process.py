@@ -41,9 +41,8 @@ def run_server(
     Raises:
         ServeError, EngineError: see `Server`.
     """
-    patience = math.ceil(2 + config.engine_timeout_s + config.linger_s)
-    with Server(config, engine, clock=clock) as server, _signals(server.stop, patience) as received, _few_collections():
-        server.on_progress = lambda: _expect_progress(patience) if received else None
+    with Server(config, engine, clock=clock) as server, _signals(server) as received, _few_collections():
+        server.on_progress = lambda: _expect_progress(server.patience_s) if received else None
         on_ready(server)
         server.run()
         if on_end is not None:
@@ -66,10 +65,10 @@ def _few_collections() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None], patience: int) -> Iterator[list[int]]:
-    """The first SIGTERM or SIGINT calls `stop` and is put on the list; a second one ends the process at once.
+def _signals(server: Server) -> Iterator[list[int]]:
+    """The first SIGTERM or SIGINT stops the server and is put on the list; a second one ends the process at once.
 
-    From the first one on, the process ends if `_expect_progress` is not called for `patience` seconds.
+    From the first one on, the process ends if `_expect_progress` is not called again in time.
     """
     from rtskel import native
 
@@ -78,15 +77,19 @@ def _signals(stop: Callable[[], None], patience: int) -> Iterator[list[int]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        stop()
+        if _ALARM is None:
+            for each in both:
+                signal.signal(each, signal.SIG_DFL)
+        _expect_progress(server.patience_s)
+        server.stop()
 
     taken = both if _ALARM is None else (*both, _ALARM)
     before = {number: signal.signal(number, handle) for number in taken}
-    native.guard_signals(list(both), patience)
+    native.guard_signals(list(both), math.ceil(server.patience_s))
     try:
         yield received
     finally:
-        _expect_progress(0)
+        _expect_progress(0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -95,7 +98,7 @@ _ALARM = getattr(signal, "SIGALRM", None)
 """Windows has none, and no guard either."""
 
 
-def _expect_progress(patience: int) -> None:
-    """The process ends unless this is called again within `patience` seconds; 0: no more."""
+def _expect_progress(patience_s: float) -> None:
+    """The process ends unless this is called again in so many seconds; 0: it does not."""
     if _ALARM is not None:
-        signal.alarm(patience)
+        signal.alarm(math.ceil(patience_s))

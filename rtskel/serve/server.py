@@ -16,10 +16,10 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
 - *Readers that come back* are sent again what was published in the last two seconds, see `rtskel.serve.kept`.
 - *Slow readers.* Up to `send_queue` messages wait for a reader; then ZeroMQ drops what is newer until it reads
   again. The holes in `seq` tell it.
-- *A failing engine* does not end the stream of poses: those it should have refined are passed through as they
-  came, joints that were missing at the neck, flagged PASSTHROUGH, with an `error` event and a count in the
-  heartbeats. It is called again with the next batch. An engine that fails before the first frame ends the
-  server with one clear error.
+- *A failing engine* does not end the stream of poses: if it raises, answers something that is no pose, or takes longer
+  than `engine_timeout_s`, the poses of that batch pass through as they came, joints that were missing at the neck,
+  flagged PASSTHROUGH, with an `error` event and a count in the heartbeats. It is called again with the next batch, or
+  after a hang once that call has returned. An engine that fails before the first frame ends the server with an error.
 - *Pauses.* Deadlines count only the time in which the loop ran: a server that was stopped drops nothing as late.
 - *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
   is ended, its tail and its `end` are published, within `drain_s`; what is left then is counted (`undrained`). Up to
@@ -82,6 +82,10 @@ MAX_LINES = 50
 
 MAX_TOLD = 256
 """Refusals that publishers are told of between two heartbeats."""
+
+
+MAX_PATIENCE_S = 20.0
+"""How long the end waits for one call of the engine."""
 
 
 class Server:
@@ -166,6 +170,11 @@ class Server:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
         self._sockets.close()
         self._engine.release()
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds without `on_progress` after which a server that ends is stuck."""
+        return 1.0 + max(min(self._engine.limit_s(), MAX_PATIENCE_S), self.config.linger_s)
 
     def stop(self) -> None:
         """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
@@ -389,6 +398,7 @@ class Server:
         while self._table.pending and self._clock() < until:
             self.on_progress()
             self._step()
+        self.on_progress()
         self._count_undrained()
 
     def _count_undrained(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -75,6 +76,12 @@ class WatchedEngine:
         finally:
             self.ended = self._clock()
 
+    def limit_s(self, windows: int | None = None) -> float:
+        """Seconds that a call for so many windows (default: a full batch) may take; inf without a timeout."""
+        if self._worker is None:
+            return math.inf
+        return max(self._timeout_s, MARGIN * (windows or self.max_batch) * self._usual_s)
+
     def release(self) -> None:
         """The engine is not run again; it stays open."""
         if self._worker is not None:
@@ -85,7 +92,7 @@ class WatchedEngine:
     ) -> NDArray[np.float32]:
         start = time.perf_counter()
         y: NDArray[np.float32]
-        y = worker.call(max(self._timeout_s, MARGIN * len(x) * self._usual_s), x, missing, positions)
+        y = worker.call(self.limit_s(len(x)), x, missing, positions)
         each = (time.perf_counter() - start) / len(x)
         # One slow call says little: it counts for MARGIN times the usual at most.
         self._usual_s += MEMORY * (min(each, MARGIN * self._usual_s or each) - self._usual_s)
