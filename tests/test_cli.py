@@ -157,7 +157,7 @@ def test_completion(capsys, tmp_path: Path) -> None:
             assert word in script
     assert main(["completion", "bash"]) == 0
     (tmp_path / "rtskel.bash").write_text(capsys.readouterr().out)
-    asked = [["se"], ["serve", "--gpu"], ["serve", "--precision", ""], ["refine", "x"]]
+    asked = [["ser"], ["serve", "--gpu"], ["serve", "--precision", ""], ["refine", "x"]]
     ask = "; ".join(
         f"COMP_WORDS=(rtskel {shlex.join(words)}); COMP_CWORD={len(words)}; _rtskel; echo ${{COMPREPLY[@]}}"
         for words in asked

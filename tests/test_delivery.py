@@ -84,10 +84,10 @@ def test_answers_go_to_publishers_that_ask():
         question = wire.encode(wire.Sync(1, 2))[1]
         for body in (question, question[:-1], b"", wire.encode(wire.Sync(3, 4))[1]):
             sockets = server._sockets
-            sockets._ask(body, 0, lambda *refused: None)
+            sockets._ask(body, 0, -1, lambda *refused: None)
         assert sockets._asked == {1: 2, 3: 4}, "what is no question is left out"
         for client in range(1000):
-            sockets._ask(wire.encode(wire.Sync(client, 1))[1], 0, lambda *refused: None)
+            sockets._ask(wire.encode(wire.Sync(client, 1))[1], 0, -1, lambda *refused: None)
         assert len(sockets._asked) == 256
 
 

@@ -14,7 +14,7 @@ from rtskel.errors import WireError
 from rtskel.refine import refine
 from rtskel.serve.intake import Intake
 from rtskel.skeleton import from_canonical
-from rtskel.wire import MAX_FPS, MAX_SPAN_S, MAX_TIME, RawBatch, RawPose, StreamEnd, encode
+from rtskel.wire import MAX_FPS, MAX_SPAN_S, MAX_TIME, MIN_FPS, RawBatch, RawPose, StreamEnd, encode
 from tests import test_streams
 from tests.test_streams import *  # noqa: F403 (its tests are run here too)
 from tests.test_streams import CLIP, JOINTS, PERIOD, BlendEngine, Rig, check_equal, end, frame, on_time
@@ -25,7 +25,8 @@ READ = Counter()
 
 def parts(message) -> tuple[bytes, bytes]:
     """`encode`, also of coordinates that it refuses."""
-    if message.time_ns > MAX_TIME or (message.seq or 0) > getattr(message, "fps", MAX_FPS) * MAX_SPAN_S:
+    fps = getattr(message, "fps", MAX_FPS)
+    if fps < MIN_FPS or message.time_ns > MAX_TIME or (message.seq or 0) > fps * MAX_SPAN_S:
         pytest.skip("no message can say such a number")
     try:
         return encode(message)
