@@ -232,7 +232,7 @@ def test_a_restart_begins_afresh():
     rig = LiftRig()
     first = in_time(range(10))
     second = [(k * PERIOD + 11 * PERIOD, flat(k, epoch=2)) for k in range(FRAMES)]
-    rig.play([*first, *second]).stop().check(range(FRAMES), skip=10)
+    rig.play([*first, *second]).stop().check(range(FRAMES), skip=11)  # slot 10: who goes on was not known
     assert [event.kind for event in rig.events] == ["start", "reset", "end"]
     assert [p.source_seq for p in rig.poses if p.lookahead == 0][:10] == list(range(10)), "the tail was not lost"
 

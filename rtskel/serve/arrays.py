@@ -27,6 +27,9 @@ Slots: TypeAlias = NDArray[np.int64]
 Times: TypeAlias = NDArray[np.float64]
 
 
+_HELD, _UNSEEN = int(Flag.HELD), int(Flag.UNSEEN)
+
+
 class StreamArrays:
     """The streams at places 0..places-1.
 
@@ -57,6 +60,7 @@ class StreamArrays:
     def __init__(self, places: int, ring: int, lookaheads: int) -> None:
         self.compiled = self._made(places, ring, lookaheads)
         self.ring = ring
+        self._keep = np.empty(64, np.uint8)
         self.arrival: ArrivalClock = self.compiled.clock
         self.live: NDArray[np.bool_] = self.compiled.live.view(np.bool_)
         self.timed: NDArray[np.bool_] = self.compiled.timed.view(np.bool_)
@@ -127,22 +131,24 @@ class StreamArrays:
 
     def emit(
         self, refined: Refined, look: NDArray[np.int32], gap: int, *, unseen: bool
-    ) -> tuple[Slots, NDArray[np.bool_]]:
+    ) -> tuple[Slots, NDArray[np.bool_] | None]:
         """What is said of poses [M] that come out, at the lookaheads with these indices [M].
 
         Where nothing is known of a slot, the last known pose takes its place, flagged HELD, for at most `gap` slots.
 
         Returns:
-            [M, 6] the columns of `rtskel.wire.RefinedBatch.numbers`, and [M] which of the poses there are: where
-            nothing is known for longer, there is none, and no number is used; or, where poses are `unseen`, one without
-            coordinates, flagged UNSEEN.
+            [M, 6] the columns of `rtskel.wire.RefinedBatch.numbers`, and [M] which of the poses there are, None: all.
+            Where nothing is known for longer there is none, and no number is used; or, where poses are `unseen`, one
+            without coordinates, flagged UNSEEN.
         """
         rows = len(refined)
-        numbers, keep = np.empty((rows, 6), np.int64), np.empty(rows, np.uint8)
+        if rows > len(self._keep):
+            self._keep = np.empty(2 * rows, np.uint8)
+        numbers, keep = np.empty((rows, 6), np.int64), self._keep
         flags, arrays = refined.flags, (refined.xyz, refined.sigma, refined.confidence, numbers, keep)
-        bits = int(Flag.HELD), int(Flag.UNSEEN) if unseen else 0
-        self.compiled.emit(refined.stream, look, refined.slot, refined.windows, gap, *bits, flags, *arrays)
-        return numbers, keep.view(np.bool_)
+        bits = _HELD, _UNSEEN if unseen else 0
+        left = self.compiled.emit(refined.stream, look, refined.slot, refined.windows, gap, *bits, flags, *arrays)
+        return numbers, keep[:rows].astype(np.bool_) if left else None
 
 
 class PlaceTable:

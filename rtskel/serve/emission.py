@@ -143,7 +143,8 @@ class Batches:
         emission = Emission(
             *(place, refined.lookahead, numbers, refined.xyz, refined.confidence, refined.sigma, start, end)
         )
-        if self._unseen or not keep.all():
+        if self._unseen or keep is not None:
+            keep = np.ones(len(slot), np.bool_) if keep is None else keep
             self._tell_unseen(emission, slot, keep, end)
             emission = emission.select(keep)
         self.frames_out += len(emission)

@@ -99,7 +99,7 @@ class NumpyStreamArrays:
             fresh, line["fresh"] = int(self.flags[p]) if line["fresh"] else 0, False
             times = self.captured[p, at], self.received[p, at]
             out[row] = self.base[p] + s - line["dropped"], number, *times, windows[row], int(flags[row]) | fresh
-        return int((keep == 0).sum())
+        return int((keep[: len(place)] == 0).sum())
 
     def begin(self, place, dropped):
         for k, count in enumerate(dropped):
