@@ -11,6 +11,9 @@ from rtskel.client import GroupPublisher, Publisher, ServerBack, Subscriber
 from rtskel.curve import ClientKeys, ServerKeys, keygen
 from rtskel.errors import AccessError, ServeError
 from rtskel.serve import ServeConfig, Server
+from rtskel.serve import kept as kept_module
+from rtskel.serve.kept import Kept
+from rtskel.serve.reports import SECOND
 from tests.sockets import Cable, no_socket_left_open
 from tests.test_serve import ANY, PATIENCE, BlendEngine, Reader, publisher, recording, serving
 
@@ -81,14 +84,49 @@ def test_answers_go_to_publishers_that_ask():
                 sender._uplink.socket.poll(100)
                 assert sender.has_subscriber
         assert sender._uplink.heartbeat.epoch == server.epoch
+
+
+def test_questions_are_bounded_and_what_is_none_is_left_out():
+    with Server(ServeConfig(raw=ANY, refined=ANY), BlendEngine()) as server:
+        sockets, refused = server._sockets, []
         question = wire.encode(wire.Sync(1, 2))[1]
         for body in (question, question[:-1], b"", wire.encode(wire.Sync(3, 4))[1]):
-            sockets = server._sockets
-            sockets._ask(body, 0, -1, lambda *refused: None)
-        assert sockets._asked == {1: 2, 3: 4}, "what is no question is left out"
+            sockets._ask(body, 0, -1, lambda *why: refused.append(why))
+        assert sockets._asked == {1: 2, 3: 4}
+        assert [kind for _, kind, *_ in refused] == ["malformed", "malformed"]
         for client in range(1000):
-            sockets._ask(wire.encode(wire.Sync(client, 1))[1], 0, -1, lambda *refused: None)
+            sockets._ask(wire.encode(wire.Sync(client, 1))[1], 0, -1, None)
         assert len(sockets._asked) == 256
+
+
+def test_what_is_kept_is_bounded_and_sent_again_in_order(monkeypatch):
+    kept = Kept()
+    pose, event, other = wire.refined_topic("a", 4), wire.event_topic("a"), wire.refined_topic("b", 4)
+    kept.add([(event, b"start")], 0)
+    for k in range(10):
+        kept.add([(pose, b"%d" % k), (other, b"x"), (wire.refined_batch_topic(4), b"all")], SECOND * k)
+    kept.add([(event, b"end")], 9 * SECOND)
+    asked = [wire.again_topic(reader, prefix) for reader, prefix in [("r", event), ("r", pose), ("s", pose[:13])]]
+    for topic in (*asked, b"rts1/again/r/rts1/heartbeat/", b"rts1/again/", b"rts1/again/r", b"rts1/again//" + pose):
+        kept.ask(topic)
+    assert kept.answer_due() == 0
+    answers = [*kept.answers(9 * SECOND, b"beat")]
+    r_event, r_pose, s = asked
+    assert [(topic, body) for topic, body in answers if topic != s] == [
+        *((r_pose, b"%d" % k) for k in (7, 8, 9)),
+        (r_event, b"end"),
+        (r_event, b"beat"),
+        (r_pose, b"beat"),
+    ]
+    assert [body for topic, body in answers if topic == s] == [b"7", b"x", b"8", b"x", b"9", b"x", b"beat"]
+    assert kept.answer_due() == float("inf")
+    kept.ask(asked[0])
+    assert kept.answer_due() > 9 * SECOND, "not at once"
+    assert not [*kept.answers(9 * SECOND, b"beat")]
+    monkeypatch.setattr(kept_module, "MAX_KEPT", 1000)
+    for k in range(100):
+        kept.add([(pose, bytes(100))], 9 * SECOND + k)
+    assert len(kept._sent) == 10
 
 
 # --- readers that have missed something -------------------------------------------------------------------------------
@@ -143,6 +181,8 @@ def test_a_new_server_is_read_from_its_first_pose():
         for pose in xyz:
             sender.send(pose, block=True)
         while again._table.frames_out < 2 * 76:  # all of it is out before the reader is there
+            if sender.has_subscriber:  # what the server before had not taken is sent again when the publisher is used
+                sender._uplink._send_waiting(0.0)
             threading.Event().wait(0.01)
         came = []
         while not came or not isinstance(came[-1], wire.RefinedPose) or came[-1].seq < 75:

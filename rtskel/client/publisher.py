@@ -131,8 +131,7 @@ class _Sender(Closing):
         for reason, count in event.counts.items():
             before = self._refused.get((event.stream, reason), 0)
             if not self.refusals[reason]:
-                whose = f"the server at {self.endpoint} refuses poses of stream {event.stream!r}"
-                self._uplink.say(f"{whose}: {event.detail}")
+                self._uplink.say(f"the server at {self.endpoint} on stream {event.stream!r}: {event.detail}")
             # The server counts from the stream's start on; a new server begins anew.
             self.refusals[reason] += count - before if count > before else count
             self._refused[event.stream, reason] = count

@@ -6,16 +6,16 @@ threads do not survive one.
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import zmq
 
 from rtskel import wire
+from rtskel.client.missed import Missed
 from rtskel.client.slots import Key, Slots
 from rtskel.client.socket import Closing, Context, Socket, deadline_of, remaining_ms
 from rtskel.curve import ClientKeys
@@ -30,12 +30,6 @@ LAG_S = 1.0
 
 PATIENCE_S = 5.0
 """How long a reader waits for the first heartbeat before it takes the server to be gone."""
-
-AGAIN_S = 0.5
-"""How long messages are held back while those that were missed before them are asked for again."""
-
-MAX_PREFIXES = 64
-"""Subscriptions for which it is asked one by one."""
 
 SILENCE_S = 2.0
 """Shortest silence that means that a server is gone, however often its heartbeats come."""
@@ -169,14 +163,7 @@ class Subscriber(Closing):
         # Without stream ids, topics cannot select the lookahead: ZeroMQ matches prefixes, and the stream comes first.
         self._suffixes = None if lookaheads is None or batches else tuple(b"/L%d/" % number for number in lookaheads)
         self._slots = Slots()
-        self._topics = topics
-        # After a reconnection: what has come since, while what was missed before it is asked for again; and until when.
-        self._held: list[wire.RefinedPose | wire.Event] | None = None
-        self._held_until = 0.0
         self._connections = 1
-        self._asked: list[bytes] = []
-        self._answers = 0
-        self._heard: deque[wire.Event] = deque(maxlen=256)  # events that were given last
         self._started: set[str] = set()  # streams whose start was told in this life of the server
         # Messages to be given, each with the poses that were lost just before it.
         self._ready: OrderedDict[object, tuple[Given, list[tuple[Key, int]]]] = OrderedDict()
@@ -184,6 +171,7 @@ class Subscriber(Closing):
         self._zmq = self._socket.zmq
         self._zmq.rcvhwm = (256 if latest else 10_000) if queue is None else queue
         self._zmq.sndhwm = 0  # subscriptions are messages, too: those above the mark would never reach the server
+        self._missed = Missed(self._zmq, topics, self._suffixes)
         self._socket.connect()
         for topic in topics:
             self._zmq.subscribe(topic)
@@ -242,8 +230,7 @@ class Subscriber(Closing):
             left = remaining_ms(deadline)
             if left == 0:
                 raise TimeoutError(f"no message from a server at {self.endpoint}")
-            held = -1 if self._held is None else remaining_ms(self._held_until)
-            wait = min(ms for ms in (left, held, _SLICE_MS) if ms >= 0)
+            wait = min(ms for ms in (left, remaining_ms(self._missed.deadline), _SLICE_MS) if ms >= 0)
             before = time.monotonic()
             self._socket.wait(wait)
             self._silence += min(time.monotonic() - before, wait / 1000)
@@ -330,8 +317,8 @@ class Subscriber(Closing):
             for stream in first:
                 self._start(stream, batch.epoch, None, batch.publish_ns, batch.clock)
             self._ready[object()] = batch, lost
-        elif self._held is not None:
-            self._held.append(message)
+        elif self._missed.deadline is not None:
+            self._missed.hold(message)
         elif isinstance(message, wire.RefinedPose):
             self._give_pose(message)
         else:
@@ -355,11 +342,12 @@ class Subscriber(Closing):
         self._ready[place] = got.pose, lost
 
     def _give_event(self, event: wire.Event) -> None:
+        if not self._missed.is_new(event):
+            return
         if event.kind == "start":
             self._started.add(event.stream)
         elif event.kind == "evicted":
             self._slots.evicted(event.stream)
-        self._heard.append(event)
         self._ready[object()] = event, []
 
     def _start(self, stream: str, epoch: int, seq: int | None, time_ns: int, clock: str) -> None:
@@ -373,80 +361,38 @@ class Subscriber(Closing):
         """A message of the server with that epoch has come."""
         restarted = self.epoch is not None and epoch != self.epoch
         if restarted:
-            if self._held is not None:
-                self._give_held()
+            self._give_once(self._missed.release())
             self._slots.restart()
             self._started.clear()
         if (restarted or self._gone) and self._when_gone != "wait":
             self._ready[object()] = ServerBack(epoch, restarted), []
         self.epoch, self._gone = epoch, False
 
-    # --- after a reconnection -----------------------------------------------------------------------------------------
-
     def _recover(self) -> None:
         """Asks again for what was missed if there is another connection; gives what was held back if that is over."""
         if self._socket.connections > self._connections:
             self._connections = self._socket.connections
-            if not (self._latest or (self._suffixes is None and self._all and not self._topics)):
-                self._ask()
-        if self._held is not None and time.monotonic() >= self._held_until:
-            self._release()
-
-    def _ask(self) -> None:
-        """Asks the server for what it has kept."""
-        self._release()
-        prefixes = [topic for topic in self._topics if topic.startswith((wire.REFINED_PREFIX, wire.EVENT_PREFIX))]
-        if len(prefixes) > MAX_PREFIXES:
-            prefixes = [wire.REFINED_PREFIX] + [wire.EVENT_PREFIX] * self._events
-        reader = f"{secrets.randbits(64):x}"  # another one each time, so that no older answer is taken for this one
-        self._asked = [wire.again_topic(reader, prefix) for prefix in prefixes]
-        self._held, self._held_until = [], time.monotonic() + AGAIN_S
-        for topic in self._asked:
-            self._zmq.subscribe(topic)
+            if not (self._latest or self._batches):
+                self._give_once(self._missed.begin())
+        if self._missed.deadline is not None and time.monotonic() >= self._missed.deadline:
+            self._give_once(self._missed.end())
 
     def _keep_again(self, message: wire.Message) -> None:
         """Something that the server sends again; a heartbeat says that this was all."""
-        if self._held is None:
-            return
         if isinstance(message, wire.Heartbeat):
-            self._answers += 1
-            if self._answers == len(self._asked):
-                self._release()
-        elif isinstance(message, (wire.RefinedPose, wire.Event)) and self._wanted(message):
+            if self._missed.deadline is not None and self._missed.answered():
+                self._give_once(self._missed.end())
+        elif isinstance(message, (wire.RefinedPose, wire.Event)) and self._missed.wanted(message):
             self._notice(message.epoch)
+            self._give_once([message])
+
+    def _give_once(self, messages: Iterable[wire.RefinedPose | wire.Event]) -> None:
+        """Makes messages ready to be given, unless they were given before."""
+        for message in messages:
             if isinstance(message, wire.RefinedPose):
                 self._give_pose(message, once=True)
-            elif not any(_same(message, other) for other in self._heard):
+            else:
                 self._give_event(message)
-
-    def _wanted(self, message: wire.RefinedPose | wire.Event) -> bool:
-        if isinstance(message, wire.Event):
-            topic = wire.event_topic(message.stream)
-        else:
-            topic = wire.refined_topic(message.stream, message.lookahead)
-            if self._suffixes is not None and not topic.endswith(self._suffixes):
-                return False
-        return any(topic.startswith(prefix) for prefix in self._topics)
-
-    def _release(self) -> None:
-        """Gives what was held back, and is content with what has come again."""
-        self._give_held()
-        for topic in self._asked:
-            self._zmq.unsubscribe(topic)
-        self._held, self._asked, self._answers = None, [], 0
-
-    def _give_held(self) -> None:
-        held, self._held = self._held or (), []
-        for message in held:
-            if isinstance(message, wire.RefinedPose):
-                self._give_pose(message, once=True)
-            elif not any(_same(message, other) for other in self._heard):
-                self._give_event(message)
-
-
-def _same(event: wire.Event, other: wire.Event) -> bool:
-    fields = ("epoch", "stream", "kind", "seq", "time_ns", "detail")
-    return all(getattr(event, name) == getattr(other, name) for name in fields)
 
 
 def _subscriptions(

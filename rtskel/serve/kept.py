@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 
 from rtskel import wire
 from rtskel.serve.reports import SECOND
@@ -96,19 +97,18 @@ class Kept:
         return self._answer_at if self._asked else math.inf
 
     def answers(self, now: int, last: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The messages to send to those who asked, each topic's oldest first, and the body `last` at the end."""
+        """The messages to send to those who asked, oldest first, and the body `last` at the end."""
         if not self._asked or now < self._answer_at:
             return
         self._answer_at = now + ANSWER_NS
-        by_topic: dict[bytes, list[bytes]] = {}
-        for _, _, messages in self._sent:
-            for topic, body in messages:
-                by_topic.setdefault(topic, []).append(body)
+        asked = [(answer, self._asked.pop(answer)) for answer in [*self._asked][:MAX_ASKED]]
+        wanted: dict[bytes, list[bytes]] = {}  # where to send messages of a topic again
         left = MAX_ANSWER
-        for answer in [*self._asked][:MAX_ASKED]:
-            prefix = self._asked.pop(answer)
-            for topic in [topic for topic in by_topic if topic.startswith(prefix)]:
-                for body in by_topic[topic][:left]:
-                    yield answer, body
-                left = max(0, left - len(by_topic[topic]))
+        for topic, body in chain.from_iterable(messages for _, _, messages in self._sent):
+            if topic not in wanted:
+                wanted[topic] = [answer for answer, prefix in asked if topic.startswith(prefix)]
+            for answer in wanted[topic][: max(0, left)]:
+                yield answer, body
+                left -= 1
+        for answer, _ in asked:
             yield answer, last
