@@ -111,7 +111,7 @@ def test_a_server_that_is_killed_and_comes_again():
             first.process.wait(PATIENCE)
             wait_for(lambda: not sender.has_subscriber, "the publisher knows")
             assert not sender.send(clip(100)[20], seq=20)
-            assert sender.dropped == 1
+            assert sender.dropped >= 1  # and what the server had not said that it took
             with ServerProcess(raw=raw, refined=refined) as second:
                 sender.wait_for_subscriber(PATIENCE)
                 reader.until(lambda reader: reader.heartbeats[-1].epoch != epoch, "the new server's heartbeat")
@@ -162,7 +162,7 @@ def test_a_second_server_does_not_take_the_path_of_a_living_one(port, tmp_path):
     with ServerProcess(raw=raw, refined=refined) as server, Neighbour(server) as neighbour:
         neighbour.served(10)
         neighbour.mark()
-        with pytest.raises(RuntimeError, match="in use"), ServerProcess(**{port: f"ipc://{tmp_path}/{port}"}):
+        with pytest.raises(RuntimeError, match="listens"), ServerProcess(**{port: f"ipc://{tmp_path}/{port}"}):
             pass
         neighbour.served(10)
         neighbour.check()

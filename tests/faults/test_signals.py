@@ -20,7 +20,7 @@ from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, p
 def test_what_was_received_comes_out(number):
     frames = 40
     with ServerProcess() as server, Reader(server.refined, batches=True) as reader:
-        with GroupPublisher(server.raw, group="g", fps=25) as sender:
+        with GroupPublisher(server.raw, group="g", fps=25, linger=0.1) as sender:
             sender.wait_for_subscriber(PATIENCE)
             names = [f"s{k}" for k in range(32)]
             for n in range(frames):
