@@ -37,7 +37,7 @@ buffer of `ahead` slots, takes no frame that is further ahead). What a user can 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
@@ -185,7 +185,7 @@ class Stream:
         self._past: deque[int] = deque(maxlen=8)  # epochs that a newer one has replaced
         self._held: tuple[RawPose, int] | None = None  # the number that leapt, while HELD, and when it was read
         self._back: list[tuple[RawPose, int]] = []  # the last frames in a row that went back
-        self._rivals: list[tuple[RawPose, int]] = []  # frames of another epoch since the present one was heard
+        self._rivals: list[tuple[Message, int]] = []  # frames of another epoch since the present one was heard
         self._first = (0, 0)  # slot and source time of the first frame that came
         self._dropped = [0] * len(common.bank.lookaheads)  # slots without a pose before this segment, by lookahead
         self._phase: Phase | None = None  # where slots come from timestamps
@@ -517,8 +517,8 @@ class Stream:
         if self.place >= 0 and self.state is State.OPEN:
             self._common.arrays.until[self.place] = NEVER
 
-    def _wait_first(self, messages: list[tuple[RawPose, int]]) -> None:
-        """These frames wait before all others."""
+    def _wait_first(self, messages: Sequence[tuple[Message, int]]) -> None:
+        """These messages wait before all others."""
         if messages:
             self.waiting.extendleft(reversed(messages))
             self._common.backlog += len(messages)
@@ -528,6 +528,9 @@ class Stream:
         common = self._common
         if self.state is State.DRAINING or not self._settled(msg):
             return False
+        if self._rivals and msg.epoch == self._rivals[0][0].epoch:
+            self._rivals.append((msg, now))  # it ends them, if they take over
+            return True
         if msg.epoch != self.source.epoch:
             detail = f"end of stream {self.name} at epoch {msg.epoch}, not {self.source.epoch}"
             common.reports.offend(self.name, "unexpected_end", detail, now)
