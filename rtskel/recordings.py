@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rtskel import skeleton as skeletons
 from rtskel.errors import RtskelError
+from rtskel.flags import Flag
 from rtskel.formats import Recording
 from rtskel.lift import LiftConfig, Lifted, Lifter
 from rtskel.lift import lift as lift_canonical
@@ -209,10 +210,12 @@ def refine_recording(
 
     Returns:
         Every slot from 0 to the last, with a position for every joint. `confidence` is the estimator's, 0 where a joint
-        was filled in. Filled-in frames have the times at which they would have been taken.
+        was filled in. Filled-in frames have the times at which they would have been taken. Where nobody is seen for
+        longer than a window can fill, the last pose is held for `MAX_HELD` slots, flagged HELD, and later slots are left
+        out, as a server publishes no pose for them.
 
     Raises:
-        RtskelError: the recording is 2D, or of another skeleton.
+        RtskelError: the recording is 2D, of another skeleton, or nobody is seen in it.
         ValueError: an argument out of range.
     """
     _check_refinable(recording, engine.info.skeleton_id)
@@ -226,6 +229,10 @@ def refine_recording(
         if progress is not None:
             progress(first + len(xyz[chunk]))
     refined = Refined.concatenate([*parts, refiner.flush()])
+    known = _hold_last(refined)
+    refined = Refined(*(column[known] for column in refined.columns))
+    if not len(refined):
+        raise RtskelError(f"recording {recording.name!r}: nobody is seen in it")
     return replace(
         recording,
         xyz=from_canonical(refined.xyz, recording.axes, recording.mirrored),
@@ -237,6 +244,26 @@ def refine_recording(
         windows=refined.windows,
         flags=refined.flags.astype(np.int32),
     )
+
+
+MAX_HELD = 25
+"""Slots for which a recording holds the last pose where nobody is seen; a server's default `max_gap`."""
+
+
+def _hold_last(refined: Refined) -> NDArray[np.bool_]:
+    """Holds the last pose where no window knows anything, in place; which rows have a pose."""
+    row = np.arange(len(refined))
+    known = (refined.windows > 0) | refined.confidence.any(axis=1)
+    last = np.maximum.accumulate(np.where(known, row, -1))
+    held = np.flatnonzero(~known & (last >= 0) & (row - last <= MAX_HELD))
+    source = last[held]
+    pose = refined.xyz[source]
+    refined.xyz[held] = pose
+    size = np.sqrt(np.square(pose - pose.mean(axis=1, keepdims=True)).sum(axis=2).mean(axis=1))
+    refined.sigma[held] = refined.sigma[source] + (0.01 * (held - source) * size)[:, None]
+    refined.flags[held] |= np.uint32(Flag.HELD)
+    known[held] = True
+    return known
 
 
 def _times(recording: Recording, slots: NDArray[np.int64]) -> NDArray[np.int64] | None:

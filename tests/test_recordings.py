@@ -12,6 +12,7 @@ from rtskel import Recording
 from rtskel.cli import main
 from rtskel.engine import Engine
 from rtskel.formats import read, write
+from rtskel.recordings import MAX_HELD
 from rtskel.refine import Refined
 from rtskel.training.evaluate import evaluate
 from rtskel.training.score import CANONICAL_MM
@@ -204,3 +205,26 @@ def test_lift(tmp_path: Path) -> None:
     np.testing.assert_allclose(canonical.xyz, expected.canonical(), atol=1e-3)
     with pytest.raises(rtskel.RtskelError, match="lie in the image"):
         rtskel.lift(raw.xyz[..., :2], axes="TDR")
+
+
+def test_no_body_at_the_origin_where_nobody_is_seen(engine, tmp_path) -> None:
+    """The last pose is held, then slots are left out; nothing is written for the time before anybody came."""
+    truth = synthesize(6, 25, 3)
+    confidence = np.ones((150, 50), np.float32)
+    confidence[:40] = confidence[60:140] = 0
+    refined = rtskel.refine(replace(truth, confidence=confidence), engine=engine, lookahead=0)
+    slots = refined.slots.tolist()
+    assert slots[0] == 40
+    assert set(slots[-10:]) == set(range(140, 150))
+    held = (refined.flags & rtskel.Flag.HELD) > 0
+    assert held.sum() == MAX_HELD
+    gone = refined.slots[held][-1]
+    assert not set(slots) & set(range(gone + 1, 140)), "after the held poses there are none"
+    assert (np.abs(refined.xyz).max(axis=(1, 2)) > 0.1).all()
+    assert (refined.xyz[held] == refined.xyz[held][0]).all()
+    assert not refined.confidence[held].any()
+    assert (np.diff(refined.sigma[held].mean(axis=1)) > 0).all()
+    write(tmp_path / "out.npz", [refined])
+    assert read(tmp_path / "out.npz")[0].slots.tolist() == slots
+    with pytest.raises(rtskel.RtskelError, match="nobody is seen"):
+        rtskel.refine(replace(truth, confidence=np.zeros((150, 50), np.float32)), engine=engine)
