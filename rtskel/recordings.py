@@ -211,8 +211,8 @@ def refine_recording(
     Returns:
         Every slot from 0 to the last, with a position for every joint. `confidence` is the estimator's, 0 where a joint
         was filled in. Filled-in frames have the times at which they would have been taken. Where nobody is seen for
-        longer than a window can fill, the last pose is held for `MAX_HELD` slots, flagged HELD, and later slots are left
-        out, as a server publishes no pose for them.
+        longer than a window can fill, the last pose is held for `MAX_HELD` slots, flagged HELD, and later slots are
+        left out, as a server publishes no pose for them.
 
     Raises:
         RtskelError: the recording is 2D, of another skeleton, or nobody is seen in it.
