@@ -197,11 +197,11 @@ class _Sender(Closing):
     def _end(self, streams: Mapping[str, int | None]) -> bool:
         """Ends these streams, each with its number of slots."""
         time_ns = self._time(None) if self.clock in _CLOCKS else 0
-        sent = True
+        sent, until = True, time.monotonic() + self.linger  # for all of them together
         for stream, seq in streams.items():
             end = wire.StreamEnd(stream, self.epoch, seq, time_ns, self.clock)
             # Without a server there is nothing to wait for: it does not know this stream.
-            timeout = self.linger if self._lossless or self.has_subscriber else 0.0
+            timeout = max(0.0, until - time.monotonic()) if self._lossless or self.has_subscriber else 0.0
             sent &= self._send(*wire.encode(end), self._lossless, timeout)
             self._open.pop(stream, None)
         return sent

@@ -192,8 +192,8 @@ class Uplink:
         try:
             sent = self._send_waiting(deadline)
         finally:
-            if not sent:
-                self._waiting.pop()
+            if not sent and frame in self._waiting:  # an interrupt may come just after it was sent
+                self._waiting.remove(frame)
                 frame.sender.unconfirmed -= frame.poses
         return sent
 
