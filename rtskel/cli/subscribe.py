@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rtskel.tools.capture import Capture
     from rtskel.tools.watch import JsonLines, LiveTable
 
+PATIENCE_S = 10.0
+"""How long --until-end waits for a server that is gone to come back."""
+
 MORE = """\
 Shows a live table; with --json, prints one JSON object a line for every pose, event and heartbeat. Everything published
 after the first heartbeat is received. --save writes .npz, .csv or .jsonl, which hold everything, or .skels or .bvh,
@@ -104,6 +107,7 @@ def _receive(
     from rtskel.wire import RefinedPose
 
     shown = stack.enter_context(Display(console())) if isinstance(output, LiveTable) else None
+    gone_at: float | None = None
     ends, poses, silence = Ends(), 0, _Silence(args.refined, args.wait, told=shown is not None and shown.live)
     while not (poses == args.frames or (args.until_end and ends.over(time.monotonic()))):
         try:
@@ -123,10 +127,12 @@ def _receive(
             if isinstance(message, ServerGone | ServerBack):
                 if shown is None or not shown.live:
                     note(in_words(message))
-                if args.until_end and isinstance(message, ServerGone) and message.epoch is not None:
-                    if ends.open:
-                        raise Incomplete(f"the server at {args.refined} is gone, and {ends.open} streams had not ended")
-                    break
+                known = isinstance(message, ServerGone) and message.epoch is not None
+                gone_at = time.monotonic() if known else None
+        if args.until_end and gone_at is not None and time.monotonic() - gone_at > PATIENCE_S:
+            if ends.open:
+                raise Incomplete(f"the server at {args.refined} is gone, and {ends.open} streams had not ended")
+            break
         if capture is not None:
             try:
                 capture.flush()
