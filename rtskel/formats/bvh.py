@@ -31,6 +31,7 @@ _ORDER = "ZXY"
 
 
 def write_bvh(path: Path, recordings: list[Recording]) -> None:
+    """Write one 3D recording as BVH motion."""
     if len(recordings) > 1:
         names = ", ".join(repr(recording.name) for recording in recordings[:5])
         raise FormatError(f"{path}: .bvh holds one recording, these are {len(recordings)} ({names}, ...): choose one")
@@ -89,7 +90,8 @@ def _pose(
     path: Path, recording: Recording, body: Skeleton
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Root positions [S, 3] and bone lengths [J] in cm, then rotations [S, J, 3, 3], both relative to the parent: of
-    each joint, and of the extra joint before each child of a joint with several bones."""
+    each joint, and of the extra joint before each child of a joint with several bones.
+    """
     centimetres = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 10)
     xyz = recording.by_slot(centimetres.astype(np.float64))
     there = recording.by_slot(~recording.missing | (recording.lookahead is not None))

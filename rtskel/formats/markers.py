@@ -110,6 +110,7 @@ def one_of(path: Path, recordings: list[Recording]) -> Recording:
 
 
 def read_trc(path: Path, options: Options) -> list[Recording]:
+    """Read marker trajectories from a .trc file."""
     lines = text(path, options).splitlines()
     if len(lines) < 6 or not lines[0].startswith("PathFileType"):
         raise FormatError(f"{path}: not a .trc file, or truncated ({len(lines)} lines)")
@@ -163,6 +164,7 @@ def _nanoseconds(place: str, cell: str) -> int:
 
 
 def write_trc(path: Path, recordings: list[Recording]) -> None:
+    """Write one recording as marker trajectories in a .trc file."""
     recording = one_of(path, recordings)
     xyz, slots = in_unit(path, recording, TRC_AXES, "m")
     times = np.arange(len(xyz)) * (1e9 / recording.fps)
@@ -237,6 +239,7 @@ def _read_apart(path: Path) -> _Read:
 
 
 def read_c3d(path: Path, options: Options) -> list[Recording]:
+    """Read marker trajectories from a .c3d file."""
     head, size = content(path, 512), path.stat().st_size
     if len(head) < 512 or head[1] != 0x50:
         raise FormatError(f"{path}: not a .c3d file, or truncated ({size} bytes)")
@@ -256,6 +259,7 @@ def read_c3d(path: Path, options: Options) -> list[Recording]:
 
 
 def write_c3d(path: Path, recordings: list[Recording]) -> None:
+    """Write one recording as marker trajectories in a .c3d file."""
     recording = one_of(path, recordings)
     ezc3d = _ezc3d(path)
     xyz, _ = in_unit(path, recording, C3D_AXES, "m")

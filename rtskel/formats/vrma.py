@@ -30,6 +30,7 @@ _FLOAT = 5126  # glTF's number for float32
 
 
 def write_vrma(path: Path, recordings: list[Recording]) -> None:
+    """Write one 3D recording as a VRM animation."""
     if len(recordings) > 1:
         names = ", ".join(repr(recording.name) for recording in recordings[:5])
         raise FormatError(f"{path}: holds one recording, these are {len(recordings)} ({names}, ...): choose one")
@@ -50,7 +51,7 @@ def motion(path: Path, recording: Recording) -> Motion:
 
 
 def _document(name: str, motion: Motion, fps: float) -> tuple[dict[str, Any], bytes]:
-    """glTF's JSON, and the buffer that it refers to."""
+    """The JSON of glTF, and the buffer that it refers to."""
     nodes: list[dict[str, Any]] = []
     height = HIPS_HEIGHT * motion.rig.shoulder_width
     for number, (bone, origin) in enumerate(zip(BONES, motion.rig.origins, strict=True)):
