@@ -22,6 +22,7 @@ from rtskel.avatar import rest_directions
 from rtskel.avatar.rotation import closest, swing
 from rtskel.avatar.solver import held
 from rtskel.errors import FormatError
+from rtskel.formats.markers import one_of
 from rtskel.formats.parsing import Format, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import Skeleton, from_canonical, skeleton
@@ -32,12 +33,7 @@ _ORDER = "ZXY"
 
 def write_bvh(path: Path, recordings: list[Recording]) -> None:
     """Write one 3D recording as BVH motion."""
-    if len(recordings) > 1:
-        names = ", ".join(repr(recording.name) for recording in recordings[:5])
-        raise FormatError(f"{path}: .bvh holds one recording, these are {len(recordings)} ({names}, ...): choose one")
-    (recording,) = recordings
-    if recording.dims == 2:
-        raise FormatError(f"{path}: recording {recording.name!r} is 2D, .bvh holds 3D")
+    recording = one_of(path, recordings)
     body = skeleton(recording.skeleton)
     position, lengths, own, aimed = _pose(path, recording, body)
     offsets = rest_directions(body) * lengths[:, None]

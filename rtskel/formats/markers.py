@@ -83,8 +83,6 @@ def of_named_points(
 
 def in_unit(path: Path, recording: Recording, axes: str, unit: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Positions [S, 50, 3] of every slot from the first frame on, NaN where missing, and those slots from 0."""
-    if recording.dims == 2:
-        raise FormatError(f"{path}: recording {recording.name!r} is 2D, {path.suffix} holds 3D")
     if recording.skeleton != UPPER_BODY_50.id:
         raise FormatError(f"{path}: recording {recording.name!r} has skeleton {recording.skeleton!r}")
     xyz = from_canonical(recording.canonical(), axes).astype(np.float64) * (recording.mm_per_unit() / MM_PER_UNIT[unit])
@@ -97,13 +95,16 @@ def in_unit(path: Path, recording: Recording, axes: str, unit: str) -> tuple[NDA
 
 
 def one_of(path: Path, recordings: list[Recording]) -> Recording:
-    """The recording of a file that holds one."""
+    """The recording of a file that holds one, in 3D."""
     if len(recordings) > 1:
         names = listed([recording.name for recording in recordings], 5)
         raise FormatError(
             f"{path}: {path.suffix} holds one recording, these are {len(recordings)} ({names}): choose one"
         )
-    return recordings[0]
+    (recording,) = recordings
+    if recording.dims == 2:
+        raise FormatError(f"{path}: recording {recording.name!r} is 2D, {path.suffix} holds 3D")
+    return recording
 
 
 # .trc
