@@ -102,7 +102,7 @@ def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[st
 
 
 def latency(engine: Engine, frames: int) -> dict[str, float]:
-    """us from one frame in host memory to the pose that it completes in host memory."""
+    """Time in us from one frame in host memory to the pose that it completes in host memory."""
     xyz, confidence = clips(1, frames)
     bank, times = bank_of(engine, 1), []
     for slot in range(frames):
