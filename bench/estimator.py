@@ -89,9 +89,7 @@ def median_acceleration(path: Array, seen: Mask) -> float:
     """In mm per frame squared."""
     three = seen[:-2] & seen[1:-1] & seen[2:]
     if not three.any():
-        raise SystemExit(
-            "too few frames were estimated to measure a wrist's acceleration (`rtskel estimate --fast` takes all)"
-        )
+        raise SystemExit("too few frames to measure a wrist's acceleration (`rtskel estimate --fast` takes all)")
     return float(np.median(np.linalg.norm(np.diff(path, 2, axis=0), axis=-1)[three]))
 
 

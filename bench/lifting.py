@@ -152,7 +152,7 @@ def main() -> None:
     def pooled(way: str, name: str) -> float:
         """The mean over all frames; of the distances, which are root mean squares, likewise."""
         power = 2 if name == "reprojection_percent" else 1
-        return float(np.average([clip[way][name] ** power for clip in clips], weights=frames)) ** (1 / power)
+        return float(np.average([clip[way][name] ** power for clip in clips], weights=frames) ** (1 / power))
 
     ways, figures = list(clips[0]), list(clips[0]["offline"])
     how2sign = {way: {name: pooled(way, name) for name in figures} for way in ways}
