@@ -1,12 +1,11 @@
 """What would a user pick instead, what does it take a frame, and what error remains at the same look-ahead?
 
 A signer as seen by a live estimator goes frame by frame through each opponent, on one thread of its own: rtskel,
-Casiez's filter from its package, SciPy's polynomials, the same network in a plain loop in PyTorch, and SmoothNet's
-network likewise. Opponents without a notion of missing joints get them where they were last seen. The filters are tuned
-to the least squared error on another clip at that look-ahead. SmoothNet's error needs weights, such as
-`bench/accuracy.py --runs` keeps.
+Casiez's filter from its package, SciPy's polynomials, and the same network in a plain loop in PyTorch. Opponents that
+cannot fill in missing joints get them where they were last seen. The filters are tuned to the least squared error on
+another clip at that look-ahead.
 
-    python bench/instead.py --smoothnet FILE --save instead
+    python bench/instead.py --save instead
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
 WARM_UP = 20
 """Frames that are not timed."""
-SMOOTHNET = "SmoothNet (PyTorch)"
 
 
 def held(example: Example) -> Array:
@@ -163,25 +161,6 @@ def plain_torch(lookahead: int, options: Namespace) -> Opponent:
     return Opponent(push)
 
 
-def smoothnet_torch(lookahead: int, options: Namespace) -> Opponent:
-    """SmoothNet over the last window of every coordinate, read at the frame that it is for."""
-    import torch
-    from safetensors.torch import load_file
-    from smoothnet import WINDOW, SmoothNet
-
-    network, keep = SmoothNet().eval(), recent(WINDOW)
-    if options.smoothnet:
-        network.load_state_dict(load_file(options.smoothnet))
-
-    def filtered(frame: Array) -> Array:
-        rows = np.stack(keep(frame), -1).reshape(frame.size, -1).astype(np.float32)
-        with torch.inference_mode():
-            out = network(torch.from_numpy(rows)).double().numpy()
-        return np.asarray(out[:, -1 - lookahead].reshape(frame.shape))
-
-    return after_holding(filtered)
-
-
 def ours(lookahead: int, options: Namespace, precision: str | None = None) -> Opponent:
     """rtskel; the frame as it is while there is no estimate yet."""
     engine = open_engine(options.engine, precision=precision, max_batch=1, threads=1)
@@ -198,7 +177,6 @@ OPPONENTS: dict[str, Callable[[int, Namespace], Opponent]] = {
     "hold last": hold,
     "One-Euro (OneEuroFilter)": one_euro_package,
     "Savitzky-Golay (SciPy)": savitzky_golay,
-    SMOOTHNET: smoothnet_torch,
     "sliding window (PyTorch)": plain_torch,
     "rtskel": ours,
     "rtskel bf16": partial(ours, precision="bf16"),
@@ -226,25 +204,23 @@ def measure(name: str, lookahead: int, options: Namespace, control: Connection) 
     off = 1e3 * (np.stack(out[lookahead:]) - truth[: len(truth) - lookahead])  # mm
     found: dict[str, Any] = {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:]))}
     found["setting"] = opponent.setting
-    if name != SMOOTHNET or options.smoothnet:
-        found["mse"] = float(np.square(off).mean())
-        found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
-        found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
+    found["mse"] = float(np.square(off).mean())
+    found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
+    found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
     control.send(found)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as tables."""
-    out = []
+    out, titles = [], {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
     for lookahead, opponents in result["lookaheads"].items():
-        rows = {}
-        for name, found in opponents.items():
-            if "us" not in found:
-                out.append(f"{name}: {found['unavailable']}")
-                continue
-            row = {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
-            titles = {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
-            rows[name] = row | {title: found.get(key) for key, title in titles.items()}
+        out += [f"{name}: {found['unavailable']}" for name, found in opponents.items() if "us" not in found]
+        rows = {
+            name: {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
+            | {title: found[key] for key, title in titles.items()}
+            for name, found in opponents.items()
+            if "us" in found
+        }
         out += [*table(f"lookahead {lookahead}", rows, ".2f"), ""]
     return out
 
@@ -257,7 +233,6 @@ def main() -> None:
     parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
-    parser.add_argument("--smoothnet", help="weights of SmoothNet; without them only its time is measured")
     options = parser.parse_args()
     found = {
         str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}
