@@ -237,6 +237,7 @@ def test_smoothnet_sees_each_coordinate_alone_and_starts_as_the_identity(body, n
     assert torch.equal(peer.network(moved)[:, [0, 2]], peer.network(x)[:, [0, 2]])
 
 
+@pytest.mark.timeout(900)  # 60 updates are minutes where other processes want the cores
 def test_smoothnet_learns(corpus):
     random = np.random.default_rng(0)
     config = replace(smoothnet.CONFIG, model=TINY, sources={"phoenix": 1.0}, kinds=("dense_noise",))
