@@ -9,27 +9,24 @@ longer or shorter, and, with the error of a monocular estimator, Bandai-Namco cl
 of each" is the best peer of each condition; "best single" is the best peer with one setting for all conditions, as a
 user of a filter has it.
 
-    python bench/accuracy.py --data ../shared/data --save accuracy
+    python bench/accuracy.py --save accuracy
 
-`--tables` instead trains models for the paper's Tables 1 to 4 and prints those tables (`tables.py`), `--figures` draws
+`--tables` instead trains models for the paper's Tables 1 to 4 and prints those tables (`tables.py`); `--figures` draws
 the paper's Figures 3 to 6. Needs the packages of the extras `bench` and `train`.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import inspect
-import itertools
-import json
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +36,7 @@ import smoothnet
 import tables
 import torch
 from measure.poses import Example
-from measure.report import arguments, report, table
+from measure.report import arguments, names, report, table
 from numpy.typing import NDArray
 from peers import PEERS, Body, Lookahead, Peer
 from smoothnet import SmoothNetPeer
@@ -187,36 +184,14 @@ def measure_peers(task: Task) -> dict[str, Any]:
     return result
 
 
-def fingerprint(task: Task) -> str:
-    """Changes when the data, the corruptions or the peers do."""
-    sources: list[Any] = [peers, measure_peers, *([SmoothNetPeer] if task.network else [])]
-    digest = hashlib.sha256("".join(map(inspect.getsource, sources)).encode())
-    digest.update(repr((task.condition, task.joints, task.lookaheads)).encode())
-    digest.update(Path(task.network).read_bytes() if task.network else b"")
-    for example in (*task.fitting, *task.train, *task.dev, *(e for s in task.sets.values() for e in s)):
-        for array in example:
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def all_peers(todo: Sequence[Task], cache: Path | None, jobs: int) -> dict[str, Any]:
-    """`measure_peers` of every task, from the cache if it is there; the cache is updated."""
-    known: dict[str, Any] = {}
-    if cache is not None and cache.exists():
-        try:
-            known = json.loads(cache.read_text())
-        except ValueError:
-            raise RtskelError(f"{cache}: not a cache of this bench") from None
-    keys = {task.condition: fingerprint(task) for task in todo}
-    missing = [task for task in todo if keys[task.condition] not in known]
-    if missing:
-        with multiprocessing.get_context("spawn").Pool(min(jobs, len(missing))) as pool:
-            for task, found in zip(missing, pool.imap(measure_peers, missing), strict=True):
-                known[keys[task.condition]] = json.loads(json.dumps(found))  # tuples become lists, as in the cache
-                print(f"peers tuned: {task.condition}", file=sys.stderr)
-                if cache is not None:
-                    cache.write_text(json.dumps(known))
-    return {condition: known[key] for condition, key in keys.items()}
+def all_peers(todo: Sequence[Task], jobs: int) -> dict[str, Any]:
+    """`measure_peers` of every task, by condition; each task in a process of its own."""
+    found = {}
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(todo))) as pool:
+        for task, of_task in zip(todo, pool.imap(measure_peers, todo), strict=True):
+            found[task.condition] = of_task
+            print(f"peers tuned: {task.condition}", file=sys.stderr)
+    return found
 
 
 def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
@@ -251,83 +226,65 @@ def peer_table(measured: dict[str, Any], measure: str, label: str, name: str = "
 
 
 def best_single(measured: dict[str, Any], measure: str, label: str) -> dict[str, Any]:
-    """The best peer with one setting for all conditions, by geometric mean, without peers that are fitted to the
-    condition (Wiener).
-    """
+    """The best peer with one setting for all conditions, without peers that are fitted to the condition (Wiener)."""
     at, found = MEASURES.index(measure), {}
     for peer in next(iter(measured.values()))[label]:
         if peer == peers.Wiener.name:
             continue
         rows = [measured[condition][label][peer] for condition in measured]
-        means = [log_mean([row["tuned"][k][at] for row in rows]) for k in range(len(rows[0]["settings"]))]
-        k = int(np.argmin(means))
-        scored = {condition: measured[condition][label][peer]["scored"][k][at] for condition in measured}
+        k = int(np.argmin([log_mean([row["tuned"][k][at] for row in rows]) for k in range(len(rows[0]["settings"]))]))
+        scored = {condition: row["scored"][k][at] for condition, row in zip(measured, rows, strict=True)}
         found[peer] = {"setting": rows[0]["settings"][k], "errors": scored, "mean": log_mean(list(scored.values()))}
     best = min(found, key=lambda peer: float(found[peer]["mean"]))
     return {"best": best, "peers": found}
 
 
-def compare(measured: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, Any]:
+def compare(measured: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """Tables and ratios over those of the ten conditions that were measured: result[lookahead][measure]."""
     ten = {condition: measured[condition] for condition in TEN if condition in measured}
-    result: dict[str, Any] = {}
-    for label in COMPARED if ten else ():
-        result[label] = {}
-        for measure in TUNED_FOR:
-            at = MEASURES.index(measure)
-            rows, single = peer_table(ten, measure, label), best_single(ten, measure, label)
-            best = {condition: row["peers"][row["best"]]["error"] for condition, row in rows.items()}
-            entry: dict[str, Any] = {"table": rows, "single": single, "best_mean": log_mean(list(best.values()))}
-            single_mean = single["peers"][single["best"]]["mean"]
-            entry["single_to_best"] = single_mean / entry["best_mean"]
-            if ours:
-                own = {c: {r: ours[c]["scored"][label][r][at] for r in map(str, RADII)} for c in ten}
-                ratio = {c: own[c]["2"] / best[c] for c in ten}
-                others = peer_table(ten, measure, label, "jittered")
-                least = {c: row["peers"][row["best"]]["error"] for c, row in others.items()}
-                jitter = {c: ours[c]["jittered"][label]["2"][at] / least[c] for c in ten}
-                entry |= {
-                    "ours": own,
-                    "ratio": ratio,
-                    "ratio_mean": log_mean(list(ratio.values())),
-                    "ratio_worst": max(ratio.values()),
-                    "ratio_to_single": log_mean([o["2"] for o in own.values()]) / single_mean,
-                    "jittered_ratio": jitter,
-                    "jittered_ratio_mean": log_mean(list(jitter.values())),
-                    "radius_2_over_0": {c: o["2"] / o["0"] for c, o in own.items()},
-                }
-            result[label][measure] = entry
+    result: dict[str, Any] = {label: {} for label in (COMPARED if ten else ())}
+    for label, measure in product(result, TUNED_FOR):
+        at = MEASURES.index(measure)
+        rows, others = (peer_table(ten, measure, label, name) for name in ("scored", "jittered"))
+        best, least = ({c: r["peers"][r["best"]]["error"] for c, r in found.items()} for found in (rows, others))
+        single = best_single(ten, measure, label)
+        single_mean, best_mean = single["peers"][single["best"]]["mean"], log_mean(list(best.values()))
+        own = {c: {r: ours[c]["scored"][label][r][at] for r in map(str, RADII)} for c in ten}
+        ratio = {c: own[c]["2"] / best[c] for c in ten}
+        jitter = {c: ours[c]["jittered"][label]["2"][at] / least[c] for c in ten}
+        result[label][measure] = {
+            "table": rows,
+            "single": single,
+            "best_mean": best_mean,
+            "single_to_best": single_mean / best_mean,
+            "ours": own,
+            "ratio": ratio,
+            "ratio_mean": log_mean(list(ratio.values())),
+            "ratio_worst": max(ratio.values()),
+            "ratio_to_single": log_mean([o["2"] for o in own.values()]) / single_mean,
+            "jittered_ratio": jitter,
+            "jittered_ratio_mean": log_mean(list(jitter.values())),
+        }
     return result
 
 
-def compare_estimator(measured: dict[str, Any], ours: dict[str, Any] | None) -> dict[str, Any]:
-    """MPJPE (mm) and acceleration error (mm a frame squared), in two comparisons: result[lookahead].
+def compare_estimator(measured: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """MPJPE (mm) and acceleration error (mm a frame squared) by look-ahead, and their ratios to the best peer's.
 
-    `together`: peers tuned for, and compared by, the geometric mean of both errors. `apart`: each error against the
-    peer that is best in it, tuned for it alone; such a filter may be useless in the other (one that never moves
-    hardly accelerates).
+    Peers are tuned for, and compared by, the geometric mean of both errors.
     """
-    result: dict[str, Any] = {}
+    result, both = {}, ("mpjpe", "acceleration")
     for label, by_peer in measured.items():
-        rows: dict[str, Any] = {}
+        rows = {}
         for peer, found in by_peer.items():
-            rows[peer] = {}
-            for criterion in (("mpjpe",), ("acceleration",), ("mpjpe", "acceleration")):
-                k = tuned(found, criterion)
-                off, bend = (found["scored"][k][MEASURES.index(m)] * CANONICAL_MM for m in ("mpjpe", "acceleration"))
-                row = {"mpjpe_mm": off, "acceleration_mm": bend, "setting": found["settings"][k]}
-                rows[peer]["+".join(criterion)] = row
-        both = "mpjpe+acceleration"
-        best = min(rows, key=lambda p: rows[p][both]["mpjpe_mm"] * rows[p][both]["acceleration_mm"])
-        apart = [min(row[m][f"{m}_mm"] for row in rows.values()) for m in ("mpjpe", "acceleration")]
-        entry: dict[str, Any] = {"peers": rows, "best": best, "best_apart_mm": apart}
-        if ours:
-            own = {r: [e * CANONICAL_MM for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
-            together = [own["2"][0] / rows[best][both]["mpjpe_mm"], own["2"][1] / rows[best][both]["acceleration_mm"]]
-            entry |= {"ours_mm": own, "together": together, "together_mean": log_mean(together)}
-            entry |= {"apart": [o / a for o, a in zip(own["2"], apart, strict=True)]}
-            entry |= {"apart_mean": log_mean(entry["apart"])}
-        result[label] = entry
+            k = tuned(found, both)
+            rows[peer] = {f"{m}_mm": found["scored"][k][MEASURES.index(m)] * CANONICAL_MM for m in both}
+            rows[peer]["setting"] = found["settings"][k]
+        best = min(rows, key=lambda peer: rows[peer]["mpjpe_mm"] * rows[peer]["acceleration_mm"])
+        own = {r: [e * CANONICAL_MM for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
+        together = [mine / rows[best][f"{m}_mm"] for mine, m in zip(own["2"], both, strict=True)]
+        result[label] = {"peers": rows, "best": best, "ours_mm": own, "together": together}
+        result[label]["together_mean"] = log_mean(together)
     return result
 
 
@@ -344,31 +301,6 @@ def by_lookahead(ours: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def worst(ratios: dict[str, float]) -> tuple[float, str]:
-    """The largest ratio and its name."""
-    return max((ratio, name) for name, ratio in ratios.items())
-
-
-def averaging(by_condition: dict[str, Any]) -> dict[str, float]:
-    """Errors with averaged windows over those without, by "condition at lookahead", in a measure of `by_lookahead`."""
-    return {
-        f"{condition} at {label}": error / rows["0"][label]
-        for condition, rows in by_condition.items()
-        if condition != "clean"
-        for label, error in rows["2"].items()
-    }
-
-
-def growth(by_condition: dict[str, Any], radius: str = "2") -> dict[str, float]:
-    """Errors over those with the next shorter look-ahead, by "condition, from to", from a measure of `by_lookahead`."""
-    return {
-        f"{condition}, {a} to {b}": rows[radius][b] / rows[radius][a]
-        for condition, rows in by_condition.items()
-        if condition != "clean"
-        for a, b in itertools.pairwise(rows[radius])
-    }
-
-
 SHORT = {
     "frame_mask": "FM", "joint_mask": "JM", "frame_noise_0.1": "FN.1", "frame_noise_0.5": "FN.5",
     "frame_noise_0.9": "FN.9", "joint_noise_0.5": "JN.5", "joint_noise_0.9": "JN.9", "burst_mask": "burst",
@@ -379,35 +311,25 @@ SHORT = {
 def phoenix_lines(result: dict[str, Any]) -> list[str]:
     """The tables of `compare`."""
     lines = []
-    for label, measures in result.items():
-        for measure, entry in measures.items():
-            unit = 1e4 if measure == "mse" else 1e3
-            by_condition, single, rows = entry["table"], entry["single"], dict[str, dict[str, float]]()
+    for label, measure in product(result, TUNED_FOR):
+        entry, unit = result[label][measure], 1e4 if measure == "mse" else 1e3
+        conditions, single = entry["table"], entry["single"]
 
-            def add(
-                name: str,
-                values: Sequence[float],
-                scale: float = unit,
-                rows: Any = rows,
-                conditions: Any = by_condition,
-            ) -> None:
-                cells = {SHORT[c]: value * scale for c, value in zip(conditions, values, strict=True)}
-                rows[name] = cells | {"mean": log_mean(values) * scale}
+        def row(values: Iterable[float], scale: float, conditions: Any = conditions) -> dict[str, float]:
+            cells = {SHORT[c]: value * scale for c, value in zip(conditions, values, strict=True)}
+            return cells | {"mean": log_mean(list(cells.values()))}
 
-            for peer in next(iter(by_condition.values()))["peers"]:
-                add(peer, [row["peers"][peer]["error"] for row in by_condition.values()])
-            add("best of each", [row["peers"][row["best"]]["error"] for row in by_condition.values()])
-            add(f"one: {single['best']}", list(single["peers"][single["best"]]["errors"].values()))
-            if "ours" in entry:
-                add("ours", [o["2"] for o in entry["ours"].values()])
-                add("ours, radius 0", [o["0"] for o in entry["ours"].values()])
-                add("ours / best of each", list(entry["ratio"].values()), 1.0)
-                add("  bones jittered 5%", list(entry["jittered_ratio"].values()), 1.0)
-                add("  radius 2 / radius 0", list(entry["radius_2_over_0"].values()), 1.0)
-                rows["ours / one setting"] = {"mean": entry["ratio_to_single"]}
-            title = f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition"
-            means = [f"{peer} {row['mean'] * unit:.3g}" for peer, row in single["peers"].items()]
-            lines += [*table(title, rows, ".3g"), f"one setting for all conditions, mean: {', '.join(means)}", ""]
+        tuned_peers = [of["peers"] for of in conditions.values()]
+        rows = {peer: row([of[peer]["error"] for of in tuned_peers], unit) for peer in tuned_peers[0]}
+        rows["best of each"] = row([of["peers"][of["best"]]["error"] for of in conditions.values()], unit)
+        rows[f"one setting: {single['best']}"] = row(single["peers"][single["best"]]["errors"].values(), unit)
+        for radius in map(str, RADII):
+            rows[f"ours, radius {radius}"] = row([own[radius] for own in entry["ours"].values()], unit)
+        rows["ours / best of each"] = row(entry["ratio"].values(), 1.0)
+        rows["  bones jittered 5%"] = row(entry["jittered_ratio"].values(), 1.0)
+        rows["ours / one setting"] = {"mean": entry["ratio_to_single"]}
+        title = f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition"
+        lines += [*table(title, rows, ".3g"), ""]
     return lines
 
 
@@ -416,22 +338,14 @@ def estimator_lines(result: dict[str, Any]) -> list[str]:
     lines = []
     for label, entry in result.items():
         rows = {
-            peer: {
-                f"{unit} for {key}": of[f"{name}_mm"]
-                for key, of in by_key.items()
-                for unit, name in (("MPJPE", "mpjpe"), ("acceleration", "acceleration"))
-            }
-            for peer, by_key in entry["peers"].items()
+            peer: {"MPJPE": of["mpjpe_mm"], "acceleration": of["acceleration_mm"]}
+            for peer, of in entry["peers"].items()
         }
-        lines += table(f"estimator, lookahead {label}: mm, tuned for ...", rows, ".2f")
-        if "ours_mm" in entry:
-            lines += [
-                f"ours, radius {r}: MPJPE {a:.2f}, acceleration {b:.2f}" for r, (a, b) in entry["ours_mm"].items()
-            ]
-            for kind, against in (("together", entry["best"]), ("apart", "the best in each")):
-                a, b = entry[kind]
-                lines.append(f"ours / {against}: {a:.3f}, {b:.3f}, geometric mean {entry[f'{kind}_mean']:.3f}")
-        lines.append("")
+        for name, (a, b) in {f"ours, radius {r}": both for r, both in entry["ours_mm"].items()}.items():
+            rows[name] = {"MPJPE": a, "acceleration": b}
+        a, b = entry["together"]
+        rows[f"ours / {entry['best']}"] = {"MPJPE": a, "acceleration": b, "mean": entry["together_mean"]}
+        lines += [*table(f"estimator, lookahead {label}: mm", rows, ".3f"), ""]
     return lines
 
 
@@ -450,35 +364,6 @@ def lookahead_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def summary_lines(result: dict[str, Any]) -> list[str]:
-    """The figures of the project's promises."""
-    lines = []
-    for label, measures in result["phoenix"].items():
-        for measure, entry in measures.items():
-            if "ratio_mean" in entry:
-                lines.append(
-                    f"lookahead {label:7} {measure:5}: ours / best of each {entry['ratio_mean']:.3f} (worst "
-                    f"{worst(entry['ratio'])[1]} {entry['ratio_worst']:.2f}), bones jittered "
-                    f"{entry['jittered_ratio_mean']:.3f}, / best single {entry['ratio_to_single']:.3f}"
-                )
-    for measure in TUNED_FOR if result["by_lookahead"] else ():
-        by_condition = result["by_lookahead"][measure]
-        for what, ratios, most in (
-            ("windows averaged / not", averaging(by_condition), 1.02),
-            ("more lookahead / less", growth(by_condition), 1.0),
-        ):
-            ratio, where = worst(ratios)
-            kept = sum(r <= most for r in ratios.values())
-            lines.append(f"{measure}: {what}: {kept} of {len(ratios)} at most {most:g}, largest {ratio:.3f} ({where})")
-    for label, entry in result["estimator"].items():
-        if "together_mean" in entry:
-            means = entry["together_mean"], entry["apart_mean"]
-            lines.append(f"lookahead {label:7} estimator: ours / best {means[0]:.3f} (apart {means[1]:.3f})")
-    if result["clean_mse"]:
-        lines.append("clean MSE: " + ", ".join(f"{label} {e:.2g}" for label, e in result["clean_mse"].items()))
-    return lines
-
-
 @contextmanager
 def working_folder(chosen: Path | None) -> Iterator[Path]:
     """The folder that keeps what is trained here; if none is chosen, a temporary one."""
@@ -490,14 +375,12 @@ def working_folder(chosen: Path | None) -> Iterator[Path]:
             yield Path(folder)
 
 
-def corpus(options: argparse.Namespace, runs: Path) -> Path:
-    """The corpus to train on: the one given, else one built from the recordings."""
-    if options.corpus is not None:
-        return Path(options.corpus)
+def corpus(data: Path, runs: Path) -> Path:
+    """The corpus to train on, built from the recordings unless it is already there."""
     built = runs / "corpus"
     if not (built / "index.json").exists():
         print(f"building a corpus with {SYNTHETIC} synthetic clips", file=sys.stderr)
-        build_corpus(options.data, built, BuildConfig(synthetic=SYNTHETIC))
+        build_corpus(data, built, BuildConfig(synthetic=SYNTHETIC))
     return built
 
 
@@ -530,34 +413,22 @@ def draw_figures(options: argparse.Namespace) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the options ask for."""
-    conditions = options.conditions.split(",")
-    if unknown := set(conditions) - {*CONDITIONS, ESTIMATOR}:
-        known = ", ".join([*CONDITIONS, ESTIMATOR])
-        raise RtskelError(f"--conditions: unknown {min(unknown)!r} (known: {known})")
+    """Measure the peers and the engine."""
     start = time.monotonic()
     with working_folder(options.runs) as runs:
-        network, trained = "", ""
-        if not options.no_smoothnet:
-            network = str(runs / "smoothnet.safetensors")
-            trained = smoothnet.trained(Path(network), corpus(options, runs), options.smoothnet_updates)
-            print(trained, file=sys.stderr)
-        todo = tasks(options.data, conditions, network)
-        measured = all_peers(todo, options.cache, options.jobs)
+        network = runs / "smoothnet.safetensors"
+        trained = smoothnet.trained(network, corpus(options.data, runs))
+        print(trained, file=sys.stderr)
+        todo = tasks(options.data, options.conditions, str(network))
+        measured = all_peers(todo, options.jobs)
     peers_seconds = time.monotonic() - start
-    ours, about = None, None
-    if not options.peers_only:
-        with open_engine(options.engine) as engine:
-            about = engine.info.model_id
-            ours = measure_engine(todo, engine)
-    found = measured.get(ESTIMATOR, {})
-    clean = {label: e["2"][0] for label, e in ours["clean"]["scored"].items()} if ours and "clean" in ours else {}
+    with open_engine(options.engine) as engine:
+        model, ours = engine.info.model_id, measure_engine(todo, engine)
     return {
-        "engine": about,
+        "engine": model,
         "phoenix": compare(measured, ours),
-        "estimator": compare_estimator(found, ours[ESTIMATOR] if ours and found else None),
-        "by_lookahead": by_lookahead(ours) if ours else {},
-        "clean_mse": clean,
+        "estimator": compare_estimator(measured[ESTIMATOR], ours[ESTIMATOR]) if ESTIMATOR in measured else {},
+        "by_lookahead": by_lookahead(ours),
         "smoothnet": trained,
         "seconds": {"peers": peers_seconds, "all": time.monotonic() - start},
     }
@@ -567,14 +438,10 @@ def main() -> int:
     """Command line."""
     parser = arguments(__doc__, data=True)
     parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
-    parser.add_argument("--peers-only", action="store_true", help="measure no engine")
-    parser.add_argument("--conditions", default=",".join([*CONDITIONS, ESTIMATOR]), help="with commas between")
-    parser.add_argument("--cache", type=Path, help="file that keeps what was measured of the peers")
+    known = [*CONDITIONS, ESTIMATOR]
+    parser.add_argument("--conditions", type=names(known), default=known, help="with commas between")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that tune or train")
     parser.add_argument("--runs", type=Path, help="folder that keeps what is trained here (default: none)")
-    parser.add_argument("--corpus", type=Path, help="corpus to train on (default: one built from the recordings)")
-    parser.add_argument("--no-smoothnet", action="store_true", help="leave out the peer that has to be trained")
-    parser.add_argument("--smoothnet-updates", type=positive, default=smoothnet.UPDATES, help="how long it is trained")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="draw the paper's Figures 3 to 6 instead")
     tables.add_arguments(parser)
     options = parser.parse_args()
@@ -583,14 +450,12 @@ def main() -> int:
             report({"bench": "figures"}, draw_figures(options), options)
         elif options.tables:
             with working_folder(options.runs) as runs:
-                found = tables.run(options, runs, corpus(options, runs))
+                found = tables.run(options, runs, corpus(options.data, runs))
             report({"bench": "tables", **found}, tables.lines(found), options)
         else:
             result = run(options)
             lines = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"])]
-            lines += lookahead_lines(result["by_lookahead"]) if result["by_lookahead"] else []
-            lines += [*summary_lines(result), result["smoothnet"]]
-            lines.append(f"peers {result['seconds']['peers']:.0f} s, all {result['seconds']['all']:.0f} s")
+            lines += [*lookahead_lines(result["by_lookahead"]), result["smoothnet"]]
             report({"bench": "accuracy", **result}, lines, options)
     except RtskelError as error:
         print(f"rtskel: error: {error}", file=sys.stderr)

@@ -5,11 +5,10 @@ that a server with `--lookahead 0,4` reads; the others compute all, as a user wo
 PyTorch eager and compiled, ONNX Runtime and OpenVINO with their defaults on a plain export. The ceiling is the fastest
 square matrix product in PyTorch or OpenVINO; shares of it count the FLOPs that the requested positions need.
 
-Errors are those of raw predictions against PyTorch in float32, in canonical units (shoulders are 1/3 apart), and of a
-refined clip against the truth. CPU time is that of all threads: on a busy machine its ratios are more reliable.
+Errors are those of raw predictions against PyTorch in float32, in canonical units (shoulders are 1/3 apart). CPU time
+is that of all threads: on a busy machine its ratios are more reliable.
 
     python bench/engine.py --save engine
-    python bench/engine.py --profile NAME --runs 200    # OpenVINO's own time of each operation, on one thread
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import tempfile
 import time
 import warnings
 from argparse import Namespace
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -31,12 +29,11 @@ import numpy as np
 from measure.engines import flops, ring_config, seconds_of
 from measure.poses import synthetic
 from measure.processes import apart
-from measure.report import WEIGHTS, arguments, counts, keep_profile, names, percentiles, report, table, unavailable
+from measure.report import WEIGHTS, arguments, counts, names, percentiles, report, table, unavailable
 from numpy.typing import NDArray
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, describe, open_engine
-from rtskel.refine import refine
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
 RADIUS, LOOKAHEADS = 2, (0, 4)
@@ -188,15 +185,11 @@ def _measured(engine: Engine, options: Namespace, expected: Floats) -> dict[str,
         wall = seconds_of(run, options.runs, options.seconds)
         cpu = (time.process_time() - cpu) / len(wall)
         batches[str(batch)] = {**percentiles(1e3 * np.array(wall)), "cpu": 1e3 * cpu}
-    seen = synthetic(options.clip, seed=11)
-    confidence = (~seen.missing).astype(np.float32)
-    refined = refine(seen.xyz, engine=engine, confidence=confidence, lookahead=LOOKAHEADS[-1], radius=RADIUS)
     return {
         "builder": engine.info.builder,
         "precision": engine.info.precision,
         "asked": "all" if isinstance(engine, Whole) else "asked",
         "error": {"max": float(np.abs(off).max()), "rms": float(np.sqrt(np.square(off).mean()))},
-        "clip_mse": float(np.square(1e3 * (refined - seen.truth)).mean()),
         "ms": batches,
     }
 
@@ -228,83 +221,33 @@ def _openvino_product(size: int, precision: str) -> Callable[[], Any]:
     return lambda: request.infer()
 
 
-def compare(measured: dict[str, Any], operations: dict[str, int], ceilings: dict[str, float]) -> dict[str, Any]:
-    """Adds each engine's share of the ceiling; returns the ratios that have targets."""
-    there = {name: found for name, found in measured.items() if "ms" in found}
-    for found in there.values():
-        peak = ceilings.get(found["precision"])
-        for batch, ms in found["ms"].items():
+def add_shares(measured: dict[str, Any], operations: dict[str, int], ceilings: dict[str, float]) -> None:
+    """Adds each engine's share of the ceiling in its precision, by batch."""
+    for found in measured.values():
+        peak = ceilings.get(found.get("precision", ""))
+        for batch, ms in found.get("ms", {}).items():
             ms["share"] = operations[found["asked"]] * int(batch) / (ms["p50"] * 1e-3) / peak if peak else None
-    ratios: dict[str, Any] = {}
-    other = there.get("ONNX Runtime", {"ms": {}})["ms"].get("1")
-    for name, found in there.items():
-        if name.startswith("rtskel onnx") and other and "1" in found["ms"]:
-            ratios[f"{name} / ONNX Runtime, batch 1"] = {k: found["ms"]["1"][k] / other[k] for k in ("p50", "cpu")}
-    best = there.get("rtskel onnx bf16", {"ms": {}})["ms"].get("16")
-    if best:
-        ratios["rtskel onnx bf16, share of the bf16 ceiling, batch 16"] = {"p50": best["share"]}
-    return ratios
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as a table."""
-    gflops = {name: f"{rate / 1e9:.0f}" for name, rate in result["ceiling"].items()}
     out = [
         f"{result['model']}: {result['flops']['asked'] / 1e6:.0f} MFLOP a window for {result['positions']} requested "
         f"positions, {result['flops']['all'] / 1e6:.0f} for all",
-        f"fastest product: {gflops['fp32']} GFLOP/s fp32, {gflops['bf16']} bf16",
+        "fastest product: " + ", ".join(f"{rate / 1e9:.0f} GFLOP/s {p}" for p, rate in result["ceiling"].items()),
     ]
-    out += [f"{name}: {found['unavailable']}" for name, found in result["opponents"].items() if "ms" not in found]
-    times, errors = {}, {}
+    rows = {}
     for name, found in result["opponents"].items():
-        if "ms" in found:
-            row = {}
-            for batch, ms in found["ms"].items():
-                share = f" {ms['share']:4.0%}" if ms["share"] else ""
-                row[f"batch {batch}"] = f"{ms['p50']:.2f} ({ms['p90']:.2f}, {ms['p99']:.2f}){share}"
-            times[f"{name} ({found['builder']}, {found['precision']})"] = row
-            errors[name] = dict(found["error"]) | {"MSE of a clip, mm^2": f"{found['clip_mse']:.4f}"}
-    out += ["", *table("ms a run: p50 (p90, p99), share of the ceiling", times), "", *table("error", errors, ".1e"), ""]
-    for name, ratio in result["ratios"].items():
-        cpu = f", CPU time {ratio['cpu']:.2f}" if "cpu" in ratio else ""
-        target = "at least 0.70" if "share" in name else "at most 0.50"
-        out.append(f"{name}: {ratio['p50']:.2f}{cpu} (target: {target})")
-    return out
-
-
-def profile(graph: str, runs: int, control: Connection) -> None:
-    """OpenVINO's own time of each operation: the least of many runs, on one thread, to be reliable on a busy machine.
-
-    The engine's own graphs are compiled again with counters: for a window alone, and for the largest piece.
-    """
-    text = ["OpenVINO's own time of each operation: the least of many runs, on one thread", ""]
-    for precision in ("fp32", "bf16", "int8"):
-        for batch in (1, 8):
-            with open_engine(graph, precision=precision, threads=1, max_batch=batch) as engine:
-                inner: Any = engine
-                inner._requests.clear()
-                inner._core.set_property("CPU", {"PERF_COUNT": True})
-                positions, (x, missing) = wanted(engine.window), inputs(batch, engine.window)
-                request = inner._prepared(batch, len(positions))[0]
-                best: dict[tuple[str, str, str], float] = {}
-                for _ in range(runs):
-                    engine.run(x, missing, positions)
-                    for node in request.profiling_info:
-                        if node.status == node.Status.EXECUTED:
-                            key = node.node_type, node.exec_type, node.node_name
-                            best[key] = min(best.get(key, np.inf), 1e6 * node.real_time.total_seconds())
-            total, kinds = sum(best.values()), defaultdict[str, list[float]](list)
-            for (kind, how, _), us in best.items():
-                kinds[f"{kind} {how}"].append(us)
-            text.append(f"{precision}, {batch} windows: {total:.0f} us in {len(best)} operations")
-            for kind, times in sorted(kinds.items(), key=lambda item: -sum(item[1]))[:16]:
-                text.append(f"{sum(times):9.0f} us {sum(times) / total:6.1%} {len(times):4d}  {kind}")
-            text.append("  of these:")
-            text += [
-                f"{us:9.0f} us  {' '.join(key)}" for key, us in sorted(best.items(), key=lambda item: -item[1])[:12]
-            ]
-            text.append("")
-    control.send("\n".join(text))
+        if "ms" not in found:
+            out.append(f"{name}: {found['unavailable']}")
+            continue
+        row = {}
+        for batch, ms in found["ms"].items():
+            share = f" {ms['share']:4.0%}" if ms["share"] else ""
+            row[f"batch {batch}"] = f"{ms['p50']:.2f} ({ms['p90']:.2f}, {ms['p99']:.2f}){share}"
+        row |= {f"{measure} error": f"{value:.1e}" for measure, value in found["error"].items()}
+        rows[f"{name} ({found['builder']}, {found['precision']})"] = row
+    return [*out, "", *table("ms a run: p50 (p90, p99), share of the ceiling", rows)]
 
 
 def main() -> None:
@@ -316,15 +259,8 @@ def main() -> None:
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="least, for each opponent and batch")
     parser.add_argument("--runs", type=positive, default=10, help="least, for each opponent and batch")
-    parser.add_argument("--clip", type=float, default=12.0, help="seconds of the clip that errors are of")
     parser.add_argument("--gemm", type=counts, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
-    parser.add_argument("--profile", metavar="NAME", help="only profile our graph, into bench/results/NAME.txt")
     options = parser.parse_args()
-    if options.profile:
-        text = apart(profile, options.engine, options.runs)
-        keep_profile(options.profile, text)
-        print(text, end="")
-        return
     if not 1 <= min(options.batches) <= max(options.batches) <= MAX_BATCH:
         parser.error(f"--batches: from 1 to {MAX_BATCH}")
     began = time.monotonic()
@@ -334,6 +270,7 @@ def main() -> None:
         expected, operations = apart(prepare, files)
         measured = {name: apart(measure, name, files, options, expected) for name in options.only}
     ceilings = apart(ceiling, options.gemm)
+    add_shares(measured, operations, ceilings)
     info = describe(options.engine)
     result = {
         "bench": "engine",
@@ -342,7 +279,6 @@ def main() -> None:
         "positions": len(wanted(info.window)),
         "flops": operations,
         "ceiling": ceilings,
-        "ratios": compare(measured, operations, ceilings),
         "opponents": measured,
         "seconds": time.monotonic() - began,
     }

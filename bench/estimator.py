@@ -14,7 +14,7 @@ with other weights, needs neither MediaPipe nor the videos.
                   those within the range of lengths that were seen
 
     python bench/estimator.py ../shared/data/video/*.mp4 --recordings ../raw --save estimator
-    python bench/estimator.py --recordings ../raw --engine other.safetensors --pictures ../pictures
+    python bench/estimator.py --recordings ../raw --engine other.safetensors
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cli(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "rtskel.cli", *arguments]
 
 
-def refined(raw: Path, video: Path | None, engine: str, fast: bool) -> list[Recording]:
+def refined(raw: Path, video: Path | None, engine: str) -> list[Recording]:
     """The recording, or the video if there is none yet, through a server; what a subscriber saves."""
     # A large slack for late frames, so that a slow machine changes nothing.
     config = ServeConfig(lookaheads=LOOKAHEADS, streams=StreamConfig(slack_s=2.0))
@@ -68,7 +68,6 @@ def refined(raw: Path, video: Path | None, engine: str, fast: bool) -> list[Reco
                 send = cli("publish", str(raw), "--raw", running.raw, "--stream", raw.stem)
             else:
                 send = cli("estimate", str(video), "--raw", running.raw, "--stream", raw.stem, "--save", str(raw))
-                send += ["--fast"] if fast else []
             subprocess.run(send, check=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
             subscribe.communicate(timeout=60)
         finally:
@@ -87,10 +86,10 @@ def on_slots(recording: Recording, slots: int, scale: float) -> tuple[Array, Mas
 
 
 def median_acceleration(path: Array, seen: Mask) -> float:
-    """mm per frame squared."""
+    """In mm per frame squared."""
     three = seen[:-2] & seen[1:-1] & seen[2:]
     if not three.any():
-        raise SystemExit("too few frames were estimated to measure a wrist's acceleration (--fast estimates all)")
+        raise SystemExit("too few frames to measure a wrist's acceleration (`rtskel estimate --fast` takes all)")
     return float(np.median(np.linalg.norm(np.diff(path, 2, axis=0), axis=-1)[three]))
 
 
@@ -125,36 +124,31 @@ def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
         "slots": slots,
         "not_estimated": slots - raw.frames,
         "hand_seen": {side: float(there.mean()) for side, there in found.items()},
-        "raw": {"acceleration": {}, "filtered_acceleration": {}, "rms": {}, "bones": {}},
+        "raw": {"acceleration": {}, "filtered_acceleration": {}, "rms": {}},
         "lookahead": {},
     }
     lengths = {side: bones(path[found[side]], hand) for side, hand in hands.items()}
+    smooth = {}
     for side, wrist in wrists.items():
         there = seen[:, wrist]
-        smooth = filtered(path[:, wrist], there, raw.fps)
+        smooth[side] = filtered(path[:, wrist], there, raw.fps)
         result["raw"]["acceleration"][side] = median_acceleration(path[:, wrist], there)
-        result["raw"]["filtered_acceleration"][side] = median_acceleration(smooth, there)
-        result["raw"]["rms"][side] = rms(path[there, wrist] - smooth[there])
-        if len(lengths[side]):
-            result["raw"]["bones"][side] = against(lengths[side], lengths[side])
+        result["raw"]["filtered_acceleration"][side] = median_acceleration(smooth[side], there)
+        result["raw"]["rms"][side] = rms(path[there, wrist] - smooth[side][there])
     for output in outputs:
         refined_path, taken = on_slots(output, slots, scale)
         came = np.zeros(slots, np.bool_)
         came[output.slots] = True
         of: dict[str, Any] = {"slots": int(came.sum()), "late": int((seen & ~taken).any(axis=1).sum())}
         of |= {"acceleration": {}, "ratio": {}, "rms": {}, "bones": {}}
-        for side, hand in hands.items():
-            wrist = wrists[side]
-            there = seen[:, wrist]
-            off = (refined_path[:, wrist] - filtered(path[:, wrist], there, raw.fps))[came]
-            of["acceleration"][side] = median_acceleration(refined_path[:, wrist], there & came)
+        for side, wrist in wrists.items():
+            of["acceleration"][side] = median_acceleration(refined_path[:, wrist], seen[:, wrist] & came)
             of["ratio"][side] = result["raw"]["acceleration"][side] / of["acceleration"][side]
-            of["rms"][side] = rms(off)
-            other = "left" if side == "right" else "right"
-            reference = lengths[side] if len(lengths[side]) else lengths[other]
+            of["rms"][side] = rms((refined_path[:, wrist] - smooth[side])[came])
+            reference = lengths[side] if len(lengths[side]) else lengths["left" if side == "right" else "right"]
             filled = came & ~found[side]
             if filled.any() and len(reference):
-                of["bones"][side] = {"slots": int(filled.sum())} | against(bones(refined_path[filled], hand), reference)
+                of["bones"][side] = against(bones(refined_path[filled], hands[side]), reference)
         result["lookahead"][str(output.lookahead)] = of
     return result
 
@@ -163,7 +157,8 @@ def against(lengths: Array, reference: Array) -> dict[str, float]:
     """Lengths of bones [N, 20] compared with those that were seen."""
     off = np.abs(lengths / np.median(reference, axis=0) - 1)
     within = (lengths >= reference.min(axis=0)) & (lengths <= reference.max(axis=0))
-    return {"p50": float(np.median(off)), "p95": float(np.percentile(off, 95)), "within": float(within.mean())}
+    figures = {"p50": float(np.median(off)), "p95": float(np.percentile(off, 95)), "within": float(within.mean())}
+    return {"slots": len(lengths), **figures}
 
 
 def lines(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -193,9 +188,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("videos", nargs="*", type=Path, help="videos; default: the recordings in --recordings")
     parser.add_argument("--recordings", type=Path, required=True, help="folder of the estimator's recordings")
-    parser.add_argument("--fast", action="store_true", help="estimate every frame, however long it takes")
     parser.add_argument("--engine", default="bundled", help="engine file")
-    parser.add_argument("--pictures", type=Path, help="folder for a picture of each video, raw above refined")
     options = parser.parse_args()
     videos = {video.stem: video for video in options.videos}
     names = list(videos) or sorted(path.stem for path in options.recordings.glob("*.npz"))
@@ -205,16 +198,8 @@ def main() -> None:
     results = {}
     for name in names:
         path = options.recordings / f"{name}.npz"
-        outputs = refined(path, videos.get(name), options.engine, options.fast)
-        raw = read(path)[0]
-        results[name] = compare(raw, outputs)
-        if options.pictures is not None:
-            from rtskel.tools.draw import figure
-
-            options.pictures.mkdir(parents=True, exist_ok=True)
-            labels = ["MediaPipe Holistic", f"refined, lookahead {outputs[-1].lookahead}"]
-            traces = ["right_wrist.y", "right_wrist.z", "left_wrist.y", "right_index_4.y"]
-            figure([raw, outputs[-1]], labels=labels, traces=traces).savefig(options.pictures / f"{name}.png")
+        outputs = refined(path, videos.get(name), options.engine)
+        results[name] = compare(read(path)[0], outputs)
     report({"lookaheads": LOOKAHEADS, "cutoff_hz": CUTOFF_HZ, "videos": results}, lines(results), options)
 
 

@@ -16,13 +16,11 @@ For comparison PyTorch with CUDA graphs, windows up and predictions down, as the
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +100,7 @@ def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[st
 
 
 def latency(engine: Engine, frames: int) -> dict[str, float]:
-    """us from one frame in host memory to the pose that it completes in host memory."""
+    """Time in us from one frame in host memory to the pose that it completes in host memory."""
     xyz, confidence = clips(1, frames)
     bank, times = bank_of(engine, 1), []
     for slot in range(frames):
@@ -141,55 +139,43 @@ def throughput(engine: Engine, batch: int, seconds: float) -> dict[str, float]:
     return {"windows_per_second": taken / elapsed, "us": 1e6 * elapsed / taken}
 
 
-def bandwidth(cuda: Cuda, size: int = 1 << 30, runs: int = 20) -> float:
-    """Bytes a second that the GPU's memory reads and writes in a large copy."""
-    kind = cuda.api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-    start = 0.0
-    with ExitStack() as stack:
-        stream = cuda.call("cudaStreamCreateWithFlags", cuda.api.cudaStreamNonBlocking)
-        stack.callback(cuda.call, "cudaStreamDestroy", stream)
-        blocks = []
-        for _ in range(2):
-            blocks.append(cuda.call("cudaMalloc", size))
-            stack.callback(cuda.call, "cudaFree", blocks[-1])
-        for run in range(runs + 3):
-            if run == 3:
-                cuda.call("cudaStreamSynchronize", stream)
-                start = time.perf_counter()
-            cuda.call("cudaMemcpyAsync", *blocks, size, kind, stream)
-        cuda.call("cudaStreamSynchronize", stream)
-        return 2.0 * size * runs / (time.perf_counter() - start)
+def gpu_seconds(function: Callable[[], Any], runs: int = 10) -> float:
+    """Seconds that the GPU takes for a call, the mean of many in a row."""
+    import torch
+
+    for run in range(runs + 3):
+        if run == 3:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        function()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / runs
 
 
-def limits(cuda: Cuda, weights: str) -> dict[str, float]:
-    """What limits a window: FLOP/s and bytes/s of this GPU, FLOPs of a window, bytes of the weights and of a window."""
-    found = {"bytes/s": bandwidth(cuda)}
-    if importlib.util.find_spec("torch") is None:
-        return found
+def limits(weights: str) -> dict[str, float]:
+    """What limits a window: FLOPs of a window, bytes of the weights and of a window, FLOP/s and bytes/s of this GPU."""
     import torch
 
     from rtskel.engine.weights import load_weights
 
     model = load_weights(weights)
     window, positions = model.config.window, ring_config(model.config.window, [LOOKAHEAD], RADIUS).positions
-    found["FLOPs a window"] = flops(model, positions)
-    found["bytes of weights"] = 2.0 * sum(parameter.numel() for parameter in model.parameters())
-    found["bytes a window"] = float(window * JOINTS * (12 + 1) + len(positions) * JOINTS * 12)
+    found = {
+        "FLOPs a window": float(flops(model, positions)),
+        "bytes of weights": 2.0 * sum(parameter.numel() for parameter in model.parameters()),
+        "bytes a window": float(window * JOINTS * (12 + 1) + len(positions) * JOINTS * 12),
+    }
     if torch.cuda.is_available():
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        for run in range(13):
-            if run == 3:
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-            a @ b
-        torch.cuda.synchronize()
-        found["FLOP/s"] = 10 * 2 * 8192**3 / (time.perf_counter() - start)
+        found["FLOP/s"] = 2 * 8192**3 / gpu_seconds(lambda: a @ b)
+        here, there = (torch.zeros(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
+        found["bytes/s"] = 2.0 * len(here) / gpu_seconds(lambda: there.copy_(here), 20)
     return found
 
 
 def shares(limit: dict[str, float], batch: int, windows_per_second: float) -> dict[str, float]:
     """Share of the bf16 peak, and of what the roofline allows at that batch."""
-    if not {"FLOP/s", "FLOPs a window"} <= limit.keys():
+    if not {"FLOP/s", "bytes/s"} <= limit.keys():
         return {}
     compute = limit["FLOPs a window"] * batch / limit["FLOP/s"]
     memory = (limit["bytes of weights"] + limit["bytes a window"] * batch) / limit["bytes/s"]
@@ -296,7 +282,7 @@ def run(cuda: Cuda, options: Namespace) -> dict[str, Any]:
     """Everything that can be measured here."""
     measured: dict[str, Any] = {"GPU": cuda.capability}
     limit: dict[str, float] = {}
-    attempt(measured, "limits", lambda: limit.update(limits(cuda, options.weights)) or limit)
+    attempt(measured, "limits", lambda: limit.update(limits(options.weights)) or limit)
 
     def right(one: Opener, other: Opener) -> dict[str, Any]:
         with one(4) as a, other(4) as b:
@@ -333,13 +319,12 @@ def lines(measured: dict[str, Any], indent: str = "") -> list[str]:
     """The result as indented lines."""
     found = []
     for name, value in measured.items():
-        if isinstance(value, dict) and "p50" in value:
-            found.append(f"{indent}{name}: p50 {value['p50']:.1f}, p99 {value['p99']:.1f}")
-        elif isinstance(value, dict) and "unavailable" not in value:
+        if isinstance(value, dict) and not {"p50", "unavailable"} & value.keys():
             found += [f"{indent}{name}", *lines(value, indent + "  ")]
-        else:
-            text = value["unavailable"] if isinstance(value, dict) else value
-            found.append(f"{indent}{name}: {f'{text:.4g}' if isinstance(text, float) else text}")
+            continue
+        if isinstance(value, dict):
+            value = value.get("unavailable") or f"p50 {value['p50']:.1f}, p99 {value['p99']:.1f}"
+        found.append(f"{indent}{name}: {f'{value:.4g}' if isinstance(value, float) else value}")
     return found
 
 
@@ -358,10 +343,8 @@ def main() -> None:
         print(f"rtskel: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     measured = run(cuda, options)
-    targets = ", ".join(f"{name}: {value:g}" for name, value in TARGETS.items())
-    report(
-        {"bench": "gpu", "measured": measured, "targets": TARGETS}, [*lines(measured), f"targets: {targets}"], options
-    )
+    targets = "targets: " + ", ".join(f"{name}: {value:g}" for name, value in TARGETS.items())
+    report({"bench": "gpu", "measured": measured, "targets": TARGETS}, [*lines(measured), targets], options)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """What would a user pick instead, what does it take a frame, and what error remains at the same look-ahead?
 
 A signer as seen by a live estimator goes frame by frame through each opponent, on one thread of its own: rtskel,
-Casiez's filter from its package, SciPy's polynomials, the same network in a plain loop in PyTorch, and SmoothNet's
-network likewise. Opponents without a notion of missing joints get them where they were last seen. The filters are tuned
-to the least squared error on another clip at that look-ahead. SmoothNet's error needs weights, such as
-`bench/accuracy.py --runs` keeps.
+Casiez's filter from its package, SciPy's polynomials, and the same network in a plain loop in PyTorch. Opponents that
+cannot fill in missing joints get them where they were last seen. The filters are tuned to the least squared error on
+another clip at that look-ahead.
 
-    python bench/instead.py --smoothnet FILE --save instead
+    python bench/instead.py --save instead
 """
 
 from __future__ import annotations
@@ -14,15 +13,18 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from measure.poses import Array, Example, Mask, synthetic
 from measure.processes import apart
 from measure.report import WEIGHTS, arguments, names, numbers, percentiles, report, table, unavailable
-from peers import OneEuro, SavitzkyGolay, fill_in_time, one_euro, weighted
+from peers import OneEuro, SavitzkyGolay, Setting, fill_in_time, one_euro, weighted
 from scipy.signal import savgol_coeffs, savgol_filter
 
 from rtskel.engine import describe, open_engine
@@ -31,7 +33,6 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
 WARM_UP = 20
 """Frames that are not timed."""
-SMOOTHNET = "SmoothNet (PyTorch)"
 
 
 def held(example: Example) -> Array:
@@ -45,161 +46,140 @@ def error(estimate: Array, truth: Array, lookahead: int) -> float:
     return float(np.square(estimate[:end] - truth[:end]).mean())
 
 
-class Hold:
-    """Every joint where it was last seen; the base of opponents without a notion of missing joints.
+@dataclass(frozen=True)
+class Opponent:
+    """What is measured.
 
-    `push` takes frame i, xyz [J, 3] and missing [J], and returns the estimate [J, 3] of frame i - lookahead; the first
-    frame stands for those before it.
+    Attributes:
+        push: takes frame i, xyz [J, 3] and missing [J], and returns the estimate [J, 3] of frame i - lookahead; the
+            first frame stands for those before it.
+        setting: what it is tuned to.
     """
 
-    def __init__(self, lookahead: int, options: Namespace) -> None:
-        self.lookahead = lookahead
-        self._last: Array | None = None
-        self._frames: deque[Array] = deque(maxlen=1 + lookahead)
-
-    def push(self, xyz: Array, missing: Mask) -> Array:
-        """See the class."""
-        last = np.zeros_like(xyz) if self._last is None else self._last
-        self._last = np.where(missing[:, None], last, xyz)
-        return self.filtered(self._last)
-
-    def kept(self, frame: Array) -> deque[Array]:
-        """The last frames up to this one."""
-        while len(self._frames) < (self._frames.maxlen or 0) - 1:
-            self._frames.append(frame)
-        self._frames.append(frame)
-        return self._frames
-
-    def filtered(self, frame: Array) -> Array:
-        """The estimate, given the newest frame without missing joints."""
-        return self.kept(frame)[0]
+    push: Callable[[Array, Mask], Array]
+    setting: Setting = None
 
 
-class OneEuroPackage(Hold):
+def recent(size: int) -> Callable[[Any], deque[Any]]:
+    """A function that keeps the last `size` of what it is given, and returns them."""
+    kept: deque[Any] = deque(maxlen=size)
+
+    def keep(item: Any) -> deque[Any]:
+        kept.extend([item] * max(1, size - len(kept)))
+        return kept
+
+    return keep
+
+
+def after_holding(filtered: Callable[[Array], Array], setting: Setting = None) -> Opponent:
+    """An opponent that gets missing joints where they were last seen."""
+    last: Array | None = None
+
+    def push(xyz: Array, missing: Mask) -> Array:
+        nonlocal last
+        last = np.where(missing[:, None], np.zeros_like(xyz) if last is None else last, xyz)
+        return filtered(last)
+
+    return Opponent(push, setting)
+
+
+def tuned(
+    settings: Iterable[Setting], estimate: Callable[..., Array], lookahead: int, options: Namespace
+) -> tuple[float, ...]:
+    """The setting with the least error on a clip for tuning: `estimate` maps its held frames and a setting to poses."""
+    clip = synthetic(options.clip, seed=12)
+    seen = held(clip)
+    return min(filter(None, settings), key=lambda s: error(estimate(seen, *s), clip.truth, lookahead))
+
+
+def hold(lookahead: int, options: Namespace) -> Opponent:
+    """Every joint where it was last seen."""
+    keep = recent(1 + lookahead)
+    return after_holding(lambda frame: keep(frame)[0])
+
+
+def one_euro_package(lookahead: int, options: Namespace) -> Opponent:
     """The 1 Euro filter, one of the package OneEuroFilter for each coordinate."""
+    from OneEuroFilter import OneEuroFilter
 
-    def __init__(self, lookahead: int, options: Namespace) -> None:
-        from OneEuroFilter import OneEuroFilter
+    def estimate(seen: Array, least: float, beta: float, speed: float, back: float) -> Array:
+        return np.roll(one_euro(seen, least, beta, speed), -int(back), 0)
 
-        super().__init__(lookahead, options)
-        tuning = synthetic(options.clip, seed=12)
-        seen = held(tuning)
+    *setting, back = found = tuned(
+        (s for s in OneEuro.settings if s and s[3] <= lookahead), estimate, lookahead, options
+    )
+    filters: list[Any] = []
+    keep = recent(1 + lookahead - int(back))
 
-        def estimate(least: float, beta: float, speed: float, back: float) -> Array:
-            return np.roll(one_euro(seen, least, beta, speed), -int(back), 0)
+    def filtered(frame: Array) -> Array:
+        filters.extend(OneEuroFilter(1.0, *setting) for _ in range(frame.size - len(filters)))
+        out = [filter_(value) for filter_, value in zip(filters, frame.ravel().tolist(), strict=True)]
+        return np.asarray(keep(np.reshape(out, frame.shape))[0])
 
-        choices = [s for s in OneEuro.settings if s is not None and s[3] <= lookahead]
-        *setting, back = self.setting = min(choices, key=lambda s: error(estimate(*s), tuning.truth, lookahead))
-        self._filters = [OneEuroFilter(1.0, *setting) for _ in range(seen[0].size)]
-        self._frames = deque(maxlen=1 + lookahead - int(back))
-
-    def filtered(self, frame: Array) -> Array:
-        out = [filter_(value) for filter_, value in zip(self._filters, frame.ravel().tolist(), strict=True)]
-        return self.kept(np.reshape(out, frame.shape))[0]
+    return after_holding(filtered, found)
 
 
-class SavitzkyGolayScipy(Hold):
+def savitzky_golay(lookahead: int, options: Namespace) -> Opponent:
     """scipy.signal.savgol_filter over the last frames."""
 
-    def __init__(self, lookahead: int, options: Namespace) -> None:
-        super().__init__(lookahead, options)
-        tuning = synthetic(options.clip, seed=12)
-        seen = held(tuning)
+    def estimate(seen: Array, past: float, order: float) -> Array:
+        taps = savgol_coeffs(int(past) + 1 + lookahead, int(order), pos=int(past), use="dot")
+        out = weighted([np.roll(seen, shift, 0) for shift in range(int(past), -lookahead - 1, -1)], taps)
+        out[: int(past)] = seen[: int(past)]
+        return out
 
-        def estimate(past: float, order: float) -> Array:
-            taps = savgol_coeffs(int(past) + 1 + lookahead, int(order), pos=int(past), use="dot")
-            out = weighted([np.roll(seen, shift, 0) for shift in range(int(past), -lookahead - 1, -1)], taps)
-            out[: int(past)] = seen[: int(past)]
-            return out
+    past, order = map(int, setting := tuned(SavitzkyGolay.settings, estimate, lookahead, options))
+    keep = recent(past + 1 + lookahead)
 
-        choices = [s for s in SavitzkyGolay.settings if s is not None]
-        self.setting = min(choices, key=lambda s: error(estimate(*s), tuning.truth, lookahead))
-        self._past, self._order = map(int, self.setting)
-        self._frames = deque(maxlen=self._past + 1 + lookahead)
+    def filtered(frame: Array) -> Array:
+        frames = np.stack(keep(frame))
+        return np.asarray(savgol_filter(frames, len(frames), order, axis=0)[past])
 
-    def filtered(self, frame: Array) -> Array:
-        frames = np.stack(self.kept(frame))
-        return np.asarray(savgol_filter(frames, len(frames), self._order, axis=0)[self._past])
+    return after_holding(filtered, setting)
 
 
-class PlainTorch:
+def plain_torch(lookahead: int, options: Namespace) -> Opponent:
     """The network in PyTorch over the last window, read at the frame that it is for."""
+    import torch
 
-    def __init__(self, lookahead: int, options: Namespace) -> None:
-        import torch
+    from rtskel.engine.weights import load_weights
 
-        from rtskel.engine.weights import load_weights
+    model = load_weights(Path(options.engine).with_suffix(".safetensors"))
+    keep = recent(model.config.window)
 
-        self._torch, self._at = torch, -1 - lookahead
-        self._model = load_weights(Path(options.engine).with_suffix(".safetensors"))
-        self._frames: deque[tuple[Array, Mask]] = deque(maxlen=self._model.config.window)
-
-    def push(self, xyz: Array, missing: Mask) -> Array:
-        """As `Hold.push`."""
-        while len(self._frames) < (self._frames.maxlen or 0) - 1:
-            self._frames.append((xyz, missing))
-        self._frames.append((xyz, missing))
-        x, gone = (np.stack(values) for values in zip(*self._frames, strict=True))
+    def push(xyz: Array, missing: Mask) -> Array:
+        x, gone = (np.stack(values) for values in zip(*keep((xyz, missing)), strict=True))
         there = ~gone[:, [NECK, LEFT_SHOULDER, RIGHT_SHOULDER]].any(1)
         trunk = x[there] if there.any() else x
         origin = np.median(trunk[:, NECK], 0)
         size = 3.0 * np.median(np.linalg.norm(trunk[:, LEFT_SHOULDER] - trunk[:, RIGHT_SHOULDER], axis=-1))
         canonical = np.where(gone[..., None], 0.0, (x - origin) / size).astype(np.float32)
-        with self._torch.inference_mode():
-            y = self._model(self._torch.from_numpy(canonical)[None], self._torch.from_numpy(gone)[None])
-        return np.asarray(y[0, self._at].double().numpy() * size + origin)
+        with torch.inference_mode():
+            y = model(torch.from_numpy(canonical)[None], torch.from_numpy(gone)[None])
+        return np.asarray(y[0, -1 - lookahead].double().numpy() * size + origin)
+
+    return Opponent(push)
 
 
-class SmoothNetTorch(Hold):
-    """SmoothNet over the last window of every coordinate, read at the frame that it is for."""
+def ours(lookahead: int, options: Namespace, precision: str | None = None) -> Opponent:
+    """rtskel; the frame as it is while there is no estimate yet."""
+    engine = open_engine(options.engine, precision=precision, max_batch=1, threads=1)
+    refiner = Refiner(engine, lookahead=lookahead)
 
-    def __init__(self, lookahead: int, options: Namespace) -> None:
-        import torch
-        from safetensors.torch import load_file
-        from smoothnet import WINDOW, SmoothNet
-
-        super().__init__(lookahead, options)
-        self._torch, self._network = torch, SmoothNet().eval()
-        if options.smoothnet:
-            self._network.load_state_dict(load_file(options.smoothnet))
-        self._frames = deque(maxlen=WINDOW)
-
-    def filtered(self, frame: Array) -> Array:
-        rows = np.stack(self.kept(frame), -1).reshape(frame.size, -1).astype(np.float32)
-        with self._torch.inference_mode():
-            out = self._network(self._torch.from_numpy(rows)).double().numpy()
-        return np.asarray(out[:, -1 - self.lookahead].reshape(frame.shape))
-
-
-class Ours:
-    """rtskel: nothing is returned before the look-ahead is there."""
-
-    precision: ClassVar[str | None] = None
-
-    def __init__(self, lookahead: int, options: Namespace) -> None:
-        engine = open_engine(options.engine, precision=self.precision, max_batch=1, threads=1)
-        self._refiner = Refiner(engine, lookahead=lookahead)
-
-    def push(self, xyz: Array, missing: Mask) -> Array:
-        """As `Hold.push`; the frame as it is while there is no estimate yet."""
-        done = self._refiner.push(xyz, ~missing).xyz
+    def push(xyz: Array, missing: Mask) -> Array:
+        done = refiner.push(xyz, ~missing).xyz
         return np.asarray(done[0] if len(done) else xyz, np.float64)
 
-
-class OursInBf16(Ours):
-    """rtskel with `--precision bf16`."""
-
-    precision = "bf16"
+    return Opponent(push)
 
 
-OPPONENTS: dict[str, Any] = {
-    "hold last": Hold,
-    "One-Euro (OneEuroFilter)": OneEuroPackage,
-    "Savitzky-Golay (SciPy)": SavitzkyGolayScipy,
-    SMOOTHNET: SmoothNetTorch,
-    "sliding window (PyTorch)": PlainTorch,
-    "rtskel": Ours,
-    "rtskel bf16": OursInBf16,
+OPPONENTS: dict[str, Callable[[int, Namespace], Opponent]] = {
+    "hold last": hold,
+    "One-Euro (OneEuroFilter)": one_euro_package,
+    "Savitzky-Golay (SciPy)": savitzky_golay,
+    "sliding window (PyTorch)": plain_torch,
+    "rtskel": ours,
+    "rtskel bf16": partial(ours, precision="bf16"),
 }
 
 
@@ -223,26 +203,24 @@ def measure(name: str, lookahead: int, options: Namespace, control: Connection) 
         cpu.append(1e6 * (time.process_time() - used))
     off = 1e3 * (np.stack(out[lookahead:]) - truth[: len(truth) - lookahead])  # mm
     found: dict[str, Any] = {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:]))}
-    found["setting"] = getattr(opponent, "setting", None)
-    if name != SMOOTHNET or options.smoothnet:
-        found["mse"] = float(np.square(off).mean())
-        found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
-        found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
+    found["setting"] = opponent.setting
+    found["mse"] = float(np.square(off).mean())
+    found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
+    found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
     control.send(found)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as tables."""
-    out = []
+    out, titles = [], {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
     for lookahead, opponents in result["lookaheads"].items():
-        rows = {}
-        for name, found in opponents.items():
-            if "us" not in found:
-                out.append(f"{name}: {found['unavailable']}")
-                continue
-            row = {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
-            titles = {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
-            rows[name] = row | {title: found.get(key) for key, title in titles.items()}
+        out += [f"{name}: {found['unavailable']}" for name, found in opponents.items() if "us" not in found]
+        rows = {
+            name: {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
+            | {title: found[key] for key, title in titles.items()}
+            for name, found in opponents.items()
+            if "us" in found
+        }
         out += [*table(f"lookahead {lookahead}", rows, ".2f"), ""]
     return out
 
@@ -255,7 +233,6 @@ def main() -> None:
     parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
-    parser.add_argument("--smoothnet", help="weights of SmoothNet; without them only its time is measured")
     options = parser.parse_args()
     found = {
         str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}

@@ -10,19 +10,15 @@ pose at look-ahead L needs frame i + L, and the time is from that frame's due ti
     engine      the engine call
     around      everything but the engine call
 
-Measured alternately, on the same machine: `relay`, pyzmq alone, which forwards every message with as many bytes as a
-refined pose has, and `relay+engine`, which also runs the engine on one window. Publisher and subscriber are the same
-for all of them.
+Measured alternately: `relay`, pyzmq alone, which forwards every message with as many bytes as a refined pose has, and
+`relay+engine`, which also runs the engine on one window. What rtskel adds is the difference to `relay+engine`, which
+includes the engine's own variation, and around the engine the difference to `relay`. Percentiles are over all rounds.
+
+Left out are cases that need more than half of the windows a second of the engine alone, and `relay+engine` above half
+of what the engine does one window at a time.
 
     python bench/latency.py --save latency      # about a quarter of an hour
     python bench/latency.py --streams 1 --fps 60 --rounds 8 --save latency-60fps        # the main case
-
-What rtskel adds is given twice: compared with `relay+engine`, where the engine's own variation from round to round is
-larger than everything else; and around the engine, compared with `relay`, which excludes it. Percentiles are over all
-rounds.
-
-Cases that need more than half of the windows a second of the engine alone are left out (see bench/throughput.py).
-`relay+engine`, which runs one window at a time, is left out above half of what the engine does that way.
 """
 
 from __future__ import annotations
@@ -182,10 +178,8 @@ def pooled(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     found = {name: sum(each[name] for each in rounds) for name in ("poses_lost", "frames_dropped")}
     found["lookaheads"] = {}
     for ahead, figures in rounds[0]["lookaheads"].items():
-        ms = {
-            part: percentiles([ms for each in rounds for ms in each["lookaheads"][ahead]["ms"][part]])
-            for part in figures["ms"]
-        }
+        several = [each["lookaheads"][ahead]["ms"] for each in rounds]
+        ms = {part: percentiles(np.concatenate([times[part] for times in several])) for part in figures["ms"]}
         found["lookaheads"][ahead] = {"lookahead_ms": figures["lookahead_ms"], "ms": ms}
     return found
 
@@ -260,7 +254,7 @@ def measure(engine: str, fps: float, streams: int, one_at_a_time: float, options
     return case
 
 
-def lines(case: dict[str, Any], one_at_a_time: float) -> list[str]:
+def lines(case: dict[str, Any]) -> list[str]:
     """One case as a table."""
     rows = {}
     for ahead, figures in case["lookaheads"].items():
@@ -270,11 +264,8 @@ def lines(case: dict[str, Any], one_at_a_time: float) -> list[str]:
     rows |= {"added to relay+engine": case["added_ms"]} if "added_ms" in case else {}
     rows = {name: {column: row[column] for column in COLUMNS} for name, row in rows.items()}
     title = f"{case['engine']}, {case['streams']} streams at {case['fps']:g} fps; ms beyond the lookahead"
-    out = table(title, rows)
-    if "added_ms" not in case:
-        why = f"the engine alone does {one_at_a_time:.0f} windows a second one at a time"
-        out.append(f"relay+engine left out, for {why}")
-    return [*out, f"{case['poses_lost']} poses lost, {case['frames_dropped']} frames dropped by the publisher", ""]
+    lost = f"{case['poses_lost']} poses lost, {case['frames_dropped']} frames dropped by the publisher"
+    return [*table(title, rows), lost, ""]
 
 
 def main() -> None:
@@ -298,7 +289,7 @@ def main() -> None:
                 text += [f"{engine}, {streams} streams at {fps:g} fps: {why}", ""]
                 continue
             cases.append(measure(engine, fps, streams, rates[1], options))
-            text += lines(cases[-1], rates[1])
+            text += lines(cases[-1])
     report({"bench": "latency", "radius": options.radius, "cases": cases}, text, options)
 
 

@@ -74,7 +74,7 @@ def next_seen(missing: Mask, lookahead: Lookahead) -> NDArray[np.int64]:
 
 
 def fill_in_time(xyz: Array, missing: Mask, lookahead: Lookahead, default: Array) -> Array:
-    """xyz [N, J, 3] with missing joints interpolated, else held, else taken from later, else `default` [J, 3]."""
+    """Fill missing joints of xyz [N, J, 3]: interpolated, else held, else taken from later, else `default` [J, 3]."""
     before, after = last_seen(missing), next_seen(missing, lookahead)
     rows, joints = np.arange(len(xyz))[:, None], np.arange(xyz.shape[1])
     a, b = np.where(before < 0, after, before), np.where(after < 0, before, after)
@@ -96,8 +96,9 @@ def ahead(lookahead: Lookahead, most: float) -> int:
 
 
 class Peer:
-    """A filter that smooths the plainly filled sequence. `fit` is called before `apply`, for each condition and
-    look-ahead, with examples from the training sequences.
+    """A filter that smooths the plainly filled sequence.
+
+    `fit` is called before `apply`, for each condition and look-ahead, with examples from the training sequences.
     """
 
     name: ClassVar[str]
@@ -111,17 +112,17 @@ class Peer:
     def fit(self, examples: Sequence[Example], lookahead: Lookahead) -> None:
         """Learn what one condition needs; most need nothing."""
 
-    def fill(self, xyz: Array, missing: Mask, lookahead: Lookahead) -> Array:
+    def _fill(self, xyz: Array, missing: Mask, lookahead: Lookahead) -> Array:
         """The result of the setting None."""
         return fill_in_time(xyz, missing, lookahead, self.body.mean)
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         """The result [N, J, 3] of another setting."""
         raise NotImplementedError
 
-    def smooth_all(self, sequences: Sequences, lookahead: Lookahead, setting: tuple[float, ...]) -> list[Array]:
-        """`smooth` of several sequences."""
-        return [self.smooth(xyz, missing, lookahead, *setting) for xyz, missing in sequences]
+    def _smooth_all(self, sequences: Sequences, lookahead: Lookahead, setting: tuple[float, ...]) -> list[Array]:
+        """`_smooth` of several sequences."""
+        return [self._smooth(xyz, missing, lookahead, *setting) for xyz, missing in sequences]
 
     def apply(self, xyz: Array, missing: Mask, lookahead: Lookahead, setting: Setting = None) -> Array:
         """The estimate [N, J, 3] of a sequence."""
@@ -130,8 +131,8 @@ class Peer:
     def apply_all(self, sequences: Sequences, lookahead: Lookahead, setting: Setting = None) -> list[Array]:
         """The estimates of several sequences."""
         if setting is None:
-            return [self.fill(xyz, missing, lookahead) for xyz, missing in sequences]
-        return self.smooth_all(sequences, lookahead, setting)
+            return [self._fill(xyz, missing, lookahead) for xyz, missing in sequences]
+        return self._smooth_all(sequences, lookahead, setting)
 
     def window(self, xyz: Array, missing: Mask, lookahead: Lookahead, past: int) -> list[Array]:
         """The frames [N, J, 3] from `past` before each frame to as many after it as the look-ahead allows, in order.
@@ -140,10 +141,10 @@ class Peer:
         the window must not know more than the frame that it is for.
         """
         future, frames = ahead(lookahead, past), []
-        filled = padded(self.fill(xyz, missing, lookahead), past, future)
+        filled = padded(self._fill(xyz, missing, lookahead), past, future)
         for k in range(-past, future + 1):
             if k > 0 and lookahead is not None and missing.any():
-                filled = padded(self.fill(xyz, missing, lookahead - k), past, future)
+                filled = padded(self._fill(xyz, missing, lookahead - k), past, future)
             frames.append(filled[past + k : past + k + len(xyz)])
         return frames
 
@@ -153,7 +154,7 @@ class Hold(Peer):
 
     name = "hold last"
 
-    def fill(self, xyz: Array, missing: Mask, lookahead: Lookahead) -> Array:
+    def _fill(self, xyz: Array, missing: Mask, lookahead: Lookahead) -> Array:
         return fill_in_time(xyz, missing, 0, self.body.mean)
 
 
@@ -168,7 +169,7 @@ class ParentRelative(Peer):
 
     name = "parent-relative"
 
-    def fill(self, xyz: Array, missing: Mask, lookahead: Lookahead) -> Array:
+    def _fill(self, xyz: Array, missing: Mask, lookahead: Lookahead) -> Array:
         body = self.body
         bone = fill_in_time(xyz - xyz[:, body.up], missing | missing[:, body.up], lookahead, body.bone)
         filled = fill_in_time(xyz, missing, lookahead, body.mean)
@@ -189,8 +190,8 @@ class SpatialGaussian(Peer):
     settings = tuple((10.0**e,) for e in (-8, -7, -6, -5.5, -5, -4.5, -4, -3))
     learns = True
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
-        filled, body = self.fill(xyz, missing, lookahead), self.body
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+        filled, body = self._fill(xyz, missing, lookahead), self.body
         partly = missing.any(1) & ~np.delete(missing, body.parents.index(-1), 1).all(1)
         patterns, which = np.unique(missing[partly], axis=0, return_inverse=True)
         frames = np.flatnonzero(partly)
@@ -219,7 +220,7 @@ class SavitzkyGolay(Peer):
     name = "Savitzky-Golay"
     settings = (None, *((past, order) for order in (0, 1, 2, 3) for past in (1, 2, 3, 5, 8, 12) if past > order))
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         past, order = map(int, setting)
         frames = self.window(xyz, missing, lookahead, past)
         return weighted(frames, savgol_coeffs(len(frames), order, pos=past, use="dot"))
@@ -231,7 +232,7 @@ class Gaussian(Peer):
     name = "Gaussian"
     settings = (None, *((sigma,) for sigma in (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 5.0, 8.0)))
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         past = max(1, int(np.ceil(3 * setting[0])))
         frames = self.window(xyz, missing, lookahead, past)
         taps = gaussian(2 * past + 1, setting[0])[: len(frames)]
@@ -244,7 +245,7 @@ class Median(Peer):
     name = "median"
     settings = (None, *((past,) for past in (1, 2, 3, 4, 6)))
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         return np.median(np.stack(self.window(xyz, missing, lookahead, int(setting[0])), -1), axis=-1)
 
 
@@ -257,7 +258,7 @@ class Hampel(Peer):
     name = "Hampel"
     settings = (None, *((past, k) for past in (2, 3, 5) for k in (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 25.0)))
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         past = int(setting[0])
         frames = np.stack(self.window(xyz, missing, lookahead, past), -1)
         median, x = np.median(frames, axis=-1), frames[..., past]
@@ -266,9 +267,7 @@ class Hampel(Peer):
 
 
 def packed(sequences: Sequences) -> tuple[Array, Mask]:
-    """Sequences side by side, [N, S J, 3] and [N, S J], the rest of shorter ones missing, for filters that loop over
-    frames.
-    """
+    """Sequences side by side, [N, S J, 3] and [N, S J], shorter ones padded with missing joints."""
     longest = max(len(xyz) for xyz, _ in sequences)
     xyz = [np.pad(x, ((0, longest - len(x)), (0, 0), (0, 0)), mode="edge") for x, _ in sequences]
     missing = [np.pad(m, ((0, longest - len(m)), (0, 0)), constant_values=True) for _, m in sequences]
@@ -295,16 +294,16 @@ class OneEuro(Peer):
           for speed in (0.04, 0.3) for back in (0, 1)),
     )  # fmt: skip
 
-    def smooth_all(self, sequences: Sequences, lookahead: Lookahead, setting: tuple[float, ...]) -> list[Array]:
+    def _smooth_all(self, sequences: Sequences, lookahead: Lookahead, setting: tuple[float, ...]) -> list[Array]:
         back = ahead(lookahead, setting[3])
         left = None if lookahead is None else lookahead - back
-        filled = [(self.fill(xyz, missing, left), missing) for xyz, missing in sequences]
+        filled = [(self._fill(xyz, missing, left), missing) for xyz, missing in sequences]
         out = unpacked(one_euro(packed(filled)[0], *setting[:3]), sequences)
         return [np.concatenate([x[back:], np.repeat(x[-1:], back, 0)])[: len(x)] for x in out]
 
 
 def one_euro(x: Array, least: float, beta: float, speed: float) -> Array:
-    """x [N, ...] through 1 Euro filters."""
+    """The 1 Euro filter along x [N, ...]."""
 
     def share(cutoff: Array | float) -> Array | float:
         return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff))
@@ -334,7 +333,7 @@ class Kalman(Peer):
           for damping in (0.0, 0.5, 0.8, 0.95) for scaled in (0, 1)),
     )  # fmt: skip
 
-    def smooth_all(self, sequences: Sequences, lookahead: Lookahead, setting: tuple[float, ...]) -> list[Array]:
+    def _smooth_all(self, sequences: Sequences, lookahead: Lookahead, setting: tuple[float, ...]) -> list[Array]:
         x, missing = packed(sequences)
         ratio = setting[0] * (self.body.noisy if setting[2] else np.ones_like(self.body.noisy))
         start, count = np.tile(self.body.mean, (len(sequences), 1)), len(sequences)
@@ -342,7 +341,7 @@ class Kalman(Peer):
 
 
 def kalman(x: Array, missing: Mask, ratio: Array, damping: float, start: Array, lookahead: Lookahead) -> Array:
-    """x [N, J, 3], missing [N, J] through the filter of `Kalman`, noise variance 1, ratio [J], from `start` [J, 3]."""
+    """The filter of `Kalman` along x [N, J, 3], missing [N, J]; noise variance 1, ratio [J], from `start` [J, 3]."""
     n, joints = missing.shape
     state = np.empty((n, 2, joints, 3))  # position and velocity after the update
     ahead_of = np.empty((n, 2, joints, 3))  # and before it
@@ -411,6 +410,7 @@ class Wiener(Peer):
         return np.where(missing, 2 * gone - 1 + (next_seen(missing, lookahead) >= 0), 0)
 
     def fit(self, examples: Sequence[Example], lookahead: Lookahead) -> None:
+        """Accumulate the normal equations by joint and kind, and solve them for each setting."""
         joints = len(self.body.parents)
         size = self.PAST + ahead(lookahead, self.PAST)
         a, b = np.zeros((self.KINDS, joints, size, size)), np.zeros((self.KINDS, joints, size))
@@ -437,7 +437,7 @@ class Wiener(Peer):
             taps = np.linalg.solve(left + ridge, right[..., None])[..., 0]
             self._taps[setting] = np.broadcast_to(taps, (self.KINDS, joints, taps.shape[-1]))
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         filled, windows = self._others(xyz, missing, int(setting[0]), lookahead)
         taps = self._taps[setting][self._kinds(missing, lookahead), np.arange(xyz.shape[1])]
         return np.asarray(filled + np.einsum("njck,njk->njc", windows, taps))

@@ -10,15 +10,13 @@ machine. Memory is the growth of the process with all streams running.
 from __future__ import annotations
 
 import gc
-import os
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measure.poses import JOINTS, body, frame, groups_of
-from measure.processes import apart
+from measure.processes import apart, resident
 from measure.report import arguments, counts, numbers, report, table
 
 from rtskel import open_engine, wire
@@ -28,11 +26,6 @@ from rtskel.serve import Emission, Outlet, StreamConfig, StreamTable, Subscripti
 
 PARTS = ("read", "refine", "engine", "write")
 USUAL = {"streams": 256, "people": 16, "window": 32, "radius": 2, "lookaheads": [4]}
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class TimedEngine:
@@ -120,10 +113,7 @@ def main() -> None:
         "radius": [{"radius": radius} for radius in options.radius],
         "lookaheads": [{"lookaheads": ladder[:count]} for count in range(1, options.lookaheads + 1)],
     }
-    lines = [
-        "CPU time in us a frame of one stream, memory in kB a stream; unless stated otherwise: 256 streams, 16 to a"
-    ]
-    lines.append("message, window 32, radius 2, lookahead 4")
+    lines = [f"CPU time in us a frame of one stream, memory in kB a stream; unless stated otherwise: {USUAL}"]
     results = []
     for what, several in cases.items():
         rows = {}

@@ -146,17 +146,17 @@ class SmoothNetPeer(Peer):
         with safe_open(str(path), framework="pt") as file:
             self.network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
 
-    def smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
+    def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         frames = len(xyz)
         if lookahead is None:
-            filled = padded(self.fill(xyz, missing, None), WINDOW - 1, WINDOW - 1)
+            filled = padded(self._fill(xyz, missing, None), WINDOW - 1, WINDOW - 1)
             out = self._run(np.lib.stride_tricks.sliding_window_view(filled, WINDOW, axis=0))  # [N + W - 1, J, 3, W]
             return np.asarray(np.mean([out[k : k + frames, ..., WINDOW - 1 - k] for k in range(WINDOW)], axis=0))
         past, windows = WINDOW - 1 - lookahead, []
-        filled = padded(self.fill(xyz, missing, lookahead), past, lookahead)
+        filled = padded(self._fill(xyz, missing, lookahead), past, lookahead)
         for k in range(-past, lookahead + 1):
             if missing.any():  # every frame of a window may be filled from all frames up to the window's end
-                filled = padded(self.fill(xyz, missing, lookahead - k), past, lookahead)
+                filled = padded(self._fill(xyz, missing, lookahead - k), past, lookahead)
             windows.append(filled[past + k : past + k + frames])
         return self._run(np.stack(windows, -1))[..., past]
 

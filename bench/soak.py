@@ -12,17 +12,16 @@ its median, or the exit status is 1.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
-import threading
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure.processes import SPAWN, serving
+from measure.processes import resident, serving, started
 from measure.report import arguments, report
 
 from rtskel.cli import positive
@@ -85,54 +84,25 @@ def subscribe(endpoint: str, streams: int, lookaheads: int, link: Connection) ->
     link.send({"slots": slots, "complete": complete, "out of turn": out_of_turn, "filled in": filled, "lost": lost})
 
 
-def memory(pid: int) -> float:
-    """Resident memory in MiB."""
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def watch(pid: int, every: float, over: threading.Event) -> list[dict[str, float]]:
-    """The server's memory, descriptors and threads, until it is over."""
-    rows = []
-    begin = time.monotonic()
-    while not over.wait(every):
-        rows.append(
-            {
-                "s": round(time.monotonic() - begin, 1),
-                "MiB": round(memory(pid), 2),
-                "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
-                "threads": len(os.listdir(f"/proc/{pid}/task")),
-            }
-        )
-    return rows
-
-
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """One run."""
     lookaheads = (0, 4)
-    config = ServeConfig(
-        lookaheads=lookaheads,
-        streams=StreamConfig(max_streams=args.streams, slack_s=args.slack),
-    )
+    config = ServeConfig(lookaheads=lookaheads, streams=StreamConfig(max_streams=args.streams, slack_s=args.slack))
     seconds = 60 * args.minutes
     rows: list[dict[str, float]] = []
-    with serving(args.engine, config) as server:
-        ours, theirs = SPAWN.Pipe()
-        reader = SPAWN.Process(target=subscribe, args=(server.refined, args.streams, len(lookaheads), theirs))
-        reader.start()
-        ours.recv()
-        sent, theirs = SPAWN.Pipe()
-        sender = SPAWN.Process(target=publish, args=(server.raw, args.streams, args.fps, seconds, args.seed, theirs))
-        sender.start()
-        over = threading.Event()
-        watcher = threading.Thread(target=lambda: rows.extend(watch(server.pid, args.every, over)))
-        watcher.start()
-        frames, dropped, unsent = sent.recv()
-        over.set()
-        watcher.join()
-        got = ours.recv()
-        sender.join()
-        reader.join()
+    with (
+        serving(args.engine, config) as server,
+        started(subscribe, server.refined, args.streams, len(lookaheads)) as (_, received),
+    ):
+        received.recv()
+        with started(publish, server.raw, args.streams, args.fps, seconds, args.seed) as (_, sent):
+            process, begin = Path(f"/proc/{server.pid}"), time.monotonic()
+            while not sent.poll(args.every):
+                row = {"s": round(time.monotonic() - begin, 1), "MiB": round(resident(server.pid) / 2**20, 2)}
+                row |= {"descriptors": len(list((process / "fd").iterdir()))}
+                rows.append(row | {"threads": len(list((process / "task").iterdir()))})
+            frames, dropped, unsent = sent.recv()
+        got = received.recv()
     steady = [row["MiB"] for row in rows if row["s"] >= 60 * args.warm_up]
     middle = statistics.median(steady)
     return {

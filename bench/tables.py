@@ -1,13 +1,10 @@
 """The paper's Tables 1 to 4 (Jiang, Camgoz, Bowden, CVPRW 2021), for models trained here at one level of corruption.
 
-    python bench/accuracy.py --tables --runs runs --data ../shared/data
-
 Scaled down are the network (the paper states 8 layers and no other size) and the training: hundreds of updates instead
 of 300,000, at a higher learning rate. No model is chosen by its score: the last weights count, so that PHOENIX14T dev,
 which they never saw, stands for the paper's test set. `dev` is the error of single windows there, as in a training
 loop; `test` is that of offline refinement, windows averaged as in the paper, by sequence. The paper does not state its
-unit: compare shapes (each table also relative to its middle row), not values. bench/results/tables.json holds only
-`--recipes paper`.
+unit: compare shapes (each table also relative to its middle row), not values.
 """
 
 from __future__ import annotations
@@ -19,17 +16,15 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Collection
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measure.report import table
+from measure.report import names, table
 
-from rtskel.cli import positive
 from rtskel.engine import open_engine
-from rtskel.errors import RtskelError
 from rtskel.formats import read
 from rtskel.training.data import Corpus
 from rtskel.training.evaluate import SHARE, evaluate
@@ -67,14 +62,7 @@ TABLES = {
         f"noise on {SHARE:.0%} of joints", NOISE, tuple(f"joint_noise@{SHARE},{s}" for s in NOISE),
         None, (0.452, 0.508, 0.616, 0.770, 0.965),
     ),
-    "2s": Paper(
-        "share of joints masked throughout", MASKED, tuple(f"static_joint_mask@{p}" for p in MASKED),
-        (13.645, 13.521, 14.640, 17.914, 16.418), (4.543, 3.555, 4.181, 6.390, 5.031),
-    ),
 }  # fmt: skip
-"""The paper's joint masks are 12 to 23 times harder than its frame masks, as if joints were masked in all frames: "2s"
-is Table 2 for those.
-"""
 
 UPDATES = {"paper": 600, "realtime": 350}
 """By recipe: about 60 s of one thread of a Zen 4 core each."""
@@ -82,16 +70,14 @@ UPDATES = {"paper": 600, "realtime": 350}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `--tables`."""
-    parser.add_argument(
-        "--tables", nargs="?", const="1,2,3,4", help=f"train and print tables, with commas between: {', '.join(TABLES)}"
-    )
-    parser.add_argument("--recipes", default=",".join(UPDATES), help="of the tables' models, with commas between")
-    parser.add_argument("--updates", type=positive, help="of each of the tables' models (default: by recipe)")
+    words = f"train models and print these tables instead, with commas between: {', '.join(TABLES)} (no value: all)"
+    parser.add_argument("--tables", type=names(TABLES), nargs="?", const=[*TABLES], help=words)
+    parser.add_argument("--recipes", type=names(UPDATES), default=[*UPDATES], help="of the tables' models; likewise")
 
 
-def config(recipe: str, kind: str, updates: int | None, corpus: Corpus) -> TrainConfig:
+def config(recipe: str, kind: str, corpus: Corpus) -> TrainConfig:
     """The scaled-down training of a model: the recipe's, but from all sources."""
-    made = replace(RECIPES[recipe], kinds=(kind,), steps=updates or UPDATES[recipe], batch=16, validate_every=0)
+    made = replace(RECIPES[recipe], kinds=(kind,), steps=UPDATES[recipe], batch=16, validate_every=0)
     if recipe == "paper":
         small = replace(made.model, window=32, d_ff=512, layers=3)
         made = replace(made, model=small, lr=1e-3, final_lr=0.02, warmup=50, clip=1.0, precision="bf16")
@@ -138,32 +124,21 @@ def measure(model: Model) -> dict[str, Any]:
     }
 
 
-def _names(option: str, text: str, known: Collection[str]) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise RtskelError(f"{option}: unknown {unknown[0]!r} (known: {', '.join(known)})")
-    return names
-
-
 def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]:
     """Trains and scores the models of the chosen tables: rows by table, in MSE of canonical units."""
-    chosen = _names("--tables", options.tables, TABLES)
-    recipes = _names("--recipes", options.recipes, UPDATES)
     recording = options.data / "phoenix14t" / "dev.skels"
     read(recording)  # reports errors before anything is trained
     opened = Corpus(corpus)
-    configs = [
-        config(recipe, kind, options.updates, opened)
-        for recipe in recipes
-        for name in chosen
-        for kind in TABLES[name].kinds
-    ]
+    cells = list(product(options.recipes, options.tables))
+    configs = [config(recipe, kind, opened) for recipe, name in cells for kind in TABLES[name].kinds]
     models = [Model(made, str(corpus), str(runs), str(recording)) for made in configs]
     began = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(min(options.jobs, len(models))) as pool:
         rows = iter(pool.imap(measure, models))
-        found = {recipe: {name: [next(rows) for _ in TABLES[name].kinds] for name in chosen} for recipe in recipes}
-    first = {recipe: configs[k * len(configs) // len(recipes)].to_dict() for k, recipe in enumerate(recipes)}
+        found: dict[str, Any] = {recipe: {} for recipe in options.recipes}
+        for recipe, name in cells:
+            found[recipe][name] = [next(rows) for _ in TABLES[name].kinds]
+    first = {recipe: config(recipe, TABLES[options.tables[0]].kinds[0], opened).to_dict() for recipe in found}
     return {"configs": first, "tables": found, "seconds": time.monotonic() - began}
 
 
@@ -172,30 +147,22 @@ def lines(found: dict[str, Any]) -> list[str]:
     unit = 1e4
     out = [f"MSE x {1 / unit:.0e}, offline; input: the corrupted sequences; rel: relative to the middle row", ""]
     for recipe, how in found["configs"].items():
-        model, by_table = how["model"], found["tables"][recipe]
+        model = how["model"]
         out.append(
             f"Recipe {recipe}: {model['layers']} layers, d_model {model['d_model']}, {model['window']} frames; "
             f"{how['steps']} updates of {how['batch']} windows (the paper: 8 layers, 300,000 updates)"
         )
-        for name, rows in by_table.items():
+        for name, rows in found["tables"][recipe].items():
             paper, cells = TABLES[name], dict[str, dict[str, str]]()
             for k, (level, row) in enumerate(zip(paper.levels, rows, strict=True)):
                 cells[f"{level:g}"] = {
                     **{key: f"{row[key] * unit:.4g}" for key in ("input", "dev", "min", "ave", "max")},
                     "rel": f"{row['ave'] / rows[MIDDLE]['ave']:.2f}",
-                    "s": f"{row['seconds']:.0f}",
                     "paper's dev": "-" if paper.dev is None else f"{paper.dev[k]:.3f}",
                     "ave ": f"{paper.test[k]:.3f}",
                     "rel ": f"{paper.test[k] / paper.test[MIDDLE]:.2f}",
                 }
             out += ["", f"Table {name}", *table(paper.title, cells)]
-        averages = {name: sum(row["ave"] for row in rows) / len(rows) for name, rows in by_table.items()}
-        for other in [name for name in ("2", "2s") if {"1", name} <= set(averages)]:
-            ratio = sum(TABLES[other].test) / sum(TABLES["1"].test)
-            joint = (
-                f"joint masks over frame masks, table {other} / 1, mean of ave: {averages[other] / averages['1']:.2f}"
-            )
-            out.append(f"{joint} (the paper: {ratio:.2f})")
         out.append("")
     trained = sum(row["seconds"] for by in found["tables"].values() for rows in by.values() for row in rows)
     return [*out, f"trained for {trained:.0f} s of one thread in all; the command took {found['seconds']:.0f} s"]

@@ -13,7 +13,6 @@ The batch of a real engine is the one at which it is fastest alone. Its rate is 
 round's share is of that. Cases with fewer than 40 frames a stream are left out.
 
     python bench/throughput.py --save throughput            # about five minutes
-    python bench/throughput.py --engine null --streams 1000 --people 1 --rounds 1 --profile profile-server-after
 """
 
 from __future__ import annotations
@@ -84,9 +83,8 @@ def subscribe(
 
 
 def run(
-    engine: str, streams: int, people: int, batch: int, frames: int, lookaheads: list[int], radius: int,
-    profile: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    engine: str, streams: int, people: int, batch: int, frames: int, lookaheads: list[int], radius: int
+) -> dict[str, Any]:
     """One run at saturation; the first quarter warms up and does not count."""
     warm_up, poses = frames // 4, streams * len(lookaheads)
     streams_config = StreamConfig(max_streams=streams, slack_s=5.0)
@@ -97,8 +95,7 @@ def run(
         with load(publisher, subscriber) as (_, received):
             start = received.recv()
             before = server.cpu_seconds()
-            with server.profiled(profile):
-                end, lost = received.recv()
+            end, lost = received.recv()
             after = server.cpu_seconds()
     counted = streams * (frames - warm_up)
     wall = (end - start) / 1e9
@@ -126,12 +123,10 @@ def measure(engine: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
         if total >= FEWEST * streams
     ]
     rounds, alone = [], []
-    for turn in range(options.rounds):
+    for _ in range(options.rounds):
         alone.append(bare_engine(engine, [best], options.lookahead, options.radius)[best])
         for case in cases:  # interleaved, so that a change of the machine's load affects all of them
-            profile = options.profile if (turn, case) == (options.rounds - 1, cases[-1]) else None
-            frames = total // case[0]
-            found = run(engine, *case, frames, options.lookahead, options.radius, profile)
+            found = run(engine, *case, total // case[0], options.lookahead, options.radius)
             rounds.append({**found, "share": found["frames_per_second"] / alone[-1]})
 
     rows = {}
@@ -143,12 +138,10 @@ def measure(engine: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
             return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
         row = {"frames/s": f"{statistics.median(found['frames_per_second'] for found in of_case):.0f}"}
-        row |= {"of bare": spread("share", ".1%")} | {
-            f"{k} us": spread(f"{k}_us", ".1f") for k in ("wall", "cpu", "loop")
-        }
-        rows[f"{case[0]} streams, {case[1]} a message, batch {case[2]}"] = row | {
-            "lost": str(sum(found["poses_lost"] for found in of_case))
-        }
+        row["of bare"] = spread("share", ".1%")
+        row |= {f"{name} us": spread(f"{name}_us", ".1f") for name in ("wall", "cpu", "loop")}
+        row["lost"] = str(sum(found["poses_lost"] for found in of_case))
+        rows[f"{case[0]} streams, {case[1]} a message, batch {case[2]}"] = row
     lines = [
         f"engine {engine}, lookahead {','.join(map(str, options.lookahead))}; medians of {options.rounds} rounds "
         "(least to most)",
@@ -170,7 +163,6 @@ def main() -> None:
     parser.add_argument("--lookahead", type=numbers, default=[4], help="lookahead, or several with commas")
     parser.add_argument("--radius", type=int, default=2)
     parser.add_argument("--rounds", type=positive, default=3, help="servers measured, one after another")
-    parser.add_argument("--profile", metavar="NAME", help="keep a profile of the last server as bench/results/NAME.txt")
     options = parser.parse_args()
     found = [measure(engine, options) for engine in options.engine.split(",")]
     lines = [line for _, of_engine in found for line in of_engine]

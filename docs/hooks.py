@@ -18,8 +18,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def errors() -> list[tuple[str, float]]:
-    """Lookahead, and the error that is left there in percent of that without lookahead: the geometric mean over the
-    protocol's ten conditions of the mean squared error (bench/results/accuracy.json)."""
+    """Lookahead, and the error that is left there in percent of that without lookahead.
+
+    Errors are geometric means of the mean squared error over the protocol's ten conditions
+    (bench/results/accuracy.json).
+    """
     by_condition = json.loads((ROOT / "bench/results/accuracy.json").read_text())["by_lookahead"]["mse"]
     # Those of the protocol: nothing is to be refined in `clean`, and `estimator` is of other data.
     conditions = [errors for name, errors in by_condition.items() if name not in ("clean", "estimator")]

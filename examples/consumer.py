@@ -7,6 +7,7 @@ WRIST = rtskel.UPPER_BODY_50.names.index("right_wrist")
 
 
 def main(endpoint: str = rtskel.client.REFINED_ENDPOINT) -> None:
+    """Print the wrist's height in every refined pose."""
     with rtskel.Subscriber(endpoint, lookahead=4, latest=True) as subscriber:  # latest: never lag, skip if need be
         for message in subscriber:
             if isinstance(message, RefinedPose):

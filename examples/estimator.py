@@ -16,6 +16,7 @@ def estimate(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(endpoint: str = rtskel.client.RAW_ENDPOINT, frames: int = 250, fps: float = 25) -> None:
+    """Publish one pose a frame at the camera's rate."""
     with rtskel.Publisher(endpoint, stream="mine", fps=fps, axes="RDT") as publisher:
         publisher.wait_for_subscriber()  # the server
         start = time.monotonic()

@@ -9,15 +9,19 @@ from rtskel.wire import RefinedPose
 
 
 class UdpSink(Sink):
+    """Send every pose as one JSON line in a UDP datagram."""
+
     def __init__(self, port: int) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._address = ("127.0.0.1", port)
 
     def pose(self, pose: RefinedPose) -> None:
+        """Send one pose."""
         line = {"stream": pose.stream, "seq": pose.seq, "xyz": pose.xyz.tolist()}
         self._socket.sendto(json.dumps(line).encode(), self._address)
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
 

@@ -122,7 +122,7 @@ PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
 
 
 def at(x: Tensor, positions: Tensor | None, dim: int = 1) -> Tensor:
-    """x at some positions along `dim`; None: all of it."""
+    """Some positions of x along `dim`; None: all of it."""
     return x if positions is None else x.index_select(dim, positions)
 
 
@@ -286,7 +286,7 @@ def _running(values: Tensor, forward: bool) -> Tensor:
 
 
 def _pick(values: Tensor, frames: Tensor) -> Tensor:
-    """values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
+    """The values [B, J, n, W] of the frames [B, J, 1, W] (whole numbers): [B, J, n, W].
 
     As torch.gather, written as a selection from one long row, which runtimes execute several times as fast.
     """
@@ -471,7 +471,7 @@ class Skeletor(nn.Module):
         return x - x.index_select(1, self.parents) * self.has_parent
 
     def fill_missing(self, x: Tensor, missing: Tensor) -> Tensor:
-        """x [B, J, 3, W] with every missing joint [B, J, W] put where its bone would be, from its parent outward.
+        """Poses x [B, J, 3, W] with every missing joint [B, J, W] put where its bone would be, from its parent outward.
 
         The bone is interpolated in time between the nearest frames of the window that have it (`interpolate`), and
         the mean bone where there is none; of a hand that no frame shows, as long as the other hand's, or at full length
@@ -563,8 +563,9 @@ class Skeletor(nn.Module):
         return base, correction, part.get("gate")
 
     def forward(self, x: Tensor, missing: Tensor, positions: Tensor | None = None) -> Tensor:
-        """x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32, or [B, P, J, 3]:
-        the frames at `positions` [P] int64, which run from 0 to W - 1.
+        """Refine windows: x [B, W, J, 3] canonical float32, missing [B, W, J] bool -> refined [B, W, J, 3] float32.
+
+        With `positions` [P] int64, which run from 0 to W - 1: those frames only, [B, P, J, 3].
         """
         if not self.config.fill:
             y: Tensor = self._encode(x, missing, positions)[2]

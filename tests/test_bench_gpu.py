@@ -48,7 +48,6 @@ def test_all_of_it(gpu_with_kernels, tmp_path, monkeypatch):
     cuda = gpu_with_kernels()
     plan = tmp_path / "tiny.plan"
     write_fake_plan(plan, fake_metadata())
-    monkeypatch.setattr(bench, "bandwidth", lambda cuda: 1e9)
     monkeypatch.setattr(bench, "plans", lambda *_: {"this": str(plan), "that": EngineError("not for\nthis GPU")})
     options = Namespace(weights=str(tmp_path / "absent.safetensors"), batches=[2], frames=12, seconds=0.0)
     found = bench.run(bench.Cuda("bench/gpu.py", 0), options)
@@ -66,6 +65,8 @@ def test_shares_of_the_limits():
     assert bench.shares(limit, 1, 1.0) == {"peak": 0.2, "roofline": 0.5}  # 0.2 s by FLOPs, 0.5 s by bytes
     assert bench.shares(limit, 8, 4.0) == {"peak": 0.8, "roofline": 0.8}
     assert bench.shares({"bytes/s": 10.0}, 1, 1.0) == {}
+    del limit["FLOP/s"], limit["bytes/s"]
+    assert bench.shares(limit, 1, 1.0) == {}, "torch without CUDA"
 
 
 def test_what_does_not_run_is_a_result():

@@ -28,7 +28,6 @@ def test_shares_are_of_their_own_round(monkeypatch):
         "streams": [1],
         "people": [1],
         "frames": 100,
-        "profile": None,
     }
     result, lines = throughput.measure("null", argparse.Namespace(**options, seconds=1.0, rounds=3))
     assert [found["share"] for found in result["rounds"]] == [0.9, 1.0, 0.2]

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
-import shutil
-import subprocess
-import sys
-import threading
 import time
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -23,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from measure.engines import opened
-from measure.report import keep_profile
 from rtskel.serve import ServeConfig, Server, run_server
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -54,6 +47,11 @@ def started(function: Callable[..., None], *given: Any) -> Iterator[tuple[Any, C
         process.join()
 
 
+def resident(pid: int | str = "self") -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @dataclass
 class ServerProcess:
     """A running server.
@@ -73,44 +71,6 @@ class ServerProcess:
         tasks = Path(f"/proc/{self.pid}/task")
         used = {task.name: int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks.iterdir()}
         return {"process": sum(used.values()), "loop": used[str(self.pid)]}
-
-    @contextmanager
-    def profiled(self, name: str | None) -> Iterator[None]:
-        """Meanwhile, sample the server with py-spy and keep the profile as bench/results/NAME.txt."""
-        if name is None:
-            yield
-            return
-        if (py_spy := shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")) is None:
-            raise SystemExit("--profile needs py-spy: pip install py-spy")
-        command = [py_spy, "record", "--native", "-r", "250", "-d", "3600", "-f", "raw", "-o", "/dev/stdout"]
-        command += ["--pid", str(self.pid)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        lines: list[str] = []
-        assert process.stdout is not None
-        reader = threading.Thread(target=lines.extend, args=(process.stdout,))
-        reader.start()
-        try:
-            yield
-        finally:
-            process.send_signal(2)
-            reader.join()
-            process.wait()
-            keep_profile(name, _profile(lines))
-
-
-def _profile(lines: Sequence[str]) -> str:
-    """Folded stacks as a table: share of the samples in each function alone, and with all that it calls."""
-    own: Counter[str] = Counter()
-    within: Counter[str] = Counter()
-    for line in lines:
-        stack, _, count = line.strip().rpartition(" ")
-        if count.isdigit():
-            frames = [re.sub(r":\d+\)", ")", re.sub(r"^0x[0-9a-f]+ ", "? ", frame)) for frame in stack.split(";")]
-            own[frames[-1]] += int(count)
-            within.update(dict.fromkeys(frames, int(count)))
-    total = max(1, own.total())
-    rows = [f"{100 * own[f] / total:6.1f} {100 * n / total:6.1f}  {f}" for f, n in within.most_common(60)]
-    return "\n".join([f"{total} samples; % in the function itself and in all that it calls", "", *rows, ""])
 
 
 @contextmanager

@@ -8,9 +8,6 @@ import json
 import os
 import platform
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,16 +114,3 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], form: str = ".3f") 
         + "".join(text.rjust(width + 2) for text, width in zip(row[1:], widths[1:], strict=True))
         for row in cells
     ]
-
-
-def keep_profile(name: str, text: str) -> None:
-    """Keep a profile as bench/results/NAME.txt, after the command and the commit that made it."""
-    RESULTS.mkdir(exist_ok=True)
-    origin = f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}\n{_commit()}"
-    (RESULTS / f"{name}.txt").write_text(origin + text)
-
-
-def _commit() -> str:
-    """A line that names the commit, if git is installed."""
-    where = ["git", "-C", str(RESULTS.parent), "log", "-1", "--format=at commit %h"]
-    return subprocess.run(where, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""

@@ -141,6 +141,7 @@ class Rig:
 
     @property
     def shoulder_width(self) -> float:
+        """Distance between the shoulders in the rest pose, in the unit of the offsets."""
         return float(np.linalg.norm(self.offsets[LEFT_SHOULDER] - self.offsets[RIGHT_SHOULDER]))
 
     @property
@@ -152,7 +153,8 @@ class Rig:
     @property
     def origins(self) -> F64:
         """[B, 3] from the origin of the bone that carries each bone to its own, in the rest pose; the hips' is where
-        they are if the neck is at 0."""
+        they are if the neck is at 0.
+        """
         places = self.positions
         neck = self.torso.sum(axis=0)
         own = [

@@ -41,7 +41,8 @@ def skew(vector: F64) -> F64:
 
 def twist(rotation: F64, axis: F64) -> F64:
     """Angles [...] in -pi..pi by which rotations [..., 3, 3] turn about unit vectors [..., 3]: the twist that is left
-    of each once the smallest rotation that moves the axis to where it goes (its swing) is taken away."""
+    of each once the smallest rotation that moves the axis to where it goes (its swing) is taken away.
+    """
     quaternion = quaternions(rotation)
     along = (quaternion[..., :3] * axis).sum(axis=-1)
     angle: F64 = (2 * np.arctan2(along, quaternion[..., 3]) + np.pi) % (2 * np.pi) - np.pi

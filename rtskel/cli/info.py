@@ -101,7 +101,8 @@ def _show_recordings(path: Path, recordings: list[Recording]) -> None:
         for fact in facts
     ]
     header = ["sequence", "frames", "dropped", "seconds", "fps", "missing", "unit", "axes", "lookahead"]
-    print_table(f"{path}: {len(facts)} sequences, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
+    count = "1 sequence" if len(facts) == 1 else f"{len(facts)} sequences"
+    print_table(f"{path}: {count}, {facts[0]['joints']} joints ({facts[0]['skeleton']})", header, rows)
     for words in doubts(recordings):
         print(f"note: {printable(words)}")
     swapped = sum(fact["sides_look_swapped"] for fact in facts)

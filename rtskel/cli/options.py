@@ -25,6 +25,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs | {"allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
+        """Raise `RtskelError` instead of ending the process."""
         raise RtskelError(f"{message} (see {self.prog} --help)")
 
     def unknown(self, arguments: Sequence[str]) -> NoReturn:

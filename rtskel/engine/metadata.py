@@ -349,7 +349,9 @@ MAGIC = b"rtsplan1"
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """The header of a plan file. A plan file is, with nothing before, between or after:
+    """The header of a plan file.
+
+    A plan file is, with nothing before, between or after:
 
         8 bytes      "rtsplan1"
         8 bytes      N, unsigned, little-endian

@@ -21,6 +21,7 @@ from rtskel.formats.wholebody import checked, recordings_of
 
 
 def read_alphapose(path: Path, options: Options) -> list[Recording]:
+    """Read AlphaPose's JSON: one file, or a folder of them."""
     if path.is_dir():
         images = [
             (str(number), found)

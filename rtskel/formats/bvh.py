@@ -22,6 +22,7 @@ from rtskel.avatar import rest_directions
 from rtskel.avatar.rotation import closest, swing
 from rtskel.avatar.solver import held
 from rtskel.errors import FormatError
+from rtskel.formats.markers import one_of
 from rtskel.formats.parsing import Format, replace_file, shown, text
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import Skeleton, from_canonical, skeleton
@@ -31,12 +32,8 @@ _ORDER = "ZXY"
 
 
 def write_bvh(path: Path, recordings: list[Recording]) -> None:
-    if len(recordings) > 1:
-        names = ", ".join(repr(recording.name) for recording in recordings[:5])
-        raise FormatError(f"{path}: .bvh holds one recording, these are {len(recordings)} ({names}, ...): choose one")
-    (recording,) = recordings
-    if recording.dims == 2:
-        raise FormatError(f"{path}: recording {recording.name!r} is 2D, .bvh holds 3D")
+    """Write one 3D recording as BVH motion."""
+    recording = one_of(path, recordings)
     body = skeleton(recording.skeleton)
     position, lengths, own, aimed = _pose(path, recording, body)
     offsets = rest_directions(body) * lengths[:, None]
@@ -89,7 +86,8 @@ def _pose(
     path: Path, recording: Recording, body: Skeleton
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Root positions [S, 3] and bone lengths [J] in cm, then rotations [S, J, 3, 3], both relative to the parent: of
-    each joint, and of the extra joint before each child of a joint with several bones."""
+    each joint, and of the extra joint before each child of a joint with several bones.
+    """
     centimetres = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 10)
     xyz = recording.by_slot(centimetres.astype(np.float64))
     there = recording.by_slot(~recording.missing | (recording.lookahead is not None))

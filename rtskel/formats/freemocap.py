@@ -57,6 +57,7 @@ def _is_body(path: Path) -> bool:
 
 
 def read_csv(path: Path, options: Options) -> list[Recording]:
+    """Read FreeMoCap's body_3d_xyz.csv with the hands' files beside it."""
     names, points = _columns(path, options)
     for part in ("right_hand", "left_hand"):
         other = _beside(path, part)
@@ -94,6 +95,7 @@ def _columns(path: Path, options: Options) -> tuple[list[str], NDArray[np.float6
 
 
 def read_npy(path: Path, options: Options) -> list[Recording]:
+    """Read FreeMoCap's arrays of 3D points."""
     array = array_of(f"{path}: the file", content(path))
     if (
         array.dtype.kind not in "fiu"
@@ -194,6 +196,7 @@ def _arrays(path: Path, recordings: list[Recording]) -> dict[str, NDArray[np.flo
 
 
 def write_npy(path: Path, recordings: list[Recording]) -> None:
+    """Write a recording as FreeMoCap's arrays of 3D points."""
     arrays = _arrays(path, recordings)
     if _is_body(path):
         for part, array in arrays.items():
@@ -209,7 +212,7 @@ def _save(path: Path, array: NDArray[np.float64]) -> None:
 
 
 def write_csv(path: Path, recordings: list[Recording]) -> None:
-    """freemocap's three files, for a path that ends in `body_3d_xyz.csv`."""
+    """The three files of freemocap, for a path that ends in `body_3d_xyz.csv`."""
     for part, array in _arrays(path, recordings).items():
         lines = [",".join(f"{name}_{axis}" for name in _NAMES[part] for axis in "xyz")]
         lines += [

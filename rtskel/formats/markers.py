@@ -83,8 +83,6 @@ def of_named_points(
 
 def in_unit(path: Path, recording: Recording, axes: str, unit: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Positions [S, 50, 3] of every slot from the first frame on, NaN where missing, and those slots from 0."""
-    if recording.dims == 2:
-        raise FormatError(f"{path}: recording {recording.name!r} is 2D, {path.suffix} holds 3D")
     if recording.skeleton != UPPER_BODY_50.id:
         raise FormatError(f"{path}: recording {recording.name!r} has skeleton {recording.skeleton!r}")
     xyz = from_canonical(recording.canonical(), axes).astype(np.float64) * (recording.mm_per_unit() / MM_PER_UNIT[unit])
@@ -97,19 +95,23 @@ def in_unit(path: Path, recording: Recording, axes: str, unit: str) -> tuple[NDA
 
 
 def one_of(path: Path, recordings: list[Recording]) -> Recording:
-    """The recording of a file that holds one."""
+    """The recording of a file that holds one, in 3D."""
     if len(recordings) > 1:
         names = listed([recording.name for recording in recordings], 5)
         raise FormatError(
             f"{path}: {path.suffix} holds one recording, these are {len(recordings)} ({names}): choose one"
         )
-    return recordings[0]
+    (recording,) = recordings
+    if recording.dims == 2:
+        raise FormatError(f"{path}: recording {recording.name!r} is 2D, {path.suffix} holds 3D")
+    return recording
 
 
 # .trc
 
 
 def read_trc(path: Path, options: Options) -> list[Recording]:
+    """Read marker trajectories from a .trc file."""
     lines = text(path, options).splitlines()
     if len(lines) < 6 or not lines[0].startswith("PathFileType"):
         raise FormatError(f"{path}: not a .trc file, or truncated ({len(lines)} lines)")
@@ -163,6 +165,7 @@ def _nanoseconds(place: str, cell: str) -> int:
 
 
 def write_trc(path: Path, recordings: list[Recording]) -> None:
+    """Write one recording as marker trajectories in a .trc file."""
     recording = one_of(path, recordings)
     xyz, slots = in_unit(path, recording, TRC_AXES, "m")
     times = np.arange(len(xyz)) * (1e9 / recording.fps)
@@ -237,6 +240,7 @@ def _read_apart(path: Path) -> _Read:
 
 
 def read_c3d(path: Path, options: Options) -> list[Recording]:
+    """Read marker trajectories from a .c3d file."""
     head, size = content(path, 512), path.stat().st_size
     if len(head) < 512 or head[1] != 0x50:
         raise FormatError(f"{path}: not a .c3d file, or truncated ({size} bytes)")
@@ -256,6 +260,7 @@ def read_c3d(path: Path, options: Options) -> list[Recording]:
 
 
 def write_c3d(path: Path, recordings: list[Recording]) -> None:
+    """Write one recording as marker trajectories in a .c3d file."""
     recording = one_of(path, recordings)
     ezc3d = _ezc3d(path)
     xyz, _ = in_unit(path, recording, C3D_AXES, "m")

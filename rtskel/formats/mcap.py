@@ -82,6 +82,7 @@ SCENE_SCHEMA = {
 
 
 def write_mcap(path: Path, recordings: list[Recording]) -> None:
+    """Write recordings as an MCAP file."""
     try:
         from mcap.writer import Writer
     except ModuleNotFoundError:

@@ -177,6 +177,7 @@ def landmarks(result: Any, image_size: tuple[int, int], options: Options | None 
 
 
 def in_pixels(person: Found, image_size: tuple[int, int]) -> Found:
+    """Landmarks in pixels: image coordinates, which MediaPipe gives as shares of the size, are scaled."""
     width, height = image_size
     points = {part: array * (1.0 if part == WORLD else (width, height, width)) for part, array in person[0].items()}
     return points, person[1]
@@ -205,6 +206,7 @@ def people_in(result: Any, options: Options) -> list[Found]:
 
 
 def field_of(result: Any, names: Iterable[str]) -> Any:
+    """The first of these fields that a result has, as a mapping or an object; None if it has none."""
     for name in names:
         value = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
         if value is not None:

@@ -55,6 +55,7 @@ _TIME = ("timestamp", "time", "time_s", "t")
 
 
 def read_mediapipe(path: Path, options: Options) -> list[Recording]:
+    """Read MediaPipe's results as JSON: one file, or a folder of them."""
     if path.is_dir():
         recordings = []
         for name, files in clips_of(path, options).items():

@@ -67,6 +67,7 @@ class _Row(NamedTuple):
 
 
 def read_openpose(path: Path, options: Options) -> list[Recording]:
+    """Read folders of OpenPose's JSON files, one file a frame."""
     clips = clips_of(path, options)
     fps = options.need(path, "fps", "OpenPose's files do not say how many frames a second")
     recordings = []

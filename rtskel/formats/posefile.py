@@ -92,6 +92,7 @@ def _header(source: _Bytes) -> tuple[float, tuple[int, int], list[_Component]]:
 
 
 def read_pose(path: Path, options: Options) -> list[Recording]:
+    """Read a .pose file."""
     source = _Bytes(path, content(path))
     version, image_size, components = _header(source)
     by_name = {component.name: component for component in components}

@@ -209,7 +209,7 @@ class Recording:
 
     @property
     def missing(self) -> NDArray[np.bool_]:
-        """bool [N, J]: joints with confidence 0."""
+        """Joints with confidence 0, bool [N, J]."""
         return np.equal(self.confidence, 0)
 
     def by_slot(self, values: NDArray[T], first: int = 0) -> NDArray[T]:

@@ -27,6 +27,7 @@ SKELS_FPS = 25.0
 
 
 def read_skels(path: Path, options: Options) -> list[Recording]:
+    """Read a .skels file, one sequence a line."""
     body = skeleton(SKELS_SKELETON)
     width = 3 * body.joints + 1
     whole_text = text(path, options, "ascii")
@@ -108,6 +109,7 @@ def _names_beside(path: Path, count: int) -> list[str]:
 
 
 def write_skels(path: Path, recordings: list[Recording]) -> None:
+    """Write recordings as a .skels file, one sequence a line."""
     lines = []
     for recording in recordings:
         if recording.dims == 2:

@@ -256,6 +256,7 @@ def _absent(values: NDArray[Any], default: Any) -> bool:
 
 
 def read_npz(path: Path, options: Options) -> list[Recording]:
+    """Read recordings from an .npz file."""
     wanted = {"format", "xyz", *_COLUMNS}
     unused = npz_names(path) - wanted
     columns: _Columns = dict(load_npz(path, wanted))
@@ -273,6 +274,7 @@ def read_npz(path: Path, options: Options) -> list[Recording]:
 
 
 def write_npz(path: Path, recordings: list[Recording]) -> None:
+    """Write recordings as an .npz file."""
     columns = {"format": np.array(NPZ_FORMAT)} | columns_of(path, recordings)
     for key in ("lookahead", "person", "view", *_STATED):
         if key in columns and (columns[key] == columns[key][0]).all():
@@ -321,6 +323,7 @@ _OF_THE_WIRE = {"kind", "seq", "clock", "latency_ms", "model", "missing", "event
 
 
 def read_jsonl(path: Path, options: Options) -> list[Recording]:
+    """Read recordings from a .jsonl file."""
     rows, places = _objects(path, options)
     columns: _Columns = {}
     for key in ("xyz", *(key for key, column in _COLUMNS.items() if column.per == "joint")):
@@ -392,6 +395,7 @@ def _of_joints(key: str, rows: list[dict[str, Any]], places: list[str]) -> NDArr
 
 
 def write_jsonl(path: Path, recordings: list[Recording]) -> None:
+    """Write recordings as a .jsonl file."""
     columns = columns_of(path, recordings)
     flat = columns["dims"] == 2
     values = {key: _shortest(array).tolist() for key, array in columns.items()}
@@ -417,6 +421,7 @@ def _shortest(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_csv(path: Path, options: Options) -> list[Recording]:
+    """Read recordings from a .csv file."""
     header, cells, lines = _cells(path, options)
     of_column = dict(zip(header, cells, strict=True))
 
@@ -522,6 +527,7 @@ def _from_cell(column: _Column, cell: str, default: Any) -> Any:
 
 
 def write_csv(path: Path, recordings: list[Recording]) -> None:
+    """Write recordings as a .csv file."""
     columns = columns_of(path, recordings)
     joints = skeleton(recordings[0].skeleton).names
     cells: dict[str, list[str]] = {}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rtskel.avatar import AXES, BONES, Motion, Rig, Solver, quaternions
 from rtskel.errors import FormatError
+from rtskel.formats.markers import one_of
 from rtskel.formats.parsing import Format, replace_file
 from rtskel.formats.recording import Recording
 from rtskel.skeleton import NECK, from_canonical
@@ -30,12 +31,8 @@ _FLOAT = 5126  # glTF's number for float32
 
 
 def write_vrma(path: Path, recordings: list[Recording]) -> None:
-    if len(recordings) > 1:
-        names = ", ".join(repr(recording.name) for recording in recordings[:5])
-        raise FormatError(f"{path}: holds one recording, these are {len(recordings)} ({names}, ...): choose one")
-    (recording,) = recordings
-    if recording.dims == 2:
-        raise FormatError(f"{path}: recording {recording.name!r} is 2D, {path.suffix} holds 3D")
+    """Write one 3D recording as a VRM animation."""
+    recording = one_of(path, recordings)
     replace_file(path, _glb(*_document(recording.name, motion(path, recording), recording.fps)))
 
 
@@ -50,7 +47,7 @@ def motion(path: Path, recording: Recording) -> Motion:
 
 
 def _document(name: str, motion: Motion, fps: float) -> tuple[dict[str, Any], bytes]:
-    """glTF's JSON, and the buffer that it refers to."""
+    """The JSON of glTF, and the buffer that it refers to."""
     nodes: list[dict[str, Any]] = []
     height = HIPS_HEIGHT * motion.rig.shoulder_width
     for number, (bone, origin) in enumerate(zip(BONES, motion.rig.origins, strict=True)):

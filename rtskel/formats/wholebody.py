@@ -108,6 +108,7 @@ _LAYOUTS = {**BY_POINTS, 18: OPENPOSE_18}
 def recordings_of(
     path: Path | str, name: str, rows: list[Row], options: Options, layout: Layout | None = None
 ) -> list[Recording]:
+    """Recordings of rows, one for each person."""
     if not rows:
         raise FormatError(f"{path}: nobody is found in any frame")
     fps = options.need(path, "fps", "the file does not say how many frames a second")
@@ -152,6 +153,7 @@ def _scores_split(
 
 
 def read_wholebody(path: Path, options: Options) -> list[Recording]:
+    """Read whole-body keypoints as JSON: one file, or a folder of them."""
     if path.is_dir():
         recordings = []
         for name, files in clips_of(path, options).items():

@@ -220,7 +220,7 @@ class Stream:
 
     @property
     def period(self) -> float:
-        """ns a slot, as claimed."""
+        """Nanoseconds a slot, as claimed."""
         return self._phase.period if self._phase is not None else SECOND / self.source.fps
 
     @property

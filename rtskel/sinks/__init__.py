@@ -14,10 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from rtskel.client import Subscriber
+from rtskel.client.socket import Closing
 from rtskel.wire import Event, RefinedPose
 
 GROUP = "rtskel.sinks"
@@ -27,7 +26,7 @@ SHOULDER_WIDTH_M = 0.37
 """What a shoulder width is taken for where the unit of poses is not known."""
 
 
-class Sink(ABC):
+class Sink(Closing, ABC):
     """Where refined poses go. A context manager; closed when sending ends, however it ends."""
 
     @abstractmethod
@@ -41,14 +40,6 @@ class Sink(ABC):
     def close(self) -> None:
         """Frees what the sink holds."""
         return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class LslSink(Sink):
         self._of: dict[str, tuple[object, ...]] = {}
 
     def pose(self, pose: RefinedPose) -> None:
+        """Push one pose into the outlet of its stream."""
         kind = (pose.skeleton, pose.fps, pose.lookahead, pose.axes, pose.mirrored, pose.model)
         if self._of.get(pose.stream) != kind:
             self._of[pose.stream] = kind
@@ -51,11 +52,13 @@ class LslSink(Sink):
         self._outlets[pose.stream].push_sample(sample, self._stamp(pose))
 
     def end(self, stream: str) -> None:
+        """Close the outlet of a stream."""
         self._outlets.pop(stream, None)
         self._shifts.pop(stream, None)
         self._of.pop(stream, None)
 
     def close(self) -> None:
+        """Close all outlets."""
         for stream in list(self._outlets):
             self.end(stream)
 

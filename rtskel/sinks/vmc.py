@@ -74,6 +74,7 @@ class VmcSink(Sink):
         self._began = 0
 
     def pose(self, pose: RefinedPose) -> None:
+        """Send one pose, if it is of the stream that is shown."""
         if pose.skeleton != UPPER_BODY_50.id:
             raise RtskelError(f"stream {pose.stream!r} has skeleton {pose.skeleton!r}: vmc knows {UPPER_BODY_50.id!r}")
         if self._stream is None:
@@ -89,12 +90,14 @@ class VmcSink(Sink):
             self._socket.send(self._packet(pose))
 
     def end(self, stream: str) -> None:
+        """Let another stream take over."""
         if stream == self._stream:
             self._stream = None
             self._ignored.clear()
             self._start()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def _packet(self, pose: RefinedPose) -> bytes:

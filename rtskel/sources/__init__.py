@@ -13,13 +13,12 @@ import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.client import Publisher
+from rtskel.client.socket import Closing
 from rtskel.curve import ClientKeys
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50
 
@@ -44,7 +43,7 @@ class Frame:
     seq: int | None = None
 
 
-class Source(ABC):
+class Source(Closing, ABC):
     """Where raw poses of one person come from. A context manager.
 
     Attributes:
@@ -68,14 +67,6 @@ class Source(ABC):
     def close(self) -> None:
         """Frees what the source holds."""
         return
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class LslSource(Source):
         self._dims = 3 if 2 in self._parts else 2
 
     def frame(self, timeout: float) -> Frame | None:
+        """The next frame, or None if none came within `timeout` seconds."""
         try:
             sample, stamp = self._inlet.pull_sample(timeout)
         except self._lost:
@@ -82,6 +83,7 @@ class LslSource(Source):
         return Frame(xyz, confidence, round(stamp * 1e9))
 
     def close(self) -> None:
+        """Close the inlet."""
         self._inlet.close_stream()
 
 

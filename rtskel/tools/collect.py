@@ -236,7 +236,7 @@ class Latency:
 
     @property
     def total(self) -> float:
-        """ms from when the frame was taken until the pose arrived."""
+        """Milliseconds from when the frame was taken until the pose arrived."""
         return self.lookahead + self.queue + self.engine + self.transport
 
 

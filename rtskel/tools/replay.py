@@ -137,7 +137,9 @@ def stream_ids(recordings: Sequence[Recording], stream: str | None = None) -> li
 class Sender(Protocol):
     """What `replay` needs of a `rtskel.client.Publisher`."""
 
-    def wait_for_subscriber(self, timeout: float | None = None) -> None: ...
+    def wait_for_subscriber(self, timeout: float | None = None) -> None:
+        """See `rtskel.client.Publisher.wait_for_subscriber`."""
+
     def send(
         self,
         xyz: NDArray[np.float32],
@@ -146,8 +148,12 @@ class Sender(Protocol):
         seq: int | None = None,
         time_ns: int | None = None,
         block: bool = False,
-    ) -> Any: ...
-    def end(self, seq: int | None = None) -> Any: ...
+    ) -> Any:
+        """See `rtskel.client.Publisher.send`."""
+
+    def end(self, seq: int | None = None) -> Any:
+        """See `rtskel.client.Publisher.end`."""
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -79,9 +79,11 @@ class LiveFeed:
         self._unshown: set[str] = set()
 
     def backlog(self) -> list[str | bytes]:
+        """What a viewer who joins now needs first: a description of each track."""
         return [track.describe() for track in list(self._tracks.values())]
 
     def run(self, emit: Callable[[list[str | bytes]], None], running: Callable[[], bool]) -> None:
+        """Emit what arrives while `running()` is true."""
         while running():
             messages = self._gather()
             if messages:
@@ -233,6 +235,7 @@ class RecordingFeed:
             )
 
     def backlog(self) -> Iterator[str | bytes]:
+        """Everything: all tracks, then all poses."""
         for part in self._parts:
             yield part.track.describe()
         for part in self._parts:
@@ -240,6 +243,7 @@ class RecordingFeed:
         yield text("done")
 
     def run(self, emit: Callable[[list[str | bytes]], None], running: Callable[[], bool]) -> None:
+        """Emit nothing: the backlog holds everything."""
         return
 
 

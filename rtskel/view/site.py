@@ -98,6 +98,7 @@ class Site:
 
     @property
     def viewers(self) -> int:
+        """How many browsers are connected."""
         return len(self._viewers)
 
     def __enter__(self) -> Self:
