@@ -23,7 +23,7 @@ def run_server(
     on_end: Callable[[Server], None] | None = None,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then end every stream and return. For the main thread of a process.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then end every stream and return. For the main thread of a process.
 
     A process that makes no progress after the signal ends by itself, with status 1 and a line on stderr: also where the
     engine hangs and holds Python's lock. A second signal ends it at once.
@@ -72,20 +72,19 @@ def _signals(server: Server) -> Iterator[list[int]]:
     """
     from rtskel import native
 
-    both = (signal.SIGTERM, signal.SIGINT)
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if _ALARM is None:
-            for each in both:
+            for each in _ENDS:
                 signal.signal(each, signal.SIG_DFL)
         _expect_progress(server.patience_s)
         server.stop()
 
-    taken = both if _ALARM is None else (*both, _ALARM)
+    taken = _ENDS if _ALARM is None else (*_ENDS, _ALARM)
     before = {number: signal.signal(number, handle) for number in taken}
-    native.guard_signals(list(both), math.ceil(server.patience_s))
+    native.guard_signals(list(_ENDS), math.ceil(server.patience_s))
     try:
         yield received
     finally:
@@ -93,6 +92,9 @@ def _signals(server: Server) -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+
+_ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+"""What ends a server in order; Windows has no SIGHUP."""
 
 _ALARM = getattr(signal, "SIGALRM", None)
 """Windows has none, and no guard either."""

@@ -15,12 +15,8 @@ from rtskel.engine import open_engine
 from rtskel.refine import refine
 from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, rtskel
 
-HANGUP = pytest.param(
-    signal.SIGHUP, marks=pytest.mark.xfail(strict=True, reason="SIGHUP ends the server without its tails")
-)
 
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, HANGUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_what_was_received_comes_out(number):
     frames = 40
     with ServerProcess() as server, Reader(server.refined, batches=True) as reader:

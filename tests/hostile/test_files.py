@@ -224,18 +224,7 @@ def test_recordings(case, runner, tmp_path):
     check(runner, "read", path, options)
 
 
-PENDING = {  # what is not an EngineError yet
-    "safetensors: nested",
-    "safetensors: nested in an object",
-    "safetensors: endless offsets",
-    "safetensors: a window of 5000 digits",
-    "plan: nested",
-    "plan: an endless batch",
-}
-NOT_YET = pytest.mark.xfail(strict=True, reason="another error than EngineError comes out")
-
-
-@pytest.mark.parametrize("case", [pytest.param(case, marks=NOT_YET) if case in PENDING else case for case in ENGINES])
+@pytest.mark.parametrize("case", ENGINES)
 def test_engines(case, runner, tmp_path):
     name, data = ENGINES[case]
     path = tmp_path / name
