@@ -109,13 +109,30 @@ class SlowEngine(BlendEngine):
         return super().run(x, missing, *positions)
 
 
-def overload(cost: float, frames: int = 100, streams: str = "abcd", *, lossless: str = "", **config) -> Rig:
-    """Streams of 25 frames a second, read as they come, through an engine that may be too slow."""
+def overload(
+    cost: float,
+    frames: int = 100,
+    streams: str = "abcd",
+    *,
+    lossless: str = "",
+    load: dict[str, int] | None = None,
+    **config,
+) -> Rig:
+    """Streams of 25 frames a second, read as they come, through an engine that may be too slow; `load`: others, and how
+    many frames they have.
+    """
     engine = SlowEngine(cost)
     rig = Rig(engine=engine, slack_s=60.0, **config)
     engine.rig, engine.ran = rig, 0
-    waiting = [(START + n * PERIOD, frame(n, stream=s, lossless=s in lossless)) for n in range(frames) for s in streams]
-    waiting += [(START + frames * PERIOD, end(frames, stream=s)) for s in streams]
+    counts = dict.fromkeys(streams, frames) | (load or {})
+    waiting = [
+        (START + n * PERIOD, frame(n, stream=s, lossless=s in lossless))
+        for n in range(max(counts.values()))
+        for s, count in counts.items()
+        if n < count
+    ]
+    waiting += [(START + count * PERIOD, end(count, stream=s)) for s, count in counts.items()]
+    waiting.sort(key=lambda entry: entry[0])
     while waiting or rig.table.pending:
         if not rig.table.pending:
             rig.now = max(rig.now, waiting[0][0])
@@ -210,6 +227,70 @@ def test_where_no_more_can_wait_the_newest_come_first_at_once():
 def test_a_senseless_patience_is_refused(behind_s):
     with pytest.raises(ValueError, match="behind_s"):
         Rig(behind_s=behind_s)
+
+
+@pytest.mark.parametrize("max_age_s", [0.4, 2.0])
+def test_the_age_of_what_comes_out_is_bounded_and_recovers_when_the_load_ends(max_age_s):
+    """Streams x are the load, for 4 s; then they end, and the steady stream is served as before within a second."""
+    load, frames = [f"x{k}" for k in range(7)], 250
+    rig = overload(40 * MS, frames=frames, streams="a", load=dict.fromkeys(load, 100), max_age_s=max_age_s)
+    rig.check_order()
+    assert rig.table.counts["overload"] > 0
+    assert set(rig.table.counts) == {"overload"}
+    turn = 8 * 40 * MS / 2  # all streams once
+    for stream in ["a", *load]:
+        late = delays(rig, stream)
+        assert len(late) == (frames if stream == "a" else 100)
+        assert late.max() <= max_age_s * 1e9 + turn
+        for lookahead in (0, 4):
+            for pose in rig.select(lookahead, stream):
+                old = pose.publish_ns - pose.receive_ns > max_age_s * 1e9 + turn + lookahead * PERIOD
+                if old and not pose.flags & Flag.FLUSHED:  # the tails of all come out together
+                    assert pose.flags & (Flag.PASSTHROUGH | Flag.PARTIAL_AVERAGE)
+    after = [p for p in rig.select(4, "a") if p.source_seq >= 100 + 25]
+    assert not any(p.flags & (Flag.PASSTHROUGH | Flag.PARTIAL_AVERAGE) for p in after)
+    assert delays(rig, "a")[125:].max() <= 40 * MS
+
+
+def test_an_ended_stream_does_not_hold_others_up():
+    """In overload its older windows are left out, too; its tail does not count among the frames that wait."""
+    rig = Rig(engine=BlendEngine(max_batch=1), slack_s=60.0, behind_s=0.5)
+    feed(rig.table, [(frame(n, stream=s), rig.now) for n in range(10) for s in "ab"])
+    rig.now += 600 * MS
+    rig.poses += step(rig.table, lambda: rig.now)
+    assert rig.table.counts == {"overload": 18}
+    feed(rig.table, [(frame(n), rig.now) for n in range(10, 40)] + [(end(40), rig.now)])
+    assert rig.table.waiting in (31, 32)  # one of a or b has run
+    rig.now += 20 * MS
+    while not rig.slots(0) or rig.slots(0)[-1] < 39:
+        rig.poses += step(rig.table, lambda: rig.now)
+    assert rig.table.counts["overload"] >= 18 + 29
+    assert rig.slots(0) == list(range(40))
+    assert rig.table.waiting == 0
+    assert rig.table.pending > 0
+    rig._work()
+    assert rig.slots(4) == list(range(40))
+    assert rig.kinds() == ["start", "end"]
+
+
+@pytest.mark.parametrize("changes", [{"lossless": True}, {"behind_s": float("inf")}], ids=["lossless", "never"])
+def test_an_ended_stream_of_which_nothing_may_be_left_out_is_refined(changes):
+    behind_s = {"behind_s": changes.get("behind_s", 0.5)}
+    rig = Rig(engine=BlendEngine(max_batch=1), slack_s=60.0, **behind_s)
+    lossless = "lossless" in changes
+    feed(rig.table, [(frame(n, lossless=lossless), rig.now) for n in range(40)] + [(end(40), rig.now)])
+    rig.now += 600 * MS
+    rig._work()
+    assert not rig.table.counts
+    for lookahead in (0, 4):
+        np.testing.assert_array_equal(rig.slots(lookahead), np.arange(40))
+        assert not any(p.flags & (Flag.PASSTHROUGH | Flag.PARTIAL_AVERAGE) for p in rig.select(lookahead))
+
+
+@pytest.mark.parametrize("max_age_s", [0.0, -1.0, float("nan")])
+def test_a_senseless_age_is_refused(max_age_s):
+    with pytest.raises(ValueError, match="max_age_s"):
+        Rig(max_age_s=max_age_s)
 
 
 # --- the server ---

@@ -95,6 +95,12 @@ def _stream_options(parser: Parser) -> None:
         help="once live frames wait this long for the engine, newer ones come first; inf: never (default 1000)",
     )
     group.add_argument(
+        "--max-age",
+        type=number("a number above 0, or inf", lambda value: value > 0),
+        metavar="S",
+        help="in overload, live poses come out this long after their frame came at most (default twice --behind-ms)",
+    )
+    group.add_argument(
         "--unseen",
         action="store_true",
         help="where nobody has been seen for long, publish flagged poses without coordinates, instead of nothing",
@@ -146,6 +152,7 @@ def _run(args: argparse.Namespace) -> int:
                 slack_s=args.slack_ms / 1000,
                 idle_s=args.idle,
                 behind_s=args.behind_ms / 1000,
+                max_age_s=args.max_age,
                 unseen=args.unseen,
                 ahead=max(64, args.max_gap + 1, args.lift_lookahead + args.hop),
             ),

@@ -18,6 +18,9 @@ class StreamConfig:
         slack_s: seconds that a frame may come after it was due.
         idle_s: seconds of silence after which a stream is forgotten.
         behind_s: seconds that frames of a live stream may wait for the engine before the newest come first.
+        max_age_s: in overload, seconds from the arrival of a live frame to its poses, beyond the lookahead and one turn
+            of the engine. Half of it is for the queue of the socket, half for the wait for the engine: `behind_s` is
+            reduced to that. None: twice `behind_s`.
         unseen: publish poses without coordinates, flagged UNSEEN, where nobody has been seen for more than `max_gap`
             slots; else nothing is published there but the events `lost` and `found`.
         ahead: slots of the jitter buffer: how far ahead of the engine a stream's frames are kept in the ring. More wait
@@ -29,6 +32,7 @@ class StreamConfig:
     slack_s: float = 0.05
     idle_s: float = 30.0
     behind_s: float = 1.0
+    max_age_s: float | None = None
     unseen: bool = False
     ahead: int = 64
 
@@ -43,8 +47,15 @@ class StreamConfig:
             raise ValueError(f"idle_s must be above 0, got {self.idle_s}")
         if not self.behind_s >= 0:
             raise ValueError(f"behind_s must be at least 0, got {self.behind_s}")
+        if self.max_age_s is not None and not self.max_age_s > 0:
+            raise ValueError(f"max_age_s must be above 0, got {self.max_age_s}")
         if self.ahead <= self.max_gap:
             raise ValueError(f"ahead must exceed max_gap ({self.max_gap}), got {self.ahead}")
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that frames of a live stream may wait for the engine, and as long unread before that."""
+        return self.behind_s if self.max_age_s is None else min(self.behind_s, self.max_age_s / 2)
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class Server:
         self._heartbeat_at = clock()
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
+        self._unread_since = clock()  # and ever since then, if so
         self._read_up_to = clock()  # all that had come by then has been read
         self._look_at = clock()  # when to look for messages without end
         with ExitStack() as stack:
@@ -217,7 +218,11 @@ class Server:
 
     def _room(self) -> int:
         """How many more frames may wait for the engine."""
-        return self.config.max_waiting - self._table.backlog - self._table.pending
+        return self.config.max_waiting - self._table.waiting
+
+    def _lags(self) -> bool:
+        """Whether frames may have been unread for so long that live streams need the newest first."""
+        return self._unread and self._clock() - self._unread_since > self.config.streams.patience_s * SECOND
 
     def _read(self) -> None:
         """Give the streams what publishers have sent, as far as there is room for it."""
@@ -233,6 +238,8 @@ class Server:
         self._take_in(inbox)
 
     def _receive(self, inbox: Inbox, room: int) -> None:
+        if not self._unread:
+            self._unread_since = self._clock()
         self._unread = self._sockets.receive(inbox, room, self._clock, self._refuse)
 
     def _take_in(self, inbox: Inbox) -> None:
@@ -278,7 +285,7 @@ class Server:
 
     def _step(self) -> None:
         times = None if self._table.bank.on_device else self._engine_times
-        self._table.run(self._deliver, self._clock, times, crowded=self._room() <= 0)
+        self._table.run(self._deliver, self._clock, times, crowded=self._room() <= 0 or self._lags())
         self._tell()
 
     def _deliver(self, emission: Emission) -> None:

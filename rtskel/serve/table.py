@@ -47,9 +47,11 @@ What a user can rely on, for a stream of `fps` frames a second:
   for the engine for longer than `behind_s`, or no more can wait, its newest window is refined next and the older
   ones are left out, and so it goes on until the engine has caught up. Slots that wanted those windows are averaged
   over the ones that did run (PARTIAL_AVERAGE), or pass through as they came (PASSTHROUGH). The windows left out are
-  counted as `overload`. Streams that are `lossless` have every window refined: the server stops reading when too
-  many of their frames wait, so that the queues of the publishers fill, and these wait, or count what they lose.
-  Frames further ahead of the engine than its ring holds wait in the order they came.
+  counted as `overload`. So it is with a stream whose end has come: what waits of it does not delay others once the
+  load is over. `max_age_s` bounds the age of what comes out, see `StreamConfig`. Streams that are `lossless` have every
+  window refined: the server stops reading when too many of their frames wait, so that the queues of the publishers
+  fill, and these wait, or count what they lose. Frames further ahead of the engine than its ring holds wait in the
+  order they came.
 - *Offenders* are counted by kind in `counts` and named in `error` events: the first of a kind and stream at once,
   then the running count at most once a second.
 """
@@ -58,6 +60,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -105,11 +108,13 @@ class StreamTable:
         self._reports = Reports(epoch)
         options = {"jump": config.max_gap + 1, "furthest": furthest}
         self._intake = Intake(bank, self._arrays, self._places, self._reports, **options)
+        config = replace(config, behind_s=config.patience_s)
         self._common = Common(bank, config, self._arrays, self._places, self._reports, self._intake, furthest)
         self._batches = Batches(self._common)
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._idle = round(config.idle_s * SECOND)
         self._sweep_at = NEVER
+        self._overloaded = False  # windows were left out, and the engine has not been done with all since
 
     # --- what the caller asks -----------------------------------------------------------------------------------------
 
@@ -127,6 +132,15 @@ class StreamTable:
     def backlog(self) -> int:
         """Messages that wait for the engine."""
         return self._common.backlog
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait for the engine. Tails of ended streams and slots that were given up are no frames: reading
+        does not stop for them.
+        """
+        used = slice(self._places.used)
+        last = np.minimum(self.bank.refinable[used], self._arrays.newest[used])
+        return self.backlog + int(np.maximum(last + 1 - self.bank.next_window[used], 0).sum())
 
     @property
     def streams(self) -> int:
@@ -361,7 +375,8 @@ class StreamTable:
             if common.ending:
                 watermark = self.bank.watermark
                 for stream in common.ending:
-                    if stream.state is State.ENDING and watermark[stream.place] >= stream.end_slot:
+                    complete = stream.state is State.ENDING and watermark[stream.place] >= stream.end_slot
+                    if complete and not self._may_leave_out(stream):
                         stream.close("end", "end", stream.end_slot)
                 common.ending = [stream for stream in common.ending if stream.state is State.ENDING]
             drained: list[Stream] = []
@@ -376,6 +391,14 @@ class StreamTable:
                         self._forget(stream, stream.why_closed, at)
             if not self._resume() and not drained:
                 return
+
+    def _may_leave_out(self, stream: Stream) -> bool:
+        """Whether older windows of the stream wait, which overload may leave out as long as it is not closed."""
+        common, bank = self._common, self.bank
+        if not self._overloaded or common.stopping or stream.source.lossless:
+            return False
+        last = bank.config.whole_hops(int(bank.refinable[stream.place]))
+        return last - int(bank.next_window[stream.place]) >= bank.config.hop
 
     def _resume(self) -> bool:
         """Take waiting messages as far as possible; whether there was any."""
@@ -452,7 +475,10 @@ class StreamTable:
         well from around the whole step; here the caller may say `engine_failed`. `crowded` says that no more frames can
         wait, so that newer ones are not even read.
         """
-        self._progress(self._batches.run(deliver, clock, engine_times, crowded))
+        left_out = self.counts["overload"]
+        end = self._batches.run(deliver, clock, engine_times, crowded)
+        self._overloaded = self.counts["overload"] > left_out or (self._overloaded and self.bank.pending > 0)
+        self._progress(end)
         self._batches.rest()
 
     def engine_failed(self, error: str, now: int) -> None:

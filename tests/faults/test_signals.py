@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +15,7 @@ from rtskel.client import GroupPublisher
 from rtskel.engine import open_engine
 from rtskel.refine import refine
 from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, rtskel
+from tests.faults.test_overload import slow_server
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
@@ -69,3 +71,45 @@ def test_a_signal_while_it_starts(number, after):
             process.kill()
     assert "Traceback" not in said
     assert process.returncode in (0, -number), said
+
+
+def _backlog(server: ServerProcess, reader: Reader, frames: int) -> None:
+    """Two streams of so many frames, all of them received, of which the engine has refined few; then SIGTERM."""
+    with GroupPublisher(server.raw, group="g", fps=25) as sender:
+        sender.wait_for_subscriber(PATIENCE)
+        for n in range(frames):
+            assert sender.send(["a", "b"], np.stack([clip(frames)[n]] * 2), seq=n, block=True)
+        reader.until(lambda reader: reader.select("b", 0), "a first pose")
+        server.send(signal.SIGTERM)
+        server.process.wait(PATIENCE)
+
+
+def test_a_backlog_is_refined_within_the_time_for_it():
+    frames = 150
+    with slow_server(0.01, "--slack-ms", 5000) as server, Reader(server.refined, batches=True) as reader:
+        _backlog(server, reader, frames)
+        reader.until(lambda reader: sum(event.kind == "end" for event in reader.events) == 2, "all ends")
+        assert server.process.returncode == 0
+        for lookahead in (0, 4):
+            with open_engine("null") as engine:
+                expected = refine(clip(frames), engine=engine, lookahead=lookahead)
+            for name in ("a", "b"):
+                poses = reader.select(name, lookahead)
+                assert [pose.source_seq for pose in poses] == list(range(frames))
+                np.testing.assert_array_equal(np.array([pose.xyz for pose in poses]), expected)
+
+
+def test_what_is_left_when_the_time_is_over_is_counted():
+    with (
+        slow_server(0.02, "--slack-ms", 5000, "--drain-s", 0.2) as server,
+        Reader(server.refined, batches=True) as reader,
+    ):
+        _backlog(server, reader, 150)
+        assert server.process.returncode == 1
+        assert server.process.stderr is not None
+        said = server.process.stderr.read()
+        left = re.search(r"(\d+) windows and messages were left after 0.2 s", said)
+        assert left is not None, said
+        reader.until(lambda reader: any(event.counts.get("undrained") for event in reader.events), "the count")
+        counted = max(event.counts.get("undrained", 0) for event in reader.events)
+        assert counted == int(left[1]) > 0
