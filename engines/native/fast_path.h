@@ -64,7 +64,7 @@ class FastPath {
     // `busy`, for their order matters.
     nb::tuple take(std::vector<std::int64_t> read, std::vector<std::int32_t> busy, std::optional<In<std::int64_t>> next) {
         begin(read, next);
-        for (std::int32_t p : busy) plain[arrays.checked(p)] = call;
+        for (std::int32_t p : busy) leave(static_cast<std::int32_t>(arrays.checked(p)));
         while (!choose(ring ? ring->next_.data() : next->data())) ++generation;
         nb::list left;
         gather(read, left);
@@ -98,10 +98,16 @@ class FastPath {
         if (!ring && (!next || next->size() < arrays.places)) throw std::invalid_argument("fewer streams than places");
         ++call;
         ++generation;
+        any_plain = false;
+    }
+
+    void leave(std::int32_t p) {
+        plain[p] = call;
+        any_plain = true;
     }
 
     bool is_plain(const RawReader::Found& f) const {
-        return std::any_of(f.places->begin(), f.places->end(), [this](std::int32_t p) { return plain[p] == call; });
+        return any_plain && std::any_of(f.places->begin(), f.places->end(), [this](std::int32_t p) { return plain[p] == call; });
     }
 
     // Marks the streams of messages with anything unusual; whether there was none, or none new.
@@ -112,7 +118,7 @@ class FastPath {
             const bool usual = !is_plain(f) && is_finite(f) && follows(f, next);
             for (std::int32_t p : *f.places) {
                 if (!usual && plain[p] != call) {
-                    plain[p] = call;
+                    leave(p);
                     settled = false;
                 }
             }
@@ -137,7 +143,10 @@ class FastPath {
             const std::int64_t newest = again ? std::max(last[p], arrays.newest[p]) : arrays.newest[p];
             if (s < 0 || s > newest + jump || (again && s <= last[p])) return false;
             if (s >= next[p] + ahead || s + furthest < next[p]) return false;  // too early for the ring, or late
-            if (arrays.slot[p * arrays.ring + s % static_cast<std::int64_t>(arrays.ring)] == s) return false;  // it came before
+            const std::size_t at = p * arrays.ring + s % static_cast<std::int64_t>(arrays.ring);
+            if (arrays.slot[at] == s) return false;  // it came before
+            prefetch(&arrays.received[at], sizeof(std::int64_t));
+            prefetch(&arrays.captured[at], sizeof(std::int64_t));
             asked[p] = generation;
             last[p] = s;
         }
@@ -146,11 +155,11 @@ class FastPath {
 
     // The rows of the messages that are not plain; the others are `left`. Whether all coordinates are finite.
     bool gather(const std::vector<std::int64_t>& read, nb::list& left) {
-        for (auto* numbers : {&slot, &time, &came}) numbers->clear();
-        place.clear();
-        std::size_t rows = 0;
+        std::size_t rows = 0, row = 0;
         for (const auto& f : found)
             if (f.places && !is_plain(f)) rows += f.places->size();
+        for (auto* numbers : {&slot, &time, &came}) numbers->resize(rows);
+        place.resize(rows);
         xyz.resize(rows * 3 * reader.joints);
         confidence.resize(rows * reader.joints);
         bool finite = true;
@@ -162,16 +171,16 @@ class FastPath {
                 continue;
             }
             const std::size_t cells = f.places->size() * reader.joints;
-            float* to = xyz.data() + place.size() * 3 * reader.joints;
-            float* sure = confidence.data() + place.size() * reader.joints;
+            float* to = xyz.data() + row * 3 * reader.joints;
+            float* sure = confidence.data() + row * reader.joints;
             copy_values(to, f.xyz, 3 * cells, sizeof(float));
             copy_values(sure, f.confidence, cells, sizeof(float));
             finite &= all_finite(to, 3 * cells) & all_finite(sure, cells);
             for (std::int32_t p : *f.places) {
-                place.push_back(p);
-                slot.push_back(f.seq - arrays.origin[p]);
-                time.push_back(f.time_ns);
-                came.push_back(read[m]);
+                place[row] = p;
+                slot[row] = f.seq - arrays.origin[p];
+                time[row] = f.time_ns;
+                came[row++] = read[m];
             }
         }
         found.clear();
@@ -186,7 +195,10 @@ class FastPath {
         before.resize(rows);
         taken.assign(rows, TAKEN);
         for (std::size_t m = 0; m < rows; ++m) before[m] = ring->watermark_[place[m]];
+        constexpr std::size_t ahead = 4;  // rows: by then their memory has come
+        for (std::size_t m = 0; m < std::min(ahead, rows); ++m) ring->soon(place[m], slot[m]);
         for (std::size_t m = 0; m < rows; ++m) {
+            if (m + ahead < rows) ring->soon(place[m + ahead], slot[m + ahead]);
             float* pose = xyz.data() + m * 3 * reader.joints;
             if (arrays.turned(place[m])) arrays.turn_in_one(place[m], pose, reader.joints);
             if (ring->put_one(place[m], slot[m], pose, confidence.data() + m * reader.joints) != TAKEN)
@@ -212,6 +224,7 @@ class FastPath {
     std::vector<std::uint64_t> asked;     // ... in this pass over the messages
     std::vector<std::uint64_t> plain;     // by place: the last call of `take` that left the stream's messages to the plain way
     std::uint64_t generation = 0, call = 0;
+    bool any_plain = false;  // whether there are any in this call
     // By row:
     std::vector<std::int32_t> place;
     std::vector<std::int64_t> slot, time, came, before;

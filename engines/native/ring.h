@@ -61,17 +61,6 @@ struct Planned {
     bool known;
 };
 
-// Prefetch memory that is needed soon: with hundreds of streams, no window is in the cache.
-inline void prefetch(const void* from, std::size_t bytes) {
-#if defined(__GNUC__)
-    constexpr std::size_t LINE = 64;
-    const char* p = static_cast<const char*>(from);
-    for (std::size_t k = 0; k < bytes; k += LINE) __builtin_prefetch(p + k, 0, 2);
-#else
-    (void)from, (void)bytes;
-#endif
-}
-
 // The loops over whole poses, compiled for AVX2 too where the compiler can choose at run time.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define RTSKEL_WIDE __attribute__((target_clones("avx2", "default")))
@@ -201,6 +190,19 @@ class Ring {
         if (!st.slot.empty() && st.slot[j % capacity] == j) return DUPLICATE;
         if (j + furthest < next_[s] || (ended_[s] && j > last_[s])) return LATE;
         return j < next_[s] + cfg.ahead ? TAKEN : AHEAD;
+    }
+
+    // Prefetch what `put_one` writes.
+    void soon(int s, std::int64_t j) const {
+        const Storage& st = storage[s];
+        if (st.slot.empty()) return;
+        const std::int64_t at = j % capacity;
+        prefetch(&st.slot[at], sizeof(std::int64_t));
+        prefetch(frame(st, at), cfg.joints * 3 * sizeof(float));
+        prefetch(confidences(st, at), cfg.joints * sizeof(float));
+        prefetch(summary(st, at), SUMMARY * sizeof(float));
+        prefetch(st.ratios.data() + at * cfg.steady.size(), cfg.steady.size() * sizeof(float));
+        prefetch(&st.whole[at], 1);
     }
 
     Put put_one(int s, std::int64_t j, const float* xyz, const float* confidence) {

@@ -123,16 +123,10 @@ class StreamArrays {
     }
 
     void turn_in(In<std::int32_t> place, Out<float> xyz) const {
-        each_turned(place, xyz, [this](std::size_t p, float* pose, std::size_t joints) { turn_in_one(p, pose, joints); });
-    }
-
-    void turn_out(In<std::int32_t> place, Out<float> xyz) const {
-        each_turned(place, xyz, [this](std::size_t p, float* pose, std::size_t joints) {
-            for (float* joint = pose; joint < pose + 3 * joints; joint += 3) {
-                const float from[] = {joint[0], joint[1], joint[2]};
-                for (std::size_t a = 0; a < 3; ++a) joint[std::abs(axes[3 * p + a]) - 1] = axes[3 * p + a] < 0 ? -from[a] : from[a];
-            }
-        });
+        if (!place.size()) return;
+        const std::size_t pose = xyz.size() / place.size();
+        for (std::size_t m = 0; m < place.size(); ++m)
+            if (const std::size_t p = checked(place.data()[m]); turned(p)) turn_in_one(p, xyz.data() + m * pose, pose / 3);
     }
 
     // Whether the axes of the stream at that place are not canonical.
@@ -148,6 +142,13 @@ class StreamArrays {
         }
     }
 
+    void turn_out_one(std::size_t p, float* pose, std::size_t joints) const {
+        for (float* joint = pose; joint < pose + 3 * joints; joint += 3) {
+            const float from[] = {joint[0], joint[1], joint[2]};
+            for (std::size_t a = 0; a < 3; ++a) joint[std::abs(axes[3 * p + a]) - 1] = axes[3 * p + a] < 0 ? -from[a] : from[a];
+        }
+    }
+
     std::size_t behind(std::size_t used, In<std::int64_t> following, In<std::int64_t> watermark, double limit, Out<std::int64_t> out) const {
         if (used > places) throw std::out_of_range("more places than there are");
         std::size_t found = 0;
@@ -160,24 +161,32 @@ class StreamArrays {
         return found;
     }
 
-    // The columns of rtskel.wire.RefinedBatch.numbers for rows that come out, of the lookaheads with these indices. Where nothing is known of a
-    // slot, the last known pose takes its place, for at most `gap` slots; then `keep` is 0, and the row has no number; or, with
-    // a flag for `unseen` ones, it has no coordinates. Returns how many rows are not kept.
-    std::size_t emit(In<std::int32_t> place, In<std::int32_t> look, In<std::int64_t> slots, In<std::int32_t> windows, std::int64_t gap,
-                     std::uint32_t held, std::uint32_t unseen, Out<std::uint32_t> flagged, Out<float> xyz, Out<float> sigma, In<float> confidence,
-                     Out<std::int64_t> out, Out<std::uint8_t> keep) {
+    // The columns of rtskel.wire.RefinedBatch.numbers for rows (`rtskel.refine.Refined.columns`) that come out at one of these lookaheads;
+    // their poses are turned into the axes of their streams. Where nothing is known of a slot, the last known pose takes its place, for at most `gap` slots; then the row is not kept, and has no number; or, with a flag for
+    // `unseen` ones, it has no coordinates. Returns how many rows are not kept; `kept` says which.
+    std::size_t emit(In<std::int32_t> place, In<std::int64_t> slots, In<std::int32_t> lookahead, Out<float> xyz, Out<float> sigma,
+                     In<float> confidence, In<std::int32_t> windows, Out<std::uint32_t> flagged, const std::vector<std::int32_t>& lookaheads,
+                     std::int64_t gap, std::uint32_t held, std::uint32_t unseen, Out<std::int64_t> out) {
         const std::size_t rows = place.size(), joints = rows ? sigma.size() / rows : 0;
+        const auto line_of = [&](std::size_t m) -> Line& {
+            const auto found = std::find(lookaheads.begin(), lookaheads.end(), lookahead.data()[m]);
+            return lines.at(checked(place.data()[m]) * looks + (found - lookaheads.begin()));
+        };
+        constexpr std::size_t ahead = 4;  // rows: by then their memory has come
+        keep.assign(rows, 1);
         std::size_t left = 0;
         for (std::size_t m = 0; m < rows; ++m) {
+            if (m + ahead < rows) soon(checked(place.data()[m + ahead]), slots.data()[m + ahead], line_of(m + ahead));
             const std::size_t p = checked(place.data()[m]);
             const std::int64_t s = slots.data()[m];
-            Line& line = lines.at(p * looks + look.data()[m]);
+            Line& line = line_of(m);
             float *pose = xyz.data() + 3 * joints * m, *spread = sigma.data() + joints * m;
             const float* sure = confidence.data() + joints * m;
+            if (turned(p)) turn_out_one(p, pose, joints);
             const bool known = windows.data()[m] > 0 || std::any_of(sure, sure + joints, [](float c) { return c > 0; });
             if (known) {
                 line.remember(s, pose, spread, joints);
-            } else if (!line.xyz.empty() && s - line.slot <= gap) {
+            } else if (!line.known.empty() && s - line.slot <= gap) {
                 line.hold(s, pose, spread, joints);
                 flagged.data()[m] |= held;
             } else if (unseen) {
@@ -185,12 +194,11 @@ class StreamArrays {
                 std::fill_n(spread, joints, 0.0f);
                 flagged.data()[m] |= unseen;
             } else {
-                keep.data()[m] = 0;
+                keep[m] = 0;
                 ++left;
                 out.data()[6 * m] = base[p] + s - line.dropped++;
                 continue;
             }
-            keep.data()[m] = 1;
             const std::size_t at = p * ring + s % static_cast<std::int64_t>(ring);
             std::int64_t* row = out.data() + 6 * m;
             row[0] = base[p] + s - line.dropped;
@@ -204,9 +212,12 @@ class StreamArrays {
         return left;
     }
 
+    // Which rows of the last `emit` are kept.
+    const std::vector<std::uint8_t>& kept() const { return keep; }
+
     // A segment begins at that place: nothing is known, and so many rows of each lookahead had no number before.
     void begin(std::size_t p, const std::vector<std::int64_t>& dropped) {
-        for (std::size_t k = 0; k < looks; ++k) lines.at(p * looks + k) = Line{0, dropped.at(k), true, {}, {}};
+        for (std::size_t k = 0; k < looks; ++k) lines.at(p * looks + k) = Line{0, dropped.at(k), true, {}};
     }
 
     std::vector<std::int64_t> dropped(std::size_t p) const {
@@ -225,25 +236,29 @@ class StreamArrays {
     std::vector<std::uint32_t> flags;
 
   private:
+    std::vector<std::uint8_t> keep;  // by row of the last `emit`
+
     // The poses of one stream at one lookahead: the last known one, and how many rows had none.
     struct Line {
         std::int64_t slot, dropped;
         bool fresh;  // no pose has come out yet
-        std::vector<float> xyz, sigma;
+        std::vector<float> known;  // xyz and sigma
 
         void remember(std::int64_t s, const float* pose, const float* spread, std::size_t joints) {
             slot = s;
-            xyz.assign(pose, pose + 3 * joints);
-            sigma.assign(spread, spread + joints);
+            known.resize(4 * joints);
+            std::copy_n(pose, 3 * joints, known.data());
+            std::copy_n(spread, joints, known.data() + 3 * joints);
         }
 
         // The spread grows by a hundredth of the body's size a slot.
         void hold(std::int64_t s, float* pose, float* spread, std::size_t joints) const {
+            const float *xyz = known.data(), *sigma = xyz + 3 * joints;
             double middle[3] = {}, size = 0;
             for (std::size_t k = 0; k < 3 * joints; ++k) middle[k % 3] += xyz[k] / static_cast<double>(joints);
             for (std::size_t k = 0; k < 3 * joints; ++k) size += (xyz[k] - middle[k % 3]) * (xyz[k] - middle[k % 3]);
             const double growth = 0.01 * static_cast<double>(s - slot) * std::sqrt(size / static_cast<double>(joints));
-            std::copy(xyz.begin(), xyz.end(), pose);
+            std::copy_n(xyz, 3 * joints, pose);
             for (std::size_t k = 0; k < joints; ++k) spread[k] = static_cast<float>(std::min(sigma[k] + growth, 3e38));
         }
     };
@@ -252,12 +267,12 @@ class StreamArrays {
     std::vector<std::uint64_t> seen, waits;  // by place: the last call of `came` that dealt with it, that found nothing complete
     std::uint64_t generation = 0;
 
-    template <typename Turn>
-    void each_turned(const In<std::int32_t>& place, const Out<float>& xyz, Turn turn) const {
-        if (!place.size()) return;
-        const std::size_t pose = xyz.size() / place.size();
-        for (std::size_t m = 0; m < place.size(); ++m)
-            if (const std::size_t p = checked(place.data()[m]); turned(p)) turn(p, xyz.data() + m * pose, pose / 3);
+    // Prefetch what `emit` needs of a row.
+    void soon(std::size_t p, std::int64_t s, const Line& line) const {
+        const std::size_t at = p * ring + s % static_cast<std::int64_t>(ring);
+        prefetch(&captured[at], 1);
+        prefetch(&received[at], 1);
+        prefetch(line.known.data(), line.known.size() * sizeof(float));
     }
 };
 
@@ -283,9 +298,9 @@ inline void bind_stream_arrays(nb::module_& m) {
         .def("deadlines", &StreamArrays::deadlines)
         .def("pause", &StreamArrays::pause)
         .def("turn_in", &StreamArrays::turn_in)
-        .def("turn_out", &StreamArrays::turn_out)
         .def("behind", &StreamArrays::behind)
         .def("emit", &StreamArrays::emit)
+        .def("kept", &StreamArrays::kept)
         .def("begin", &StreamArrays::begin)
         .def("dropped", &StreamArrays::dropped);
     const auto by_place = [&bound](const char* name, auto member) {

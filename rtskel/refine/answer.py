@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from rtskel.errors import EngineError
 from rtskel.refine.canonical import FAR
 
+_FLOAT32 = np.dtype(np.float32)  # quicker to compare with
+
 MAX_ANSWER = 10 * FAR
 """No prediction is this many canonical units from its window's origin. Input is within FAR; fits may leave it."""
 
@@ -18,7 +20,7 @@ def check_answer(y: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float3
     """The answer y of the engine `name`: float32 of that shape, finite, within `MAX_ANSWER`; else EngineError."""
     if not isinstance(y, np.ndarray):
         raise EngineError(f"{name}: the engine answered with {type(y).__name__}, not with an array")
-    if y.shape != shape or y.dtype != np.float32:
+    if y.shape != shape or y.dtype != _FLOAT32:
         raise EngineError(f"{name}: the engine's answer is {y.dtype} {list(y.shape)}, not float32 {list(shape)}")
     answer: NDArray[np.float32] = np.ascontiguousarray(y)
     flat = answer.reshape(-1)

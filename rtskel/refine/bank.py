@@ -107,7 +107,8 @@ class RefinerBank:
         self._checks_itself = hasattr(engine, "lock")
         self._engine_lock = getattr(engine, "lock", self._lock)
         self._ring: EngineRing | HostRing = engine.ring(self.config) or ring(self.config)
-        room = 0 if self.on_device else engine.max_batch
+        self._on_device = isinstance(self._ring, EngineRing)
+        room = 0 if self._on_device else engine.max_batch
         self._x = np.zeros((room, self.window, self.joints, 3), np.float32)
         self._missing = np.zeros((room, self.window, self.joints), np.bool_)
         self._positions = self.config.positions
@@ -133,7 +134,7 @@ class RefinerBank:
     @property
     def on_device(self) -> bool:
         """Whether the engine keeps the rings, so that windows never pass through `WindowEngine.run`."""
-        return isinstance(self._ring, EngineRing)
+        return self._on_device
 
     @property
     def compiled_ring(self) -> _native.Ring | None:

@@ -8,6 +8,7 @@ which the streams read and write where they begin, end or change.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -60,7 +61,6 @@ class StreamArrays:
     def __init__(self, places: int, ring: int, lookaheads: int) -> None:
         self.compiled = self._made(places, ring, lookaheads)
         self.ring = ring
-        self._keep = np.empty(64, np.uint8)
         self.arrival: ArrivalClock = self.compiled.clock
         self.live: NDArray[np.bool_] = self.compiled.live.view(np.bool_)
         self.timed: NDArray[np.bool_] = self.compiled.timed.view(np.bool_)
@@ -118,10 +118,6 @@ class StreamArrays:
         """Turn poses [M, J, 3] from the axes of their streams [M] into canonical ones, in place."""
         self.compiled.turn_in(place, xyz)
 
-    def turn_out(self, place: Places, xyz: NDArray[np.float32]) -> None:
-        """The inverse of `turn_in`."""
-        self.compiled.turn_out(place, xyz)
-
     def behind(self, used: int, following: Slots, watermark: Slots, limit: float) -> Slots:
         """The places, below `used`, of live streams that have several windows waiting, `following` to `watermark`
         [places], and read the newest frame of the first of them before the time `limit`.
@@ -130,9 +126,10 @@ class StreamArrays:
         return places[: self.compiled.behind(used, following, watermark, limit, places)]
 
     def emit(
-        self, refined: Refined, look: NDArray[np.int32], gap: int, *, unseen: bool
+        self, refined: Refined, lookaheads: Sequence[int], gap: int, *, unseen: bool
     ) -> tuple[Slots, NDArray[np.bool_] | None]:
-        """What is said of poses [M] that come out, at the lookaheads with these indices [M].
+        """What is said of poses [M] that come out at some of these lookaheads; they are turned into the axes of their
+        streams, in place.
 
         Where nothing is known of a slot, the last known pose takes its place, flagged HELD, for at most `gap` slots.
 
@@ -141,14 +138,9 @@ class StreamArrays:
             Where nothing is known for longer there is none, and no number is used; or, where poses are `unseen`, one
             without coordinates, flagged UNSEEN.
         """
-        rows = len(refined)
-        if rows > len(self._keep):
-            self._keep = np.empty(2 * rows, np.uint8)
-        numbers, keep = np.empty((rows, 6), np.int64), self._keep
-        flags, arrays = refined.flags, (refined.xyz, refined.sigma, refined.confidence, numbers, keep)
-        bits = _HELD, _UNSEEN if unseen else 0
-        left = self.compiled.emit(refined.stream, look, refined.slot, refined.windows, gap, *bits, flags, *arrays)
-        return numbers, keep[:rows].astype(np.bool_) if left else None
+        numbers = np.empty((len(refined), 6), np.int64)
+        left = self.compiled.emit(*refined.columns, lookaheads, gap, _HELD, _UNSEEN if unseen else 0, numbers)
+        return numbers, np.array(self.compiled.kept(), np.bool_) if left else None
 
 
 class PlaceTable:

@@ -73,8 +73,6 @@ class Batches:
         self._hurried = False  # windows were left out, and the engine has not been done with all since
         self._failed = False  # whether the engine ever did
         self._unseen: dict[int, Stream] = {}  # streams in which nobody has been seen for long, by place
-        self._look = np.zeros(max(self._bank.lookaheads) + 1, np.int32)  # index of each lookahead
-        self._look[list(self._bank.lookaheads)] = np.arange(len(self._bank.lookaheads))
         self._reach = {lookahead: self._bank.config.reach(lookahead) for lookahead in self._bank.lookaheads}
 
     def run(
@@ -132,17 +130,14 @@ class Batches:
 
     def _emission(self, refined: Refined, start: int, end: int) -> Emission:
         arrays, place, slot = self._arrays, refined.stream, refined.slot
-        arrays.turn_out(place, refined.xyz)
         if self._failed:  # looked at once a batch: for hundreds of streams this is most of what Python does
             reach = np.array([self._reach[lookahead] for lookahead in refined.lookahead.tolist()], np.int64)
             failed = slot + reach <= arrays.faulty[place]
             np.bitwise_or(refined.flags, np.uint32(Flag.PASSTHROUGH), out=refined.flags, where=failed)
-        look = self._look[refined.lookahead]
         config = self._common.config
-        numbers, keep = arrays.emit(refined, look, config.max_gap, unseen=config.unseen)
-        emission = Emission(
-            *(place, refined.lookahead, numbers, refined.xyz, refined.confidence, refined.sigma, start, end)
-        )
+        numbers, keep = arrays.emit(refined, self._bank.lookaheads, config.max_gap, unseen=config.unseen)
+        xyz, confidence, sigma = refined.xyz, refined.confidence, refined.sigma
+        emission = Emission(place, refined.lookahead, numbers, xyz, confidence, sigma, start, end)
         if self._unseen or keep is not None:
             keep = np.ones(len(slot), np.bool_) if keep is None else keep
             self._tell_unseen(emission, slot, keep, end)

@@ -16,7 +16,7 @@ from rtskel import wire
 from rtskel.curve import PUBLISH, SUBSCRIBE, Admission, ServerKeys, check_bind, prepare
 from rtskel.errors import ServeError
 from rtskel.serve.config import ServeConfig
-from rtskel.serve.connections import Connections, hang_up
+from rtskel.serve.connections import Connections, hang_up, readable
 
 MAX_MESSAGE = (1 << 20) + 1024
 """Bytes of a part for which ZeroMQ disconnects a publisher: enough above what is valid that most who send too much are
@@ -137,7 +137,7 @@ class Sockets:
         What is not topic and body, or comes from somebody who may not send it, is refused. Questions are kept for
         `answer`.
         """
-        recv, get, raw, size, admission = _recv, _get, self._raw, self._min_pose, self.admission
+        recv, raw, size, admission = _recv, self._raw, self._min_pose, self.admission
         others = 0
         while inbox.poses + others < room:
             try:
@@ -167,7 +167,7 @@ class Sockets:
             inbox.sources.append(source)
             inbox.poses += len(data) // size or 1
             # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
-            if len(inbox.topics) == 1 and not get(raw, _EVENTS) & _READABLE:
+            if len(inbox.topics) == 1 and not readable(raw):
                 return False
         return True
 
@@ -217,12 +217,11 @@ class Sockets:
         subscriptions, with the reader each is from (-1: from ZeroMQ itself, or a reader in this process).
         """
         told: list[tuple[bytes, int]] = []
-        with suppress(zmq.Again):
-            while len(told) < MAX_SUBSCRIPTIONS:
-                message = _recv(self._refined, _NOBLOCK, False)
-                if self.admission is not None:
-                    self.admission.key_of(message, SUBSCRIBE)  # so that the connection can be cut with its key
-                told.append((message.bytes, _source(message)))
+        while len(told) < MAX_SUBSCRIPTIONS and readable(self._refined):
+            message = _recv(self._refined, _NOBLOCK, False)
+            if self.admission is not None:
+                self.admission.key_of(message, SUBSCRIBE)  # so that the connection can be cut with its key
+            told.append((message.bytes, _source(message)))
         # Asked for after the messages were read: whoever one of them is from, has come before.
         return list(self._readers.changed()), told
 
@@ -296,12 +295,9 @@ def _source(frame: zmq.Frame) -> int:
 # The methods of pyzmq's compiled base class: those of its Socket add several times the cost of the call itself.
 _recv: Any = zmq.backend.Socket.recv
 _send: Any = zmq.backend.Socket.send
-_get: Any = zmq.backend.Socket.get
 _SYNC = wire.SYNC_TOPIC
 _get_property: Any = zmq.backend.Frame.get
 # Plain integers: pyzmq's flags cost as much as the call itself.
-_EVENTS = int(zmq.EVENTS)
-_READABLE = int(zmq.POLLIN)
 _SRCFD = int(zmq.SRCFD)
 _NOBLOCK = int(zmq.NOBLOCK)
 _FIRST_PART = int(zmq.NOBLOCK | zmq.SNDMORE)

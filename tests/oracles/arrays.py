@@ -76,9 +76,11 @@ class NumpyStreamArrays:
         out[: len(found)] = found
         return len(found)
 
-    def emit(self, place, look, slot, windows, gap, held, unseen, flags, xyz, sigma, confidence, out, keep):
-        for row, (p, k, s) in enumerate(zip(place.tolist(), look.tolist(), slot.tolist(), strict=True)):
-            line, at = self.lines[p, k], s % self.ring
+    def emit(self, place, slot, lookahead, xyz, sigma, confidence, windows, flags, lookaheads, gap, held, unseen, out):
+        self.turn_out(place, xyz)
+        self._keep = [True] * len(place)
+        for row, (p, look, s) in enumerate(zip(place.tolist(), lookahead.tolist(), slot.tolist(), strict=True)):
+            line, at = self.lines[p, lookaheads.index(look)], s % self.ring
             if windows[row] > 0 or confidence[row].any():
                 line["last"] = s, xyz[row].copy(), sigma[row].copy()
             elif line["last"] is not None and s - line["last"][0] <= gap:
@@ -92,14 +94,16 @@ class NumpyStreamArrays:
             else:
                 out[row, 0] = self.base[p] + s - line["dropped"]
                 line["dropped"] += 1
-                keep[row] = 0
+                self._keep[row] = False
                 continue
-            keep[row] = 1
             number = -1 if self.timed[p] else self.origin[p] + s
             fresh, line["fresh"] = int(self.flags[p]) if line["fresh"] else 0, False
             times = self.captured[p, at], self.received[p, at]
             out[row] = self.base[p] + s - line["dropped"], number, *times, windows[row], int(flags[row]) | fresh
-        return int((keep[: len(place)] == 0).sum())
+        return self._keep.count(False)
+
+    def kept(self):
+        return self._keep
 
     def begin(self, place, dropped):
         for k, count in enumerate(dropped):
