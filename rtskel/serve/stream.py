@@ -511,9 +511,12 @@ class Stream:
             return
         rivals, self._rivals = self._rivals, []
         kind = "old_epoch" if rivals[0][0].epoch in self._past else "other_epoch"
-        which = f"{len(rivals)} frames of stream {self.name}: epoch {rivals[0][0].epoch}"
+        frames = sum(not isinstance(msg, StreamEnd) for msg, _ in rivals)
+        which = f"{frames} frames of stream {self.name}: epoch {rivals[0][0].epoch}"
         detail = f"{which}, but {self.source.epoch} goes on"
-        self._common.reports.offend(self.name, kind, detail, now, len(rivals))
+        self._common.reports.offend(self.name, kind, detail, now, frames)
+        if frames < len(rivals):
+            self._unexpected_end(rivals[0][0].epoch, now)
         if self.place >= 0 and self.state is State.OPEN:
             self._common.arrays.until[self.place] = NEVER
 
@@ -532,8 +535,7 @@ class Stream:
             self._rivals.append((msg, now))  # it ends them, if they take over
             return True
         if msg.epoch != self.source.epoch:
-            detail = f"end of stream {self.name} at epoch {msg.epoch}, not {self.source.epoch}"
-            common.reports.offend(self.name, "unexpected_end", detail, now)
+            self._unexpected_end(msg.epoch, now)
             return True
         if self.state is State.CLOSED:
             self._silent_since = now
@@ -562,6 +564,10 @@ class Stream:
         common.ending.append(self)
         common.arrays.until[self.place] = now + common.slack
         return True
+
+    def _unexpected_end(self, epoch: int, now: int) -> None:
+        detail = f"end of stream {self.name} at epoch {epoch}, not {self.source.epoch}"
+        self._common.reports.offend(self.name, "unexpected_end", detail, now)
 
     # --- segments -----------------------------------------------------------------------------------------------------
 
