@@ -1,6 +1,7 @@
 """Who may import whom: modules in the order in which a frame meets them, and nothing heavy before it is needed."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,10 @@ def test_nothing_heavy_is_imported(module):
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_architecture_names_what_is_there():
+    page = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"`((?:rtskel|engines|bench|tests|docs)/[\w./-]+|pyproject\.toml)`", page))
+    assert len(named) > 20
+    assert not {path for path in named if not (PACKAGE.parent / path).exists()}
