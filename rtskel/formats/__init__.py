@@ -60,7 +60,7 @@ from rtskel.formats import (
 from rtskel.formats.dataframes import to_frame, to_xarray
 from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
-from rtskel.formats.parsing import Format, Options, head_of, listed, named, npz_names, printable, read_json, reason
+from rtskel.formats.parsing import Format, Options, head_of, listed, named, npz_names, read_json, reason
 from rtskel.formats.recording import (
     MM_PER_UNIT,
     SHOULDER_WIDTH_MM,
@@ -70,6 +70,7 @@ from rtskel.formats.recording import (
     sides_look_swapped,
 )
 from rtskel.formats.wholebody import from_wholebody
+from rtskel.text import printable
 
 __all__ = [
     "FORMATS",

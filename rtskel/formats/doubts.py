@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
-from rtskel.formats.parsing import Options, printable
+from rtskel.formats.parsing import Options
 from rtskel.formats.recording import Recording
 from rtskel.rates import reconcile, too_far_apart
 from rtskel.skeleton import BODY, NECK, skeleton
+from rtskel.text import printable
 
 NORMALISED = 2.0
 """Pixel coordinates whose largest is not above this are fractions of the image: nobody is two pixels large."""

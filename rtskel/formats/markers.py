@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError
 from rtskel.formats.frames import check_span
 from rtskel.formats.mappings import by_names, gather
-from rtskel.formats.parsing import Format, Options, content, listed, named, printable, reason, replace_file, shown, text
+from rtskel.formats.parsing import Format, Options, content, listed, named, reason, replace_file, shown, text
 from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.rates import reconcile
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical
+from rtskel.text import printable
 
 TRC_AXES, C3D_AXES = "TUL", "RAU"
 

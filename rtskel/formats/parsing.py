@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
 from rtskel.formats.recording import Recording
+from rtskel.text import printable
 
 
 @dataclass(frozen=True)
@@ -234,11 +235,6 @@ def reason(error: BaseException) -> str:
     """An error in a few words on one line."""
     words = str(error).strip().splitlines()
     return printable(words[0][:120] if words else type(error).__name__)
-
-
-def printable(words: str) -> str:
-    """Text from a file on one line and without control characters, which would reach a terminal."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)
 
 
 def numbers(place: str, value: Any) -> NDArray[np.float64]:
