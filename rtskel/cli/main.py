@@ -31,6 +31,7 @@ from rtskel.cli import (
     publish,
     refine,
     serve,
+    settings,
     subscribe,
     view,
 )
@@ -72,6 +73,7 @@ EXTRAS = {
     "openvino": "serve",
     "rich": "serve",
     "websockets": "view",
+    "prometheus_client": "metrics",
 }
 """Packages that a subcommand may find missing, and the extra that installs them."""
 
@@ -149,6 +151,8 @@ def _run(argv: list[str]) -> int:
         if "run" not in args:
             top.print_help(sys.stderr)
             return USAGE
+        if getattr(args, "config", None):
+            args = top.parse_args([argv[0], *settings.arguments(args.parser, args.config), *argv[1:]])
         status: int = args.run(args)
         return status
     except ModuleNotFoundError as error:

@@ -7,15 +7,27 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from rtskel.text import printable
 
+_as_json = False
+
 
 def note(text: str) -> None:
     """A line for the user on stderr."""
-    print(f"rtskel: {printable(text)}", file=sys.stderr, flush=True)
+    line = f"rtskel: {printable(text)}"
+    if _as_json:
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "message": printable(text)})
+    print(line, file=sys.stderr, flush=True)
+
+
+def log_json() -> None:
+    """From now on notes are JSON objects, one a line: `time` in ISO 8601 and `message`."""
+    global _as_json
+    _as_json = True
 
 
 def undelivered(endpoint: str, dropped: int, refusals: Mapping[str, Mapping[str, int]]) -> str:

@@ -16,7 +16,8 @@ from rtskel.cli.options import (
     number,
     positive,
 )
-from rtskel.cli.output import print_json
+from rtskel.cli.output import log_json, print_json
+from rtskel.cli.settings import printed, settings_options
 from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
@@ -37,6 +38,8 @@ examples:
   rtskel serve --view                          and show the streams in the browser, see rtskel view
   rtskel serve --engine skeletor.plan
   rtskel serve --lift --min-confidence 0.3     estimators without depth, such as OpenPose
+  rtskel serve --metrics 9400                  figures for Prometheus
+  rtskel serve --config rtskel.toml            options from a file; --print-config writes one
   rtskel serve --raw tcp://0.0.0.0:5555 --refined tcp://0.0.0.0:5556 --keys keys/server"""
 
 
@@ -53,6 +56,13 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--keys", metavar="DIR", help="the server's keys, made by rtskel keygen")
     parser.add_argument("--insecure", action="store_true", help="let anybody connect, from other machines too")
     parser.add_argument("--json", action="store_true", help="print the endpoints as one JSON object")
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="serve /metrics for Prometheus, /healthz and /readyz there (default host 127.0.0.1)",
+    )
+    parser.add_argument("--log-json", action="store_true", help="log to stderr as JSON objects, one a line")
+    settings_options(parser)
     listen_option(parser, "--view", "also run rtskel view, and serve its page there", nargs="?", const=LISTEN)
     lookaheads_option(parser, "4")
     engine_options(parser)
@@ -132,13 +142,23 @@ def _run(args: argparse.Namespace) -> int:
     from rtskel.curve import ServerKeys
     from rtskel.engine import open_engine
     from rtskel.serve import ServeConfig, Server, StreamConfig, run_server
+    from rtskel.serve.notify import notify
 
+    if args.print_config:
+        print("\n".join(printed(args.parser, args)))
+        return OK
+    if args.log_json:
+        log_json()
     if args.view and args.keys:
         raise RtskelError("--view with --keys: run rtskel view beside it, with the keys of a client")
     if args.view:
         from rtskel.view import address
 
         address(args.view)  # and the package that it needs is there: before anything is served
+    if args.metrics:
+        from rtskel.serve.metrics import Metrics
+
+        host, port = _metrics_at(args.metrics)
     with options_in_range():
         config = ServeConfig(
             raw=args.raw,
@@ -167,6 +187,8 @@ def _run(args: argparse.Namespace) -> int:
 
     def ready(server: Server) -> None:
         where = {"raw": server.raw_endpoint, "refined": server.refined_endpoint, "model": engine.info.model_id}
+        if args.metrics:
+            where["metrics"] = stack.enter_context(Metrics(server, engine.info, host, port)).url
         if args.json:
             ahead = {"lookaheads": config.lookaheads, "lift_lookahead": config.lift}
             print_json(where | ahead | {"runs_on": engine.info.builder})
@@ -176,17 +198,32 @@ def _run(args: argparse.Namespace) -> int:
                 f"raw poses at {where['raw']}, refined poses at {where['refined']} with lookahead "
                 f"{', '.join(map(str, config.lookaheads))}{lifting}; {where['model']} on {engine.info.builder}"
             )
+            line += f"; metrics at {where['metrics']}" if args.metrics else ""
             print(f"rtskel: {printable(line)}", flush=True)
         if args.view:
             stack.enter_context(viewing(server.refined_endpoint, args.view))
+        server.on_heartbeat.append(lambda _: notify("WATCHDOG=1"))
+        notify("READY=1")
 
     options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
     undrained: list[int] = []
+
+    def ended(server: Server) -> None:
+        notify("STOPPING=1")
+        undrained.append(server.undrained)
+
     with open_engine(args.engine, **options) as engine, contextlib.ExitStack() as stack:
-        number = run_server(config, engine, ready, on_end=lambda server: undrained.append(server.undrained))
+        number = run_server(config, engine, ready, on_end=ended)
     if any(undrained):
         raise Incomplete(f"{undrained[0]} windows and messages were left after {args.drain_s:g} s")
     return INTERRUPTED if number == signal.SIGINT else OK
+
+
+def _metrics_at(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536) or (colon and not host):
+        raise RtskelError(f"argument --metrics: {text!r}: PORT or HOST:PORT expected, such as 9400")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 COMMAND = Command("serve", "refine every stream that is published to it", MORE, _options, _run)

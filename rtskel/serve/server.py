@@ -77,6 +77,9 @@ _AGAIN = b"\1" + wire.AGAIN_PREFIX
 
 log = logging.getLogger("rtskel.serve")
 
+MAX_LATE = 3
+"""Heartbeats that may be overdue before the server counts as unhealthy."""
+
 MAX_LINES = 50
 """Errors that are logged in all."""
 
@@ -95,6 +98,9 @@ class Server:
         raw_endpoint, refined_endpoint: as bound, with the real port.
         epoch: random, in every message of this server.
         on_progress: called again and again while `run` ends.
+        on_poses: called with refined poses and the time in ns when they are sent.
+        on_heartbeat: called with every heartbeat.
+        last_heartbeat: the newest one; None before the first.
         undrained: windows and messages that could not be refined within `drain_s`, once `run` has returned.
 
     Args:
@@ -124,6 +130,9 @@ class Server:
         self.undrained = 0
         self._stopping = False
         self.on_progress: Callable[[], None] = lambda: None
+        self.on_poses: list[Callable[[Emission, int], None]] = []
+        self.on_heartbeat: list[Callable[[wire.Heartbeat], None]] = []
+        self.last_heartbeat: wire.Heartbeat | None = None
         self._frames_in = 0
         self._heartbeats = 0
         self._told = 0  # refusals that publishers were told of since the last heartbeat
@@ -176,6 +185,22 @@ class Server:
     def patience_s(self) -> float:
         """Seconds without `on_progress` after which a server that ends is stuck."""
         return 1.0 + max(min(self._engine.limit_s(), MAX_PATIENCE_S), self.config.linger_s)
+
+    def unhealthy(self) -> str:
+        """Why the loop does not turn as it should; "" if it does. May be called from any thread."""
+        beat = self.last_heartbeat
+        if self._stopping:
+            return ""
+        if beat is None:
+            return "no heartbeat yet"
+        late = self._clock() - beat.time_ns - beat.interval_ns
+        return f"the last heartbeat is {late / SECOND:.1f} s late" if late > MAX_LATE * beat.interval_ns else ""
+
+    def unready(self) -> str:
+        """Why frames are not refined now; "" if they are. May be called from any thread."""
+        if self._stopping:
+            return "the server is ending"
+        return f"the engine failed: {error}" if (error := self._engine.error) else self.unhealthy()
 
     def stop(self) -> None:
         """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
@@ -290,6 +315,8 @@ class Server:
 
     def _deliver(self, emission: Emission) -> None:
         now = self._clock()
+        for told in self.on_poses:
+            told(emission, now)
         messages = [*self._outlet.messages(emission, now)]
         self._kept.add(messages, now)
         if self._wanted.lingering:  # some of it is for readers that may come back
@@ -348,23 +375,24 @@ class Server:
         since, frames = self._last_heartbeat
         interval = round(self.config.heartbeat_s * SECOND)
         self._check_clients(now)
-        body = self._publish(
-            wire.Heartbeat(
-                epoch=self.epoch,
-                seq=self._heartbeats,
-                time_ns=now,
-                interval_ns=interval,
-                streams=self._table.streams,
-                frames_in=self._frames_in,
-                frames_out=self._table.frames_out,
-                counts=dict(self._table.counts),
-                model=self._model,
-                skeleton=self._skeleton,
-                lookaheads=self.config.lookaheads,
-                loop_fps=(self._frames_in - frames) * SECOND / max(1, now - since),
-                clock=CLOCK,
-            )
+        beat = self.last_heartbeat = wire.Heartbeat(
+            epoch=self.epoch,
+            seq=self._heartbeats,
+            time_ns=now,
+            interval_ns=interval,
+            streams=self._table.streams,
+            frames_in=self._frames_in,
+            frames_out=self._table.frames_out,
+            counts=dict(self._table.counts),
+            model=self._model,
+            skeleton=self._skeleton,
+            lookaheads=self.config.lookaheads,
+            loop_fps=(self._frames_in - frames) * SECOND / max(1, now - since),
+            clock=CLOCK,
         )
+        for told in self.on_heartbeat:
+            told(beat)
+        body = self._publish(beat)
         self._sockets.tell_publishers(body, now)
         self._last_beat = body
         self._heartbeats, self._told = self._heartbeats + 1, 0

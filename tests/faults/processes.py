@@ -70,6 +70,7 @@ class ServerProcess:
 
     Attributes:
         raw, refined: endpoints as bound.
+        metrics: URL, with the option `--metrics`.
         process: the Popen.
     """
 
@@ -97,7 +98,7 @@ class ServerProcess:
             _, said = self.process.communicate(timeout=PATIENCE)
             raise RuntimeError(f"exit status {self.process.returncode}: {said}")
         where = json.loads(line)
-        self.raw, self.refined = where["raw"], where["refined"]
+        self.raw, self.refined, self.metrics = where["raw"], where["refined"], where.get("metrics")
 
     @property
     def alive(self) -> bool:
