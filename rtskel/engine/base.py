@@ -39,7 +39,10 @@ class Engine(ABC):
         info: what the engine is.
         max_batch: the most windows that one `run` takes.
         lock: held by `run`. Hold it (it is reentrant) while using an answer if other threads use the engine as well.
+        may_hang: whether a call may never return, as those of a device or a library may: a server then watches it.
     """
+
+    may_hang = True
 
     def __init__(self, info: EngineInfo, max_batch: int) -> None:
         if max_batch < 1:
@@ -169,6 +172,8 @@ def bucket(size: int, largest: int) -> int:
 
 class NullEngine(Engine):
     """The identity: for measuring everything around an engine."""
+
+    may_hang = False
 
     def __init__(self, *, window: int = 32, joints: int = UPPER_BODY_50.joints, max_batch: int = 64) -> None:
         if window < 1 or joints < 1:

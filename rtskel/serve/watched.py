@@ -24,7 +24,7 @@ MEMORY = 0.1
 class WatchedEngine:
     """An engine, its last call timed. If the call fails or hangs, its input is the answer and `error` says why.
 
-    With a timeout the engine runs in a thread of its own, which costs some 20 us a call. After a call that hangs,
+    With a timeout an engine that `may_hang` runs in a thread of its own, which costs some 50 us a call. After a call that hangs,
     the engine is not called again until that call returns; its answer is dropped.
 
     Rings that the engine keeps are its own: if those fail there are no frames left to answer with, and nothing guards
@@ -48,7 +48,7 @@ class WatchedEngine:
         self._usual_s = 0.0  # a window
         self.started = self.ended = 0
         self.error = ""
-        self._worker = _Worker(engine.run) if timeout_s else None
+        self._worker = _Worker(engine.run) if timeout_s and engine.may_hang else None
 
     def try_out(self, positions: NDArray[np.int64]) -> None:
         """Run one window: an engine that cannot run is found before the first frame. EngineError says why."""

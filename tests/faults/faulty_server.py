@@ -45,6 +45,8 @@ FAULTS = {
 class FaultyEngine(NullEngine):
     """The identity, but for what the file says."""
 
+    may_hang = True
+
     def __init__(self, control: Path):
         super().__init__(window=8)
         self.control = control
