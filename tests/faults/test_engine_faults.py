@@ -167,6 +167,7 @@ def test_a_server_that_is_closed_leaves_no_thread():
     config = ServeConfig(raw=ANY, refined=ANY, engine_timeout_s=1.0)
     before = set(threading.enumerate())
     with NullEngine(window=8) as engine:
+        engine.may_hang = True
         with Server(config, engine):
             (worker,) = set(threading.enumerate()) - before
         worker.join(PATIENCE)
