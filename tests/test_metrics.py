@@ -123,7 +123,7 @@ def test_health():
     """The loop's own calls, without its thread: when each page says what."""
     config = ServeConfig(raw="tcp://127.0.0.1:*", refined="tcp://127.0.0.1:*", lookaheads=(0,))
     engine, clock = NullEngine(), Clock()
-    with Server(config, engine, clock=clock) as server, Metrics(server, engine.info, "127.0.0.1", 0) as metrics:
+    with Server(config, engine, clock=clock) as server, Metrics(server, "127.0.0.1", 0) as metrics:
 
         def pages():
             return [get(f"{metrics.url}/{page}") for page in ("healthz", "readyz")]
@@ -154,9 +154,9 @@ def test_an_address_that_is_taken():
         engine = NullEngine()
         with Server(config, engine) as server:
             with pytest.raises(ServeError, match=rf"metrics at 127.0.0.1:{port}: "):
-                Metrics(server, engine.info, "127.0.0.1", port)
+                Metrics(server, "127.0.0.1", port)
             with pytest.raises(ServeError, match=r"no\.such\.host"):
-                Metrics(server, engine.info, "no.such.host.invalid", 0)
+                Metrics(server, "no.such.host.invalid", 0)
 
 
 @pytest.mark.parametrize("where", ["here", "127.0.0.1:", ":9400", "70000", "-1"])

@@ -35,6 +35,8 @@ START = 10**15  # any time will do
 class BlendEngine:
     """Cheap, and every frame, position and missing joint of a window matters to all of its output, nonlinearly."""
 
+    may_hang = True
+
     def __init__(self, window: int = WINDOW, max_batch: int = 7) -> None:
         rng = np.random.default_rng(0)
         self.window, self.joints, self.max_batch = window, JOINTS, max_batch

@@ -30,7 +30,8 @@ LIFT_LOOKAHEAD = 2
 MORE = """\
 Estimators publish raw poses to --raw; consumers subscribe to refined poses at --refined (rtskel/wire/WIRE.md specifies
 both). Each lookahead is a topic of its own: a pose is published that many frames after its own frame arrived, and a
-longer lookahead refines it better; 0 waits for nothing. Ctrl-C or SIGTERM completes all streams first.
+longer lookahead refines it better; 0 waits for nothing. Ctrl-C or SIGTERM completes all streams first. SIGUSR1 opens
+the engine's file anew and goes on with that engine between two batches.
 
 examples:
   rtskel serve
@@ -140,7 +141,7 @@ def _stream_options(parser: Parser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from rtskel.curve import ServerKeys
-    from rtskel.engine import open_engine
+    from rtskel.engine import Engine, open_engine
     from rtskel.serve import ServeConfig, Server, StreamConfig, run_server
     from rtskel.serve.notify import notify
 
@@ -188,7 +189,7 @@ def _run(args: argparse.Namespace) -> int:
     def ready(server: Server) -> None:
         where = {"raw": server.raw_endpoint, "refined": server.refined_endpoint, "model": engine.info.model_id}
         if args.metrics:
-            where["metrics"] = stack.enter_context(Metrics(server, engine.info, host, port)).url
+            where["metrics"] = stack.enter_context(Metrics(server, host, port)).url
         if args.json:
             ahead = {"lookaheads": config.lookaheads, "lift_lookahead": config.lift}
             print_json(where | ahead | {"runs_on": engine.info.builder})
@@ -212,8 +213,11 @@ def _run(args: argparse.Namespace) -> int:
         notify("STOPPING=1")
         undrained.append(server.undrained)
 
-    with open_engine(args.engine, **options) as engine, contextlib.ExitStack() as stack:
-        number = run_server(config, engine, ready, on_end=ended)
+    def reopen() -> Engine:
+        return open_engine(args.engine, **options)
+
+    with reopen() as engine, contextlib.ExitStack() as stack:
+        number = run_server(config, engine, ready, on_end=ended, reopen=reopen)
     if any(undrained):
         raise Incomplete(f"{undrained[0]} windows and messages were left after {args.drain_s:g} s")
     return INTERRUPTED if number == signal.SIGINT else OK

@@ -29,7 +29,6 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from rtskel import __version__
-from rtskel.engine import EngineInfo
 from rtskel.errors import ServeError
 from rtskel.serve.emission import Emission
 from rtskel.serve.server import Server
@@ -81,7 +80,6 @@ class Metrics:
 
     Args:
         server: to watch; nothing of it is changed.
-        engine: what it runs.
         host, port: to listen on; port 0 is chosen by the system.
 
     Attributes:
@@ -91,12 +89,12 @@ class Metrics:
         ServeError: the address cannot be listened on.
     """
 
-    def __init__(self, server: Server, engine: EngineInfo, host: str, port: int) -> None:
+    def __init__(self, server: Server, host: str, port: int) -> None:
         self._server = server
         latencies = Latencies()
         server.on_poses.append(latencies.add)
         registry = CollectorRegistry()
-        registry.register(_Figures(server, engine, latencies))
+        registry.register(_Figures(server, latencies))
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._figures = make_wsgi_app(registry)
@@ -139,13 +137,14 @@ def _text(start: Callable[..., Any], status: HTTPStatus, words: str) -> Iterable
 class _Figures(Collector):
     """What `/metrics` says of the server."""
 
-    def __init__(self, server: Server, engine: EngineInfo, latencies: Latencies) -> None:
-        self._server, self._engine, self._latencies = server, engine, latencies
+    def __init__(self, server: Server, latencies: Latencies) -> None:
+        self._server, self._latencies = server, latencies
 
     def collect(self) -> Iterator[Metric]:
         """The metrics, named after the conventions of Prometheus."""
         yield InfoMetricFamily("rtskel_build", "The running software.", {"version": __version__})
-        model = {"model": self._engine.model_id, "skeleton": self._engine.skeleton_id, "runs_on": self._engine.builder}
+        engine = self._server.engine_info
+        model = {"model": engine.model_id, "skeleton": engine.skeleton_id, "runs_on": engine.builder}
         yield InfoMetricFamily("rtskel_model", "The engine.", model)
         yield GaugeMetricFamily("rtskel_ready", "1 if frames are refined.", int(not self._server.unready()))
         beat = self._server.last_heartbeat

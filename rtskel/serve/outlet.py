@@ -51,6 +51,12 @@ class Outlet:
         self._singly = self._subscriptions.want_some(wire.REFINED_PREFIX)
         self._raw = any(map(self._subscriptions.want_some, (wire.RAW_PREFIX, wire.RAW_BATCH_PREFIX)))
 
+    def model_changed(self) -> None:
+        """The poses of every stream are of another kind than before."""
+        for place in {place for place, _ in self._kinds}:
+            self._forget(place)
+        self._encoders.clear()
+
     def messages(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
         """What is to be sent of these poses at `now`."""
         for place in self._table.take_changed():

@@ -22,8 +22,11 @@ def run_server(
     *,
     on_end: Callable[[Server], None] | None = None,
     clock: Callable[[], int] = time.monotonic_ns,
+    reopen: Callable[[], Engine] | None = None,
 ) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP, then end every stream and return. For the main thread of a process.
+
+    SIGUSR1 replaces the engine (`Server.reload`).
 
     A process that makes no progress after the signal ends by itself, with status 1 and a line on stderr: also where the
     engine hangs and holds Python's lock. A second signal ends it at once.
@@ -33,7 +36,7 @@ def run_server(
         engine: an open engine; borrowed.
         on_ready: called with the server once its endpoints are bound and signals are taken care of.
         on_end: called with the server once it has published all that it will.
-        clock: see `Server`.
+        clock, reopen: see `Server`.
 
     Returns:
         Which signal it was; 0 if `Server.stop` was called without one.
@@ -41,7 +44,7 @@ def run_server(
     Raises:
         ServeError, EngineError: see `Server`.
     """
-    with Server(config, engine, clock=clock) as server, _signals(server) as received, _few_collections():
+    with Server(config, engine, clock=clock, reopen=reopen) as server, _signals(server) as received, _few_collections():
         server.on_progress = lambda: _expect_progress(server.patience_s) if received else None
         on_ready(server)
         server.run()
@@ -84,6 +87,8 @@ def _signals(server: Server) -> Iterator[list[int]]:
 
     taken = _ENDS if _ALARM is None else (*_ENDS, _ALARM)
     before = {number: signal.signal(number, handle) for number in taken}
+    if _RELOAD is not None:
+        before[_RELOAD] = signal.signal(_RELOAD, lambda *_: server.reload())
     native.guard_signals(list(_ENDS), math.ceil(server.patience_s))
     try:
         yield received
@@ -95,6 +100,9 @@ def _signals(server: Server) -> Iterator[list[int]]:
 
 _ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 """What ends a server in order; Windows has no SIGHUP."""
+
+_RELOAD = getattr(signal, "SIGUSR1", None)
+"""What has the engine replaced; Windows has none."""
 
 _ALARM = getattr(signal, "SIGALRM", None)
 """Windows has none, and no guard either."""

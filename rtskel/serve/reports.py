@@ -66,8 +66,8 @@ class Reports:
         events, self._events = self._events, []
         return events
 
-    def event(self, stream: str, kind: str, detail: str, seq: int, now: int) -> None:
-        """Something happened to a stream, from output number `seq` on."""
+    def event(self, stream: str, kind: str, detail: str, seq: int | None, now: int) -> None:
+        """Something happened to a stream ("": to the server), from output number `seq` on."""
         self._events.append(Event(stream, kind, self._epoch, seq, now, detail))
 
     def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1) -> None:

@@ -19,7 +19,8 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
 - *A failing engine* does not end the stream of poses: if it raises, answers something that is no pose, or takes longer
   than `engine_timeout_s`, the poses of that batch pass through as they came, joints that were missing at the neck,
   flagged PASSTHROUGH, with an `error` event and a count in the heartbeats. It is called again with the next batch, or
-  after a hang once that call has returned. An engine that fails before the first frame ends the server with an error.
+  after a hang once that call has returned, or once another engine was opened in its place (`reopen`; `reload` does so
+  on request). An engine that fails before the first frame ends the server with an error.
 - *Pauses.* Deadlines count only the time in which the loop ran: a server that was stopped drops nothing as late.
 - *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
   is ended, its tail and its `end` are published, within `drain_s`; what is left then is counted (`undrained`). Up to
@@ -40,7 +41,7 @@ from types import TracebackType
 from typing import Self
 
 from rtskel import wire
-from rtskel.engine import Engine
+from rtskel.engine import Engine, EngineInfo
 from rtskel.errors import ServeError, WireError
 from rtskel.refine import RefinerBank
 from rtskel.serve.config import ServeConfig
@@ -62,6 +63,9 @@ UNREAD_NS = SECOND
 
 LOOK_EVERY = SECOND // 10
 """How often it is looked whether a message that is coming in has an end."""
+
+REOPEN_EVERY = 30 * SECOND
+"""Shortest time between two attempts to replace an engine that hangs."""
 
 SOON = SECOND // 50
 """A reader that asks for heartbeats gets one at once, but not within that time of the last one."""
@@ -105,8 +109,9 @@ class Server:
 
     Args:
         config: what to do.
-        engine: an open engine for a known skeleton; borrowed, not closed.
+        engine: an open engine for a known skeleton; borrowed, not closed unless `reopen` replaces it.
         clock: time in ns; CLOCK_MONOTONIC unless a test says otherwise.
+        reopen: opens another engine for `reload`, and after a call that hangs.
 
     Raises:
         ServeError: an endpoint cannot be bound, or must not be without keys; lookaheads or radius do not fit the
@@ -114,11 +119,21 @@ class Server:
         EngineError: the engine does not run.
     """
 
-    def __init__(self, config: ServeConfig, engine: Engine, *, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        engine: Engine,
+        *,
+        clock: Callable[[], int] = time.monotonic_ns,
+        reopen: Callable[[], Engine] | None = None,
+    ) -> None:
         self.config = config
         self.epoch = secrets.randbits(48)
         self._clock = clock
         self._engine = WatchedEngine(engine, clock, config.engine_timeout_s)
+        self._reopen = reopen
+        self._reload = False
+        self._reopen_at = clock()  # after a hang, not before that
         bank = self._bank()
         self._model, self._skeleton = engine.info.model_id[: wire.MAX_TEXT], engine.info.skeleton_id
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=self._model)
@@ -202,6 +217,20 @@ class Server:
             return "the server is ending"
         return f"the engine failed: {error}" if (error := self._engine.error) else self.unhealthy()
 
+    @property
+    def engine_info(self) -> EngineInfo:
+        """Of the engine that runs."""
+        return self._engine.info
+
+    def reload(self) -> None:
+        """Open the engine anew (`reopen`) beside the one that runs, which it then replaces between two batches.
+
+        If it cannot be opened, or does not fit, nothing changes but an event says so. May be called from a signal
+        handler or another thread.
+        """
+        self._reload = True
+        self._sockets.wake()
+
     def stop(self) -> None:
         """Let `run` end every stream and return. May be called from a signal handler or another thread, and twice."""
         self._stopping = True
@@ -219,6 +248,7 @@ class Server:
             self._refine()  # at once: what else there is to do can wait for it
             self._take_subscriptions()
             self._cut_off_endless(now)
+            self._replace_engine(now)
             self._advance(now)
             self._tell()
             if now >= self._heartbeat_at:
@@ -312,6 +342,24 @@ class Server:
         times = None if self._table.bank.on_device else self._engine_times
         self._table.run(self._deliver, self._clock, times, crowded=self._room() <= 0 or self._lags())
         self._tell()
+
+    def _replace_engine(self, now: int) -> None:
+        """Where that is asked for, or the engine hangs: another one is opened beside it, and takes its place."""
+        hangs = self._engine.hangs and self._reopen is not None and now >= self._reopen_at
+        if self._reload or hangs:
+            self._reload = False
+            self._reopen_at = now + REOPEN_EVERY
+            if self._reopen is None or self._table.bank.on_device:
+                self._table.offend("", "reload", "the engine of this server cannot be replaced", now)
+            else:
+                self._engine.open_another(self._reopen, self._table.bank.config.positions, self._sockets.wake)
+        problem = self._engine.take_over()
+        if problem:
+            self._table.offend("", "reload", f"the engine stays as it is: {problem}", now)
+        elif problem is not None:
+            self._model = self._engine.info.model_id[: wire.MAX_TEXT]
+            self._table.model_changed(self._model, now)
+            self._outlet.model_changed()
 
     def _deliver(self, emission: Emission) -> None:
         now = self._clock()

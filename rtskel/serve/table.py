@@ -179,6 +179,11 @@ class StreamTable:
         self._reports.offend(stream, kind, detail, now, count)
         self._reports.source = UNKNOWN
 
+    def model_changed(self, model: str, now: int) -> None:
+        """Another engine refines from now on: the poses that come say so, and an event."""
+        self._model = model
+        self._reports.event("", "engine", f"the engine was replaced: {model}", None, now)
+
     # --- messages in --------------------------------------------------------------------------------------------------
 
     def receive(

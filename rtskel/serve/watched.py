@@ -1,4 +1,4 @@
-"""The engine as the server sees it: timed, never raising, and given up on when it hangs."""
+"""The engine as the server sees it: timed, never raising, given up on when it hangs, replaced while it runs."""
 
 from __future__ import annotations
 
@@ -24,41 +24,113 @@ MEMORY = 0.1
 class WatchedEngine:
     """An engine, its last call timed. If the call fails or hangs, its input is the answer and `error` says why.
 
-    With a timeout an engine that `may_hang` runs in a thread of its own, which costs some 50 us a call. After a call that hangs,
-    the engine is not called again until that call returns; its answer is dropped.
+    With a timeout an engine that `may_hang` runs in a thread of its own, which costs some 50 us a call. After a call
+    that hangs, the engine is not called again until that call returns; its answer is dropped.
 
     Rings that the engine keeps are its own: if those fail there are no frames left to answer with, and nothing guards
     against their hanging.
 
+    Another engine can be opened beside it (`open_another`) and take its place between two batches (`take_over`).
+
     Args:
+        engine: borrowed, until another one takes its place: then it is closed.
         clock: time in ns.
         timeout_s: after which a call counts as hanging, unless so many windows usually take longer; 0: never.
+
+    Attributes:
+        info: of the engine that runs.
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], int], timeout_s: float = 0.0) -> None:
-        self._run = engine.run
         self._clock = clock
         self.window = engine.window
         self.joints = engine.joints
         self.max_batch = engine.max_batch
-        self.info = engine.info
         self.ring = engine.ring
         self.lock = threading.RLock()  # not the engine's: a call that hangs holds that one
         self._timeout_s = timeout_s
-        self._usual_s = 0.0  # a window
         self.started = self.ended = 0
         self.error = ""
-        self._worker = _Worker(engine.run) if timeout_s and engine.may_hang else None
+        self._opening: threading.Thread | None = None
+        self._opened: Engine | Exception | None = None
+        self._released = False
+        self._own: Engine | None = None  # the engine, if it was opened here
+        self._use(engine)
+
+    def _use(self, engine: Engine) -> None:
+        self._engine, self._run, self.info = engine, engine.run, engine.info
+        self._usual_s = 0.0  # a window
+        self._worker = _Worker(engine.run) if self._timeout_s and engine.may_hang else None
 
     def try_out(self, positions: NDArray[np.int64]) -> None:
         """Run one window: an engine that cannot run is found before the first frame. EngineError says why."""
-        shape = (1, self.window, self.joints)
-        try:
-            self._run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_), positions)
-        except RtskelError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{self.info.path or self.info.kind}: the engine does not run: {error}") from error
+        _try_out(self._engine, positions)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a call has not returned that was given up on."""
+        return self._worker is not None and self._worker.busy
+
+    def open_another(self, make: Callable[[], Engine], positions: NDArray[np.int64], done: Callable[[], None]) -> None:
+        """Open another engine and try it out, in a thread of its own; then `take_over` has something to do.
+
+        Where one is being opened already, that one it is.
+
+        Args:
+            make: opens it.
+            positions: to try it with, see `Engine.run`.
+            done: called in that thread once it is open, or has failed.
+        """
+        if self._opening is not None:
+            return
+
+        def opening() -> None:
+            engine = None
+            try:
+                engine = make()
+                self._check_fits(engine)
+                _try_out(engine, positions)
+                self._opened = engine
+                if self._released:
+                    engine.close()
+            except Exception as error:
+                if engine is not None:
+                    engine.close()
+                self._opened = error
+            if not self._released:
+                done()
+
+        self._opening = threading.Thread(target=opening, name="rtskel-opening", daemon=True)
+        self._opening.start()
+
+    def take_over(self) -> str | None:
+        """Runs the engine that was opened from now on; the one before is closed once its call has returned.
+
+        Returns:
+            None if there is none; else why there is none, "" if it runs.
+        """
+        if self._opening is None or self._opened is None:
+            return None
+        opened, self._opened = self._opened, None
+        self._opening.join()
+        self._opening = None
+        if isinstance(opened, Exception):
+            return " ".join(str(opened).split())[:200] or type(opened).__name__
+        before, self._own = self._engine, opened
+        if self._worker is not None:
+            self._worker.end()
+        self._use(opened)
+        threading.Thread(target=before.close, name="rtskel-closing", daemon=True).start()  # it may have to wait
+        return ""
+
+    def _check_fits(self, engine: Engine) -> None:
+        for name in ("window", "joints"):
+            if (new := getattr(engine, name)) != (old := getattr(self, name)):
+                raise EngineError(f"{engine.info.name}: its {name} is {new}, that of the running engine {old}")
+        if engine.info.skeleton_id != self.info.skeleton_id:
+            raise EngineError(f"{engine.info.name}: another skeleton, {engine.info.skeleton_id}")
+        if engine.max_batch < self.max_batch:
+            raise EngineError(f"{engine.info.name}: it takes {engine.max_batch} windows, not {self.max_batch}")
 
     def run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
@@ -83,9 +155,12 @@ class WatchedEngine:
         return max(self._timeout_s, MARGIN * (windows or self.max_batch) * self._usual_s)
 
     def release(self) -> None:
-        """The engine is not run again; it stays open."""
+        """The engine is not run again; it stays open if it was not opened here."""
+        self._released = True
         if self._worker is not None:
             self._worker.end()
+        if self._own is not None:
+            self._own.close()
 
     def _call(
         self, worker: _Worker, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
@@ -99,6 +174,16 @@ class WatchedEngine:
         return y
 
 
+def _try_out(engine: Engine, positions: NDArray[np.int64]) -> None:
+    shape = (1, engine.window, engine.joints)
+    try:
+        engine.run(np.zeros((*shape, 3), np.float32), np.ones(shape, np.bool_), positions)
+    except RtskelError:
+        raise
+    except Exception as error:
+        raise EngineError(f"{engine.info.path or engine.info.kind}: the engine does not run: {error}") from error
+
+
 class _Worker:
     """Calls a function in a thread of its own, so that the caller can give up on it."""
 
@@ -108,7 +193,7 @@ class _Worker:
         self._result: Any = None
         self._error: BaseException | None = None
         self._ending = False
-        self._busy = False  # with a call whose caller gave up on it
+        self.busy = False  # with a call whose caller gave up on it
         # Locks that one side releases and the other acquires: the cheapest hand-over between threads.
         self._go, self._done = threading.Lock(), threading.Lock()
         self._go.acquire()
@@ -117,14 +202,14 @@ class _Worker:
 
     def call(self, timeout_s: float, *arguments: Any) -> Any:
         """What the function returns or raises; EngineError if it takes longer, or an earlier call has not returned."""
-        if self._busy:
+        if self.busy:
             if not self._done.acquire(blocking=False):
                 raise EngineError("the engine still hangs")
-            self._busy = False
+            self.busy = False
         self._arguments = arguments
         self._go.release()
         if not self._done.acquire(timeout=timeout_s):
-            self._busy = True
+            self.busy = True
             raise EngineError(f"the engine hangs: no answer within {timeout_s:.3g} s")
         result, error, self._result, self._error = self._result, self._error, None, None
         if error is not None:

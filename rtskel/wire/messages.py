@@ -224,7 +224,8 @@ class Event:
     """Something happened to a stream, or to the server itself if `stream` is empty.
 
     Attributes:
-        kind: "start", "gap", "stale", "end", "reset", "evicted", "error", or a name that a later version adds.
+        kind: "start", "gap", "stale", "end", "reset", "evicted", "engine", "error", or a name that a later version
+            adds.
         epoch: the server's.
         seq: the output slot from which it holds; None if it concerns no slot.
         detail: one line for people.
