@@ -111,3 +111,17 @@ def guard_signals(numbers: list[int], patience: int) -> None:
     """In front of the handlers of these signals, without Python: the first one starts an alarm of `patience` seconds,
     which ends the process with status 1; a second one ends it at once.
     """
+
+class HoardWatch:
+    """A thread that hangs up on connections of a TCP port by which messages without end come; see
+    engines/native/hoards.h.
+    """
+
+    def __init__(self, port: int, unfinished: int, most: int, interval: float, waker: int) -> None: ...
+    def read(self, descriptors: list[int], all: bool) -> None:
+        """Whole messages were read that came by these descriptors; `all`: and now there are no others."""
+
+    def found(self) -> int:
+        """How many were hung up on since the last call."""
+
+    def stop(self) -> None: ...

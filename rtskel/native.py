@@ -11,6 +11,7 @@ except ImportError as error:
     ) from error
 
 FastPath = _native.FastPath
+HoardWatch = _native.HoardWatch
 PoseWriter = _native.PoseWriter
 RawReader = _native.RawReader
 Ring = _native.Ring
@@ -20,4 +21,4 @@ guard_signals = _native.guard_signals
 FOLDER = Path(_native.__file__).parent
 """Where the build puts compiled parts, the GPU kernels among them."""
 
-__all__ = ["FOLDER", "FastPath", "PoseWriter", "RawReader", "Ring", "StreamArrays", "guard_signals"]
+__all__ = ["FOLDER", "FastPath", "HoardWatch", "PoseWriter", "RawReader", "Ring", "StreamArrays", "guard_signals"]

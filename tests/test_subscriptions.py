@@ -8,7 +8,7 @@ import time
 import pytest
 import zmq
 
-from rtskel.serve.connections import MAX_UNFINISHED, Connections, bytes_taken, hang_up
+from rtskel.serve.connections import Connections, hang_up
 from rtskel.serve.reports import MAX_NAMED, NAMED_FOR, SECOND, UNKNOWN, Reports
 from rtskel.serve.sockets import MAX_TOPIC
 from rtskel.serve.subscriptions import MAX_BURST, MAX_TOPICS, RATE, Subscriptions
@@ -132,28 +132,9 @@ def test_connections_are_told_in_order_and_can_be_ended(monkeypatch):
             ((descriptor, came),) = until(lambda: connections.open)
             assert came
             peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03")
-            until(lambda: bytes_taken(descriptor) == 11)
-            assert connections.endless(all_read=True) == []
             hang_up(descriptor)
             assert until(lambda: not connections.open) == [(descriptor, False)]
-        assert bytes_taken(descriptor) == 0
         hang_up(descriptor)  # it is gone: nothing happens
-
-
-@pytest.mark.parametrize("all_read", [True, False])
-def test_only_what_stays_unfinished_is_endless(all_read, monkeypatch):
-    taken = {7: 0, 8: 0}
-    monkeypatch.setattr("rtskel.serve.connections.bytes_taken", taken.get)
-    connections = Connections.__new__(Connections)
-    connections.open, connections.heard, connections._whole, connections._suspects = {7, 8}, set(), {}, set()
-    for _ in range(5):
-        taken[7] += MAX_UNFINISHED
-        taken[8] += MAX_UNFINISHED
-        connections.heard.add(7)  # whole messages come by it
-        found = connections.endless(all_read=all_read)
-    assert found == ([8] if all_read else [])
-    taken[8] += 100 * MAX_UNFINISHED
-    assert connections.endless(all_read=all_read) == [8]
 
 
 # --- offences ---

@@ -1,4 +1,5 @@
 #include "fast_path.h"
+#include "hoards.h"
 #include "signals.h"
 
 NB_MODULE(_native, m) {
@@ -8,4 +9,5 @@ NB_MODULE(_native, m) {
     rtskel::bind_stream_arrays(m);
     rtskel::bind_fast_path(m);
     rtskel::bind_signals(m);
+    rtskel::bind_hoards(m);
 }

@@ -23,6 +23,12 @@ MAX_MESSAGE = (1 << 20) + 1024
 named instead.
 """
 
+MAX_UNFINISHED = 1 << 20
+"""Bytes that ZeroMQ may hold of a publisher although every whole message was read: far above a valid message."""
+
+WATCH_S = 0.01
+"""How often it is looked how much it holds of each."""
+
 MAX_TOPIC = 128
 """Longest topic of any message, in bytes; nothing is published on a longer one, and nothing longer is read."""
 
@@ -60,6 +66,8 @@ class Inbox:
     sources: list[int] = field(default_factory=list)  # the publisher each is from, as a number; -1: in this process
     poses: int = 0
     """About how many they hold."""
+    others: int = 0
+    """Messages that were read and are none of these: questions, and what was refused."""
 
 
 class Sockets:
@@ -94,6 +102,8 @@ class Sockets:
             self._raw.sndhwm = MAX_ANSWERS  # to publishers that do not listen
             self._raw.maxmsgsize = MAX_MESSAGE
             self._publishers = Connections(stack, context, self._raw, "raw")
+            self._hoards: Any = None
+            stack.callback(lambda: self._hoards and self._hoards.stop())
             # Everything, so that whoever sends other things can be named; the others are what clients wait for.
             for prefix in (wire.RAW_BATCH_PREFIX, wire.SYNC_TOPIC, wire.RAW_PREFIX, b""):
                 self._raw.send(b"\1" + prefix)
@@ -112,7 +122,14 @@ class Sockets:
 
     def bind(self) -> tuple[str, str]:
         """Bind both endpoints; gives them with their real ports. ServeError names the one that cannot be bound."""
-        return _bind(self._raw, self._config.raw), _bind(self._refined, self._config.refined)
+        raw = _bind(self._raw, self._config.raw)
+        if raw.startswith("tcp:"):
+            from rtskel import native
+
+            # More than a valid publisher can have unread: a full queue of the largest messages, and a quarter.
+            most = max(2 * MAX_UNFINISHED, 5 * self._config.receive_queue * (wire.MAX_BODY + MAX_TOPIC) // 4)
+            self._hoards = native.HoardWatch(int(raw.rpartition(":")[2]), MAX_UNFINISHED, most, WATCH_S, self._waker)
+        return raw, _bind(self._refined, self._config.refined)
 
     def close(self) -> None:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
@@ -125,7 +142,8 @@ class Sockets:
 
     def wait(self, timeout_ms: int, *, reading: bool) -> None:
         """Until there is something to do, or that time is over; not `reading`: frames are left in the socket."""
-        (self._poller if reading else self._deaf).poll(timeout_ms)
+        if any(socket == self._wake for socket, _ in (self._poller if reading else self._deaf).poll(timeout_ms)):
+            os.read(self._wake, 4096)
 
     def wait_for_frames(self, timeout_ms: int) -> bool:
         """Until there is something to read."""
@@ -137,9 +155,15 @@ class Sockets:
         What is not topic and body, or comes from somebody who may not send it, is refused. Questions are kept for
         `answer`.
         """
+        sources: set[int] = set()
+        more = self._receive(inbox, room, clock, refuse, sources)
+        if self._hoards is not None:
+            self._hoards.read([*sources], not more)
+        return more
+
+    def _receive(self, inbox: Inbox, room: int, clock: Callable[[], int], refuse: Refuse, sources: set[int]) -> bool:
         recv, raw, size, admission = _recv, self._raw, self._min_pose, self.admission
-        others = 0
-        while inbox.poses + others < room:
+        while inbox.poses + inbox.others < room:
             try:
                 topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
@@ -147,19 +171,19 @@ class Sockets:
             # The parts of a message are there together or not at all.
             body = recv(raw, 0, False) if topic.more else topic
             source = _source(topic)
-            self._publishers.heard.add(source)
+            sources.add(source)
             if body.more or body is topic or len(topic) > MAX_TOPIC:
                 self._refuse(topic, body, source, refuse)
-                others += 1
+                inbox.others += 1
                 continue
             name, data = topic.bytes, body.bytes
             if name == _SYNC:
                 self._ask(data, clock(), source, refuse)
-                others += 1
+                inbox.others += 1
                 continue
             if admission is not None and (why := _forbidden(admission, topic, data)):
                 refuse(name, "forbidden", f"message on {ascii(name[:100])[1:]}: {why}", source)
-                others += 1
+                inbox.others += 1
                 continue
             inbox.topics.append(name)
             inbox.bodies.append(data)
@@ -237,14 +261,11 @@ class Sockets:
             connections.failed = 0
         return failed
 
-    def endless(self, *, all_read: bool) -> list[int]:
-        """Publishers that send a message without end; `all_read`: no whole message waits. They are cut off."""
+    def endless(self) -> int:
+        """How many publishers were cut off since the last call, because they sent a message without end."""
         for _ in self._publishers.changed():
             pass
-        found = self._publishers.endless(all_read=all_read)
-        for publisher in found:
-            hang_up(publisher)
-        return found
+        return int(self._hoards.found()) if self._hoards is not None else 0
 
     def send(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
         """Publish messages."""

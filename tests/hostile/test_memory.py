@@ -62,15 +62,6 @@ def attackers(server: ServerProcess, kind: str, size: int, count: int = 1):
         yield
 
 
-def peak_while(server: ServerProcess, neighbour: Neighbour, frames: int) -> float:
-    """Serves the neighbour for so many frames; the most memory seen meanwhile."""
-    most = 0.0
-    for _ in range(frames):
-        neighbour.served(1)
-        most = max(most, server.memory())
-    return most
-
-
 @pytest.mark.parametrize(
     ("kind", "size", "count"),
     [
@@ -92,9 +83,10 @@ def test_a_publisher_is_held_to_its_share(kind, size, count):
         before = server.memory()
         neighbour.mark()
         with attackers(server, kind, size, count):
-            most = peak_while(server, neighbour, 60)
+            neighbour.served(60)
         neighbour.served(10)
         reader.beats()
+        most = server.peak()
         print(f"{kind} of {size}, {count} publishers: {before:.0f} MiB before, {most:.0f} at most")
         neighbour.check()
         assert most < before + SLACK + count * PER_PUBLISHER

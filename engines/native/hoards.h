@@ -1,0 +1,210 @@
+// Finds connections by which a message without end comes in: of its parts, ZeroMQ keeps them all. In a thread of its own, for what such a
+// connection brings in a tenth of a second fills the memory, and the server's loop may take longer than that. Used by rtskel/serve/sockets.py.
+
+#pragma once
+
+#include "module.h"
+
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#ifdef __linux__
+#include <csignal>
+#include <cstdlib>
+#include <dirent.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#ifndef SO_COOKIE
+#define SO_COOKIE 57
+#endif
+#endif
+
+namespace rtskel {
+
+// Watches the TCP connections that this process has accepted on `port`. What ZeroMQ holds of one is what it has taken from the kernel since a
+// whole message of it was last read. A connection is hung up on if that is more than `most` bytes; or more than `unfinished` bytes, and the
+// server has since read all whole messages twice, of which none was of this connection. While there is such a one, a byte is written to
+// `waker`, so that the server reads.
+class HoardWatch {
+  public:
+    HoardWatch(int port, std::uint64_t unfinished, std::uint64_t most, double interval, int waker)
+        : port(port), unfinished(unfinished), most(most), interval(interval), waker(waker) {
+#ifdef __linux__
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the thread that waits for them
+        thread = std::thread([this] { run(); });
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+#endif
+    }
+
+    ~HoardWatch() { stop(); }
+
+    // The server has read whole messages that came by these descriptors; `all`: and now there are no others.
+    void read(const std::vector<int>& descriptors, bool all) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        heard.insert(descriptors.begin(), descriptors.end());
+        rounds += all;
+    }
+
+    // How many connections were hung up on since the last call.
+    int found() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        return std::exchange(count, 0);
+    }
+
+    void stop() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex);
+            stopping = true;
+        }
+        wake.notify_all();
+        if (thread.joinable()) thread.join();
+    }
+
+  private:
+    const int port;
+    const std::uint64_t unfinished, most;
+    const std::chrono::duration<double> interval;
+    const int waker;
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::thread thread;
+    // Guarded by the mutex.
+    std::set<int> heard;
+    std::uint64_t rounds = 0;  // how often everything was read
+    int count = 0;
+    bool stopping = false;
+
+#ifdef __linux__
+    struct Connection {
+        std::uint64_t cookie = 0;  // of the kernel; another one: another connection by the same descriptor
+        std::uint64_t whole = 0;   // bytes taken when the last whole message was known to be read
+        std::uint64_t decided = 0;  // the round after which it has no excuse; 0: it is not suspected
+        std::uint64_t seen = 0;
+        bool ours = false, cut = false;
+    };
+    std::unordered_map<int, Connection> connections;
+    std::uint64_t looks = 0;
+
+    void run() {
+        using Clock = std::chrono::steady_clock;
+        DIR* folder = opendir("/proc/self/fd");  // kept open: later, there may be no descriptor left
+        if (!folder) return;
+        std::unique_lock<std::mutex> lock(mutex);
+        while (!stopping) {
+            const auto began = Clock::now();
+            const auto whole = std::exchange(heard, {});
+            const auto round = rounds;
+            lock.unlock();
+            const int cut = look(folder, whole, round);
+            // With thousands of connections, looking takes a 20th of a core at the most.
+            const auto pause = std::max<std::chrono::duration<double>>(interval, 20 * (Clock::now() - began));
+            lock.lock();
+            count += cut;
+            wake.wait_for(lock, pause, [this] { return stopping; });
+        }
+        closedir(folder);
+    }
+
+    int look(DIR* folder, const std::set<int>& whole, std::uint64_t round) {
+        int cut = 0;
+        bool suspects = false;
+        ++looks;
+        rewinddir(folder);
+        while (const dirent* entry = readdir(folder)) {
+            const int descriptor = std::atoi(entry->d_name);
+            std::uint64_t cookie = 0;
+            if (entry->d_name[0] == '.' || !is_socket(descriptor, cookie)) continue;
+            Connection& connection = connections[descriptor];
+            if (!connection.seen || connection.cookie != cookie) {
+                connection = {};
+                connection.cookie = cookie;
+                connection.ours = accepted(descriptor);
+            }
+            connection.seen = looks;
+            std::uint64_t taken = 0;
+            if (!connection.ours || connection.cut || !bytes_taken(descriptor, taken)) continue;
+            if (whole.count(descriptor) || taken < connection.whole) connection.whole = taken;
+            const std::uint64_t held = taken - connection.whole;
+            if (held <= unfinished) {
+                connection.decided = 0;
+                continue;
+            }
+            suspects = true;
+            if (!connection.decided) connection.decided = round + 2;
+            if (held > most || round >= connection.decided) {
+                connection.cut = hang_up(descriptor, cookie);
+                cut += connection.cut;
+            }
+        }
+        for (auto each = connections.begin(); each != connections.end();) each = each->second.seen == looks ? std::next(each) : connections.erase(each);
+        if (suspects) [[maybe_unused]] const auto written = write(waker, "!", 1);
+        return cut;
+    }
+
+    static bool is_socket(int descriptor, std::uint64_t& cookie) {
+        socklen_t size = sizeof cookie;
+        return !getsockopt(descriptor, SOL_SOCKET, SO_COOKIE, &cookie, &size);
+    }
+
+    bool accepted(int descriptor) const {
+        sockaddr_storage address = {};
+        socklen_t size = sizeof address;
+        int listens = 0;
+        socklen_t listens_size = sizeof listens;
+        if (getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size)) return false;
+        if (getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) || listens) return false;
+        if (address.ss_family == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port) == port;
+        if (address.ss_family == AF_INET6) return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port) == port;
+        return false;
+    }
+
+    // That have come by a connection since it was made, and that ZeroMQ has taken from the kernel.
+    static bool bytes_taken(int descriptor, std::uint64_t& taken) {
+        constexpr std::size_t received_at = 128;  // of tcpi_bytes_received in struct tcp_info, since Linux 4.1; older headers do not have it
+        char info[received_at + sizeof taken];
+        socklen_t size = sizeof info;
+        int left = 0;
+        if (getsockopt(descriptor, IPPROTO_TCP, TCP_INFO, info, &size) || size < sizeof info || ioctl(descriptor, FIONREAD, &left)) return false;
+        std::memcpy(&taken, info + received_at, sizeof taken);
+        taken -= std::min<std::uint64_t>(taken, left);
+        return true;
+    }
+
+    // ZeroMQ finds the connection closed by its peer, and frees all that it holds of it. A descriptor of our own says for sure whose it is.
+    static bool hang_up(int descriptor, std::uint64_t cookie) {
+        const int copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+        const int ours = copy < 0 ? descriptor : copy;  // none is left: nearly as sure
+        std::uint64_t now = 0;
+        const bool done = is_socket(ours, now) && now == cookie && !shutdown(ours, SHUT_RDWR);
+        if (copy >= 0) close(copy);
+        return done;
+    }
+#endif
+};
+
+inline void bind_hoards(nb::module_& m) {
+    nb::class_<HoardWatch>(m, "HoardWatch")
+        .def(nb::init<int, std::uint64_t, std::uint64_t, double, int>(), nb::arg("port"), nb::arg("unfinished"), nb::arg("most"),
+             nb::arg("interval"), nb::arg("waker"))
+        .def("read", &HoardWatch::read)
+        .def("found", &HoardWatch::found)
+        .def("stop", &HoardWatch::stop);
+}
+
+}  // namespace rtskel
