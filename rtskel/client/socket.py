@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self, TypeAlias
 
 import zmq
@@ -49,13 +51,18 @@ class Socket:
         self._keys = keys
         # Only terminating a context waits until everything is sent.
         self._own: zmq.Context[Any] | None = None
-        if context is None:
-            context = self._own = zmq.Context()
-        self.zmq: zmq.Socket[bytes] = context.socket(kind)
-        address = f"inproc://rtskel-handshakes-{next(_numbers)}"
-        self.zmq.monitor(address, _HANDSHAKES)
-        self._monitor = context.socket(zmq.PAIR)
-        self._monitor.connect(address)
+        with ExitStack() as stack:  # what fails leaves nothing open
+            if context is None:
+                context = self._own = zmq.Context()
+                stack.callback(context.term)
+            self.zmq: zmq.Socket[bytes] = context.socket(kind)
+            stack.callback(self.zmq.close, 0)
+            address = f"inproc://rtskel-handshakes-{next(_numbers)}"
+            self.zmq.monitor(address, _HANDSHAKES)
+            self._monitor = context.socket(zmq.PAIR)
+            stack.callback(self._monitor.close, 0)
+            self._monitor.connect(address)
+            stack.pop_all()
         self._connections = 0  # so far
         self._why = ""  # the server has refused this client
         self._failures = 0  # handshakes that failed without a reason, in a row
@@ -64,13 +71,21 @@ class Socket:
         self._poller.register(self.zmq, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
 
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """Whoever has made this socket and fails before it is done leaves nothing open."""
+        try:
+            yield
+        except BaseException:
+            self.close(0)
+            raise
+
     def connect(self) -> None:
         """Begins to connect; WireError if the endpoint is not valid."""
         try:
             prepare(self.zmq, self.endpoint, self._keys)
             self.zmq.connect(self.endpoint)
         except zmq.ZMQError as error:
-            self.close(0)
             raise WireError(f"cannot connect to {self.endpoint}: {error}") from None
 
     def wait(self, timeout_ms: int) -> None:

@@ -169,14 +169,15 @@ class Subscriber(Closing):
         self._ready: OrderedDict[object, tuple[Given, list[tuple[Key, int]]]] = OrderedDict()
         self._socket = Socket(zmq.SUB, endpoint, keys, context)
         self._zmq = self._socket.zmq
-        self._zmq.rcvhwm = (256 if latest else 10_000) if queue is None else queue
-        self._zmq.sndhwm = 0  # subscriptions are messages, too: those above the mark would never reach the server
-        self._missed = Missed(self._zmq, topics, self._suffixes)
-        self._socket.connect()
-        for topic in topics:
-            self._zmq.subscribe(topic)
-        # Last, so that when a heartbeat comes, the server knows the other subscriptions.
-        self._zmq.subscribe(wire.HEARTBEAT_TOPIC)
+        with self._socket.closed_on_error():
+            self._zmq.rcvhwm = (256 if latest else 10_000) if queue is None else queue
+            self._zmq.sndhwm = 0  # subscriptions are messages, too: those above the mark would never reach the server
+            self._missed = Missed(self._zmq, topics, self._suffixes)
+            self._socket.connect()
+            for topic in topics:
+                self._zmq.subscribe(topic)
+            # Last, so that when a heartbeat comes, the server knows the other subscriptions.
+            self._zmq.subscribe(wire.HEARTBEAT_TOPIC)
 
     @property
     def connected(self) -> bool:

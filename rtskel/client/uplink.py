@@ -95,11 +95,12 @@ class Uplink:
         self._said = 0
         self._socket = Socket(zmq.XPUB, endpoint, keys, context)
         self.socket = self._socket.zmq
-        self.socket.xpub_verboser = True  # report every subscription and its end, so that the count is exact
-        self.socket.xpub_nodrop = True  # a full queue is an error that can be counted, not a silent loss
-        self.socket.immediate = True  # a server that has gone is no subscriber: its queue ends with the connection
-        self.socket.sndhwm = queue
-        self._socket.connect()
+        with self._socket.closed_on_error():
+            self.socket.xpub_verboser = True  # report every subscription and its end, so that the count is exact
+            self.socket.xpub_nodrop = True  # a full queue is an error that can be counted, not a silent loss
+            self.socket.immediate = True  # a server that has gone is no subscriber: its queue ends with the connection
+            self.socket.sndhwm = queue
+            self._socket.connect()
 
     def join(self, sender: Sender) -> Uplink:
         """The same connection for one more publisher."""

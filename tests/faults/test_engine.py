@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ class Played:
         self.sender.close()
         self.reader.until(lambda reader: "end" in reader.kinds(self.stream), "the end")
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sender.linger = 0.0  # the server may be dead by now
+        self.sender.close()
+
     def check(self, least: int = 1, most: int = 10**9) -> None:
         """Every slot once; what is not flagged is bit for bit what `refine` gives, what is flagged the raw pose, or an
         average that it is part of."""
@@ -80,8 +88,7 @@ class Played:
 @pytest.mark.parametrize("group", WRONG)
 def test_what_is_no_answer_is_a_failed_batch(group, tmp_path):
     control = tmp_path / "control"
-    with serving(control) as server, Reader(server.refined) as reader:
-        played = Played(server, reader)
+    with serving(control) as server, Reader(server.refined) as reader, Played(server, reader) as played:
         played.send(12)
         for count, fault in enumerate(WRONG[group], 1):
             faulty.demand(control, fault)
@@ -96,8 +103,7 @@ def test_what_is_no_answer_is_a_failed_batch(group, tmp_path):
 
 def test_a_short_hang_delays_and_loses_nothing(tmp_path):
     control = tmp_path / "control"
-    with serving(control) as server, Reader(server.refined) as reader:
-        played = Played(server, reader)
+    with serving(control) as server, Reader(server.refined) as reader, Played(server, reader) as played:
         played.send(20)
         faulty.demand(control, "sleeps 1.5 s")
         played.send(20)
@@ -108,8 +114,7 @@ def test_a_short_hang_delays_and_loses_nothing(tmp_path):
 @pytest.mark.parametrize("fault", ["hangs", "hangs with the GIL"])
 def test_a_hang_is_told_passed_by_and_ended_by_sigterm(fault, tmp_path):
     control = tmp_path / "control"
-    with serving(control) as server, Reader(server.refined) as reader:
-        played = Played(server, reader)
+    with serving(control) as server, Reader(server.refined) as reader, Played(server, reader) as played:
         played.send(20)
         faulty.demand(control, fault)
         played.send(1, wait=False)
