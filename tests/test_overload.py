@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from rtskel.refine import Refined, RefinerBank
 from rtskel.skeleton import NECK
 from rtskel.wire import Flag
 from tests.contract import JOINTS, MixingEngine, average, predictions
+from tests.hostile.zmtp import Peer
 from tests.oracles.ring import ring_maker
 from tests.test_serve import PATIENCE, Reader, publisher, serving
 from tests.test_streams import MS, PERIOD, START, BlendEngine, Rig, end, feed, frame, recording, step
@@ -332,3 +334,36 @@ def test_a_server_that_was_held_up_goes_on_with_the_newest(lossless):
             assert "left out for newer ones" in reader.errors("")[0]
         else:
             reader.check("a", xyz, range(300), 300)
+
+
+def test_whoever_sends_what_is_refused_makes_nobody_lag():
+    """There is always something unread, for long: but no frames. No window of anybody is left out for that."""
+    xyz, jump, stop = recording(80), [0], threading.Event()
+
+    def flood(endpoint):
+        with Peer(endpoint, "XPUB") as peer:
+            block = peer.message(*[b"rts1/raw/x/"] * 60) * 500
+            while not stop.is_set():
+                peer.send(block)
+
+    with (
+        serving(clock=lambda: time.monotonic_ns() + jump[0], idle_s=1e6) as server,
+        Reader(server) as reader,
+        publisher(server) as sender,
+    ):
+        thread = threading.Thread(target=flood, args=[server.raw_endpoint])
+        thread.start()
+        try:
+            reader.until_counted(malformed=2000)
+            jump[0] = 100_000_000_000  # so long it has been going on
+            for n in range(0, 80, 2):
+                sender.send(xyz[n], seq=n, block=False)
+                sender.send(xyz[n + 1], seq=n + 1, block=False)
+                reader.until(lambda reader, n=n: len(reader.select("a", 0)) == n + 2)
+        finally:
+            stop.set()
+            thread.join(PATIENCE)
+        sender.end(80)
+        reader.until_ended()
+        reader.check("a", xyz, range(80), 80)
+        assert not any("overload" in beat.counts for beat in reader.heartbeats)

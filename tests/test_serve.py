@@ -37,14 +37,15 @@ def expected(xyz: np.ndarray, came, frames: int, lookahead: int) -> np.ndarray:
 
 
 @contextmanager
-def serving(engine=None, *, config=None, **streams):
+def serving(engine=None, *, config=None, clock=time.monotonic_ns, **streams):
     """A server in a thread; on the way out it ends as by SIGTERM.
 
     However busy the machine is, a frame that was sent is not late here; a dropped one is waited for that long, though.
     """
     fields = {"raw": ANY, "refined": ANY, "lookaheads": (0, 4), "heartbeat_s": 0.2} | (config or {})
     streams = {"max_streams": 80, "slack_s": PATIENCE} | streams
-    with Server(ServeConfig(**fields, streams=StreamConfig(**streams)), engine or BlendEngine()) as server:
+    config = ServeConfig(**fields, streams=StreamConfig(**streams))
+    with Server(config, engine or BlendEngine(), clock=clock) as server:
         failures = []
 
         def run():
@@ -124,7 +125,11 @@ class Reader:
 
 def publisher(server, stream="a", fps=25.0, **options) -> Publisher:
     made = Publisher(server.raw_endpoint, stream=stream, fps=fps, **options)
-    made.wait_for_subscriber(PATIENCE)
+    try:
+        made.wait_for_subscriber(PATIENCE)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 

@@ -85,7 +85,7 @@ class Batches:
         """See `StreamTable.run`; returns when the batch ended, in ns."""
         start = clock()
         if start >= self._look_at and self._bank.pending > 1:  # one alone is the newest
-            skipped = self._leave_out(start, 0.0 if crowded or self._hurried else self._behind)
+            skipped = self._leave_out(start, hurry=crowded or self._hurried)
             if skipped is not None:
                 self._deliver(skipped, start, start, deliver)
         refined = self._bank.step()
@@ -113,11 +113,19 @@ class Batches:
         detail = f"engine failed, poses pass through unrefined: {error}"
         self._common.reports.offend("", "engine", detail, now)
 
-    def _leave_out(self, now: int, behind: float) -> Refined | None:
-        """Of live streams whose next window has waited for that long, the newest first: what older ones complete."""
-        bank = self._bank
+    def _leave_out(self, now: int, *, hurry: bool) -> Refined | None:
+        """Of live streams whose next window has waited for that long, the newest first: what older ones complete. In a
+        hurry, also of streams that have as many windows waiting as others on average, or more, however short a time.
+        """
+        bank, used = self._bank, self._common.places.used
         self._look_at = now + _LOOK_EVERY
-        places = self._arrays.behind(self._common.places.used, bank.next_window, bank.refinable, now - behind)
+        following, refinable = bank.next_window, bank.refinable
+        places = self._arrays.behind(used, following, refinable, now - self._behind)
+        if hurry:
+            waiting = np.maximum(refinable[:used] + 1 - following[:used], 0)
+            some = self._arrays.behind(used, following, refinable, now)
+            share = waiting.sum() / max(1, np.count_nonzero(waiting))
+            places = np.union1d(places, some[waiting[some] >= share])
         if not len(places):
             return None
         before = bank.next_window[places]

@@ -62,7 +62,7 @@ UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
 
 LOOK_EVERY = SECOND // 10
-"""How often it is looked whether a message that is coming in has an end."""
+"""How often it is asked who was cut off for a message without end."""
 
 REOPEN_EVERY = 30 * SECOND
 """Shortest time between two attempts to replace an engine that hangs."""
@@ -156,9 +156,9 @@ class Server:
         self._heartbeat_at = clock()
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
-        self._unread_since = clock()  # and ever since then, if so
+        self._unread_since = clock()  # and ever since then, if so: frames, not only what is refused
         self._read_up_to = clock()  # all that had come by then has been read
-        self._look_at = clock()  # when to look for messages without end
+        self._look_at = clock()  # when to ask for messages without end
         with ExitStack() as stack:
             stack.callback(self._engine.release)
             self._sockets = Sockets(config, joints=bank.joints)
@@ -247,7 +247,7 @@ class Server:
             self._tell()
             self._refine()  # at once: what else there is to do can wait for it
             self._take_subscriptions()
-            self._cut_off_endless(now)
+            self._tell_endless(now)
             self._replace_engine(now)
             self._advance(now)
             self._tell()
@@ -282,7 +282,7 @@ class Server:
     def _read(self) -> None:
         """Give the streams what publishers have sent, as far as there is room for it."""
         inbox = Inbox()
-        room = self._room()
+        room, refused = self._room(), self._table.counts.total()
         self._receive(inbox, room)
         if self.config.batch_wait_s and inbox.poses:
             until = inbox.read[0] + round(self.config.batch_wait_s * SECOND)
@@ -291,6 +291,9 @@ class Server:
                 if self._sockets.wait_for_frames(math.ceil(left / 1e6)):
                     self._receive(inbox, room)
         self._take_in(inbox)
+        if 2 * (self._table.counts.total() - refused) >= len(inbox.topics) + inbox.others:
+            # ZeroMQ reads from all publishers in turn: whoever sends what is refused does not make others lag.
+            self._unread_since = self._clock()
 
     def _receive(self, inbox: Inbox, room: int) -> None:
         if not self._unread:
@@ -315,13 +318,13 @@ class Server:
     def _offend(self, topic: bytes, kind: str, detail: str, now: int, source: int) -> None:
         self._table.offend(wire.stream_of(topic) or "", kind, detail, now, source=source)
 
-    def _cut_off_endless(self, now: int) -> None:
-        """Hang up on publishers of messages that never end, before they fill the memory."""
+    def _tell_endless(self, now: int) -> None:
+        """Of publishers of messages that never end, who were cut off before they fill the memory."""
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY
-        for _ in self._sockets.endless(all_read=not self._unread):
-            self._table.offend("", "hoarding", "a publisher sent a message without end: disconnected", now)
+        if found := self._sockets.endless():
+            self._table.offend("", "hoarding", "a publisher sent a message without end: disconnected", now, found)
 
     def _advance(self, now: int) -> None:
         """Act on deadlines, of which only those have passed by which every frame that had come was read."""

@@ -25,7 +25,7 @@ from rtskel import wire
 from rtskel.client import Publisher, Subscriber
 from rtskel.engine import open_engine
 from rtskel.refine import refine
-from rtskel.wire import Event, Heartbeat, RefinedBatch, RefinedPose
+from rtskel.wire import Event, Flag, Heartbeat, RefinedBatch, RefinedPose
 
 ROOT = Path(__file__).resolve().parents[2]
 ANY = "tcp://127.0.0.1:*"
@@ -37,6 +37,10 @@ SECOND = 1_000_000_000
 LATER_MS = float(os.environ.get("RTSKEL_LATER_MS", "1500"))
 """How much later at p99 a neighbour's poses may be for the fault. On a quiet machine 50 holds (RTSKEL_LATER_MS=50); the
 default passes where the tests share their cores with others, and still finds a server that stands still."""
+
+
+LEFT_OUT = Flag.PARTIAL_AVERAGE | Flag.PASSTHROUGH
+"""On poses for which fewer windows ran than should."""
 
 
 def wait_for(done: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -109,6 +113,11 @@ class ServerProcess:
         """Resident memory in MiB."""
         with open(f"/proc/{self.process.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def peak(self) -> float:
+        """The most memory that was ever resident, in MiB."""
+        with open(f"/proc/{self.process.pid}/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
 
     def descriptors(self) -> int:
         """How many files it has open."""
@@ -199,8 +208,8 @@ class Neighbour:
         self._ask("mark")
 
     def check(self, *, engine: str = "null") -> dict[str, float]:
-        """Ends the stream; every slot once, none lost, bit for bit as without the fault. Gives p99 before and under it
-        in ms, and prints them."""
+        """Ends the stream; every slot once, none lost, bit for bit as without the fault, but for the few that say that
+        windows were left out. Gives p99 before and under it in ms, and prints them."""
         self.report = self._ask("end")
         frames, marked = self.report["frames"], self.report["marked"]
         xyz = clip(self.FRAMES)[:frames]
@@ -216,7 +225,14 @@ class Neighbour:
                 assert not absent, f"L{lookahead}: frames lost {absent[:9]}"
                 expected = refine(xyz, engine=opened, lookahead=lookahead)
                 got = np.load(self.report["file"])[str(lookahead)]
-                np.testing.assert_array_equal(got, expected)
+                # If the machine stands still for longer than the server's patience, it leaves windows out, and says so.
+                left_out = np.array([bool(row["flags"] & LEFT_OUT) for row in rows])
+                assert left_out.mean() <= (0.2 if LATER_MS >= 1000 else 0), f"L{lookahead}: {left_out.sum()} left out"
+                np.testing.assert_array_equal(got[~left_out], expected[~left_out])
+                if left_out.any():
+                    print(f"neighbour: L{lookahead}: windows of {left_out.sum()} poses were left out, flagged")
+                    like = xyz if engine == "null" else expected
+                    np.testing.assert_allclose(got[left_out], like[left_out], atol=0.2)
                 for name, part in (("before", rows[5:marked]), ("under", rows[marked:])):
                     ages = [row["late_ms"] for row in part]
                     late[name] = max(late.get(name, 0.0), float(np.percentile(ages, 99)) if ages else 0.0)
@@ -318,7 +334,11 @@ class Reader:
 def publisher(server: ServerProcess, stream: str, fps: float = 25.0, **options: Any) -> Publisher:
     """A publisher that the server hears."""
     made = Publisher(server.raw, stream=stream, fps=fps, **options)
-    made.wait_for_subscriber(PATIENCE)
+    try:
+        made.wait_for_subscriber(PATIENCE)
+    except BaseException:
+        made.close()
+        raise
     return made
 
 
