@@ -420,7 +420,17 @@ def test_a_port_in_use_is_one_clear_error():
             pass
 
 
-def test_a_feed_that_fails_ends_the_site_with_its_error():
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_feed_that_fails_ends_the_site_with_its_error(at_once, monkeypatch):
+    if at_once:  # before whoever enters goes on
+        entered = Site.__enter__
+
+        def enter(site):
+            wait = site._started.wait
+            monkeypatch.setattr(site._started, "wait", lambda: wait() and site._thread.join())
+            return entered(site)
+
+        monkeypatch.setattr(Site, "__enter__", enter)
     with Site(Given(error=RuntimeError("broken")), ANY) as site, pytest.raises(RuntimeError, match="broken"):
         site.wait()
 

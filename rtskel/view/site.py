@@ -16,6 +16,7 @@ import json
 import secrets
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -105,7 +106,7 @@ class Site:
         self._running = True
         self._thread.start()
         self._started.wait()
-        if self._failure is not None:
+        if self._failure is not None and not self.url:  # else the feed has failed already, which `wait` tells
             self._thread.join()
             raise self._failure
         return self
@@ -120,7 +121,7 @@ class Site:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running = False
-        if self._thread.is_alive():
+        with suppress(RuntimeError):  # it has ended by itself
             self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
 
