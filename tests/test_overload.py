@@ -225,6 +225,22 @@ def test_where_no_more_can_wait_the_newest_come_first_at_once():
     assert rig.table.pending == 1
 
 
+@RINGS
+@pytest.mark.parametrize("missing", [[3], [3, 4, 5], [9], range(3, 14), range(3, 15)])
+def test_a_stream_is_behind_though_its_first_frames_did_not_come(missing, native):
+    """What waits longest may be the window of a slot that was given up: the frames after it are as old."""
+    rig = Rig(engine=BlendEngine(max_batch=1), native=native, slack_s=0.1, behind_s=0.5)
+    feed(rig.table, [(frame(n, stream=s), rig.now) for n in range(3) for s in "ab"])
+    rig._work()  # the windows of slots 0 to 2 have run
+    feed(rig.table, [(frame(n, stream=s), rig.now) for n in range(3, 15) if n not in missing for s in "ab"])
+    rig.now += 650 * MS
+    rig.table.advance(rig.now)
+    waiting = rig.table.pending
+    assert waiting >= 20
+    step(rig.table, lambda: rig.now)
+    assert rig.table.counts["overload"] == waiting - 2
+
+
 @pytest.mark.parametrize("behind_s", [-1.0, float("nan")])
 def test_a_senseless_patience_is_refused(behind_s):
     with pytest.raises(ValueError, match="behind_s"):

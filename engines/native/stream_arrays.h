@@ -149,14 +149,20 @@ class StreamArrays {
         }
     }
 
+    // When the oldest frame came that the windows `first` to `last` wait with; where all of their slots were given up, the stream's last one.
+    double waits_since(std::size_t p, std::int64_t first, std::int64_t last) const {
+        for (std::int64_t s = first; s <= last; ++s)
+            if (const std::size_t at = p * ring + s % static_cast<std::int64_t>(ring); slot[at] == s) return static_cast<double>(received[at]);
+        return static_cast<double>(heard[p]);
+    }
+
     std::size_t behind(std::size_t used, In<std::int64_t> following, In<std::int64_t> watermark, double limit, Out<std::int64_t> out) const {
         if (used > places) throw std::out_of_range("more places than there are");
         std::size_t found = 0;
         for (std::size_t p = 0; p < used; ++p) {
-            const std::int64_t first = following.data()[p];
-            if (watermark.data()[p] <= first || !live[p] || lossless[p]) continue;
-            const std::size_t at = p * ring + first % static_cast<std::int64_t>(ring);
-            if (slot[at] == first && static_cast<double>(received[at]) < limit) out.data()[found++] = p;
+            const std::int64_t first = following.data()[p], last = watermark.data()[p];
+            if (last <= first || !live[p] || lossless[p]) continue;
+            if (waits_since(p, first, last) < limit) out.data()[found++] = p;
         }
         return found;
     }

@@ -120,7 +120,8 @@ class StreamArrays:
 
     def behind(self, used: int, following: Slots, watermark: Slots, limit: float) -> Slots:
         """The places, below `used`, of live streams that have several windows waiting, `following` to `watermark`
-        [places], and read the newest frame of the first of them before the time `limit`.
+        [places], and read the first frame that came of these before the time `limit`. Where none came, all of them
+        were given up, and the stream's last frame counts.
         """
         places = np.empty(used, np.int64)
         return places[: self.compiled.behind(used, following, watermark, limit, places)]

@@ -69,12 +69,15 @@ class NumpyStreamArrays:
             xyz[row] = turned_out(xyz[row], signed)
 
     def behind(self, used, following, watermark, limit, out):
-        first = following[:used]
-        place, at = np.arange(used), first % self.ring
-        waits = (watermark[:used] > first) & self.live[:used] & ~self.lossless[:used]
-        found = np.flatnonzero(waits & (self.slot[place, at] == first) & (self.received[place, at] < limit))
+        waits = (watermark[:used] > following[:used]) & self.live[:used] & ~self.lossless[:used]
+        found = [p for p in np.flatnonzero(waits) if self._waits_since(p, following[p], watermark[p]) < limit]
         out[: len(found)] = found
         return len(found)
+
+    def _waits_since(self, place, first, last):
+        slots = np.arange(first, last + 1)
+        came = slots[self.slot[place, slots % self.ring] == slots]
+        return self.received[place, came[0] % self.ring] if len(came) else self.heard[place]
 
     def emit(self, place, slot, lookahead, xyz, sigma, confidence, windows, flags, lookaheads, gap, held, unseen, out):
         self.turn_out(place, xyz)
