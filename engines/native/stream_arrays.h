@@ -99,16 +99,34 @@ class StreamArrays {
         }
     }
 
+    // The first slot after `complete` whose frame came, though others before it did not; `complete` if there is none.
+    std::int64_t overtaking(std::size_t p, std::int64_t complete) const {
+        const std::int64_t end = std::min(newest[p], complete + static_cast<std::int64_t>(ring));
+        for (std::int64_t s = complete + 1; s <= end; ++s)
+            if (slot[p * ring + s % static_cast<std::int64_t>(ring)] == s) return s;
+        return complete;
+    }
+
+    // The last slot that is not waited for any more, because a frame behind it came before `time`; `complete` if there is none.
+    std::int64_t overtaken(std::size_t p, std::int64_t complete, double time) const {
+        const std::int64_t s = overtaking(p, complete);
+        return s > complete && static_cast<double>(received[p * ring + s % static_cast<std::int64_t>(ring)]) <= time ? s - 1 : complete;
+    }
+
     // A stream of fewer than `young` slots, and none of a recording, has slots given up where no later frame has come: the first one after
-    // `gap` of them, when it is stale, the second never.
-    void deadlines(std::size_t used, In<std::int64_t> watermark, double slack, std::int64_t young, std::int64_t gap, Out<double> out) const {
+    // `gap` of them, when it is stale, the second never. Where one has come, they are given up `hole` after it at the latest.
+    void deadlines(std::size_t used, In<std::int64_t> watermark, double slack, double hole, std::int64_t young, std::int64_t gap, Out<double> out) const {
         if (used > places) throw std::out_of_range("more places than there are");
         constexpr double never = std::numeric_limits<double>::infinity();
         for (std::size_t p = 0; p < used; ++p) {
             const std::int64_t complete = watermark.data()[p];
             const bool holes = newest[p] > complete;
             const std::int64_t patience = !holes && newest[p] - first[p] + 1 < young ? gap : 0;
-            const double due = lossless[p] && !holes ? never : clock.due(p, complete + 1 + patience) + slack;
+            double due = lossless[p] && !holes ? never : clock.due(p, complete + 1 + patience);
+            if (holes)
+                if (const std::int64_t s = overtaking(p, complete); s > complete)
+                    due = std::min(due, static_cast<double>(received[p * ring + s % static_cast<std::int64_t>(ring)]) + hole);
+            due += slack;
             out.data()[p] = live[p] ? std::min(due, until[p]) : never;
         }
     }
@@ -302,6 +320,7 @@ inline void bind_stream_arrays(nb::module_& m) {
         .def_prop_ro("clock", [](StreamArrays& self) { return &self.clock; }, nb::rv_policy::reference_internal)
         .def("came", &StreamArrays::came)
         .def("deadlines", &StreamArrays::deadlines)
+        .def("overtaken", [](const StreamArrays& self, std::int32_t p, std::int64_t complete, double time) { return self.overtaken(self.checked(p), complete, time); })
         .def("pause", &StreamArrays::pause)
         .def("turn_in", &StreamArrays::turn_in)
         .def("behind", &StreamArrays::behind)

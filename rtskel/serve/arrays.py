@@ -100,15 +100,21 @@ class StreamArrays:
         """
         self.compiled.came(place, slot, read, captured, before, status, watermark)
 
-    def deadlines(self, used: int, watermark: Slots, slack: float, young: int, gap: int) -> Times:
+    def deadlines(self, used: int, watermark: Slots, slack: float, hole: float, young: int, gap: int) -> Times:
         """[used] when the first slot that is not complete has to be given up, or something else be decided.
 
         Where no later frame came, streams of fewer than `young` slots wait for `gap` slots more, and those of a
-        recording for ever.
+        recording for ever. Where one came, they wait for `hole` (and the slack) after it at the longest.
         """
         deadlines = np.empty(used)
-        self.compiled.deadlines(used, watermark, slack, young, gap, deadlines)
+        self.compiled.deadlines(used, watermark, slack, hole, young, gap, deadlines)
         return deadlines
+
+    def overtaken(self, place: int, complete: int, time: float) -> int:
+        """The last slot that is waited for no longer, because a frame behind it came by that time; `complete`, the last
+        complete one, if there is none.
+        """
+        return int(self.compiled.overtaken(place, complete, time))
 
     def pause(self, ns: int) -> None:
         """That long nothing could be read: all that was due then is due later."""

@@ -331,7 +331,8 @@ class Server:
         if not self._unread:
             self._read_up_to = now
         elif self._room() <= 0 and not self._table.pending:
-            self._read_up_to = now  # what waits, waits for holes to be given up, and so does all that is unread
+            self._table.give_up_holes()  # what waits, waits for frames that would be behind all this
+            self._read_up_to = now
         self._table.advance(max(self._read_up_to, now - UNREAD_NS))
 
     def _refine(self) -> None:

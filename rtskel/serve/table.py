@@ -24,7 +24,8 @@ What a user can rely on, for a stream of `fps` frames a second:
   one frame at 25 fps and three at 60: an estimator's usual jitter stays below it, and a dropped frame delays
   nothing by more than that. Frames that are shuffled by less than the slack come out as if they had not been.
   Deadlines count only time in which the server ran (`pause`). A slot after which `MAX_EARLY` frames wait is given
-  up.
+  up. So is one for longer than a second, and the slack, after a frame that came behind it: slow streams do not
+  wait for several of their frames. Where no more frames can wait for holes, they are given up at once.
 - *Stall.* When frames stop coming, missing slots are published at their deadlines up to `max_gap` after the last
   frame; of a stream of fewer than three slots, which may be a tracker's mistake, none. Then the rest that is due
   comes out, flagged FLUSHED, and the event `stale` says that nothing follows until a frame does. A `lossless`
@@ -74,6 +75,9 @@ from rtskel.serve.intake import Intake
 from rtskel.serve.reports import SECOND, UNKNOWN, Reports
 from rtskel.serve.stream import MAX_NUMBER, NEVER, YOUNG, Common, Message, State, Stream
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
+
+MAX_HOLE = SECOND
+"""How long a slot is waited for after a frame behind it came, beside the slack, in ns: slow streams wait no longer."""
 
 MAX_EARLY = 256
 """Frames of a stream that may wait behind a hole."""
@@ -278,7 +282,8 @@ class StreamTable:
     def _deadlines(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """[used places] when the first slot that is not there has to be given up, or something else be decided."""
         gap = self.config.max_gap
-        return self._arrays.deadlines(self._places.used, self.bank.watermark, self._common.slack, YOUNG, gap)
+        watermark, slack = self.bank.watermark, self._common.slack
+        return self._arrays.deadlines(self._places.used, watermark, slack, MAX_HOLE, YOUNG, gap)
 
     def advance(self, now: int) -> None:
         """Act on the deadlines up to `now`, a time up to which every message was read and fed."""
@@ -310,7 +315,9 @@ class StreamTable:
                 last = stream.end_slot if now >= arrays.until[stream.place] else min(last, stream.end_slot)
             else:
                 last = min(last, stream.newest + (self.config.max_gap if stream.filled else 0))
-            first = int(watermark[stream.place]) + 1
+            complete = int(watermark[stream.place])
+            last = max(last, arrays.overtaken(stream.place, complete, now - self._common.slack - MAX_HOLE))
+            first = complete + 1
             for slot in stream.waiting_slots():  # they came: not missing, only too early for the ring
                 if first < slot <= last:
                     last = slot - 1

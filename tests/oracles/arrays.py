@@ -52,12 +52,23 @@ class NumpyStreamArrays:
         self.until += ns
         self.heard += int(ns)
 
-    def deadlines(self, used, watermark, slack, young, gap, out):
+    def _overtaking(self, place, complete):
+        slots = np.arange(complete + 1, min(self.newest[place], complete + self.ring) + 1)
+        came = slots[self.slot[place, slots % self.ring] == slots]
+        return (int(came[0]), self.received[place, came[0] % self.ring]) if len(came) else (complete, math.inf)
+
+    def overtaken(self, place, complete, time):
+        slot, came = self._overtaking(place, complete)
+        return slot - 1 if came <= time else complete
+
+    def deadlines(self, used, watermark, slack, hole, young, gap, out):
         complete, newest = watermark[:used], self.newest[:used]
         holes = newest > complete
         patience = np.where(~holes & (newest - self.first[:used] + 1 < young), gap, 0)
-        due = self.clock.due(slice(used), complete + 1 + patience) + slack
+        due = self.clock.due(slice(used), complete + 1 + patience)
         due = np.where(self.lossless[:used] & ~holes, math.inf, due)
+        given_up = [self._overtaking(p, int(complete[p]))[1] + hole if holes[p] else math.inf for p in range(used)]
+        due = np.minimum(due, given_up) + slack
         out[:] = np.where(self.live[:used], np.minimum(due, self.until[:used]), math.inf)
 
     def turn_in(self, place, xyz):
