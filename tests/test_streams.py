@@ -493,6 +493,43 @@ def test_a_stall_is_filled_in_at_the_deadlines_then_the_stream_is_stale():
     assert rig.table.streams == 0
 
 
+@pytest.mark.parametrize(("frames", "filled"), [(1, 0), (2, 0), (3, 3), (7, 7), (10, 10), (30, 10)])
+@pytest.mark.parametrize("native", [True, False], ids=["native", "numpy"])
+def test_no_more_is_filled_in_than_came(frames, filled, native):
+    """A tracker that gives a new id to every frame or two causes little work beside that for its frames."""
+    rig = Rig(max_gap=10, native=native).play(on_time(range(frames)))
+    rig.until((frames + 9.5) * PERIOD)
+    assert "stale" not in rig.kinds()
+    rig.until(100 * PERIOD)
+    check_equal(rig, range(frames), frames + filled)
+    assert rig.kinds() == ["start", "stale"]
+    assert rig.table.streams == 0
+
+
+@pytest.mark.parametrize(("ghosts", "admitted"), [(1, 2), (2, 2), (3, None)])
+def test_streams_that_were_one_frame_make_room_for_newcomers(ghosts, admitted):
+    """Eight places, all taken by streams of so many frames that are silent; and one of them is steady."""
+    rig = Rig(max_streams=8)
+    for n in range(40):
+        rig.until(n * PERIOD)
+        rig.send(frame(n, stream="steady"), *(frame(n, stream=f"ghost{k}") for k in range(7) if n < ghosts))
+        if n >= 10:
+            rig.send(frame(n, stream="newcomer"))
+    came = [pose.source_seq for pose in rig.select(0, "newcomer") if pose.receive_ns]
+    if admitted is None:  # they have earned their places, for as long as their slots may be missing
+        assert came[0] > 25
+    else:
+        assert came[: 30 - admitted] == list(range(10 + admitted - 1, 40 - 1))
+        assert rig.table.counts["refused"] == admitted - 1
+    assert [pose.source_seq for pose in rig.select(0, "steady")] == list(range(40))
+
+
+def test_a_short_stream_that_goes_on_after_a_pause_has_every_slot_once():
+    rig = Rig(max_gap=10).play([*on_time(range(3)), *on_time(range(9, 40)), (40 * PERIOD, end(40))]).until(60 * PERIOD)
+    check_equal(rig, [*range(3), *range(9, 40)], 40)
+    assert rig.kinds() == ["start", "end"]
+
+
 @pytest.mark.parametrize("resumed", [31, 45, 10_000])
 def test_a_stale_stream_that_comes_back_starts_afresh(resumed):
     rig = Rig(max_gap=10).play(on_time(range(20)))

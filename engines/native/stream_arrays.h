@@ -113,15 +113,16 @@ class StreamArrays {
         return s > complete && static_cast<double>(received[p * ring + s % static_cast<std::int64_t>(ring)]) <= time ? s - 1 : complete;
     }
 
-    // A stream of fewer than `young` slots, and none of a recording, has slots given up where no later frame has come: the first one after
-    // `gap` of them, when it is stale, the second never. Where one has come, they are given up `hole` after it at the latest.
+    // Where no later frame has come, streams have as many slots given up as they had, but for those of fewer than `young`, which have none, and
+    // then only when `gap` slots are over, which makes them stale; those of a recording are waited for. Where one has come, they are given up `hole` after it at the latest.
     void deadlines(std::size_t used, In<std::int64_t> watermark, double slack, double hole, std::int64_t young, std::int64_t gap, Out<double> out) const {
         if (used > places) throw std::out_of_range("more places than there are");
         constexpr double never = std::numeric_limits<double>::infinity();
         for (std::size_t p = 0; p < used; ++p) {
             const std::int64_t complete = watermark.data()[p];
             const bool holes = newest[p] > complete;
-            const std::int64_t patience = !holes && newest[p] - first[p] + 1 < young ? gap : 0;
+            const std::int64_t slots = newest[p] - first[p] + 1, earned = slots < young ? 0 : std::min(slots, gap), given_up = complete - newest[p];
+            const std::int64_t patience = !holes && given_up >= earned ? gap - given_up : 0;
             double due = lossless[p] && !holes ? never : clock.due(p, complete + 1 + patience);
             if (holes)
                 if (const std::int64_t s = overtaking(p, complete); s > complete)

@@ -103,8 +103,9 @@ class StreamArrays:
     def deadlines(self, used: int, watermark: Slots, slack: float, hole: float, young: int, gap: int) -> Times:
         """[used] when the first slot that is not complete has to be given up, or something else be decided.
 
-        Where no later frame came, streams of fewer than `young` slots wait for `gap` slots more, and those of a
-        recording for ever. Where one came, they wait for `hole` (and the slack) after it at the longest.
+        Where no later frame came, streams have at most `gap` slots given up, and no more than they had, none if these
+        are fewer than `young`; then they wait until `gap` slots are over, and those of a recording for ever. Where one
+        came, they wait for `hole` (and the slack) after it at the longest.
         """
         deadlines = np.empty(used)
         self.compiled.deadlines(used, watermark, slack, hole, young, gap, deadlines)

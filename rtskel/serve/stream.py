@@ -42,6 +42,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from rtskel.refine import RefinerBank
 from rtskel.serve.arrays import PlaceTable, StreamArrays
 from rtskel.serve.config import StreamConfig
@@ -57,7 +59,10 @@ MAX_NUMBER = 2**62
 """Largest frame number and source time taken: what is derived from them stays within 64 bits."""
 
 YOUNG = 3
-"""A stream of fewer slots is not filled in before a later frame comes."""
+"""A stream of fewer slots is not filled in before a later frame comes, others by as many slots as they have."""
+
+SILENT = SECOND // 5
+"""After so long without a frame, beside the slack, such a stream gives its place to another, if there is no other."""
 
 MIN_FPS = 0.1
 """Lowest rate taken: deadlines are counted in frames."""
@@ -141,11 +146,24 @@ class Common:
         return False
 
     def has_room(self, msg: RawPose, now: int) -> bool:
-        """Whether there is a place for another stream; else it is refused."""
+        """Whether there is a place for another stream; else it is refused, and a young one that is silent makes room
+        for its next frame.
+        """
         if self.places.full:
             detail = f"stream {msg.stream} refused: {len(self.places)} streams are served already (max_streams)"
             self.reports.offend(msg.stream, "refused", detail, now)
+            self._make_room(now)
         return not self.places.full
+
+    def _make_room(self, now: int) -> None:
+        arrays, used = self.arrays, slice(self.places.used)
+        young = arrays.live[used] & ~arrays.lossless[used] & (arrays.newest[used] - arrays.first[used] + 1 < YOUNG)
+        heard = np.where(young, arrays.heard[used], now)
+        place = int(heard.argmin())
+        if heard[place] + self.slack + SILENT < now:
+            stream = self.places[place]
+            if stream.state is State.OPEN and not stream.waiting:
+                stream.close("stale", "its place is for another")
 
 
 class Stream:
@@ -229,11 +247,12 @@ class Stream:
         return self._corrected or self.source.fps
 
     @property
-    def filled(self) -> bool:
-        """Whether slots are filled in where no later frame has come: not of a recording, whose next frame is waited
-        for, and not of a young stream, which may be somebody's mistake.
+    def filled(self) -> int:
+        """How many slots are filled in where no later frame has come: none of a recording, whose next frame is waited
+        for, nor of a young stream, which may be somebody's mistake; of others as many as there were before.
         """
-        return not self.source.lossless and self.newest - self._first[0] + 1 >= YOUNG
+        slots = self.newest - self._first[0] + 1
+        return 0 if self.source.lossless or slots < YOUNG else min(slots, self._common.config.max_gap)
 
     def number(self, msg: RawPose) -> int:
         """The frame number of a message: as sent, or by its time."""

@@ -27,9 +27,10 @@ What a user can rely on, for a stream of `fps` frames a second:
   up. So is one for longer than a second, and the slack, after a frame that came behind it: slow streams do not
   wait for several of their frames. Where no more frames can wait for holes, they are given up at once.
 - *Stall.* When frames stop coming, missing slots are published at their deadlines up to `max_gap` after the last
-  frame; of a stream of fewer than three slots, which may be a tracker's mistake, none. Then the rest that is due
-  comes out, flagged FLUSHED, and the event `stale` says that nothing follows until a frame does. A `lossless`
-  stream is not given up: its next frame is waited for until `idle_s`.
+  frame, but no more than the stream had before; of one of fewer than three slots, which may be a tracker's mistake,
+  none: no frame causes more than its own work once more. After `max_gap` slots the rest that is due comes out, flagged
+  FLUSHED, and the event `stale` says that nothing follows until a frame does. A `lossless` stream is not given up: its
+  next frame is waited for until `idle_s`.
 - *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap of
   more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch or other axes, or where numbers or
   times go back (event `reset`). What was due before comes out first. A number that leaps ahead while frames are
@@ -44,6 +45,8 @@ What a user can rely on, for a stream of `fps` frames a second:
   captured after the end; else it is late.
 - *Idle.* A stream that sends nothing for `idle_s` is ended if it was not (event `end`, detail "idle") and forgotten
   (event `evicted`): its place is free for another, and its number in the output begins at 0 again.
+- *Room.* Where `max_streams` are served, frames of other streams are refused. A stream of fewer than three slots that
+  has been silent for a fifth of a second (and the slack) then gives its place to the next frame of another one.
 - *Overload.* No frame is dropped here, and every slot is published. But where a live stream's frames have waited
   for the engine for longer than `behind_s`, or no more can wait, its newest window is refined next and the older
   ones are left out, and so it goes on until the engine has caught up. Slots that wanted those windows are averaged
@@ -314,7 +317,7 @@ class StreamTable:
             if stream.state is State.ENDING:
                 last = stream.end_slot if now >= arrays.until[stream.place] else min(last, stream.end_slot)
             else:
-                last = min(last, stream.newest + (self.config.max_gap if stream.filled else 0))
+                last = min(last, stream.newest + stream.filled)
             complete = int(watermark[stream.place])
             last = max(last, arrays.overtaken(stream.place, complete, now - self._common.slack - MAX_HOLE))
             first = complete + 1

@@ -64,7 +64,9 @@ class NumpyStreamArrays:
     def deadlines(self, used, watermark, slack, hole, young, gap, out):
         complete, newest = watermark[:used], self.newest[:used]
         holes = newest > complete
-        patience = np.where(~holes & (newest - self.first[:used] + 1 < young), gap, 0)
+        slots, given_up = newest - self.first[:used] + 1, complete - newest
+        earned = np.where(slots < young, 0, np.minimum(slots, gap))
+        patience = np.where(~holes & (given_up >= earned), gap - given_up, 0)
         due = self.clock.due(slice(used), complete + 1 + patience)
         due = np.where(self.lossless[:used] & ~holes, math.inf, due)
         given_up = [self._overtaking(p, int(complete[p]))[1] + hole if holes[p] else math.inf for p in range(used)]
