@@ -11,7 +11,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from rtskel.client import GroupPublisher
+from rtskel.client import GroupPublisher, Subscriber
 from rtskel.engine import open_engine
 from rtskel.refine import refine
 from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, rtskel
@@ -50,6 +50,28 @@ def test_a_second_signal_ends_at_once(numbers):
             server.send(number)
         server.process.wait(PATIENCE)
         assert time.monotonic() - began < 10
+
+
+def test_a_reader_that_never_reads_does_not_hold_up_the_end():
+    """What it does not take is given up after the time for the last messages; others have everything."""
+    with (
+        ServerProcess() as server,
+        Subscriber(server.refined, queue=1, heartbeats=True) as dead,
+        Reader(server.refined, batches=True) as reader,
+    ):
+        dead.wait_for_server(PATIENCE)
+        with GroupPublisher(server.raw, group="g", fps=25) as sender:
+            sender.wait_for_subscriber(PATIENCE)
+            names = [f"s{k}" for k in range(64)]
+            for n in range(100):
+                assert sender.send(names, np.stack([clip(100)[n]] * 64), seq=n, block=True)
+            reader.until(lambda reader: len(reader.select("s63", 0)) == 100)
+        server.send(signal.SIGTERM)
+        reader.until(lambda reader: sum(event.kind == "end" for event in reader.events) == 64, "all ends")
+        server.process.wait(PATIENCE)
+        assert server.process.returncode == 0
+        for name in names:
+            assert [pose.seq for pose in reader.select(name, 4)] == list(range(100))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)

