@@ -7,10 +7,12 @@
 
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -25,6 +27,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -48,6 +51,7 @@ class HoardWatch {
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the thread that waits for them
         thread = std::thread([this] { run(); });
+        pthread_setname_np(thread.native_handle(), "rtskel/hoards");
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
 #endif
     }
