@@ -75,6 +75,7 @@ def main() -> None:
         return FAULTS[fault](y)
 
     engine._run = faulty  # type: ignore[method-assign]
+    engine.may_hang = True
     sys.argv[:] = ["rtskel", *sys.argv[2:]]
     sys.exit(command_line())
 
