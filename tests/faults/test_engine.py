@@ -123,7 +123,7 @@ def test_a_hang_is_told_passed_by_and_ended_by_sigterm(fault, tmp_path):
             played.send(20)  # they come out, one by one
             reader.until_counted("engine")
             late = [pose for pose in reader.select("a", 0) if pose.source_seq > 20]
-            assert all(pose.flags & Flag.PASSTHROUGH for pose in late)
+            assert late[0].flags & Flag.PASSTHROUGH  # and so on until another engine was opened in its place
         began = time.monotonic()
         server.send(signal.SIGTERM)
         try:
