@@ -92,6 +92,17 @@ def test_a_publisher_is_held_to_its_share(kind, size, count):
         assert most < before + SLACK + count * PER_PUBLISHER
 
 
+@pytest.mark.parametrize(("kind", "size"), [("many parts", 0), ("bodies", 100)])
+def test_a_flood_does_not_hold_up_the_end(kind, size):
+    """The server reads what comes for as long as it may, and says how much was left: then it ends, whoever goes on."""
+    with ServerProcess("--drain-s", 0.5) as server, Neighbour(server) as neighbour:
+        with attackers(server, kind, size, 2):
+            neighbour.served(10)
+            status, said = server.end()
+        assert status in (0, 1)
+        assert "no progress" not in said
+
+
 def test_a_message_without_end_is_told():
     with ServerProcess() as server, undisturbed(server), Reader(server.refined) as reader:
         with attackers(server, "parts without end", 100):
