@@ -113,11 +113,11 @@ def guard_signals(numbers: list[int], patience: int) -> None:
     """
 
 class HoardWatch:
-    """A thread that hangs up on connections of a TCP port by which messages without end come; see
-    engines/native/hoards.h.
+    """A thread that hangs up on connections that this process has accepted on a TCP port of a numeric address, if
+    messages without end come by them; see engines/native/hoards.h.
     """
 
-    def __init__(self, port: int, unfinished: int, most: int, interval: float, waker: int) -> None: ...
+    def __init__(self, host: str, port: int, unfinished: int, most: int, interval: float, waker: int) -> None: ...
     def read(self, descriptors: list[int], all: bool) -> None:
         """Whole messages were read that came by these descriptors; `all`: and now there are no others."""
 

@@ -19,14 +19,14 @@ MOST, UNFINISHED = 1 << 20, 1 << 16
 class Taken:
     """A port of which this test is the server: it accepts, takes bytes and asks who is cut off."""
 
-    def __init__(self, interval=0.001):
-        self.listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, host="127.0.0.1", port=0, family=socket.AF_INET, watched=None):
+        self.listener = socket.create_server((host, port), family=family)
         self.wake, self.waker = os.pipe()
         port = self.listener.getsockname()[1]
-        self.watch = native.HoardWatch(port, UNFINISHED, MOST, interval, self.waker)
+        self.watch = native.HoardWatch(watched or host, port, UNFINISHED, MOST, 0.001, self.waker)
 
     def connection(self):
-        peer = socket.create_connection(self.listener.getsockname())
+        peer = socket.create_connection(self.listener.getsockname()[:2])
         return peer, self.listener.accept()[0]
 
     @staticmethod
@@ -87,6 +87,28 @@ def test_a_message_without_end_is_cut_off_and_no_other():
                 end.close()
 
 
+@pytest.mark.parametrize(
+    ("host", "watched", "family"),
+    [
+        ("127.0.0.1", "0.0.0.0", socket.AF_INET),
+        ("::1", "::1", socket.AF_INET6),
+        ("::1", "::", socket.AF_INET6),
+        ("127.0.0.1", "localhost", socket.AF_INET),  # what is no number means all
+    ],
+)
+def test_addresses(host, watched, family):
+    try:
+        server = Taken(host, family=family, watched=watched)
+    except OSError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+    with server:
+        pair = server.connection()
+        server.send(pair, 2 * MOST)
+        assert server.told() == 1
+        for end in pair:
+            end.close()
+
+
 def test_what_waits_unread_is_bounded_though_the_server_does_not_read():
     with Taken() as server:
         waits, floods = server.connection(), server.connection()
@@ -104,16 +126,29 @@ def test_what_waits_unread_is_bounded_though_the_server_does_not_read():
 
 
 def test_connections_of_other_ports_are_nobody_s_business():
-    with Taken() as server, Taken() as other:
+    with Taken() as server, Taken("127.0.0.2", server.listener.getsockname()[1]) as other:
         pair = other.connection()
-        server.send(pair, MOST // 2)
+        other.watch.stop()
+        server.send(pair, 2 * MOST)
         assert not server.is_cut(pair)
-        # The same descriptor, another connection: what the one before took does not count.
-        number = pair[1].fileno()
-        pair[1].close()
-        pair[0].close()
-        again = server.connection()
-        assert again[1].fileno() in (number, number + 1)
-        assert not server.is_cut(again)
-        for end in again:
+        for end in pair:
+            end.close()
+
+
+def test_another_connection_by_the_same_descriptor_is_another():
+    """That the one before it was cut off does not count."""
+    with Taken() as server:
+        peer, own = server.connection()
+        server.send((peer, own), 2 * MOST)
+        assert server.told() == 1
+        number = own.fileno()
+        peer.close()
+        again = socket.create_connection(server.listener.getsockname())
+        accepted = server.listener.accept()[0]
+        os.dup2(accepted.fileno(), number)
+        accepted.close()
+        assert not server.is_cut((again, own))
+        server.send((again, own), 2 * MOST)
+        assert server.told() == 1
+        for end in own, again:
             end.close()

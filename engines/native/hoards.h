@@ -5,6 +5,7 @@
 
 #include "module.h"
 
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -15,12 +16,14 @@
 #include <iterator>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #ifdef __linux__
+#include <arpa/inet.h>
 #include <csignal>
 #include <cstdlib>
 #include <dirent.h>
@@ -38,14 +41,14 @@
 
 namespace rtskel {
 
-// Watches the TCP connections that this process has accepted on `port`. What ZeroMQ holds of one is what it has taken from the kernel since a
+// Watches the TCP connections that this process has accepted on a port of an address of this machine (of all, if it is that). What ZeroMQ holds of one is what it has taken from the kernel since a
 // whole message of it was last read. A connection is hung up on if that is more than `most` bytes; or more than `unfinished` bytes, and the
 // server has since read all whole messages twice, of which none was of this connection. While there is such a one, a byte is written to
 // `waker`, so that the server reads.
 class HoardWatch {
   public:
-    HoardWatch(int port, std::uint64_t unfinished, std::uint64_t most, double interval, int waker)
-        : port(port), unfinished(unfinished), most(most), interval(interval), waker(waker) {
+    HoardWatch(const std::string& host, int port, std::uint64_t unfinished, std::uint64_t most, double interval, int waker)
+        : host(host), port(port), unfinished(unfinished), most(most), interval(interval), waker(waker) {
 #ifdef __linux__
         sigset_t all, before;
         sigfillset(&all);
@@ -81,6 +84,7 @@ class HoardWatch {
     }
 
   private:
+    const std::string host;
     const int port;
     const std::uint64_t unfinished, most;
     const std::chrono::duration<double> interval;
@@ -173,9 +177,19 @@ class HoardWatch {
         socklen_t listens_size = sizeof listens;
         if (getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size)) return false;
         if (getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) || listens) return false;
-        if (address.ss_family == AF_INET) return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port) == port;
-        if (address.ss_family == AF_INET6) return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port) == port;
-        return false;
+        if (address.ss_family == AF_INET) {
+            const auto& own = reinterpret_cast<const sockaddr_in&>(address);
+            return ntohs(own.sin_port) == port && is_host(AF_INET, &own.sin_addr, sizeof own.sin_addr);
+        }
+        const auto& own = reinterpret_cast<const sockaddr_in6&>(address);
+        return address.ss_family == AF_INET6 && ntohs(own.sin6_port) == port && is_host(AF_INET6, &own.sin6_addr, sizeof own.sin6_addr);
+    }
+
+    // Whether that is the address; every one is if it is a wildcard, or none of this family.
+    bool is_host(int family, const void* address, std::size_t size) const {
+        in6_addr wanted = {};
+        const in6_addr any = {};
+        return inet_pton(family, host.c_str(), &wanted) != 1 || !std::memcmp(&wanted, &any, size) || !std::memcmp(&wanted, address, size);
     }
 
     // That have come by a connection since it was made, and that ZeroMQ has taken from the kernel.
@@ -204,7 +218,7 @@ class HoardWatch {
 
 inline void bind_hoards(nb::module_& m) {
     nb::class_<HoardWatch>(m, "HoardWatch")
-        .def(nb::init<int, std::uint64_t, std::uint64_t, double, int>(), nb::arg("port"), nb::arg("unfinished"), nb::arg("most"),
+        .def(nb::init<const std::string&, int, std::uint64_t, std::uint64_t, double, int>(), nb::arg("host"), nb::arg("port"), nb::arg("unfinished"), nb::arg("most"),
              nb::arg("interval"), nb::arg("waker"))
         .def("read", &HoardWatch::read)
         .def("found", &HoardWatch::found)

@@ -128,7 +128,8 @@ class Sockets:
 
             # More than a valid publisher can have unread: a full queue of the largest messages, and a quarter.
             most = max(2 * MAX_UNFINISHED, 5 * self._config.receive_queue * (wire.MAX_BODY + MAX_TOPIC) // 4)
-            self._hoards = native.HoardWatch(int(raw.rpartition(":")[2]), MAX_UNFINISHED, most, WATCH_S, self._waker)
+            host, _, port = raw.removeprefix("tcp://").rpartition(":")
+            self._hoards = native.HoardWatch(host.strip("[]"), int(port), MAX_UNFINISHED, most, WATCH_S, self._waker)
         return raw, _bind(self._refined, self._config.refined)
 
     def close(self) -> None:
