@@ -48,8 +48,9 @@ What a user can rely on, for a stream of `fps` frames a second:
 - *Room.* Where `max_streams` are served, frames of other streams are refused. A stream of fewer than three slots that
   has been silent for a fifth of a second (and the slack) then gives its place to the next frame of another one.
 - *Overload.* No frame is dropped here, and every slot is published. But where a live stream's frames have waited
-  for the engine for longer than `behind_s`, or no more can wait, its newest window is refined next and the older
-  ones are left out, and so it goes on until the engine has caught up. Slots that wanted those windows are averaged
+  for the engine for longer than `behind_s`, its newest window is refined next and the older ones are left out; and
+  where no more can wait, or that has happened and the engine has not caught up since, so it is with every stream that
+  has as many windows waiting as others have on average, or more. Slots that wanted those windows are averaged
   over the ones that did run (PARTIAL_AVERAGE), or pass through as they came (PASSTHROUGH). The windows left out are
   counted as `overload`. So it is with a stream whose end has come: what waits of it does not delay others once the
   load is over. `max_age_s` bounds the age of what comes out, see `StreamConfig`. Streams that are `lossless` have every
