@@ -398,6 +398,31 @@ def test_times_that_are_rounded_or_stand_still_refuse_no_frame():
         assert sum(p.receive_ns > 0 for p in rig.select(0)) == 200
 
 
+@pytest.mark.parametrize("fps", [12, 25, 29.97, 60])
+@pytest.mark.parametrize("step_ms", [10, 100, 1000])
+def test_coarse_times_invent_no_slot(fps, step_ms):
+    """Times in tenths or whole seconds: several frames have the same, and still each is the next one."""
+    captured = [n / fps * SECOND for n in range(300)]
+    times = [10**13 + int(t) // (step_ms * MS) * step_ms * MS for t in captured]
+    came = (frame(n, seq=None, fps=float(fps), at=t) for n, t in enumerate(times))
+    rig = Rig().play(zip(map(int, captured), came, strict=True)).stop()
+    poses = rig.select(0)
+    assert len(poses) == 300
+    assert all(p.receive_ns > 0 for p in poses)
+    assert rig.kinds() == ["start", "end"]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+def test_a_rate_stands_where_frames_are_dropped_at_random(share):
+    """A third of the frames is lost at random: the times between the others do not say that the rate is another."""
+    rng = np.random.default_rng(3)
+    came = [n for n in range(500) if n == 0 or rng.random() > share]
+    times = [10**12 + n * PERIOD for n in came]
+    rig = Rig().play((n * PERIOD, frame(n, seq=None, at=t)) for n, t in zip(came, times, strict=True)).stop()
+    assert [k for k, p in enumerate(rig.select(0)) if p.receive_ns > 0] == came
+    assert "rate" not in rig.kinds()
+
+
 def test_dropped_frames_leave_holes_in_time():
     rng = np.random.default_rng(2)
     came = [n for n in range(300) if n % 11 not in (4, 5) or n == 0]

@@ -4,8 +4,11 @@ A camera that says 30 frames a second gives 29.97, its times jitter by some mill
 rate that is plainly wrong. So slots are not counted from the first frame on: they follow the phase of the frames.
 
 - In order of time every frame gets a slot of its own: the nearest one to its time, but at least the next.
-- The phase moves by the share `FOLLOW` of each frame's error, the period by `LEARN` of it.
-- Where the median of the times between frames contradicts the period for a second, the period becomes that median.
+- The phase moves by the share `FOLLOW` of each frame's error, the period by `LEARN` of it. Where times are coarser than
+  the frames (whole seconds, tenths), so that several have the same, only the first of these says something.
+- Where the times between frames contradict the period for a second, the period becomes their median: where most are
+  shorter, or three in four are longer (when frames are lost, some are longer, but not all). Of coarse times the mean
+  is taken, over several of their steps.
 """
 
 from __future__ import annotations
@@ -26,7 +29,13 @@ DRIFT = 1.08
 """Factor by which the period may move away from what was claimed or corrected."""
 
 TOLERANCE = 1.12
-"""A median that differs from the period by more than this factor contradicts it."""
+"""Times between frames that differ from the period by more than this factor contradict it."""
+
+COARSE_TOLERANCE = 1.5
+"""So much longer it has to be where times are coarse, for their mean is also longer if frames are lost."""
+
+STEPS = 5
+"""Steps of coarse times that are waited for."""
 
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 """Rates that a camera may turn out to have."""
@@ -65,8 +74,11 @@ class Phase:
             return
         self._between.append(msg.time_ns - self._newest.time_ns)
         self._span += self._between[-1]
+        again = msg.time_ns == self._newest.time_ns
         self._slot, self._newest = slot, msg
         self._time += slots * self.period
+        if again:
+            return
         error = msg.time_ns - self._time
         if abs(error) > 2 * slots * self.period:  # times and rate have nothing to do with each other
             self._time += error
@@ -79,11 +91,15 @@ class Phase:
         """The period that the frames of the last second have, if that is another one; else 0."""
         if self._span < SECOND or len(self._between) < (3 if self._span >= 3 * SECOND else 8):
             return 0.0
-        median = float(sorted(self._between)[len(self._between) // 2])
-        self._between, self._span = [], 0
-        if not SECOND / MAX_FPS <= median <= SECOND / MIN_FPS:
+        between = np.array(self._between, float)
+        coarse = not between.all()
+        if coarse and self._span < STEPS * between.max():
             return 0.0
-        return median if max(median, self._base) > TOLERANCE * min(median, self._base) else 0.0
+        self._between, self._span = [], 0
+        typical = float(between.mean() if coarse else np.median(between))
+        least, tolerance = (typical, COARSE_TOLERANCE) if coarse else (float(np.quantile(between, 0.25)), TOLERANCE)
+        contradicts = typical * TOLERANCE < self._base or least > tolerance * self._base
+        return typical if contradicts and SECOND / MAX_FPS <= typical <= SECOND / MIN_FPS else 0.0
 
     def agrees(self, held: RawPose, msg: RawPose) -> float:
         """The period by the last taken frame, one that leapt and the next, if these are evenly spaced; else 0."""
