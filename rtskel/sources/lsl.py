@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import RtskelError
+from rtskel.sinks.lsl import UNITS
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50, axes_matrix
 from rtskel.sources import Frame, Source, SourcePlugin
 
@@ -58,6 +59,7 @@ class LslSource(Source):
         if not self.fps > 0:
             raise RtskelError(f"lsl: outlet {info.name()!r} states no rate: refinement needs one")
         self._joints, self._parts, self._channels = _layout(info)
+        self.unit = _unit(info, int(self._channels[0]))
         self.mirrored = _setup(info, "mirrored") == "true"
         self.axes = axes or _setup(info, "axes") or CANONICAL_AXES
         axes_matrix(self.axes)
@@ -103,6 +105,16 @@ def _layout(info: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np
         )
     joints, of, channels = np.array(found, np.int64).T
     return joints, of, channels
+
+
+def _unit(info: Any, number: int) -> str | None:
+    """The unit that a channel states; None: none, or an unknown one."""
+    channel = info.desc().child("channels").child("channel")
+    for _ in range(number):
+        channel = channel.next_sibling("channel")
+    unit: str = channel.child_value("unit")
+    known = {theirs: ours for ours, theirs in UNITS.items()}
+    return None if unit in ("", "unknown") else known.get(unit, unit)
 
 
 def _setup(info: Any, name: str) -> str:

@@ -75,7 +75,8 @@ class _Take:
         if last is None:
             return True
         alike = pose.xyz.shape == last.xyz.shape and all(
-            getattr(pose, name) == getattr(last, name) for name in ("source_epoch", "skeleton", "axes", "mirrored")
+            getattr(pose, name) == getattr(last, name)
+            for name in ("source_epoch", "skeleton", "axes", "mirrored", "about")
         )
         step = slot_of(pose) - slot_of(last)
         return alike and (step == 1 or 0 < step <= MAX_HOLE_S * last.fps)
@@ -114,7 +115,10 @@ class _Take:
             skeleton=last.skeleton,
             axes=last.axes,
             mirrored=last.mirrored,
-            unit="unknown",
+            unit=last.about.unit or "unknown",
+            person=last.about.person,
+            view=last.about.view,
+            image_size=last.about.image_size,
             lookahead=last.lookahead,
             **columns,
         )
