@@ -160,8 +160,8 @@ def _marked(head: bytes, folders: bool = False) -> Format | None:
 def _of_folder(path: Path) -> str:
     if path.suffix.lower() in SUFFIXES:
         raise FormatError(f"{path}: is a directory")
-    for file in frames.files_in(path)[:100]:  # pictures with nobody in them tell nothing
-        marked = _marked(head_of(file), folders=True)
+    for name in frames.names_in(path)[:100]:  # pictures with nobody in them tell nothing
+        marked = _marked(head_of(path / name), folders=True)
         if marked is not None:
             return marked.name
     return openpose.FORMAT.name

@@ -72,14 +72,14 @@ def read_openpose(path: Path, options: Options) -> list[Recording]:
     fps = options.need(path, "fps", "OpenPose's files do not say how many frames a second")
     recordings = []
     for name, files in clips.items():
-        rows = [
-            row for number, file, value in values_of(files, options) for row in _people(number, file, value, options)
-        ]
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, so the point is missing
+            values = values_of(files, options)
+            rows = [row for number, file, value in values for row in _people(number, file, value, options)]
         recordings += _clip(path, name, rows, fps, options)
     return recordings
 
 
-def _people(number: int, file: Path, value: Any, options: Options) -> list[_Row]:
+def _people(number: int, file: str, value: Any, options: Options) -> list[_Row]:
     """The people of one frame."""
     if not isinstance(value, dict) or ("people" not in value and _KNOWN.isdisjoint(value)):
         raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
@@ -130,8 +130,7 @@ def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[
             else f"{'x, y, z' if width == 4 else 'x, y'}, confidence of each point"
         )
         raise FormatError(f"{place}, {key}: {values.size} numbers, {expected} expected")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, so the point is missing
-        return values.astype(np.float32).reshape(-1, width)
+    return values.astype(np.float32).reshape(-1, width)
 
 
 def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options) -> list[Recording]:
@@ -182,7 +181,8 @@ def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[n
     points = {}
     for at, (component, names) in enumerate(layout.components.items()):
         empty = np.zeros((len(names), rows[0][1][0].shape[1]), np.float32)
-        points[component] = np.stack([parts[at] if len(parts[at]) else empty for _, parts in rows])
+        each = [parts[at] if len(parts[at]) else empty for _, parts in rows]
+        points[component] = np.concatenate(each).reshape(len(rows), *empty.shape)
     sure = {component: array[..., -1] for component, array in points.items()}
     points = {component: array[..., :-1] for component, array in points.items()}
     return gather(layout, points, stated_confidence(points, sure, options))

@@ -167,7 +167,7 @@ def read_wholebody(path: Path, options: Options) -> list[Recording]:
     return _read_arrays(path, options) if zipfile.is_zipfile(path) else _read_json(path, options)
 
 
-def _picture(number: int, file: Path, value: Any, options: Options) -> list[Row]:
+def _picture(number: int, file: str, value: Any, options: Options) -> list[Row]:
     """The people of a file that holds one picture."""
     found = _frames(file, value)
     if len(found) > 1:
@@ -175,7 +175,7 @@ def _picture(number: int, file: Path, value: Any, options: Options) -> list[Row]
     return [row for frame in found for row in _people(f"{file}", number, frame["instances"], options)]
 
 
-def _frames(path: Path, value: Any) -> list[dict[str, Any]]:
+def _frames(path: Path | str, value: Any) -> list[dict[str, Any]]:
     frames = value
     if isinstance(value, dict):
         frames = next((value[key] for key in ("instance_info", "instances", "predictions") if key in value), None)
