@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rtskel.formats import read, write
-from rtskel.tools.collect import Collector, filled, latency, percentiles
+from rtskel.formats.capture import Collector
+from rtskel.tools.collect import filled, latency, percentiles
 from rtskel.wire import About, Flag, RefinedPose
 
 MS = 1_000_000

@@ -20,6 +20,7 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
 | `vrma`, `glb` | animation of VRM's humanoid bones, glTF (`.vrma`) | | yes | |
 | `mcap` | messages with time stamps (`.mcap`) | | yes | |
+| `capture` | `.part`, what `rtskel subscribe --save` leaves if it dies (`.capture`) | yes | | |
 
 To add a reader:
 
@@ -44,6 +45,7 @@ from rtskel.errors import FormatError
 from rtskel.formats import (
     alphapose,
     bvh,
+    capture,
     frames,
     freemocap,
     markers,
@@ -94,6 +96,7 @@ __all__ = [
 ]
 
 _FORMATS = (  # in the order in which marks are looked for
+    capture.FORMAT,
     posefile.FORMAT,
     markers.TRC,
     freemocap.NPY,

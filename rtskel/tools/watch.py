@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from rtskel.client import ServerBack, ServerGone
 from rtskel.client.subscriber import Given
+from rtskel.formats.capture import slot_of
 from rtskel.skeleton import SKELETONS
 from rtskel.text import printable
-from rtskel.tools.collect import latency, slot_of
+from rtskel.tools.collect import latency
 from rtskel.wire import About, Event, Flag, Heartbeat, RefinedPose
 
 if TYPE_CHECKING:
