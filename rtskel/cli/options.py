@@ -28,6 +28,13 @@ class Parser(argparse.ArgumentParser):
         """Raise `RtskelError` instead of ending the process."""
         raise RtskelError(f"{message} (see {self.prog} --help)")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with `unknown` for what no option takes."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.unknown(unknown)
+        return found
+
     def unknown(self, arguments: Sequence[str]) -> NoReturn:
         """Raise the error for arguments that no option takes."""
         name = arguments[0].partition("=")[0]

@@ -8,6 +8,7 @@ The outlet's channels must be labelled by joint and part, `nose_x`, `nose_y`, `n
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from typing import Any
 
@@ -32,12 +33,16 @@ class LslSource(Source):
         axes: where x, y and z grow; None: as the outlet says, else canonical.
 
     Raises:
-        RtskelError: none is found, or several; its channels name no joint; it states no rate.
+        RtskelError: invalid axes or timeout; none is found, or several; its channels name no joint; it states no rate.
     """
 
     def __init__(
         self, name: str | None = None, type: str = "MoCap", timeout: float = 10.0, axes: str | None = None
     ) -> None:
+        if axes is not None:
+            axes_matrix(axes)
+        if not 0 < timeout < math.inf:
+            raise RtskelError(f"lsl: {timeout:g} s to find an outlet: a number above 0 expected")
         try:
             import pylsl
             from pylsl.util import LostError
