@@ -10,7 +10,7 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
 | `openpose` | OpenPose's JSON, also of Pose2Sim, Sports2D, AI-Hub (`.openpose`) | yes | | fps |
 | `wholebody` | MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
-| `alphapose` | AlphaPose's JSON, COCO's results (`.alphapose`) | yes | | fps |
+| `alphapose` | AlphaPose's JSON, COCO's results and annotations (`.alphapose`) | yes | | fps |
 | `holistic` | MediaPipe's landmarks as arrays (`.mediapipe_arrays`) | yes | | fps if absent; depth_scale for 3D |
 | `mediapipe` | MediaPipe's results as JSON (`.mediapipe_json`) | yes | | fps or times, image_size |
 | `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |

@@ -25,7 +25,11 @@ def names_in(folder: Path, options: Options | None = None) -> list[str]:
     if options is not None and len(shown) < len(every):
         hidden = next(name for name in every if name.startswith("."))
         options.note(f"hidden files skipped: {len(every) - len(shown)} ({hidden}, ...)")
-    shown = [name for name in shown if name.endswith("keypoints.json")] or shown
+    if (named := [name for name in shown if name.endswith("keypoints.json")]) and len(named) < len(shown):
+        if options is not None:
+            other = next(name for name in shown if not name.endswith("keypoints.json"))
+            options.note(f"files not called ..._keypoints.json skipped: {len(shown) - len(named)} ({other}, ...)")
+        shown = named
     if not shown:
         below = sum(1 for path in folder.glob("*/*.json") if not path.name.startswith("."))
         where = f" ({below} in its subfolders: read those one by one)" if below else ""

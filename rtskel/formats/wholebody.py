@@ -45,7 +45,7 @@ from rtskel.skeleton import CANONICAL_AXES, NECK
 
 _KNOWN_OF_INSTANCE = {"keypoints", "keypoint_scores", "track_id", "bbox", "bbox_score", "bbox_scores"}
 _KNOWN_OF_INSTANCE |= {"keypoints_visible", "track_bbox", "transformed_keypoints"}
-_KNOWN_OF_INSTANCE |= {"score", "keypoints3D", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
+_KNOWN_OF_INSTANCE |= {"score", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
 _KNOWN_ARRAYS = {"keypoints", "scores", "keypoint_scores", "fps", "image_size", "track_id", "person_id"}
 
 
@@ -229,7 +229,9 @@ def _spelled(points: Any, scores: Any) -> tuple[Any, Any]:
     """Keypoints and scores as lists: MMPose's, TensorFlow.js' list of objects, or Ultralytics' object of lists."""
     if isinstance(points, list) and points and all(isinstance(point, dict) for point in points):
         sure = [point.get("score", point.get("confidence", 1.0)) for point in points]
-        return [[point.get("x"), point.get("y")] for point in points], sure
+        held = [(point, point.get("position")) for point in points]  # by PoseNet
+        places = [place if isinstance(place, dict) else point for point, place in held]
+        return [[place.get("x"), place.get("y")] for place in places], sure
     if isinstance(points, dict) and isinstance(points.get("x"), list) and isinstance(points.get("y"), list):
         pairs = [list(pair) for pair in zip(points["x"], points["y"], strict=False)]
         return pairs, points.get("visible", points.get("confidence", scores))
