@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rtskel import wire
-from rtskel.client.socket import Closing, Context, deadline_of
+from rtskel.client.socket import Context, deadline_of
 from rtskel.client.uplink import Frame, Uplink, log
+from rtskel.closing import Closing
 from rtskel.curve import ClientKeys
 from rtskel.errors import AccessError, WireError
 from rtskel.skeleton import CANONICAL_AXES, SKELETONS, UPPER_BODY_50

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.client import Publisher
-from rtskel.client.socket import Closing
+from rtskel.closing import Closing
 from rtskel.curve import ClientKeys
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50
 

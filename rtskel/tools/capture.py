@@ -12,9 +12,9 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
+from rtskel.closing import Closing
 from rtskel.errors import FormatError, RtskelError, WireError
 from rtskel.formats.capture import LENGTHS, MAGIC, SUFFIX, collected
 from rtskel.tools.collect import save
@@ -24,7 +24,7 @@ FLUSH_S = 0.5
 """Poses are appended this often."""
 
 
-class Capture:
+class Capture(Closing):
     """Appends poses to `path`.part; `finish` turns them into the recording `path`. A context manager.
 
     Attributes:
@@ -135,14 +135,6 @@ class Capture:
     def close(self) -> None:
         """Close the `.part` file, which stays where it is."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _create(path: str) -> tuple[str, IO[bytes]]:
