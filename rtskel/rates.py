@@ -96,6 +96,26 @@ def frame_numbers(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
     return numbers
 
 
+def in_ns(times: NDArray[np.float64], unit: float = 0.0) -> NDArray[np.int64] | None:
+    """Times in ns.
+
+    Args:
+        times: [N] of a clock.
+        unit: ns in theirs; 0: unknown, so the one in which frames are 2 to 1000 ms apart.
+
+    Returns:
+        None if they are in no such unit, not finite, or too far away.
+    """
+    steps = np.diff(times)
+    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if not unit:
+        unit = next((each for each in (1e9, 1e6, 1e3, 1.0) if 0.002 <= step * each / 1e9 <= 1.0), 0.0)
+    if not unit or not np.isfinite(times).all() or np.abs(times).max() * unit >= 2.0**62:
+        return None
+    whole: NDArray[np.int64] = round(float(times[0]) * unit) + np.rint((times - times[0]) * unit).astype(np.int64)
+    return whole
+
+
 def measured(seconds: NDArray[np.float64], slot: NDArray[np.int64]) -> float | None:
     """Slots per second from the first to the last frame; None where times do not ascend."""
     span = float(seconds[-1] - seconds[0]) if len(seconds) > 1 else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from rtskel import wire
-from rtskel.wire import Flag, RawBatch, RawPose, StreamEnd, decode, encode
+from rtskel.wire import About, Flag, RawBatch, RawPose, StreamEnd, decode, encode
 from rtskel.wire.fast import MAX_EXPECTED, PoseWriter, RawReader
 from tests.oracles.messages import OracleReader, OracleWriter
 from tests.test_wire import REFINED, refined_batches
@@ -164,6 +165,7 @@ def test_numbers_that_some_stream_must_not_say_are_left_to_decode(made):
         {"lossless": True},
         {"skeleton": "other"},
         {"seq": None},
+        {"about": About(unit="mm")},
         {"xyz": np.zeros((2, 3), np.float32), "confidence": np.zeros(2, np.float32)},
     ],
     ids=lambda change: next(iter(change)),
@@ -239,12 +241,27 @@ def test_a_client_may_write_its_fields_in_any_order_and_form(made):
 
 
 @READERS
+@pytest.mark.parametrize("about", [About("mm", None, "left", (1280, 720)), About(unit="px")])
+def test_what_poses_are_of_is_compared(made, about):
+    reader = made(J)
+    expect(reader, raw(about=about), [3])
+    expect(reader, batch(about=about), [3, 4])
+    messages = [raw(seq=5, about=about), batch(seq=6, about=about)]
+    frames, others = read(reader, messages)
+    assert others == []
+    check(frames, messages, [0, 1], {"a": 3, "b": 4})
+    for other in About(), replace(about, unit="cm"), replace(about, image_size=(1, 1)), replace(about, view="right"):
+        assert read(reader, [raw(about=other), batch(about=other)])[1] == [0, 1]
+
+
+@READERS
 def test_fields_of_later_versions_are_left_to_decode(made):
     """They may vary, and each message would be another one to expect."""
     reader = made(J)
     topic, body = encode(raw())
     fields = msgpack.unpackb(body)
-    for change in {"quality": 0.5}, {"source": [*fields["source"], 0.5]}, {"space": [*fields["space"], 0.5]}:
+    longer = [{name: [*fields[name], 0.5]} for name in ("source", "space")]
+    for change in {"quality": 0.5}, {"about": {"unit": "m", "quality": 0.5}}, *longer:
         later = msgpack.packb(fields | change)
         assert decode(topic, later).fps == 25.0
         reader.expect(topic, later, [0])

@@ -13,9 +13,11 @@ import pytest
 from rtskel.cli import main
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import read
-from rtskel.tools.capture import Capture, read_capture
-from rtskel.tools.collect import Collector
+from rtskel.formats.capture import Collector
+from rtskel.tools.capture import Capture
 from tests.test_collect import pose
+
+UNFINISHED = "an unfinished capture: what came after its last pose is not in it"
 
 
 @pytest.fixture
@@ -61,11 +63,16 @@ def test_what_a_crash_leaves_can_be_read(out: str, tmp_path: Path) -> None:
     filled(capture, 2)  # is lost
     capture.close()  # without an end
     part = Path(f"{out}.part")
-    assert [(r.name, r.frames) for r in read_capture(part)] == [("cam", 7)]
+    (whole,) = read(part)
+    assert (whole.name, whole.frames, whole.notes) == ("cam", 7, (UNFINISHED,))
+    with pytest.raises(FormatError, match=rf"out\.npz\.part: {UNFINISHED}"):
+        read(part, strict=True)
     data = part.read_bytes()
     for cut in (1, 30, 400):
         part.write_bytes(data[:-cut])
-        assert read_capture(part)[0].frames == 6, "an incomplete message at the end is ignored"
+        (rest,) = read(part)
+        assert rest.frames == 6, "an incomplete message at the end is left out"
+        assert rest.notes == (UNFINISHED, "an unfinished last message skipped")
     # The next capture of that name takes another file, and every command reads the old one.
     with Capture(out) as following:
         assert following.part == f"{out}.2.part"
@@ -80,7 +87,7 @@ def test_another_file_is_no_capture(tmp_path: Path, capsys) -> None:
     other = tmp_path / "x.part"
     other.write_bytes(b"something else")
     with pytest.raises(FormatError, match=r"x\.part: not a capture"):
-        read_capture(other)
+        read(other)
     assert main(["info", str(tmp_path / "none.part")]) == 2
     assert "none.part: No such file" in capsys.readouterr().err
 
@@ -98,7 +105,9 @@ def test_each_stream_is_saved_for_itself(out: str) -> None:
     assert f"kept in {out}.part" in text
     assert "5 poses of 1 streams saved" in text
     assert [(r.name, r.frames) for r in read(out)] == [("cam", 5)]
-    assert read_capture(f"{out}.part")[0].frames == 5, "nothing is lost"
+    (kept,) = read(f"{out}.part")
+    assert kept.frames == 5, "nothing is lost"
+    assert [note for note in kept.notes if "'foreign': unknown skeleton 'horse'" in note]
 
 
 @pytest.mark.parametrize("suffix", [".skels", ".npz", ".csv", ".jsonl"])
@@ -144,7 +153,7 @@ def test_a_full_disk(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(capture, "_file", Full())
         with pytest.raises(RtskelError, match=r"out\.npz\.part: No space left on device"):
             capture.flush(now=True)
-        assert read_capture(capture.part)[0].frames == 5, "what was written stays readable"
+        assert read(capture.part)[0].frames == 5, "what was written stays readable"
         assert "5 poses of 1 streams saved" in capture.finish(), "and there may be room for a smaller file"
 
 
@@ -166,7 +175,7 @@ def test_a_full_disk_leaves_an_older_file_alone(out: str, monkeypatch: pytest.Mo
         with pytest.raises(RtskelError, match=r"out\.npz is left as it was.*kept in .*out\.npz\.part"):
             capture.finish()
     assert Path(out).read_bytes() == b"older"
-    assert read_capture(f"{out}.part")[0].frames == 4
+    assert read(f"{out}.part")[0].frames == 4
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
@@ -185,7 +194,7 @@ def test_a_place_that_goes_away(tmp_path: Path) -> None:
         with pytest.raises(RtskelError, match=r"everything is kept in (.*out\.npz\.part)") as error:
             capture.finish()
     (kept,) = [word for word in str(error.value).split() if word.endswith(".part")]
-    assert read_capture(kept)[0].frames == 5
+    assert read(kept)[0].frames == 5
     shutil.rmtree(Path(kept).parent)
 
 

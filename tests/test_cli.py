@@ -440,6 +440,38 @@ def test_what_is_published_is_refined_and_saved(take: Path, tmp_path: Path, caps
     assert f"{poses} poses of 2 streams saved" in watch.errors
 
 
+def test_what_a_recording_says_of_its_poses_comes_back(tmp_path: Path) -> None:
+    truth = synthesize(1, 25, 1)
+    rng = np.random.default_rng(0)
+    times = 10**18 + np.cumsum(rng.integers(30, 50, truth.frames)) * 1_000_000
+    told = replace(truth, xyz=truth.xyz * 1000, unit="mm", axes="RDA", name="ann", person="Ann", time_ns=times)
+    told = replace(told, image_size=(1280, 720), view="left")
+    flat = replace(truth, xyz=truth.xyz * np.float32([300, 300, 0]), dims=2, unit="px", name="ben", person="Ben")
+    flat = replace(flat, image_size=(640, 480))
+    write(tmp_path / "take.npz", [told, flat, replace(truth, name="who", unit="unknown")])
+    for suffix in (".npz", ".jsonl"):
+        out = tmp_path / f"out{suffix}"
+        options = ["--lookahead", "0", "--lift", "--lift-lookahead", "0"]
+        with serving(*options) as server, subscribing(server, "--save", str(out), "--until-end") as watch:
+            argv = ["publish", str(tmp_path / "take.npz"), "--raw", server.raw, "--speed", "inf", "--together"]
+            assert main(argv) == 0
+        saved = {recording.name: recording for recording in read(out)}
+        ann, ben, who = saved["ann"], saved["ben"], saved["who"]
+        assert (ann.unit, ann.person, ann.view, ann.image_size) == ("mm", "Ann", "left", (1280, 720))
+        assert (ben.unit, ben.person, ben.view, ben.image_size) == ("px", "Ben", None, (640, 480))
+        assert (who.unit, who.person, who.view, who.image_size) == ("unknown", None, None, None)
+        assert ann.time_ns is not None
+        assert ann.time_ns.tolist() == times.tolist()
+        np.testing.assert_allclose(ann.xyz, told.xyz, atol=0.01)  # the engine changes nothing
+        line = next(entry for entry in watch.entries if entry.get("stream") == "ann" and entry["kind"] == "pose")
+        assert (line["unit"], line["person"], line["view"]) == ("mm", "Ann", "left")
+        assert (line["image_width"], line["image_height"], line["clock"]) == (1280, 720, "recorded")
+        lines = tmp_path / "lines.jsonl"
+        lines.write_text("".join(json.dumps(entry) + "\n" for entry in watch.entries if entry["kind"] == "pose"))
+        again = {recording.name: recording for recording in read(lines)}["ann"]
+        assert (again.unit, again.person, again.view, again.image_size) == ("mm", "Ann", "left", (1280, 720))
+
+
 def test_json_lines_and_a_limit(take: Path) -> None:
     options = ["--frames", "60", "--stream", "cam-1,cam-2"]
     with serving("--lookahead", "0") as server, subscribing(server, *options) as watch:

@@ -193,6 +193,22 @@ def test_siblings_share_a_socket():
     assert first.epoch != second.epoch
 
 
+def test_what_poses_are_of_is_said_by_each_stream():
+    with RawReceiver() as server:
+        options = {"unit": "mm", "view": "left", "image_size": np.array([640, 480])}
+        with (
+            Publisher(server.endpoint, stream="a", fps=25, person="Ann", **options) as first,
+            first.sibling("b", person="Ben") as second,
+            first.sibling("c") as third,
+        ):
+            for publisher in first, second, third:
+                publisher.send(POSE)
+            came = {frame.stream: frame.about for frame in server.take(3)}
+    people = {"a": "Ann", "b": "Ben", "c": None}
+    said = {stream: wire.About("mm", person, "left", (640, 480)) for stream, person in people.items()}
+    assert came == said
+
+
 def test_joints_that_are_not_finite_are_sent_as_missing():
     xyz = POSE.astype(np.float64)
     xyz[3, 1] = np.nan
@@ -241,6 +257,12 @@ def test_wrong_arrays_are_named(xyz, confidence, named):
         ({"stream": "a/b"}, "stream id"),
         ({"fps": 0}, "fps"),
         ({"axes": "XYZ"}, "axes"),
+        ({"unit": ""}, r"stream 'a'.*about\.unit"),
+        ({"person": "a\nb"}, r"about\.person is 'a\\nb'"),
+        ({"view": 3}, r"about\.view"),
+        ({"image_size": 640}, r"about\.image_size is 640, not \[width, height\]"),
+        ({"image_size": "640x480"}, r"about\.image_size is \('6', '4'"),
+        ({"image_size": (0, 480)}, r"about\.image_size is \(0, 480\)"),
         ({"endpoint": "nonsense"}, "nonsense"),
         ({"endpoint": "tcp://127.0.0.1"}, "127.0.0.1"),
     ],
@@ -347,11 +369,12 @@ def test_a_group_in_one_message_and_its_ends():
     assert {(end.stream, end.seq) for end in ends} == {("a", 6), ("c", 6), ("d", 7)}
 
 
-def test_a_crowd_takes_several_messages():
+@pytest.mark.parametrize("about", [{}, {"unit": "\U0001f600" * 128, "view": "\U0001f600" * 128, "image_size": (9, 9)}])
+def test_a_crowd_takes_several_messages(about):
     streams = [f"{k:064}" for k in range(200)]
     crowd = np.arange(200, dtype=np.float32)[:, None, None] * np.ones((J, 3), np.float32)
     with RawReceiver(prefix=wire.RAW_BATCH_PREFIX) as server:
-        with GroupPublisher(server.endpoint, group="hall", fps=25) as camera:
+        with GroupPublisher(server.endpoint, group="hall", fps=25, **about) as camera:
             camera.wait_for_subscriber(TIMEOUT)
             assert camera.send(streams, crowd)
             assert camera.sent == 200
@@ -365,6 +388,7 @@ def test_a_crowd_takes_several_messages():
             poses += message.poses()
     assert [pose.stream for pose in poses] == streams
     assert [pose.xyz[0, 0] for pose in poses] == list(range(200))
+    assert {pose.about for pose in poses} == {wire.About(**about)}
 
 
 def test_a_group_without_a_server_counts_what_it_drops():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from rtskel.formats import read, write
-from rtskel.tools.collect import Collector, filled, latency, percentiles
-from rtskel.wire import Flag, RefinedPose
+from rtskel.formats.capture import Collector
+from rtskel.tools.collect import filled, latency, percentiles
+from rtskel.wire import About, Flag, RefinedPose
 
 MS = 1_000_000
 
@@ -67,6 +68,18 @@ def test_what_is_lost_or_repeated_is_seen_in_the_numbers() -> None:
     assert [(r.name, r.slots.tolist()) for r in collector.recordings()] == [
         ("cam", [103, 104]),
         ("cam@2", [104, 107]),
+    ]
+
+
+def test_recordings_say_what_the_poses_are_of() -> None:
+    collector = Collector()
+    told = About("mm", "Ann", "left", (640, 480))
+    for seq in range(6):
+        collector.add(pose(seq, about=About() if seq < 2 else told if seq < 4 else replace(told, person="Ben")))
+    assert [(r.name, r.unit, r.person, r.view, r.image_size) for r in collector.recordings()] == [
+        ("cam", "unknown", None, None, None),
+        ("cam@2", "mm", "Ann", "left", (640, 480)),
+        ("cam@3", "mm", "Ben", "left", (640, 480)),
     ]
 
 

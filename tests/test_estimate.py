@@ -383,10 +383,12 @@ def test_estimate_publishes(clip, mediapipe, tmp_path):
         came = [server.messages.get(timeout=20) for _ in range(FRAMES + 1)]
     assert all(isinstance(message, RawPose) for message in came[:-1])
     assert {(m.stream, m.axes, m.fps, m.clock) for m in came[:-1]} == {("cam1", "RDA", FPS, "monotonic")}
+    (about,) = {m.about for m in came[:-1]}
     assert [m.seq for m in came[:-1]] == list(range(FRAMES))
     assert isinstance(came[-1], StreamEnd)
     assert came[-1].seq == FRAMES
     (take,) = read(tmp_path / "raw.npz")
+    assert (about.unit, about.image_size) == (take.unit, take.image_size) == ("m", take.image_size)
     np.testing.assert_array_equal(take.xyz, np.stack([m.xyz for m in came[:-1]]))
     np.testing.assert_allclose(take.time_ns, np.arange(FRAMES) * (1e9 / FPS), atol=1e6, err_msg="the video's own times")
     assert take.fps == FPS

@@ -1,6 +1,7 @@
 """Files as people really have them: what programs state wrongly, number anew, find twice, or call otherwise."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -228,6 +229,48 @@ def test_layouts_are_told_by_their_points(tmp_path: Path, layout: Any, hands: bo
     assert found.notes == ()
 
 
+def openpose_134(p: np.ndarray) -> np.ndarray:
+    """COCO-WholeBody as rtmlib and DWPose bring it into OpenPose's order."""
+    return np.concatenate([person.body_25(p)[:8], np.repeat(p[1:2], 10, axis=0), person.wholebody_133(p)[17:]])
+
+
+def test_whole_bodies_in_the_order_of_openpose(tmp_path: Path) -> None:
+    empty = {f"{part}_keypoints_2d": [] for part in ("face", "hand_left", "hand_right")}
+    points = [openpose_134(pixels(n / FPS)) for n in range(20)]
+    frames = [
+        [person.openpose(pixels(0.0), **empty | {"pose_keypoints_2d": person.with_scores(each)})] for each in points
+    ]
+    right(read(person.openpose_folder(tmp_path / "rtmlib", frames), fps=FPS)[0], 20)
+    np.savez(tmp_path / "rtm.npz", keypoints=np.stack(points), scores=np.full((20, 134), 0.7))
+    right(read(tmp_path / "rtm.npz", fps=FPS)[0], 20)
+
+
+@pytest.mark.parametrize("fractions", [False, True])
+def test_frames_with_the_size_of_their_image(tmp_path: Path, fractions: bool) -> None:
+    """ComfyUI's and ControlNet's DWPose: a list of frames in one file, or one in each file; hands null if not found."""
+    canvas = {"canvas_width": person.IMAGE[0], "canvas_height": person.IMAGE[1]}
+    scale = np.divide(1, person.IMAGE) if fractions else np.ones(2)
+    frames = []
+    for n in range(20):
+        p = pixels(n / FPS)
+        parts = {"pose": person.body_25(p)[:18], "hand_left": p[8:29], "hand_right": p[29:50]}
+        keys = {f"{part}_keypoints_2d": person.with_scores(points * scale) for part, points in parts.items()}
+        frames.append({"people": [keys | {"face_keypoints_2d": None}], "animals": [], **canvas})
+    path = tmp_path / "poses.json"
+    path.write_text(json.dumps(frames))
+    assert recognise(path) == "openpose"
+    each = person.folder_of(tmp_path / "each", [[frame] for frame in frames], name="pose_{:05}.json")
+    for found in read(path, fps=FPS), read(each, fps=FPS):
+        right(found[0], 20)
+        assert found[0].image_size == person.IMAGE
+        said(found, "unused keys: animals", *(["within 0..1: taken as fractions"] if fractions else []))
+    both = person.folder_of(tmp_path / "both", [frames[:10], frames[10:]], name="pose_{:05}.json")
+    with pytest.raises(FormatError, match=r"pose_00000\.json: holds 10 frames, one expected"):
+        read(both, fps=FPS)
+    path.write_text(json.dumps([*frames[:-1], frames[-1] | {"canvas_width": 640}]))
+    assert read(path, fps=FPS)[0].image_size is None, "of several sizes, none is told"
+
+
 def test_two_layouts_of_25_points(tmp_path: Path) -> None:
     """BODY_25B begins with nose, eyes and ears; BODY_25 with nose, neck and an arm."""
     people = []
@@ -246,6 +289,9 @@ def test_keys_of_old_versions(tmp_path: Path) -> None:
     old = [[{key.removesuffix("_2d"): value for key, value in each.items()}] for each in both]
     (found,) = read(person.openpose_folder(tmp_path / "old", old), fps=FPS)
     right(found, 20)
+    oldest = [[{"body_parts": each["pose_keypoints_2d"]}] for each in both]
+    (found,) = read(person.openpose_folder(tmp_path / "oldest", oldest), fps=FPS)
+    right(found, 20, hands=False)
     nested = [[{key: np.reshape(value, (-1, 3)).tolist() for key, value in each.items()}] for each in both]
     (found,) = read(person.openpose_folder(tmp_path / "nested", nested), fps=FPS)
     right(found, 20)
@@ -267,6 +313,18 @@ def test_people_as_an_object(tmp_path: Path) -> None:
     some = [people[0], {}, None, [], *people[4:20]]
     (found,) = read(person.openpose_folder(tmp_path / "nobody", some), fps=FPS)
     assert found.frames == 17
+
+
+def test_people_who_are_not_in_view(tmp_path: Path) -> None:
+    """Pose2Sim's `pose-associated` keeps everybody's place in the list: who is not in view is an empty object."""
+    left, right_ = ([person.openpose(pixels(n / FPS, x=x)) for n in range(30)] for x in (300, 1000))
+    frames = [[{} if n in (7, 8) else left[n], {} if n in (0, 29) else right_[n]] for n in range(30)]
+    found = read(person.openpose_folder(tmp_path / "pose-associated", [*frames, [{}, {}]]), fps=FPS)
+    slots = [[n for n in range(30) if n not in (7, 8)], list(range(1, 29))]
+    assert [recording.slots.tolist() for recording in found] == slots
+    nobody = person.openpose_folder(tmp_path / "nobody", [[{}], [{}]])
+    with pytest.raises(FormatError, match="nobody is found"):
+        read(nobody, fps=FPS)
 
 
 def deep(n: int, scale: float, flat: bool, **more: Any) -> dict[str, Any]:
@@ -326,14 +384,17 @@ def test_a_picture_a_file(tmp_path: Path) -> None:
 
 
 def test_keypoints_in_other_spellings(tmp_path: Path) -> None:
-    """As MoveNet in a browser, and YOLO, write them: lists of people per frame."""
+    """As MoveNet and PoseNet in a browser, and YOLO, write them: lists of people per frame."""
     points = [person.coco_17(pixels(n / FPS)).tolist() for n in range(12)]
     objects = [[{"keypoints": [{"x": x, "y": y, "score": 0.6} for x, y in each], "score": 0.9}] for each in points]
+    posenet = [
+        [{"keypoints": [{"part": "x", "score": 0.6, "position": {"x": x, "y": y}} for x, y in each]}] for each in points
+    ]
     yolo = [
         [{"name": "person", "track_id": 3, "keypoints": {"x": x, "y": y, "visible": [0.6] * 17}}]
         for x, y in (np.transpose(each).tolist() for each in points)
     ]
-    for value in (objects, yolo):
+    for value in (objects, posenet, yolo):
         (tmp_path / "a.json").write_text(json.dumps(value))
         assert recognise(tmp_path / "a.json") == "wholebody"
         (found,) = read(tmp_path / "a.json", fps=FPS)
@@ -341,6 +402,8 @@ def test_keypoints_in_other_spellings(tmp_path: Path) -> None:
         assert found.confidence[0, 4] == pytest.approx(0.6)
         folder = person.folder_of(tmp_path / f"f{len(value[0][0])}", value)
         right(read(folder, fps=FPS)[0], 12, hands=False, atol=7)
+    (tmp_path / "a.json").write_text(json.dumps([[each[0] | {"keypoints3D": []}] for each in objects]))
+    said(read(tmp_path / "a.json", fps=FPS), "unused keys: keypoints3D")
 
 
 @pytest.mark.parametrize("layout", [person.coco_17, person.halpe_26, person.halpe_136, person.wholebody_133])
@@ -369,6 +432,70 @@ def test_alphapose_by_image(tmp_path: Path) -> None:
     folder = person.folder_of(tmp_path / "sep-json", frames.values(), name="{:04}.json")
     assert recognise(folder) == "alphapose"
     right(read(folder, fps=FPS)[0], 20, hands=False)
+
+
+def test_frames_of_many_workers_are_put_in_order(tmp_path: Path) -> None:
+    """The number that tells images apart is the frame's, wherever it stands in the name."""
+    order = np.random.default_rng(0).permutation(30).tolist()
+    points = [person.with_scores(person.coco_17(pixels(n / FPS))) for n in range(30)]
+    path = tmp_path / "alphapose-results.json"
+    for name in ("clip_{}_1080p.jpg", "{}", "cam2.take3-{:04}.png", "{}_of_30.jpeg"):
+        path.write_text(json.dumps([{"image_id": name.format(n), "keypoints": points[n]} for n in order]))
+        (found,) = read(path, fps=FPS)
+        right(found, 30, hands=False, atol=7)
+        assert found.notes == ()
+    path.write_text(json.dumps([{"image_id": f"{'abc'[n % 3]}_{n // 3}", "keypoints": points[n]} for n in range(30)]))
+    found = read(path, fps=FPS)
+    right(found[0], 30, hands=False, atol=7)
+    said(found, "image names tell no frame numbers")
+
+
+def coco_wholebody(n: int) -> dict[str, Any]:
+    points = person.wholebody_133(pixels(n / FPS))
+    cuts = {"keypoints": 17, "foot_kpts": 23, "face_kpts": 91, "lefthand_kpts": 112, "righthand_kpts": 133}
+    starts = [0, *cuts.values()]
+    return {key: person.with_scores(points[first:end]) for (key, end), first in zip(cuts.items(), starts, strict=False)}
+
+
+def test_results_of_coco_wholebody_have_hands(tmp_path: Path) -> None:
+    """Hands lie beside the body's keypoints there."""
+    path = tmp_path / "results.json"
+    people = [{"image_id": 500 + n, "category_id": 1, "score": 0.9, **coco_wholebody(n)} for n in range(20)]
+    path.write_text(json.dumps(people))
+    (found,) = read(path, fps=FPS)
+    right(found, 20, atol=7)
+    assert found.notes == ()
+    path.write_text(json.dumps([one | {"pred_xyz_jts": [0.0]} for one in people]))
+    said(read(path, fps=FPS), "unused keys: pred_xyz_jts")
+    path.write_text(json.dumps([{key: one[key] for key in one if key != "face_kpts"} for one in people]))
+    with pytest.raises(FormatError, match=r"person 0: keypoints, foot_kpts, .* expected, found"):
+        read(path, fps=FPS)
+
+
+@pytest.mark.parametrize("layout", [person.coco_17, person.halpe_136, None])
+def test_annotations_of_data_sets(tmp_path: Path, layout: Any) -> None:
+    """COCO's, Halpe's and COCO-WholeBody's: people beside the images that they are in, with visibility 0, 1 or 2."""
+    images = [{"id": 900 - n, "file_name": f"v_{n:06}.jpg", "width": 1280, "height": 720} for n in range(30)]
+    annotations = []
+    for n in range(30):
+        keypoints = coco_wholebody(n) if layout is None else {}
+        if layout is not None:
+            points = layout(pixels(n / FPS))
+            keypoints = {"keypoints": np.c_[points, np.full(len(points), 2)].ravel().tolist()}
+        if n != 7:
+            annotations.append({"id": n, "image_id": 900 - n, "category_id": 1, "bbox": [0, 0, 9, 9], **keypoints})
+    path = tmp_path / "train.json"
+    for value in ({"images": images, "annotations": annotations}, {"annotations": annotations[::-1], "images": images}):
+        path.write_text(json.dumps({"info": {}, "licenses": [], **value, "categories": []}))
+        assert recognise(path) == "alphapose"
+        (found,) = read(path, fps=FPS)
+        assert found.slots.tolist() == [n for n in range(30) if n != 7]
+        assert (found.image_size, found.notes) == (person.IMAGE, ())
+        assert found.missing[:, HANDS].all() == (layout is person.coco_17)
+        np.testing.assert_allclose(found.xyz[:, 7, :2], [pixels(n / FPS)[7] for n in found.slots], atol=1e-2)
+    path.write_text(json.dumps({"images": images, "annotations": []}))
+    with pytest.raises(FormatError, match=r"nobody is found"):
+        read(path, fps=FPS)
 
 
 def test_arrays_whose_third_number_is_a_score(tmp_path: Path) -> None:
@@ -463,6 +590,10 @@ RESULTS = {
     "wrapped, with numbers": lambda frames: [{"frame": 100 + n, "result": f} for n, f in enumerate(frames)],
     "by frame number": lambda frames: {str(n): f for n, f in enumerate(frames)},
     "with a face before it": lambda frames: [{"face_landmarks": [{"x": 0.5, "y": 0.5}] * 900, **f} for f in frames],
+    "optional numbers of Java": lambda frames: [
+        {key: [each | {"visibility": {"value": 0.9}, "presence": {}} for each in f[key]] for key in f} for f in frames
+    ],
+    "several people, who have one hand list": lambda frames: [{key: [f[key], []] for key in f} for f in frames],
     "landmark inside": lambda frames: [{key: {"landmark": value} for key, value in f.items()} for f in frames],
 }
 
@@ -475,6 +606,37 @@ def test_json_of_results(tmp_path: Path, form: Any) -> None:
     (found,) = read(path, fps=FPS, image_size=person.IMAGE)
     right(found, 20, atol=7)
     assert (found.dims, found.axes, found.image_size) == (3, "RDA", person.IMAGE)
+
+
+def test_hands_alone_are_named(tmp_path: Path) -> None:
+    hand = person.landmarks(pixels(0.0)[8:29], 0.0)
+    result = {"landmarks": [hand], "handedness": [[{"categoryName": "Left"}]]}
+    (tmp_path / "hands.json").write_text(json.dumps([result]))
+    with pytest.raises(FormatError, match="21 landmarks, those of a hand alone: a body is needed"):
+        read(tmp_path / "hands.json", fps=FPS, image_size=person.IMAGE)
+
+
+def test_times_and_rates_of_results(tmp_path: Path) -> None:
+    """What is stated wrongly is measured from the times, whatever they are in, and said."""
+    path = tmp_path / "x.json"
+    size = {"width": person.IMAGE[0], "height": person.IMAGE[1]}
+    bodies = [{"landmarks": [person.landmarks(person.blazepose_33(pixels(n / FPS)), 0.9)]} for n in range(20)]
+    clocks: list[Any] = [lambda n: 1732860000.5 + n / FPS, lambda n: 4096.7 + 40 * n, lambda n: 10**18 + n * 40_000_000]
+    clocks += [lambda n: f"2026-03-01T12:00:{n * 0.04:09.6f}Z"]
+    for clock in clocks:
+        path.write_text(json.dumps([body | {"timestamp": clock(n)} for n, body in enumerate(bodies)]))
+        (found,) = read(path, image_size=person.IMAGE)
+        assert (found.fps, found.time_ns is not None) == (pytest.approx(FPS, rel=1e-6), True)
+        right(replace(found, fps=FPS), 20, hands=False, atol=7)
+    for rate in (0, -1, 1000, 1e6):
+        frames = [body | {"timestamp": clocks[3](n)} for n, body in enumerate(bodies)]
+        path.write_text(json.dumps({"fps": rate, **size, "frames": frames}))
+        found = read(path)
+        assert found[0].fps == FPS
+        said(found, f"{rate:g} frames per second are stated")
+    path.write_text(json.dumps([body | {"timestamp": "noon"} for body in bodies]))
+    with pytest.raises(FormatError, match=r"states neither times nor how many frames a second"):
+        read(path, image_size=person.IMAGE)
 
 
 def test_json_of_the_pose_landmarker(tmp_path: Path) -> None:
@@ -595,6 +757,9 @@ def test_hidden_files_marks_and_half_files(tmp_path: Path) -> None:
         said(found, f"unfinished last file skipped: {last.name}")
     with pytest.raises(FormatError, match="hidden files"):
         read(folder, fps=FPS, strict=True)
+    for other in ("meta.json", "clip_000000000003_keypoints (1).json"):
+        (folder / other).write_bytes(whole)
+    said(read(folder, fps=FPS), "files not called ..._keypoints.json skipped: 2 (clip_000000000003_keypoints (1).json")
     middle = sorted(folder.glob("clip*"))[5]
     middle.write_bytes(whole[:50])
     with pytest.raises(FormatError, match=f"{middle.name}: not JSON, or truncated"):
@@ -854,6 +1019,35 @@ def test_trc_keeps_times(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "x.trc", strict=True)[0].time_ns, times)
 
 
+@pytest.mark.parametrize(
+    ("stated", "unit", "axes"), [("px", "px", "RDT"), ("m", "px", "RDT"), ("m", "m", "RUT")], ids=["px", "m?", "m"]
+)
+@pytest.mark.parametrize("depth", [0.0, 0.07])
+def test_trc_of_one_camera(tmp_path: Path, stated: str, unit: str, axes: str, depth: float) -> None:
+    """Sports2D: z is 0, or a constant of each point; pixels are called metres, too."""
+    joints = {"Neck": 1, "Nose": 0, "RShoulder": 2, "RElbow": 3, "RWrist": 4, "LShoulder": 5, "LElbow": 6, "LWrist": 7}
+    rows = []
+    for n in range(30):
+        p = pixels(n / FPS) if unit == "px" else person.joints(n / FPS)[:, :2] * (1, -1) + (0, 1.2)
+        cells = [f"{value:.6f}" for k, j in enumerate(joints.values()) for value in (*p[j], depth * k)]
+        rows.append("\t".join([str(n), f"{n / FPS:.6f}", *cells]))
+    header = [
+        "PathFileType\t4\t(X/Y/Z)\tdemo_Sports2D_px_person00.trc",
+        "DataRate\tCameraRate\tNumFrames\tNumMarkers\tUnits\tOrigDataRate\tOrigDataStartFrame\tOrigNumFrames",
+        f"25\t25\t30\t{len(joints)}\t{stated}\t25\t0\t30",
+        "Frame#\tTime\t" + "\t\t\t".join(joints) + "\t\t\t",
+        "\t\t" + "\t".join(f"X{k}\tY{k}\tZ{k}" for k in range(1, len(joints) + 1)),
+    ]
+    path = tmp_path / "x.trc"
+    path.write_text("\n".join([*header, *rows]) + "\n")
+    found = read(path)
+    said(found, "z never changes: read as 2D", *(["taken as pixels"] if (stated, unit) == ("m", "px") else []))
+    assert (found[0].dims, found[0].unit, found[0].axes) == (2, unit, axes)
+    assert (found[0].canonical()[:, 0, 1] < found[0].canonical()[:, 1, 1]).all(), "the head is above the neck"
+    if unit == "px":
+        right(found[0], 30, hands=False)
+
+
 def test_trc_of_pose2sim(tmp_path: Path) -> None:
     """Halpe's points by name, y up, times to a millisecond, a rate that is wrong, empty cells."""
     names = ["Hip", "RHip", "Neck", "Head", "Nose", "RShoulder", "RElbow", "RWrist", "LShoulder", "LElbow", "LWrist"]
@@ -894,6 +1088,32 @@ def test_axes_that_cannot_be_are_doubted(tmp_path: Path) -> None:
         notes = read(path)[0].notes
         assert [words in note and "--axes" in note for note in notes] == ([True] if words else [])
         assert read(path, axes=axes)[0].notes == ()
+
+
+@pytest.mark.parametrize("nanoseconds", [False, True])
+def test_freemocaps_own_times(tmp_path: Path, nanoseconds: bool) -> None:
+    """`..._by_trajectory.csv` has everybody's points in one file, and the time of each frame."""
+    points = {"body_nose": 0, "body_left_shoulder": 5, "body_right_shoulder": 2, "body_left_wrist": 7}
+    points |= {"right_hand_wrist": 29, "right_hand_thumb_cmc": 30, "right_hand_middle_finger_mcp": 38}
+    header = ["timestamp", "timestamp_by_camera", *(f"{name}_{axis}" for name in points for axis in "xyz")]
+    lines = [",".join(header)]
+    for n in range(20):
+        j = from_canonical(person.joints(n / FPS), "RAU") * 1000
+        time = 5_000_000_000 + 40_000_000 * n if nanoseconds else f"{5 + n / FPS:.6f}"
+        lines.append(f"{time},\"{{'a': 1, 'b': 2}}\"," + ",".join(f"{v:.3f}" for k in points.values() for v in j[k]))
+    path = tmp_path / "session_by_trajectory.csv"
+    path.write_text("\n".join(lines) + "\n")
+    assert recognise(path) == "freemocap"
+    (found,) = read(path)
+    assert found.time_ns is not None
+    assert (found.fps, found.unit, found.time_ns[[0, -1]].tolist()) == (FPS, "mm", [5_000_000_000, 5_760_000_000])
+    np.testing.assert_allclose(
+        found.canonical()[:, 30] / 1000, [person.joints(n / FPS)[30] for n in range(20)], atol=1e-3
+    )
+    said(read(path, fps=60), "60 frames per second are stated, its times say 25")
+    path.write_text("\n".join([lines[0], *(line.replace(line.partition(",")[0], "", 1) for line in lines[1:])]) + "\n")
+    with pytest.raises(FormatError, match="--fps"):
+        read(path)
 
 
 def test_freemocap(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_openpose_folders(tmp_path: Path) -> None:
         ('{"version": 1.3}', ["no list of people"]),
         ('{"people": 7}', ["no list of people"]),
         ('{"people": [7]}', ["person 0", "object expected", "7"]),
-        ('{"people": [{}]}', ["person 0", "no pose_keypoints_2d", "found: nothing"]),
+        ('{"people": [{"": 1}]}', ["person 0", "no pose_keypoints_2d", "found: "]),
         ('{"people": [{"pose2d": [1], "id": 3}]}', ["person 0", "no pose_keypoints_2d", "found: id, pose2d"]),
         ('{"people": [{"pose_keypoints_2d": [1, 2]}]}', ["pose_keypoints_2d", "2 numbers"]),
         ('{"people": [{"pose_keypoints_2d": ["a"]}]}', ["pose_keypoints_2d", "numbers expected", "'a'"]),

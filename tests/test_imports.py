@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtskel"
 
 ORDER = [
     "text",
+    "closing",
     "errors",
     "skeleton",
     "rates",
@@ -39,7 +40,7 @@ ORDER = [
 ]
 """Each module may import only modules above it."""
 
-CLIENT = {"errors", "skeleton", "flags", "wire", "curve"}
+CLIENT = {"closing", "errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
 HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray"]
 

@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
-from rtskel.tools.replay import ReplayConfig, replay, schedule, stream_ids
+from rtskel.tools.replay import ReplayConfig, keeps_times, replay, schedule, stream_ids
 
 
 def take(frames: int, name: str = "a", fps: float = 25.0, **fields) -> Recording:
@@ -137,6 +138,26 @@ def test_as_fast_as_they_are_taken() -> None:
     sent = [at for at, _, _ in sender.frames]
     assert np.diff(sent).max() == 1000
     assert [taken for _, _, taken in sender.frames] == sent
+
+
+def test_recorded_times_go_out_where_no_clock_is_followed() -> None:
+    times = 7 * 10**15 + np.arange(6) * 41_000_000
+    recording = take(6, time_ns=times)
+    for known in (times, np.where(times == times[3], -1, times)):
+        for speed in (math.inf, 1.0):
+            clock = Clock()
+            sender = Sender(clock)
+            config = ReplayConfig(speed=speed)
+            start = clock.ns
+            given = replace(recording, time_ns=known)
+            replay([given], lambda number, fps, s=sender: s, config, now_ns=clock.now, sleep=clock.sleep)
+            sent = [time_ns for _, _, time_ns in sender.frames]
+            if keeps_times(given, config):
+                assert math.isinf(speed)
+                assert sent == times.tolist()
+            else:
+                assert known is not times or speed == 1.0
+                assert start <= sent[0] <= sent[-1] < start + 10**9
 
 
 def test_one_after_another_or_together() -> None:

@@ -333,7 +333,7 @@ def test_an_inlet_in_another_process_gets_every_pose_once_with_its_time():
     from rtskel.sinks.lsl import LslSink
 
     name = f"test-{time.monotonic_ns()}"
-    sent, _ = poses(name)
+    sent = [dataclasses.replace(pose, about=wire.About(unit="mm")) for pose in poses(name)[0]]
     with LslSink("") as sink:
         sink.pose(sent[0])
         outlet = sink._outlets[name]
@@ -350,7 +350,7 @@ def test_an_inlet_in_another_process_gets_every_pose_once_with_its_time():
         np.testing.assert_array_equal(got[:, :3], pose.xyz)
         np.testing.assert_array_equal(got[:, 3], pose.confidence)
         assert abs(stamp - pose.source_time_ns / 1e9) < 1e-3
-    assert about["labels"][:2] == [["nose_x", "PositionX", "unknown"], ["nose_y", "PositionY", "unknown"]]
+    assert about["labels"][:2] == [["nose_x", "PositionX", "millimeters"], ["nose_y", "PositionY", "millimeters"]]
     assert (about["rate"], about["lookahead"]) == (25.0, "4")
 
 
@@ -368,11 +368,14 @@ def test_times_of_other_clocks_are_brought_to_that_of_lsl():
     assert sink._stamp(late) == pytest.approx(now / 1e9 + 1), "a frame that was read late was not taken late"
 
 
-def outlet(pylsl, name, labels, rate=25.0, **setup):
+def outlet(pylsl, name, labels, rate=25.0, unit="", **setup):
     info = pylsl.StreamInfo(name, "MoCap", len(labels), rate, "float32", name)
     channels = info.desc().append_child("channels")
     for label in labels:
-        channels.append_child("channel").append_child_value("label", label)
+        channel = channels.append_child("channel")
+        channel.append_child_value("label", label)
+        if unit:
+            channel.append_child_value("unit", unit)
     for key, value in setup.items():
         info.desc().append_child("setup").append_child_value(key, value)
     return pylsl.StreamOutlet(info)
@@ -394,7 +397,7 @@ def test_poses_of_an_outlet_are_published():
         "nose_z",
         "nose_confidence",
     ]
-    made = outlet(pylsl, name, labels, axes="RUA")
+    made = outlet(pylsl, name, labels, axes="RUA", unit="millimeters")
     with LslSource(name, timeout=TIMEOUT) as source, RawReceiver() as server:
         stop = []
         arguments = {"wait": TIMEOUT, "running": lambda: not stop}
@@ -408,6 +411,7 @@ def test_poses_of_an_outlet_are_published():
         thread.join()
     assert frame.stream == name.replace(" ", "-")
     assert (frame.axes, frame.fps, frame.clock, frame.seq) == ("RUA", 25.0, "monotonic", None)
+    assert frame.about == wire.About(unit="mm")
     assert abs(frame.time_ns / 1e9 - stamp) < 1e-3
     np.testing.assert_array_equal(frame.xyz[1], [1, 2, 3])
     assert frame.confidence[1] == 0.5

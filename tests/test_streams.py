@@ -18,7 +18,7 @@ from rtskel.refine import RefinerBank, refine
 from rtskel.serve import StreamConfig, StreamTable
 from rtskel.serve.reports import MAX_NOTES
 from rtskel.skeleton import UPPER_BODY_50, from_canonical
-from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedEncoder, RefinedPose, StreamEnd, encode
+from rtskel.wire import About, Event, Flag, RawBatch, RawPose, RefinedEncoder, RefinedPose, StreamEnd, encode
 from tests.oracles import streams_in_python
 from tests.oracles.ring import ring_maker
 
@@ -668,13 +668,23 @@ def test_another_epoch_takes_over_from_one_that_is_silent_and_the_old_one_is_ign
     np.testing.assert_array_equal(rig.xyz(), np.concatenate([expected(range(10), 11, 4), expected(range(12), 12, 4)]))
 
 
-@pytest.mark.parametrize("change", [{"axes": "RUA"}, {"mirrored": True}, {"seq": None}])
+ABOUTS = [About(unit="mm"), About(person="Ben"), About(view="left"), About(image_size=(640, 480))]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"axes": "RUA"}, {"mirrored": True}, {"seq": None}, *({"about": about} for about in ABOUTS)],
+    ids=lambda change: str(next(iter(change.values()))),
+)
 def test_other_axes_start_afresh(change):
     rig = Rig()
     rig.send(*(frame(n) for n in range(10)), *(frame(n, **change) for n in range(10, 20))).stop()
     rig.check_order()
     assert len(rig.select()) == 20
     assert rig.kinds() == ["start", "reset", "end"]
+    said = {"about": About()} | {name: value for name, value in change.items() if name != "seq"}
+    assert [getattr(rig.select()[-1], name) for name in said] == list(said.values())
+    assert rig.select()[0].about == About()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rtskel import wire
 from rtskel.errors import WireError
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.wire import (
+    About,
     Event,
     Flag,
     Heartbeat,
@@ -132,6 +133,7 @@ RAW_BATCH = RawBatch(
     "two",
 )
 END = StreamEnd("cam1", 11, 8, 2000, "monotonic")
+ABOUT = About("mm", "Ann", "left camera", (1280, 720))
 REFINED = RefinedPose(
     stream="cam1",
     lookahead=4,
@@ -318,6 +320,7 @@ def test_the_page_says_what_the_module_does():
         RAW,
         dataclasses.replace(RAW, lossless=True),
         dataclasses.replace(RAW, dims=2),
+        dataclasses.replace(RAW, about=ABOUT),
         RAW_BATCH,
         END,
         REFINED,
@@ -329,11 +332,14 @@ def test_the_page_says_what_the_module_does():
     ):
         for name in msgpack.unpackb(encode(message)[1]):
             assert f"`{name}`" in page
+    for field in dataclasses.fields(ABOUT):
+        assert f"| `{field.name}` |" in page
     for limit in (
         wire.MAX_BODY,
         wire.MAX_ELEMENTS,
         wire.MAX_JOINTS,
         wire.MAX_TEXT,
+        wire.MAX_SIDE,
         wire.MAX_SPAN_S,
         f"{wire.MIN_FPS:g} to {wire.MAX_FPS:.0f}",
     ):
@@ -354,6 +360,9 @@ rates = st.floats(wire.MIN_FPS, wire.MAX_FPS)
 times = st.integers(0, wire.MAX_TIME)
 frame_numbers = st.integers(0, int(wire.MIN_FPS * wire.MAX_SPAN_S))
 axes = st.sampled_from(["RDT", "RDA", "RUA", "RAU", "TLU"])
+about_texts = st.none() | st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=wire.MAX_TEXT)
+sizes = st.none() | st.tuples(*[st.integers(1, wire.MAX_SIDE)] * 2)
+abouts = st.just(About()) | st.builds(About, about_texts, about_texts, about_texts, sizes)
 joint_counts = st.sampled_from([1, 2, 7, 8, 9, 50, 1024])
 
 
@@ -380,6 +389,7 @@ def raw_poses(draw):
         draw(axes),
         draw(st.booleans()),
         draw(st.booleans()),
+        about=draw(abouts),
     )
 
 
@@ -389,15 +399,16 @@ def raw_batches(draw):
     pose = draw(raw_poses().filter(lambda pose: len(pose.xyz) < 1000))
     fields = {field.name: getattr(pose, field.name) for field in dataclasses.fields(pose) if field.name != "stream"}
     turn = np.arange(1, len(streams) + 1, dtype=np.float32) / 8
-    xyz, confidence = pose.xyz * turn[:, None, None], pose.confidence * turn[:, None]
-    return RawBatch(pose.stream, tuple(streams), **fields | {"xyz": xyz, "confidence": confidence})
+    changed = {"xyz": pose.xyz * turn[:, None, None], "confidence": pose.confidence * turn[:, None]}
+    changed["about"] = dataclasses.replace(pose.about, person=None)
+    return RawBatch(pose.stream, tuple(streams), **fields | changed)
 
 
 @st.composite
 def refined_batches(draw):
     poses = draw(st.integers(1, 5))
     joints = draw(st.sampled_from([1, 7, 8, 9, 50]))
-    sources = st.builds(Source, stream_ids, counts, texts, rates, axes, st.booleans())
+    sources = st.builds(Source, stream_ids, counts, texts, rates, axes, st.booleans(), abouts)
     row = st.tuples(counts, st.integers(-1, wire.MAX_COUNT), *[counts] * 4)
     return RefinedBatch(
         *[draw(counts) for _ in range(5)],
@@ -441,6 +452,7 @@ def refined_poses(draw):
         confidence=draw(floats(joints)),
         missing=np.resize(draw(st.lists(st.booleans(), min_size=1, max_size=11)), joints),
         sigma=draw(floats(joints)),
+        about=draw(abouts),
     )
 
 
@@ -471,7 +483,7 @@ def test_round_trip(message):
 @given(raw_batches())
 def test_a_raw_batch_is_its_poses(batch):
     for k, pose in enumerate(batch.poses()):
-        assert (pose.stream, pose.lossless) == (batch.streams[k], batch.lossless)
+        assert (pose.stream, pose.lossless, pose.about) == (batch.streams[k], batch.lossless, batch.about)
         np.testing.assert_array_equal(pose.xyz, batch.xyz[k])
         assert_same(pose, decode(*encode(pose)))
 
@@ -480,7 +492,8 @@ def test_a_raw_batch_is_its_poses(batch):
 def test_a_refined_batch_is_its_poses(batch):
     for source, numbers, pose in zip(batch.sources, batch.numbers.tolist(), batch.poses(), strict=True):
         assert_same(pose, decode(*encode(pose)))
-        assert source == Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)
+        origin = pose.stream, pose.source_epoch, pose.source_clock, pose.fps
+        assert source == Source(*origin, pose.axes, pose.mirrored, pose.about)
         source_seq = -1 if pose.source_seq is None else pose.source_seq
         assert numbers == [*(pose.seq, source_seq, pose.source_time_ns, pose.receive_ns, pose.windows, int(pose.flags))]
 
@@ -665,11 +678,59 @@ def test_every_absent_field_is_named(message, topic, body):
 @pytest.mark.parametrize(("message", "topic", "body"), GOLDEN, ids=KINDS)
 def test_what_a_later_version_adds_is_ignored(message, topic, body):
     body = msgpack.unpackb(bytes.fromhex(body))
-    body["sources"] = [[*source, "more"] for source in body["sources"]] if "sources" in body else 0
+    body["sources"] = [[*source, {}, "more"] for source in body["sources"]] if "sources" in body else 0
     for name in {"source", "slot", "times", "space", "batch"} & set(body):
         body[name] = [*body[name], "more", {"even": ["more"]}]
     body["added"] = {"nested": [1, 2, b"3"]}
     assert_same(message, decode(topic, msgpack.packb(body)))
+
+
+def test_what_poses_are_of_is_said_in_few_bytes_and_only_where_it_is_known():
+    body = msgpack.unpackb(encode(dataclasses.replace(RAW, about=ABOUT))[1])
+    assert body["about"] == {"unit": "mm", "person": "Ann", "view": "left camera", "image_size": [1280, 720]}
+    assert encode(dataclasses.replace(RAW, about=About())) == encode(RAW)
+    for message in RAW, REFINED:
+        topic, packed = encode(dataclasses.replace(message, about=About(unit="m")))
+        assert msgpack.unpackb(packed)["about"] == {"unit": "m"}
+        assert decode(topic, packed).about == About(unit="m")
+        later = changed(msgpack.unpackb(packed), ("about",), {"unit": "m", "lens": [1, 2]})
+        assert decode(topic, later).about == About(unit="m")
+        assert decode(topic, changed(msgpack.unpackb(packed), ("about",), {})).about == About()
+
+
+@pytest.mark.parametrize(
+    ("about", "name"),
+    [
+        (None, "about"),
+        ([], "about"),
+        ("mm", "about"),
+        *(({name: bad}, name) for name in ("unit", "person", "view") for bad in (None, 1, b"m", [], "", "x" * 129)),
+        *(({name: f"a{bad}"}, name) for name in ("unit", "person", "view") for bad in "\0\n\x1b\x7f\x9b"),
+        *(({"image_size": bad}, "image_size") for bad in (None, 640, "640x480", [640], [640, 480, 3], {"w": 1})),
+        *(({"image_size": [640, bad]}, "image_size") for bad in (0, -1, 480.0, True, None, "480", 1_000_001, [480])),
+    ],
+)
+def test_what_poses_are_of_is_checked_at_the_door(about, name):
+    for message in RAW, RAW_BATCH, REFINED:
+        if name == "person" and message is RAW_BATCH:
+            continue
+        topic, body = encode(message)
+        whole = msgpack.packb(msgpack.unpackb(body) | {"about": about})
+        refuses(topic, whole, "about" if name == "about" else f"about.{name}")
+    topic, body = encode(REFINED_BATCH)
+    body = msgpack.unpackb(body)
+    refuses(topic, changed(body, ("sources", 1), [*body["sources"][1], about]), "'ben'", name)
+    if isinstance(about, dict) and about[name] is not None:
+        for message in RAW, REFINED:
+            with pytest.raises(WireError, match=rf"cam1.*about\.{name}"):
+                encode(dataclasses.replace(message, about=About(**about)))
+
+
+def test_a_batch_names_no_person():
+    with pytest.raises(WireError, match=r"room.*about\.person"):
+        encode(dataclasses.replace(RAW_BATCH, about=ABOUT))
+    topic, body = encode(RAW_BATCH)
+    refuses(topic, msgpack.packb(msgpack.unpackb(body) | {"about": {"person": "Ann"}}), "room", "about.person")
 
 
 def test_an_unknown_flag_is_kept():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from rtskel.errors import RtskelError
 
 if TYPE_CHECKING:
     from rtskel.archive import Outcome, Task
+    from rtskel.formats import Recording
 
 MORE = """
 
@@ -50,6 +52,19 @@ def in_and_out(args: argparse.Namespace) -> tuple[str, str]:
             f"IN and OUT expected, or --out DIR with any number of INs (see rtskel {args.command} --help)"
         )
     return args.paths[0], args.paths[1]
+
+
+def each_recording(recordings: list[Recording], work: Callable[..., Recording]) -> list[Recording]:
+    """What `work` makes of each recording and its `progress`, while a line says how far it is."""
+    made: list[Recording] = []
+    before = 0
+    total = sum(recording.frames + recording.dropped for recording in recordings)
+    with until_terminated(), Progress("frames", total) as bar:
+        for recording in recordings:
+            bar.update(recording.name)
+            made.append(work(recording, progress=lambda done, before=before: bar.update(done=before + done)))
+            before += recording.frames + recording.dropped
+    return made
 
 
 def run_archive(args: argparse.Namespace, task: Task) -> int:

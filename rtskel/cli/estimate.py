@@ -98,7 +98,16 @@ def _run(args: argparse.Namespace) -> int:
                 each(pose)
             return OK
         publisher = stack.enter_context(
-            Publisher(args.raw, stream=name, fps=video.fps, axes=AXES, keys=client_keys(args), wait=0)
+            Publisher(
+                args.raw,
+                stream=name,
+                fps=video.fps,
+                axes=AXES,
+                unit="px" if args.pixels else "m",
+                image_size=(video.width, video.height),
+                keys=client_keys(args),
+                wait=0,
+            )
         )
         estimate.publish(
             video,

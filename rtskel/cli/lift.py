@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from rtskel.cli.archive import MORE as MANY
-from rtskel.cli.archive import in_and_out, in_out_options, run_archive
+from rtskel.cli.archive import each_recording, in_and_out, in_out_options, run_archive
 from rtskel.cli.options import Command, Parser, lookahead_option, min_confidence_option, read, reading_options
-from rtskel.cli.output import Progress
-from rtskel.cli.status import OK, until_terminated
+from rtskel.cli.status import OK
 
 MORE = """\
 Finds a skeleton with constant bone lengths whose image is what the estimator saw, for a person who faces the camera.
@@ -36,26 +36,8 @@ def _run(args: argparse.Namespace) -> int:
         return run_archive(args, Lift(args.lookahead, args.min_confidence))
     file, out = in_and_out(args)
     check_writable(out)
-    recordings = read(args, file)
-    total = sum(recording.frames + recording.dropped for recording in recordings)
-    lifted = []
-    with (
-        until_terminated(),
-        Progress("frames", total) as bar,
-    ):
-        before = 0
-        for recording in recordings:
-            bar.update(recording.name)
-            lifted.append(
-                lift_recording(
-                    recording,
-                    lookahead=args.lookahead,
-                    min_confidence=args.min_confidence,
-                    progress=lambda done, before=before: bar.update(done=before + done),  # type: ignore[misc]
-                )
-            )
-            before += recording.frames + recording.dropped
-    write(out, lifted)
+    work = partial(lift_recording, lookahead=args.lookahead, min_confidence=args.min_confidence)
+    write(out, each_recording(read(args, file), work))
     return OK
 
 

@@ -28,6 +28,13 @@ class Parser(argparse.ArgumentParser):
         """Raise `RtskelError` instead of ending the process."""
         raise RtskelError(f"{message} (see {self.prog} --help)")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with `unknown` for what no option takes."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.unknown(unknown)
+        return found
+
     def unknown(self, arguments: Sequence[str]) -> NoReturn:
         """Raise the error for arguments that no option takes."""
         name = arguments[0].partition("=")[0]
@@ -224,17 +231,12 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
 def read(args: argparse.Namespace, file: str | None = None, *, say: bool = True) -> list[Recording]:
     """The recordings in a file (default: the command line's), read with the options of `reading_options`.
 
-    A capture that `rtskel subscribe --save` left unfinished is read, too.
-
     Args:
         say: print what the reader dropped or doubted on stderr.
     """
     from rtskel import formats
-    from rtskel.tools.capture import SUFFIX, read_capture
 
     file = args.file if file is None else file
-    if file.endswith(SUFFIX):
-        return read_capture(file)
     recordings = formats.read(file, **reading(args))
     for words in doubts(recordings) if say else ():
         note(f"{file}: {words}")

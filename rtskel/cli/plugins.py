@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from rtskel.cli.options import Command, Layout, Parser, client_keys, endpoint_option
+from rtskel.cli.options import Command, Layout, Parser, client_keys, duration, endpoint_option
 from rtskel.cli.output import note
 from rtskel.cli.status import OK, until_terminated
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
@@ -66,7 +66,7 @@ def parser_of(command: str, group: str, name: str) -> tuple[Parser, Any]:
     else:
         endpoint_option(parser, "--raw", RAW_ENDPOINT, "where the server takes raw poses")
         parser.add_argument("--stream", metavar="ID", help="stream id (default: the source's name)")
-        parser.add_argument("--wait", type=float, metavar="S", help="give up after S seconds without a server")
+        parser.add_argument("--wait", type=duration, metavar="S", help="give up after S seconds without a server")
     plugin.options(parser)
     return parser, plugin
 
@@ -102,15 +102,19 @@ def _send(args: argparse.Namespace) -> int:
 
 
 def _receive(args: argparse.Namespace) -> int:
+    from rtskel.client import Publisher
     from rtskel.sources import GROUP, publish
 
     if args.name is None:
         return _list("receive", GROUP)
     parser, plugin = parser_of("receive", GROUP, args.name)
     own = parser.parse_args(args.rest)
+    keys = client_keys(own)
+    # What is wrong with these is said before the source is looked for, which may take long.
+    Publisher(own.raw, stream=own.stream or "any", fps=1.0, keys=keys).close()
     with until_terminated(), plugin.open(own) as source:
         try:
-            sent = publish(source, own.raw, stream=own.stream, keys=client_keys(own), wait=own.wait)
+            sent = publish(source, own.raw, stream=own.stream, keys=keys, wait=own.wait)
         except TimeoutError as error:
             raise RtskelError(str(error)) from None
         note(f"{sent} frames sent")

@@ -20,7 +20,8 @@ from rtskel.cli.status import OK, Incomplete, until_terminated
 from rtskel.client import RAW_ENDPOINT
 
 MORE = """\
-Waits for a server, then sends each sequence of FILE as a stream of its own, in real time.
+Waits for a server, then sends each sequence of FILE as a stream of its own, in real time. Unit, person, view and image
+size go with it. Frames have the times of the replay; with --speed inf those of the recording, if it has any.
 
 examples:
   rtskel publish recording.npz
@@ -61,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
                 done += item.row >= 0
                 bar.update(streams[item.recording], done)
 
-            connect = Publishers(recordings, streams, args.raw, keys)
+            connect = Publishers(recordings, streams, args.raw, config, keys)
             sent = replay(recordings, connect, config, wait_s=args.wait, progress=show, waiting=bar.waiting)
             if problem := undelivered(args.raw, connect.dropped, connect.refusals):
                 raise Incomplete(problem)

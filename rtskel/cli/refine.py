@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from rtskel.cli.archive import MORE as MANY
-from rtskel.cli.archive import in_and_out, in_out_options, run_archive
+from rtskel.cli.archive import each_recording, in_and_out, in_out_options, run_archive
 from rtskel.cli.options import Command, Parser, engine_options, lookahead_option, read, reading_options
-from rtskel.cli.output import Progress
-from rtskel.cli.status import OK, options_in_range, until_terminated
+from rtskel.cli.status import OK, options_in_range
 
 MORE = """\
 Dropped frames are filled in. An .npz output also holds sigma, the spread of the averaged predictions.
@@ -38,31 +38,13 @@ def _run(args: argparse.Namespace) -> int:
     file, out = in_and_out(args)
     check_writable(out)
     recordings = read(args, file)
-    total = sum(recording.frames + recording.dropped for recording in recordings)
-    refined = []
-    with (
-        open_engine(args.engine, precision=args.precision, threads=args.threads) as engine,
-        until_terminated(),
-        Progress("frames", total) as bar,
-    ):
-        before = 0
-        for recording in recordings:
-            bar.update(recording.name)
-            try:
-                with options_in_range():
-                    refined.append(
-                        refine_recording(
-                            recording,
-                            engine=engine,
-                            lookahead=args.lookahead,
-                            radius=args.radius,
-                            min_confidence=args.min_confidence,
-                            progress=lambda done, before=before: bar.update(done=before + done),  # type: ignore[misc]
-                        )
-                    )
-            except RtskelError as error:
-                raise RtskelError(f"{file}: {error}") from None
-            before += recording.frames + recording.dropped
+    how = {"lookahead": args.lookahead, "radius": args.radius, "min_confidence": args.min_confidence}
+    with open_engine(args.engine, precision=args.precision, threads=args.threads) as engine:
+        try:
+            with options_in_range():
+                refined = each_recording(recordings, partial(refine_recording, engine=engine, **how))
+        except RtskelError as error:
+            raise RtskelError(f"{file}: {error}") from None
     write(out, refined)
     return OK
 

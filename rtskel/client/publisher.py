@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Any, Self
 
@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rtskel import wire
-from rtskel.client.socket import Closing, Context, deadline_of
+from rtskel.client.socket import Context, deadline_of
 from rtskel.client.uplink import Frame, Uplink, log
+from rtskel.closing import Closing
 from rtskel.curve import ClientKeys
 from rtskel.errors import AccessError, WireError
 from rtskel.skeleton import CANONICAL_AXES, SKELETONS, UPPER_BODY_50
@@ -43,6 +44,9 @@ class _Sender(Closing):
     skeleton: str = UPPER_BODY_50.id
     axes: str = CANONICAL_AXES
     mirrored: bool = False
+    unit: str | None = None
+    view: str | None = None
+    image_size: tuple[int, int] | None = None
     clock: str = "monotonic"
     keys: ClientKeys | None = None
     queue: int = 256
@@ -64,6 +68,7 @@ class _Sender(Closing):
     def _begin(self) -> None:
         """Checks the arguments, names the sender and resets its counters."""
         self.fps = float(self.fps)
+        self._about = self._known()
         self.sent = self.dropped = self.non_finite = self.unconfirmed = 0
         self.refusals: Counter[str] = Counter()
         self._refused: dict[tuple[str, str], int] = {}  # by stream and reason, as the server last said
@@ -79,6 +84,13 @@ class _Sender(Closing):
         self.epoch = secrets.randbits(48)
         self._next: int | None = 0  # number of the next frame; None once a frame was placed by its time
         self._last = _now()  # when the last frame was sent
+
+    def _known(self) -> wire.About:
+        """What the poses are of."""
+        size: Any = self.image_size  # checked when it is encoded
+        if isinstance(size, Sequence | np.ndarray):
+            size = tuple(int(side) if isinstance(side, np.integer) else side for side in size)
+        return wire.About(self.unit, None, self.view, size)
 
     def _checked(self) -> tuple[str, bytes]:
         """The sender's name for errors, and the topic of its frames; WireError names an invalid argument."""
@@ -168,6 +180,7 @@ class _Sender(Closing):
             "axes": self.axes,
             "mirrored": self.mirrored,
             "dims": dims,
+            "about": self._about,
         }
         return frame, not_finite
 
@@ -232,6 +245,11 @@ class Publisher(_Sender):
         skeleton: skeleton id, which fixes the number of joints J and their order.
         axes: directions in which x, y and z grow, see `rtskel.skeleton.axes_matrix`; MediaPipe's are "RDA".
         mirrored: the image is mirrored, as in selfie cameras.
+        unit: of positions: "m", "cm", "mm", "px", or any other name. Subscribers and what they save then know it. None:
+            not said; likewise below.
+        person: who it is.
+        view: which camera it is.
+        image_size: (width, height) in pixels of the image in which the poses were found.
         clock: of the frames' times; other than "monotonic" and "unix" only with `send(time_ns=...)`.
         keys: of this client, for a server with CURVE keys.
         queue: frames that may wait for a slow server, for all siblings together.
@@ -252,21 +270,26 @@ class Publisher(_Sender):
         non_finite: joints that were sent as missing because a coordinate or their confidence was NaN or infinite.
 
     Raises:
-        WireError: the stream id, fps or axes are not valid.
+        WireError: the stream id, fps, axes, unit, person, view or image size are not valid.
     """
 
     stream: str
+    person: str | None = None
 
-    def sibling(self, stream: str, *, fps: float | None = None) -> Publisher:
-        """A publisher of another stream over the same socket, with the same options and its own counters.
+    def sibling(self, stream: str, *, fps: float | None = None, person: str | None = None) -> Publisher:
+        """A publisher of another stream over the same socket, with the same options but for the person, and its own
+        counters.
 
         The last sibling to be closed closes the socket. All siblings belong to one thread.
         """
         other = copy.copy(self)
-        other.stream, other.fps = stream, self.fps if fps is None else fps
+        other.stream, other.fps, other.person = stream, self.fps if fps is None else fps, person
         other._begin()
         other._uplink.join(other)
         return other
+
+    def _known(self) -> wire.About:
+        return replace(super()._known(), person=self.person)
 
     def _checked(self) -> tuple[str, bytes]:
         frame, _ = self._frame(np.zeros((self._joints or 1, 3), np.float32), None, 0, 0, ())
@@ -392,7 +415,8 @@ class GroupPublisher(_Sender):
         if len(set(streams)) < len(streams):
             raise WireError(f"{self._name}: streams names one twice")
         # Rarely more than one message. Ids and header take what the poses leave of a body.
-        most = min(wire.MAX_ELEMENTS, (wire.MAX_BODY - 1024) // (16 * points.shape[1] + 72)) or 1
+        header = 1024 if self._about == wire.About() else 4096
+        most = min(wire.MAX_ELEMENTS, (wire.MAX_BODY - header) // (16 * points.shape[1] + 72)) or 1
         parts = [slice(first, first + most) for first in range(0, len(streams), most)]
         batches = [
             wire.RawBatch(self.group, streams[part], **frame, xyz=points[part], confidence=trust[part], lossless=block)

@@ -17,7 +17,8 @@ import zmq
 from rtskel import wire
 from rtskel.client.missed import Missed
 from rtskel.client.slots import Key, Slots
-from rtskel.client.socket import Closing, Context, Socket, deadline_of, remaining_ms
+from rtskel.client.socket import Context, Socket, deadline_of, remaining_ms
+from rtskel.closing import Closing
 from rtskel.curve import ClientKeys
 from rtskel.errors import WireError
 

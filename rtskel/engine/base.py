@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import threading
 from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.closing import Closing
 from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
 from rtskel.refine.answer import check_answer
@@ -32,7 +32,7 @@ CLOSE_WAIT_S = 1.0
 """How long closing an engine waits for a run in another thread."""
 
 
-class Engine(ABC):
+class Engine(Closing, ABC):
     """Maps a batch of canonical windows to refined windows. A context manager; closing it releases what it holds.
 
     Attributes:
@@ -121,14 +121,6 @@ class Engine(ABC):
             if idle:
                 self.lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     @staticmethod
     def _check(name: str, array: object, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
         if not isinstance(array, np.ndarray):
@@ -156,7 +148,7 @@ class Engine(ABC):
     ) -> NDArray[np.float32]:
         """Computes. Shapes and dtypes are right and all arrays C-contiguous, though not necessarily writable."""
 
-    def _close(self) -> None:  # noqa: B027 - most engines hold nothing but memory
+    def _close(self) -> None:
         """Releases what the engine holds. Called once."""
 
 

@@ -10,7 +10,7 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `skels` | text of Progressive Transformers and Skeletor (`.skels`) | yes | yes | |
 | `openpose` | OpenPose's JSON, also of Pose2Sim, Sports2D, AI-Hub (`.openpose`) | yes | | fps |
 | `wholebody` | MMPose's JSON, RTMW's arrays (`.wholebody`) | yes | | fps; in 3D unit and axes |
-| `alphapose` | AlphaPose's JSON, COCO's results (`.alphapose`) | yes | | fps |
+| `alphapose` | AlphaPose's JSON, COCO's results and annotations (`.alphapose`) | yes | | fps |
 | `holistic` | MediaPipe's landmarks as arrays (`.mediapipe_arrays`) | yes | | fps if absent; depth_scale for 3D |
 | `mediapipe` | MediaPipe's results as JSON (`.mediapipe_json`) | yes | | fps or times, image_size |
 | `pose` | `.pose` files, mapped by point names (`.posefile`) | yes | | depth_scale for 3D |
@@ -20,6 +20,7 @@ that the file lacks is asked for by option name, and any defect is one `FormatEr
 | `bvh` | rotations of a rest pose (`.bvh`) | | yes | |
 | `vrma`, `glb` | animation of VRM's humanoid bones, glTF (`.vrma`) | | yes | |
 | `mcap` | messages with time stamps (`.mcap`) | | yes | |
+| `capture` | `.part`, what `rtskel subscribe --save` leaves if it dies (`.capture`) | yes | | |
 
 To add a reader:
 
@@ -44,6 +45,7 @@ from rtskel.errors import FormatError
 from rtskel.formats import (
     alphapose,
     bvh,
+    capture,
     frames,
     freemocap,
     markers,
@@ -94,6 +96,7 @@ __all__ = [
 ]
 
 _FORMATS = (  # in the order in which marks are looked for
+    capture.FORMAT,
     posefile.FORMAT,
     markers.TRC,
     freemocap.NPY,
@@ -160,8 +163,8 @@ def _marked(head: bytes, folders: bool = False) -> Format | None:
 def _of_folder(path: Path) -> str:
     if path.suffix.lower() in SUFFIXES:
         raise FormatError(f"{path}: is a directory")
-    for file in frames.files_in(path)[:100]:  # pictures with nobody in them tell nothing
-        marked = _marked(head_of(file), folders=True)
+    for name in frames.names_in(path)[:100]:  # pictures with nobody in them tell nothing
+        marked = _marked(head_of(path / name), folders=True)
         if marked is not None:
             return marked.name
     return openpose.FORMAT.name

@@ -1,27 +1,39 @@
-"""AlphaPose's JSON, and COCO's keypoint results.
+"""AlphaPose's JSON, and COCO's keypoint results and annotations.
 
 Read are a list of people, `{"image_id": "7.jpg", "keypoints": [x, y, confidence, ...]}`, with `idx` where they are
-tracked; and, by image name or one file per image, objects with `bodies` (`joints`) or `people` (`pose_keypoints_2d`).
-Frame numbers are those in image names, from the smallest; layouts are told by their points as in
-`rtskel.formats.wholebody`.
+tracked; such a list as `annotations` of an object with `images` (COCO, Halpe); and, by image name or one file per
+image, objects with `bodies` (`joints`) or `people` (`pose_keypoints_2d`). COCO-WholeBody puts feet, face and hands
+beside `keypoints` (`lefthand_kpts`, ...).
+
+Frame numbers are those in image names, from the smallest: the last number of the name that no two images share. Layouts
+are told by their points as in `rtskel.formats.wholebody`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rtskel.errors import FormatError
 from rtskel.formats.frames import check_span, clips_of, values_of
-from rtskel.formats.parsing import BOM, Format, Options, identity, numbers, read_json, shown
+from rtskel.formats.parsing import BOM, Format, Options, identity, listed, numbers, read_json, shown
 from rtskel.formats.recording import Recording
 from rtskel.formats.wholebody import checked, recordings_of
+
+_PARTS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
+"""Where COCO-WholeBody has its 133 points, in their order."""
+
+_KNOWN = {"image_id", "category_id", "keypoints", "score", "idx", "track_id", "box", "bbox", "joints"}
+_KNOWN |= {"pose_keypoints_2d", "id", "area", "iscrowd", "num_keypoints", "segmentation", *_PARTS}
+_KNOWN |= {f"{part}_{what}" for part in ("foot", "face", "lefthand", "righthand") for what in ("valid", "box")}
 
 
 def read_alphapose(path: Path, options: Options) -> list[Recording]:
     """Read AlphaPose's JSON: one file, or a folder of them."""
+    frames: list[str] = []
     if path.is_dir():
         images = [
             (str(number), found)
@@ -31,18 +43,21 @@ def read_alphapose(path: Path, options: Options) -> list[Recording]:
         ]
     else:
         value = read_json(path, options)
+        if isinstance(value, dict) and isinstance(value.get("annotations"), list):
+            value, frames, options = _annotations(path, value, options)
         if isinstance(value, list):
             images = [(_image(f"{path}, person {at}", person), person) for at, person in enumerate(value)]
         elif isinstance(value, dict):
             images = [(image, found) for image, frame in value.items() for found in _bodies(f"{path}, {image}", frame)]
         else:
             raise FormatError(f"{path}: not AlphaPose's JSON: a list of people, or people by image, expected")
-    number_of = _frame_numbers(path, dict.fromkeys(image for image, _ in images))
+    number_of = _frame_numbers(path, dict.fromkeys([*frames, *(image for image, _ in images)]), options)
     rows = []
     for at, (image, person) in enumerate(images):
         place = f"{path}, person {at}"
-        found = next((person[key] for key in ("keypoints", "joints", "pose_keypoints_2d") if key in person), None)
-        points = numbers(f"{place}, keypoints", found)
+        if not _KNOWN.issuperset(person):
+            options.note(f"unused keys: {listed(person.keys() - _KNOWN)}")
+        points = numbers(f"{place}, keypoints", _keypoints(place, person))
         if points.ndim != 1 or len(points) % 3:
             raise FormatError(f"{place}, keypoints: {points.size} numbers, x, y, confidence of each point expected")
         points = points.reshape(1, -1, 3)
@@ -50,6 +65,33 @@ def read_alphapose(path: Path, options: Options) -> list[Recording]:
         rows.append(row._replace(identity=identity(f"{place}, idx", person.get("idx", person.get("track_id")))))
     rows.sort(key=lambda row: row.frame)
     return recordings_of(path, path.name if path.is_dir() else path.stem, rows, options)
+
+
+def _keypoints(place: str, person: dict[str, Any]) -> Any:
+    found = next((person[key] for key in ("keypoints", "joints", "pose_keypoints_2d") if key in person), None)
+    if _PARTS[-1] not in person:
+        return found
+    parts = [person.get(part) for part in _PARTS]
+    if not all(isinstance(part, list) for part in parts):
+        raise FormatError(f"{place}: {', '.join(_PARTS)} expected, found {listed(person.keys())}")
+    return [value for part in parts for value in part or ()]
+
+
+def _annotations(path: Path, value: dict[str, Any], options: Options) -> tuple[list[Any], list[str], Options]:
+    """The people of a COCO data set, with the names of their images; all those names; and options with their size."""
+    images = {str(i["id"]): i for i in value.get("images") or [] if isinstance(i, dict) and "id" in i}
+    names = {key: str(image.get("file_name", key)) for key, image in images.items()}
+    if len(set(names.values())) < len(names):
+        names = {key: key for key in images}
+    people = []
+    for at, person in enumerate(value["annotations"]):
+        image = _image(f"{path}, annotation {at}", person)
+        people.append(person | {"image_id": names.get(image, image)})
+    sizes = {(image.get("width"), image.get("height")) for image in images.values()}
+    (width, height), *others = sizes or [(None, None)]
+    if options.image_size is None and not others and type(width) is type(height) is int and min(width, height) > 0:
+        options = replace(options, image_size=(width, height))
+    return people, list(names.values()), options
 
 
 def _image(place: str, person: Any) -> str:
@@ -65,22 +107,27 @@ def _bodies(place: str, frame: Any) -> list[dict[str, Any]]:
     return people
 
 
-def _frame_numbers(path: Path, images: Iterable[str]) -> dict[str, int]:
-    """Frame numbers from 0 of image names or ids; in the order of appearance where a name has no number."""
+def _frame_numbers(path: Path, images: Iterable[str], options: Options) -> dict[str, int]:
+    """Frame numbers from 0 of image names or ids; in the order of appearance where they tell none."""
     names = list(images)
-    found = [re.search(r"(\d{1,18})\D*$", name, re.ASCII) for name in names]
-    numbers_of = [int(match[1]) for match in found if match]
-    if len(set(numbers_of)) < len(names):
-        return {name: at for at, name in enumerate(names)}
-    first = min(numbers_of, default=0)
-    check_span(path, first, max(numbers_of, default=0), len(names))
-    return {name: number - first for name, number in zip(names, numbers_of, strict=True)}
+    groups = [re.findall(r"\d+", re.sub(r"\.[A-Za-z]\w{0,4}$", "", name), re.ASCII) for name in names]
+    for place in range(1, min(map(len, groups), default=0) + 1):
+        found = [int(group[-place][-18:]) for group in groups]
+        if len(set(found)) == len(names):
+            first = min(found)
+            check_span(path, first, max(found), len(names))
+            return {name: number - first for name, number in zip(names, found, strict=True)}
+    if len(names) > 1:
+        options.note("image names tell no frame numbers: frames are taken in the order of the file")
+    return {name: at for at, name in enumerate(names)}
 
 
 FORMAT = Format(
     "alphapose",
     (".json",),
     read_alphapose,
-    mark=BOM + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:))',
+    mark=BOM
+    + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:)'
+    + rb'|\{.*(?:"annotations"\s*:\s*\[\s*\{.*"image_id"|"images"\s*:\s*\[\s*\{.*"file_name"))',
     folders=True,
 )

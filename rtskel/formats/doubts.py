@@ -36,7 +36,7 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
     recording = _clock(recording, notes)
     if recording.lookahead is None:
         recording = _present(recording, notes, own)
-        recording = _in_pixels(recording, options, notes)
+        recording = in_pixels(recording, options.image_size, notes)
         if by_convention and recording.dims == 3:
             strange = _strangely_turned(recording)
             if strange:
@@ -94,17 +94,17 @@ def _present(recording: Recording, notes: list[str], own: bool) -> Recording:
     return replace(recording, confidence=confidence)
 
 
-def _in_pixels(recording: Recording, options: Options, notes: list[str]) -> Recording:
-    """Pixels, where coordinates are fractions of an image whose size the caller states."""
+def in_pixels(recording: Recording, size: tuple[int, int] | None, notes: list[str]) -> Recording:
+    """Pixels, where coordinates are fractions of an image of known size."""
     seen = recording.xyz[~recording.missing][:, :2]
     if recording.unit != "px" or not len(seen) or np.abs(seen).max() > NORMALISED:
         return recording
     centred = bool(np.quantile(seen, 0.1) < 0)
     what = "-1..1" if centred else "0..1"
-    if options.image_size is None:
+    if size is None:
         notes.append(f"every coordinate is within {what}, as fractions of an image are (if so, state --image-size)")
         return recording
-    width, height = options.image_size
+    width, height = size
     notes.append(f"every coordinate is within {what}: taken as fractions of the image of {width} x {height}")
     xyz: NDArray[np.float32] = recording.xyz.copy()
     if centred:

@@ -18,20 +18,23 @@ from rtskel.formats.parsing import Options, Unfinished, read_json
 from rtskel.rates import MOST_SLOTS, too_far_apart
 
 
-def files_in(folder: Path, options: Options | None = None) -> list[Path]:
-    """The JSON files in a folder, by name; FormatError if there are none."""
+def names_in(folder: Path, options: Options | None = None) -> list[str]:
+    """The names of the JSON files in a folder, sorted; FormatError if there are none."""
     every = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
     shown = [name for name in every if not name.startswith(".")]
     if options is not None and len(shown) < len(every):
         hidden = next(name for name in every if name.startswith("."))
         options.note(f"hidden files skipped: {len(every) - len(shown)} ({hidden}, ...)")
-    shown = [name for name in shown if name.endswith("keypoints.json")] or shown
-    found = [folder / name for name in shown]
-    if not found:
+    if (named := [name for name in shown if name.endswith("keypoints.json")]) and len(named) < len(shown):
+        if options is not None:
+            other = next(name for name in shown if not name.endswith("keypoints.json"))
+            options.note(f"files not called ..._keypoints.json skipped: {len(shown) - len(named)} ({other}, ...)")
+        shown = named
+    if not shown:
         below = sum(1 for path in folder.glob("*/*.json") if not path.name.startswith("."))
         where = f" ({below} in its subfolders: read those one by one)" if below else ""
         raise FormatError(f"{folder}: directory without OpenPose's *_keypoints.json, or other JSON per frame{where}")
-    return found
+    return shown
 
 
 def check_span(path: Path | str, first: int, last: int, frames: int) -> None:
@@ -40,19 +43,23 @@ def check_span(path: Path | str, first: int, last: int, frames: int) -> None:
         raise FormatError(f"{path}: {frames} frames with numbers from {first} to {last}: no frame numbers")
 
 
-def clips_of(path: Path, options: Options) -> dict[str, dict[int, Path]]:
-    """The files of each clip by frame number, ascending from 0; clips by the name of their recordings."""
-    files = files_in(path, options) if path.is_dir() else [path]
-    matches = [re.fullmatch(r"(.*?)(\d+)\D*", file.stem, re.ASCII) for file in files]
-    clips: dict[str, dict[int, Path]] = {}
-    for place, (file, match) in enumerate(zip(files, matches, strict=True)):
+_NUMBER = re.compile(r"(.*?)(\d+)\D*?(?:\.[^.]*)?", re.ASCII)
+"""A name with a frame number: its clip, and the number, the last one before the suffix."""
+
+
+def clips_of(path: Path, options: Options) -> dict[str, dict[int, str]]:
+    """The paths of the files of each clip by frame number, ascending from 0; clips by the name of their recordings."""
+    folder, names = (path, names_in(path, options)) if path.is_dir() else (path.parent, [path.name])
+    matches = [_NUMBER.fullmatch(name) for name in names]
+    clips: dict[str, dict[int, str]] = {}
+    for place, (name, match) in enumerate(zip(names, matches, strict=True)):
         if match is None and any(matches):
-            numbered = next(other for other, found in zip(files, matches, strict=True) if found)
-            raise FormatError(f"{path}: {numbered.name} has a frame number, {file.name} has none")
+            numbered = next(other for other, found in zip(names, matches, strict=True) if found)
+            raise FormatError(f"{path}: {numbered} has a frame number, {name} has none")
         clip, number = (match[1].rstrip("_-. "), int(match[2][-18:])) if match else ("", place)
-        clash = clips.setdefault(clip, {}).setdefault(number, file)
-        if clash is not file:
-            raise FormatError(f"{path}: {clash.name} and {file.name} are the same frame")
+        clash = clips.setdefault(clip, {}).setdefault(number, name)
+        if clash is not name:
+            raise FormatError(f"{path}: {clash} and {name} are the same frame")
     named = {}
     for clip, frames in clips.items():
         first, last = min(frames), max(frames)
@@ -60,11 +67,11 @@ def clips_of(path: Path, options: Options) -> dict[str, dict[int, Path]]:
             raise FormatError(f"{path}: {len(frames)} files with numbers from {first} to {last}: "
                               "no frame numbers (rename the files)")  # fmt: skip
         name = clip if len(clips) > 1 and clip else path.name if path.is_dir() else path.stem
-        named[name] = {number - first: frames[number] for number in sorted(frames)}
+        named[name] = {number - first: os.path.join(folder, frames[number]) for number in sorted(frames)}
     return named
 
 
-def values_of(files: dict[int, Path], options: Options) -> Iterator[tuple[int, Path, Any]]:
+def values_of(files: dict[int, str], options: Options) -> Iterator[tuple[int, str, Any]]:
     """Frame number, file and JSON value of each file of a clip."""
     last = max(files)
     for number, file in files.items():
@@ -73,6 +80,6 @@ def values_of(files: dict[int, Path], options: Options) -> Iterator[tuple[int, P
         except Unfinished:
             if number != last or number == 0:
                 raise
-            options.note(f"unfinished last file skipped: {file.name}")
+            options.note(f"unfinished last file skipped: {os.path.basename(file)}")
             return
         yield number, file, value

@@ -1,8 +1,8 @@
 """Arrays without names (`.npy`), and freemocap's files: `..._body_3d_xyz.csv` or `.npy`, with both hands beside.
 
-freemocap writes MediaPipe's points in mm, z up: a `.csv` with columns `left_shoulder_x`, ..., and a `.npy` [F, P, 3],
-for the body (33 points), each hand (21) and all (body, right hand, left hand, face). A file of the body is read with
-the hands that lie beside it, and written with them.
+freemocap writes MediaPipe's points in mm, z up: a `.csv` with columns `left_shoulder_x`, ... (and `timestamp`), and a
+`.npy` [F, P, 3], for the body (33 points), each hand (21) and all (body, right hand, left hand, face). A file of the
+body is read with the hands that lie beside it, and written with them.
 
 Any other `.npy` is [F, P, D], or [F, N, P, D] for N people: the number of points tells the layout, as in
 `rtskel.formats.wholebody` and `.mediapipe_arrays`; 50 are rtskel's joints. Where several orders of body and hands have
@@ -24,6 +24,7 @@ from rtskel.formats.mappings import BY_POINTS, HOLISTIC, by_names
 from rtskel.formats.markers import in_unit, of_named_points, one_of
 from rtskel.formats.parsing import BOM, DEPTH, Format, Options, array_of, content, named, replace_file, shown, text
 from rtskel.formats.recording import Recording
+from rtskel.rates import in_ns
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50
 
 AXES, UNIT = "RAU", "mm"
@@ -58,26 +59,27 @@ def _is_body(path: Path) -> bool:
 
 def read_csv(path: Path, options: Options) -> list[Recording]:
     """Read FreeMoCap's body_3d_xyz.csv with the hands' files beside it."""
-    names, points = _columns(path, options)
+    names, points, time_ns = _columns(path, options)
     for part in ("right_hand", "left_hand"):
         other = _beside(path, part)
         if _is_body(path) and other.exists():
-            of_hand, hand = _columns(other, options)
+            of_hand, hand, _ = _columns(other, options)
             if len(hand) != len(points):
                 raise FormatError(f"{other}: {len(hand)} frames, {len(points)} in {path.name}")
             names += [name if name.startswith(part) else f"{part}_{name}" for name in of_hand]
             points = np.concatenate([points, hand], axis=1)
-    return [of_named_points(path, names, points, options, unit=UNIT, axes=AXES, fps=None)]
+    return [of_named_points(path, names, points, options, unit=UNIT, axes=AXES, fps=None, time_ns=time_ns)]
 
 
-def _columns(path: Path, options: Options) -> tuple[list[str], NDArray[np.float64]]:
-    """The names of points and their positions [F, P, 3]."""
+def _columns(path: Path, options: Options) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64] | None]:
+    """The names of points, their positions [F, P, 3], and the time of each frame, if there is a `timestamp`."""
     rows = [row for row in csv.reader(io.StringIO(text(path, options))) if row]
     if len(rows) < 2:
         raise FormatError(f"{path}: no frames")
     at = {name.strip(): column for column, name in enumerate(rows[0])}
     names = [name[:-2] for name in at if name.endswith("_x") and f"{name[:-2]}_y" in at and f"{name[:-2]}_z" in at]
     columns = [at[f"{name}_{axis}"] for name in names for axis in "xyz"]
+    columns += [at["timestamp"]] if "timestamp" in at else []
     values = np.full((len(rows) - 1, len(columns)), np.nan)
     for number, row in enumerate(rows[1:]):
         if len(row) != len(rows[0]):
@@ -88,7 +90,8 @@ def _columns(path: Path, options: Options) -> tuple[list[str], NDArray[np.float6
             raise FormatError(
                 f"{path}, line {number + 2}: {shown(str(error).rpartition(': ')[2])} is no number"
             ) from None
-    return names, values.reshape(len(values), len(names), 3)
+    points = values[:, : 3 * len(names)].reshape(len(values), len(names), 3)
+    return names, points, in_ns(values[:, -1]) if "timestamp" in at else None
 
 
 # .npy

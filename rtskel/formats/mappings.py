@@ -100,10 +100,8 @@ OPENPOSE_25 = _openpose(
         *("LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel"),
     ),
 )
-OPENPOSE_18 = _openpose(
-    "OpenPose COCO-18",
-    ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar"),
-)
+_OPENPOSE_18_REST = ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "REye", "LEye", "REar", "LEar")
+OPENPOSE_18 = _openpose("OpenPose COCO-18", _OPENPOSE_18_REST)
 OPENPOSE_15 = _openpose("OpenPose MPI-15", ("RHip", "RKnee", "RAnkle", "LHip", "LKnee", "LAnkle", "Chest"))
 
 
@@ -178,6 +176,11 @@ COCO_17 = _keypoints("COCO-17", _COCO_BODY, _WITH_MEAN_NECK)
 HALPE_26 = _keypoints("Halpe-26", _HALPE_BODY, _WITH_NECK)
 HALPE_68 = _keypoints("Halpe-68", (*_HALPE_BODY, *_COCO_HANDS), _WITH_NECK)
 WHOLEBODY_133 = _keypoints("COCO-WholeBody", (*_COCO_BODY, *_COCO_FEET, *_FACE, *_COCO_HANDS), _WITH_MEAN_NECK)
+WHOLEBODY_134 = _keypoints(
+    "OpenPose-134",  # of rtmlib and DWPose: COCO-WholeBody in OpenPose's order
+    (*BODY, *_OPENPOSE_18_REST, *_COCO_FEET, *_FACE, *_COCO_HANDS),
+    {joint: [("keypoints", joint)] for joint in BODY},
+)
 HALPE_136 = _keypoints("Halpe-136", (*_HALPE_BODY, *_FACE, *_COCO_HANDS), _WITH_NECK)
 
 # MediaPipe
@@ -252,7 +255,7 @@ BY_COMPONENT: Mapping[str, Layout] = MappingProxyType(
 BY_POINTS: Mapping[int, Layout] = MappingProxyType(
     {
         len(layout.components["keypoints"]): layout
-        for layout in (COCO_17, HALPE_26, BLAZEPOSE_33, HALPE_68, WHOLEBODY_133, HALPE_136)
+        for layout in (COCO_17, HALPE_26, BLAZEPOSE_33, HALPE_68, WHOLEBODY_133, WHOLEBODY_134, HALPE_136)
     }
 )
 """Layouts of files that do not name their points, by the number of points."""

@@ -3,8 +3,9 @@
 Points are mapped to joints by their names (`rtskel.formats.mappings.by_names`); a point that is absent, NaN or, except
 for the neck, at exactly 0 is missing. The files state unit and frame rate, and `.trc` the time of each frame. They do
 not state axes: `.trc` has OpenSim's (x forward, y up, z to the person's right, who faces the camera), `.c3d` those of
-most laboratories (z up), unless `axes` says otherwise. Written are the 50 joints in metres; dropped frames are frames
-without points.
+most laboratories (z up), unless `axes` says otherwise. A `.trc` in which no point ever changes its z is of one camera
+(Sports2D) and read as 2D: x to the image's right, y up, or pixels with y down, which such files call metres. Written
+are the 50 joints in metres; dropped frames are frames without points.
 
 `.c3d` needs ezc3d: `pip install 'rtskel[c3d]'`.
 """
@@ -28,10 +29,16 @@ from rtskel.formats.mappings import by_names, gather
 from rtskel.formats.parsing import Format, Options, content, listed, named, reason, replace_file, shown, text
 from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.rates import reconcile
-from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical
+from rtskel.skeleton import CANONICAL_AXES, LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical
 from rtskel.text import printable
 
 TRC_AXES, C3D_AXES = "TUL", "RAU"
+
+FEWEST_STILL = 10
+"""In so many frames, the z of a point that is measured changes."""
+
+TALLEST_MM = 5000.0
+"""Nobody is taller."""
 
 NAMES = tuple(
     joint.capitalize() if "_" not in joint
@@ -50,6 +57,7 @@ def of_named_points(
     unit: str,
     axes: str,
     fps: float | None,
+    dims: int = 3,
     slot: NDArray[np.int64] | None = None,
     time_ns: NDArray[np.int64] | None = None,
 ) -> Recording:
@@ -76,7 +84,7 @@ def of_named_points(
     rate = clock.fps or options.need(path, "fps", "the file does not say how many frames a second")
     slot = slot if clock.slot is None else clock.slot
     return named(
-        path, Recording, xyz[somebody], rate, path.stem,
+        path, Recording, xyz[somebody], rate, path.stem, dims=dims,
         confidence=confidence[somebody], unit=options.unit or unit, axes=options.axes or axes,
         slot=slot[somebody] - slot[0], time_ns=None if clock.time_ns is None else clock.time_ns[somebody],
     )  # fmt: skip
@@ -120,7 +128,7 @@ def read_trc(path: Path, options: Options) -> list[Recording]:
     names = [name.strip() for name in lines[3].split("\t")[2:] if name.strip()] or lines[3].split()[2:]
     fps = _number(path, "DataRate", header.get("DataRate", header.get("CameraRate", "")))
     unit = header.get("Units", "").lower()
-    if unit not in MM_PER_UNIT and options.unit is None:
+    if unit not in (*MM_PER_UNIT, "px") and options.unit is None:
         options.need(path, "unit", f"Units is {shown(unit)}")
     rows = [(number, line) for number, line in enumerate(lines[5:], 6) if line.strip()]
     numbers, times, values = [], [], []
@@ -138,12 +146,34 @@ def read_trc(path: Path, options: Options) -> list[Recording]:
     if not all(number.is_integer() and 0 <= number < 2**53 for number in numbers):
         raise FormatError(f"{path}: Frame# is no whole number")
     points = np.array(values).reshape(len(values), len(names), 3)
+    space: dict[str, Any] = {"unit": unit, "axes": TRC_AXES}
+    if _is_flat(points):
+        space, points = _of_an_image(points, unit, options), points * (1.0, 1.0, 0.0)
     return [
         of_named_points(
-            path, names, points, options, unit=unit, axes=TRC_AXES, fps=fps if 0 < fps <= 1000 else None,
+            path, names, points, options, **space, fps=fps if 0 < fps <= 1000 else None,
             slot=np.array(numbers, np.int64), time_ns=np.array(times, np.int64),
         )
     ]  # fmt: skip
+
+
+def _is_flat(points: NDArray[np.float64]) -> bool:
+    """Whether the z of points [F, P, 3] is 0, or never changes: nobody has measured it."""
+    z = points[..., 2]
+    z = z[:, np.isfinite(z).any(axis=0)]
+    still = bool(z.size) and bool((np.nanmax(z, axis=0) == np.nanmin(z, axis=0)).all())
+    return still and (len(points) >= FEWEST_STILL or not np.nan_to_num(z).any())
+
+
+def _of_an_image(points: NDArray[np.float64], unit: str, options: Options) -> dict[str, Any]:
+    """What flat points are in: Sports2D calls pixels metres, too."""
+    tall = np.nanmedian(np.nanmax(points[..., 1], axis=1) - np.nanmin(points[..., 1], axis=1))
+    if unit == "px" or tall * MM_PER_UNIT.get(unit, 0.0) > TALLEST_MM:
+        words = "" if unit == "px" else f", {tall:.0f} {unit} tall: taken as pixels"
+        options.note(f"z never changes: read as 2D{words}")
+        return {"unit": "px", "axes": CANONICAL_AXES, "dims": 2}
+    options.note("z never changes: read as 2D, x to the image's right and y up")
+    return {"unit": unit, "axes": "RUT", "dims": 2}
 
 
 def _number(place: Path | str, what: str, cell: str, default: float | None = None) -> float:

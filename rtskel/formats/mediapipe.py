@@ -188,6 +188,8 @@ def people_in(result: Any, options: Options) -> list[Found]:
     people: list[Found] = []
     for part, names in NAMES.items():
         for at, found in enumerate(_lists(field_of(result, names))):
+            if part == POSE and len(found) == len(POINTS[LEFT]):
+                raise FormatError(f"{names[0]}: {len(found)} landmarks, those of a hand alone: a body is needed")
             if len(found) != len(POINTS[part]):
                 raise FormatError(f"{names[0]}: {len(found)} landmarks, {len(POINTS[part])} expected")
             while at >= len(people):
@@ -221,10 +223,15 @@ def _lists(found: Any) -> list[Any]:
     if found is None or not hasattr(found, "__len__") or len(found) == 0 or isinstance(found, (str, Mapping)):
         return []
     first = found[0]
-    nested = isinstance(first, (list, tuple)) and len(first) > 0 and not isinstance(first[0], (int, float))
+    nested = isinstance(first, (list, tuple)) and (len(first) == 0 or not isinstance(first[0], (int, float)))
     if nested or field_of(first, ("landmark", "landmarks")) is not None:
         return [person for group in found for person in _lists(group)]
     return [found]
+
+
+def _unwrapped(value: Any) -> Any:
+    """A number that may be missing: itself, or what Java's Optional becomes in JSON, an object with or without one."""
+    return value.get("value") if isinstance(value, Mapping) else value
 
 
 def _numbers_of(place: str, found: Iterable[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -234,8 +241,8 @@ def _numbers_of(place: str, found: Iterable[Any]) -> tuple[NDArray[np.float64], 
         if isinstance(mark, (list, tuple)):
             row = (*mark, *[0.0] * (3 - len(mark)), None)[:4]
         elif isinstance(mark, Mapping):
-            seen = mark.get("visibility")
-            row = (mark.get("x"), mark.get("y"), mark.get("z", 0.0), seen if seen else mark.get("presence", seen))
+            seen, presence = (_unwrapped(mark.get(name)) for name in ("visibility", "presence"))
+            row = (mark.get("x"), mark.get("y"), mark.get("z", 0.0), seen if seen or presence is None else presence)
         else:
             seen = mark.visibility
             row = (mark.x, mark.y, mark.z, seen if seen else getattr(mark, "presence", seen))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from rtskel.formats.parsing import (
 )
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
-from rtskel.rates import reconcile
+from rtskel.rates import MOST_FPS, in_ns, reconcile
 
 _FRAMES = ("frames", "results", "data", "detections", "landmarks_per_frame", "frameResults")
 _NUMBER = ("frame", "frame_id", "frame_index", "frameIndex", "frame_number", "frameNumber", "frame_idx")
@@ -103,7 +104,11 @@ def _of_results(
     if not any(frames):
         raise FormatError(f"{path}: nobody is found in any frame, or these are not MediaPipe's results")
     slot = _frame_numbers(path, results)
-    clock = reconcile(options.fps or _rate(header), slot, _times(path, results))
+    stated = _rate(header)
+    possible = stated is not None and 0 < stated <= MOST_FPS
+    clock = reconcile(options.fps or (stated if possible else None), slot, _times(path, results))
+    if stated is not None and not possible and clock.fps and options.fps is None:
+        options.note(f"{stated:g} frames per second are stated, which cannot be: the times hold")
     if clock.note:
         options.note(clock.note)
     fps = clock.fps or options.need(path, "fps", "the file states neither times nor how many frames a second")
@@ -214,24 +219,25 @@ def _times(path: Path, results: list[Any]) -> NDArray[np.int64] | None:
         found = _stated(results, keys, (int, float))
         if not found:
             continue
-        seconds = numbers(f"{path}, {keys[0]}", found)
-        steps = np.diff(seconds)
-        step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-        if not unit:
-            unit = next((each for each in (1e9, 1e6, 1e3, 1.0) if 0.002 <= step * each / 1e9 <= 1.0), 0.0)
-        if not unit or not np.isfinite(seconds).all() or np.abs(seconds).max() * unit >= 2.0**62:
-            return None
-        first = round(float(seconds[0]) * unit)
-        whole: NDArray[np.int64] = first + np.rint((seconds - seconds[0]) * unit).astype(np.int64)
-        return whole
-    return None
+        return in_ns(numbers(f"{path}, {keys[0]}", found), unit)
+    return _dates(_stated(results, _TIME, (str,)))
+
+
+def _dates(texts: list[str]) -> NDArray[np.int64] | None:
+    """Dates and times of day as JavaScript and Python write them (ISO 8601), in ns."""
+    try:
+        days = [datetime.fromisoformat(text) for text in texts]
+        steps = [(day - days[0]) // timedelta(microseconds=1) for day in days]
+        first = round((days[0].timestamp() if days else 0.0) * 1e6)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+    return np.array([(first + step) * 1000 for step in steps], np.int64) if steps else None
 
 
 def _rate(header: Mapping[str, Any]) -> float | None:
     value = field_of(header, ("fps", "frame_rate", "frameRate", "framerate"))
-    return (
-        float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1000 else None
-    )
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
+    return float(value) if number else None
 
 
 def _size(header: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -1,10 +1,11 @@
 """JSON in OpenPose's format: of OpenPose, and of the many programs that write "in OpenPose format".
 
-Read are a folder with one file per frame, or one such file (`rtskel.formats.frames`). `people` is a list, an object of
-people by id, or one person. A person has `pose_keypoints_2d`, `hand_left_keypoints_2d` and `hand_right_keypoints_2d`,
-or, of OpenPose before 1.2, these without `_2d`: x, y, confidence of each point. The number of points of the body tells
-the layout: OpenPose's own, or that of RTMPose, RTMW, AlphaPose, MediaPipe as Pose2Sim and Sports2D write them, with all
-points in `pose_keypoints_2d` (`rtskel.formats.mappings`).
+Read are a folder with one file per frame, or one such file (`rtskel.formats.frames`), which may hold a list of frames
+(ComfyUI and others that use DWPose, which also state the image's size). `people` is a list, an object of people by id,
+or one person. A person has `pose_keypoints_2d`, `hand_left_keypoints_2d` and `hand_right_keypoints_2d`, or, of OpenPose
+before 1.2, these without `_2d` (before 1.1 `body_parts`): x, y, confidence of each point. The number of points of the
+body tells the layout: OpenPose's own, or that of RTMPose, RTMW, AlphaPose, MediaPipe as Pose2Sim and Sports2D write
+them, with all points in `pose_keypoints_2d` (`rtskel.formats.mappings`).
 
 Where `..._keypoints_3d` (x, y, z, confidence) are filled, they are read instead: unit and axes as stated, else the unit
 that makes the shoulders as wide as people's, and the camera's axes. `unit="px"` asks for 2D.
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
+from rtskel.formats.doubts import in_pixels
 from rtskel.formats.frames import clips_of, values_of
 from rtskel.formats.mappings import (
     BY_POINTS,
@@ -49,8 +51,11 @@ AXES_3D = "RDA"
 
 PARTS = ("pose", "hand_left", "hand_right")
 _POINT_KEYS = {f"{part}_keypoints{dims}" for part in PARTS for dims in ("_2d", "_3d", "")}
-_KNOWN = {f"{part}_keypoints{dims}" for part in (*PARTS, "face") for dims in ("_2d", "_3d", "")} | {"person_id"}
-_KNOWN_OF_FILE = {"version", "people", "part_candidates"}
+_POINT_KEYS |= {"body_parts"}
+_KNOWN = {f"{part}_keypoints{dims}" for part in (*PARTS, "face") for dims in ("_2d", "_3d", "")}
+_KNOWN |= {"person_id", "body_parts"}
+_SIZE = ("canvas_width", "canvas_height")
+_KNOWN_OF_FILE = {"version", "people", "part_candidates", *_SIZE}
 _HAND_POINTS = 21
 _ADULT_SHOULDERS_MM = 150.0, 750.0
 
@@ -72,20 +77,32 @@ def read_openpose(path: Path, options: Options) -> list[Recording]:
     fps = options.need(path, "fps", "OpenPose's files do not say how many frames a second")
     recordings = []
     for name, files in clips.items():
-        rows = [
-            row for number, file, value in values_of(files, options) for row in _people(number, file, value, options)
-        ]
-        recordings += _clip(path, name, rows, fps, options)
+        sizes: set[Any] = set()
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, so the point is missing
+            values = (frame for found in values_of(files, options) for frame in _frames(*found, alone=len(files) == 1))
+            rows = [row for number, place, value in values for row in _people(number, place, value, options, sizes)]
+        recordings += _clip(path, name, rows, fps, options, sizes)
     return recordings
 
 
-def _people(number: int, file: Path, value: Any, options: Options) -> list[_Row]:
-    """The people of one frame."""
+def _frames(number: int, file: str, value: Any, *, alone: bool) -> list[tuple[int, str, Any]]:
+    """Number, place and value of each frame in a file: one, or in a file that is `alone` a list of them."""
+    if not isinstance(value, list) or not value:
+        return [(number, file, value)]
+    if len(value) > 1 and not alone:
+        raise FormatError(f"{file}: holds {len(value)} frames, one expected in each file of a folder")
+    return [(number + at, f"{file}, frame {at}", frame) for at, frame in enumerate(value)]
+
+
+def _people(number: int, file: str, value: Any, options: Options, sizes: set[Any]) -> list[_Row]:
+    """The people of one frame; the size of its image, if it is stated, is added to `sizes`."""
     if not isinstance(value, dict) or ("people" not in value and _KNOWN.isdisjoint(value)):
         raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
     people = value.get("people", value)  # one person, without the list
     if "people" in value and not _KNOWN_OF_FILE.issuperset(value):
         options.note(f"unused keys: {listed(value.keys() - _KNOWN_OF_FILE)}")
+    if _SIZE[0] in value:
+        sizes.add(tuple(value.get(side) for side in _SIZE))
     if isinstance(people, dict):
         by_id = bool(people) and _KNOWN.isdisjoint(people) and all(isinstance(one, dict) for one in people.values())
         people = [_with_id(*item) for item in people.items()] if by_id else [people] if people else []
@@ -93,7 +110,8 @@ def _people(number: int, file: Path, value: Any, options: Options) -> list[_Row]
         people = []
     if not isinstance(people, list):
         raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
-    return [_person(number, f"{file}, person {at}", person, options) for at, person in enumerate(people)]
+    seen = ((at, person) for at, person in enumerate(people) if person != {})  # Pose2Sim's for who is not in view
+    return [_person(number, f"{file}, person {at}", person, options) for at, person in seen]
 
 
 def _with_id(key: str, person: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +129,7 @@ def _person(number: int, place: str, person: Any, options: Options) -> _Row:
     flat, deep = [], []
     for part in PARTS:
         key = f"{part}_keypoints_2d" if f"{part}_keypoints_2d" in person else f"{part}_keypoints"
+        key = "body_parts" if part == PARTS[0] and key not in person and "body_parts" in person else key
         flat.append(_points(place, part, key, person.get(key), 3))
         deep.append(_points(place, part, f"{part}_keypoints_3d", person.get(f"{part}_keypoints_3d"), 4))
     return _Row(number, place, identity(f"{place}, person_id", person.get("person_id")), flat, deep)
@@ -130,22 +149,23 @@ def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[
             else f"{'x, y, z' if width == 4 else 'x, y'}, confidence of each point"
         )
         raise FormatError(f"{place}, {key}: {values.size} numbers, {expected} expected")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, so the point is missing
-        return values.astype(np.float32).reshape(-1, width)
+    return values.astype(np.float32).reshape(-1, width)
 
 
-def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options) -> list[Recording]:
+def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options, sizes: set[Any]) -> list[Recording]:
     rows = [row for row in rows if any(map(len, row.flat)) or any(map(len, row.deep))]
     if not rows:
         raise FormatError(f"{path}: nobody is found in any frame")
     deep = any(part.any() for row in rows for part in row.deep)
     flat = any(part.any() for row in rows for part in row.flat)
-    fields: dict[str, Any] = {"unit": "px"}
+    size = next(iter(sizes)) if len(sizes) == 1 else (None,)
+    sure = all(type(side) is int and side > 0 for side in size)
+    fields: dict[str, Any] = {"unit": "px", "image_size": size if sure else None}
     if deep and options.unit != "px":
         xyz, confidence = _joints([(row.place, row.deep) for row in rows], options)
         unit = options.unit or _unit_of(xyz, confidence)
         if unit:
-            fields = {"unit": unit, "axes": options.axes or AXES_3D}
+            fields |= {"unit": unit, "axes": options.axes or AXES_3D}
             if flat:
                 options.note("pose_keypoints_3d are read, pose_keypoints_2d are not (--unit px reads those)")
             if options.unit is None:
@@ -159,7 +179,8 @@ def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options)
     if fields["unit"] == "px":
         xyz, confidence = _joints([(row.place, row.flat) for row in rows], options)
     frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 2))
-    return recordings_of_people(path, name, frame, xyz, confidence, identity, note=options.note, fps=fps, **fields)
+    found = recordings_of_people(path, name, frame, xyz, confidence, identity, note=options.note, fps=fps, **fields)
+    return found if fields["image_size"] is None else [in_pixels(one, one.image_size, options.notes) for one in found]
 
 
 def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -182,7 +203,8 @@ def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[n
     points = {}
     for at, (component, names) in enumerate(layout.components.items()):
         empty = np.zeros((len(names), rows[0][1][0].shape[1]), np.float32)
-        points[component] = np.stack([parts[at] if len(parts[at]) else empty for _, parts in rows])
+        each = [parts[at] if len(parts[at]) else empty for _, parts in rows]
+        points[component] = np.concatenate(each).reshape(len(rows), *empty.shape)
     sure = {component: array[..., -1] for component, array in points.items()}
     points = {component: array[..., :-1] for component, array in points.items()}
     return gather(layout, points, stated_confidence(points, sure, options))
@@ -215,7 +237,7 @@ FORMAT = Format(
     "openpose",
     (".json",),
     read_openpose,
-    mark=BOM + rb'\s*\{.*"(?:people|(?:pose|hand_left|hand_right)_keypoints(?:_[23]d)?)"\s*:',
+    mark=BOM + rb'\s*(?:\[\s*)?\{.*"(?:people|(?:pose|hand_left|hand_right)_keypoints(?:_[23]d)?)"\s*:',
     folders=True,
     convention=True,
 )

@@ -23,7 +23,7 @@ Rows with the same stream, lookahead, person and view are one recording, in row 
 `.npz` has one array per column, never pickled. `.csv` has a header line; each joint has its own columns `nose_x`,
 `nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint without x and y is missing); an empty cell
 is the column's default. `.jsonl` has one object per line with the columns as keys, `xyz` as [J][x, y, z] or [J][x, y],
-and null for a default. It reads the lines of `rtskel subscribe --json` too, which state no unit; their flags are words
+and null for a default. It reads the lines of `rtskel subscribe --json` too; their flags are words
 and are left out, and objects of another `kind` than "pose" are skipped. Columns and keys that nobody knows are noted.
 """
 

@@ -45,7 +45,7 @@ from rtskel.skeleton import CANONICAL_AXES, NECK
 
 _KNOWN_OF_INSTANCE = {"keypoints", "keypoint_scores", "track_id", "bbox", "bbox_score", "bbox_scores"}
 _KNOWN_OF_INSTANCE |= {"keypoints_visible", "track_bbox", "transformed_keypoints"}
-_KNOWN_OF_INSTANCE |= {"score", "keypoints3D", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
+_KNOWN_OF_INSTANCE |= {"score", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
 _KNOWN_ARRAYS = {"keypoints", "scores", "keypoint_scores", "fps", "image_size", "track_id", "person_id"}
 
 
@@ -167,7 +167,7 @@ def read_wholebody(path: Path, options: Options) -> list[Recording]:
     return _read_arrays(path, options) if zipfile.is_zipfile(path) else _read_json(path, options)
 
 
-def _picture(number: int, file: Path, value: Any, options: Options) -> list[Row]:
+def _picture(number: int, file: str, value: Any, options: Options) -> list[Row]:
     """The people of a file that holds one picture."""
     found = _frames(file, value)
     if len(found) > 1:
@@ -175,7 +175,7 @@ def _picture(number: int, file: Path, value: Any, options: Options) -> list[Row]
     return [row for frame in found for row in _people(f"{file}", number, frame["instances"], options)]
 
 
-def _frames(path: Path, value: Any) -> list[dict[str, Any]]:
+def _frames(path: Path | str, value: Any) -> list[dict[str, Any]]:
     frames = value
     if isinstance(value, dict):
         frames = next((value[key] for key in ("instance_info", "instances", "predictions") if key in value), None)
@@ -229,7 +229,9 @@ def _spelled(points: Any, scores: Any) -> tuple[Any, Any]:
     """Keypoints and scores as lists: MMPose's, TensorFlow.js' list of objects, or Ultralytics' object of lists."""
     if isinstance(points, list) and points and all(isinstance(point, dict) for point in points):
         sure = [point.get("score", point.get("confidence", 1.0)) for point in points]
-        return [[point.get("x"), point.get("y")] for point in points], sure
+        held = [(point, point.get("position")) for point in points]  # by PoseNet
+        places = [place if isinstance(place, dict) else point for point, place in held]
+        return [[place.get("x"), place.get("y")] for place in places], sure
     if isinstance(points, dict) and isinstance(points.get("x"), list) and isinstance(points.get("y"), list):
         pairs = [list(pair) for pair in zip(points["x"], points["y"], strict=False)]
         return pairs, points.get("visible", points.get("confidence", scores))

@@ -124,8 +124,7 @@ class Outlet:
             yield encoder.topic, body
 
     def _packed_source(self, place: int) -> bytes:
-        pose = self._table.sample(place, 0)
-        source = wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)
+        source = _source(self._table.sample(place, 0))
         packed = self._sources[place] = wire.RefinedBatchEncoder.source(source)
         return packed
 
@@ -136,10 +135,15 @@ class Outlet:
             pose.lookahead,
             pose.epoch,
             *(0, 0, 0, pose.clock, pose.skeleton, pose.model),
-            [wire.Source(pose.stream, pose.source_epoch, pose.source_clock, pose.fps, pose.axes, pose.mirrored)],
+            [_source(pose)],
             np.zeros((1, 6), np.int64),
             *(emission.xyz[:1], emission.confidence[:1], emission.missing[:1], emission.sigma[:1]),
         )
 
 
 _UNWANTED = -1
+
+
+def _source(pose: wire.RefinedPose) -> wire.Source:
+    origin = pose.stream, pose.source_epoch, pose.source_clock, pose.fps
+    return wire.Source(*origin, pose.axes, pose.mirrored, pose.about)

@@ -37,10 +37,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from rtskel import wire
+from rtskel.closing import Closing
 from rtskel.engine import Engine, EngineInfo
 from rtskel.errors import ServeError, WireError
 from rtskel.refine import RefinerBank
@@ -95,7 +94,7 @@ MAX_PATIENCE_S = 20.0
 """How long the end waits for one call of the engine."""
 
 
-class Server:
+class Server(Closing):
     """A server that has bound its endpoints. `run` serves until `stop`; closing it is the caller's (a `with` block).
 
     Attributes:
@@ -182,14 +181,6 @@ class Server:
             )
         except ValueError as error:
             raise ServeError(str(error)) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""

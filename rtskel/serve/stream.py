@@ -50,7 +50,7 @@ from rtskel.serve.config import StreamConfig
 from rtskel.serve.phase import Phase
 from rtskel.serve.reports import SECOND, Reports
 from rtskel.skeleton import signed_axes
-from rtskel.wire import Flag, RawPose, StreamEnd
+from rtskel.wire import About, Flag, RawPose, StreamEnd
 
 if TYPE_CHECKING:
     from rtskel.serve.intake import Intake
@@ -773,19 +773,21 @@ class Stream:
 def _kind(msg: RawPose) -> tuple[object, ...]:
     """What the messages of a stream that take the fast way have in common."""
     return (
-        *(msg.epoch, msg.clock, msg.fps, msg.skeleton, msg.axes, msg.mirrored, msg.lossless, msg.dims),
+        *(msg.epoch, msg.clock, msg.fps, msg.skeleton, msg.axes, msg.mirrored, msg.lossless, msg.dims, msg.about),
         *(msg.seq is None, len(msg.xyz)),
     )
 
 
-def _view(msg: RawPose) -> tuple[str, bool, bool, int]:
-    """What may not change within a segment beside the epoch: axes, mirrored, whether slots come from timestamps, and
-    whether the estimator knows depths.
+def _view(msg: RawPose) -> tuple[str, bool, bool, int, About]:
+    """What may not change within a segment beside the epoch: axes, mirrored, whether slots come from timestamps,
+    whether the estimator knows depths, and what the poses are of.
     """
-    return msg.axes, msg.mirrored, msg.seq is None, msg.dims
+    return msg.axes, msg.mirrored, msg.seq is None, msg.dims, msg.about
 
 
 def _show_view(msg: RawPose) -> str:
-    axes, mirrored, timed, dims = _view(msg)
+    axes, mirrored, timed, dims, about = _view(msg)
     view = f"axes {axes}{' mirrored' if mirrored else ''}, {'timed' if timed else 'numbered'}"
-    return view if dims == 3 else f"{view}, 2D"
+    said = [(name, getattr(about, name)) for name in ("unit", "person", "view", "image_size")]
+    known = [f"{name} {value!r}" for name, value in said if value is not None]
+    return ", ".join([view, *(["2D"] if dims == 2 else []), *known])

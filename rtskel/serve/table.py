@@ -531,6 +531,7 @@ class StreamTable:
             confidence=nothing[:, 0],
             missing=nothing[:, 0] == 0,
             sigma=nothing[:, 0],
+            about=source.about,
         )
 
     # --- the end ------------------------------------------------------------------------------------------------------

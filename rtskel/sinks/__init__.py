@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from rtskel.client import Subscriber
-from rtskel.client.socket import Closing
+from rtskel.closing import Closing
 from rtskel.wire import Event, RefinedPose
 
 GROUP = "rtskel.sinks"

@@ -21,6 +21,8 @@ from rtskel.wire import RefinedPose
 TYPE = "MoCap"
 PARTS = (("x", "PositionX"), ("y", "PositionY"), ("z", "PositionZ"), ("confidence", "Confidence"))
 """Ending of a channel's label, and its type by LSL's conventions for motion capture."""
+UNITS = {"m": "meters", "cm": "centimeters", "mm": "millimeters", "px": "pixels"}
+"""What LSL calls units."""
 
 
 class LslSink(Sink):
@@ -28,10 +30,10 @@ class LslSink(Sink):
 
     Args:
         prefix: what the outlets' names begin with; the stream's id follows.
-        unit: of positions, as the channels state it; rtskel does not know it.
+        unit: of positions, as the channels state it; None: as the stream says.
     """
 
-    def __init__(self, prefix: str = "rtskel-", unit: str = "unknown") -> None:
+    def __init__(self, prefix: str = "rtskel-", unit: str | None = None) -> None:
         try:
             import pylsl
         except (ModuleNotFoundError, RuntimeError) as error:  # RuntimeError: no liblsl for this machine
@@ -44,7 +46,7 @@ class LslSink(Sink):
 
     def pose(self, pose: RefinedPose) -> None:
         """Push one pose into the outlet of its stream."""
-        kind = (pose.skeleton, pose.fps, pose.lookahead, pose.axes, pose.mirrored, pose.model)
+        kind = (pose.skeleton, pose.fps, pose.lookahead, pose.axes, pose.mirrored, pose.model, pose.about)
         if self._of.get(pose.stream) != kind:
             self._of[pose.stream] = kind
             self._outlets[pose.stream] = self._lsl.StreamOutlet(self._describe(pose))
@@ -83,6 +85,7 @@ class LslSink(Sink):
         info = self._lsl.StreamInfo(
             name, TYPE, len(PARTS) * len(names), pose.fps, "float32", f"rtskel-{pose.stream}-{pose.epoch:x}"
         )
+        unit = self._unit or UNITS.get(pose.about.unit or "", pose.about.unit) or "unknown"
         about = info.desc()
         channels = about.append_child("channels")
         for joint in names:
@@ -91,7 +94,7 @@ class LslSink(Sink):
                 channel.append_child_value("label", f"{joint}_{ending}")
                 channel.append_child_value("object", joint)
                 channel.append_child_value("type", kind)
-                channel.append_child_value("unit", "normalized" if kind == "Confidence" else self._unit)
+                channel.append_child_value("unit", "normalized" if kind == "Confidence" else unit)
         setup = about.append_child("setup")
         for label, value in (
             ("skeleton", pose.skeleton),
@@ -107,7 +110,7 @@ class LslSink(Sink):
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", default="rtskel-", help="outlets are called that and the stream (default rtskel-)")
-    parser.add_argument("--unit", default="unknown", help="of positions, such as meters, for the channels' description")
+    parser.add_argument("--unit", help="of positions, such as meters, for the channels' description (default: as sent)")
 
 
 MORE = """\

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.client import Publisher
-from rtskel.client.socket import Closing
+from rtskel.closing import Closing
 from rtskel.curve import ClientKeys
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50
 
@@ -50,7 +50,7 @@ class Source(Closing, ABC):
         stream: what the stream is called unless the user says otherwise.
         fps: frames a second.
         clock: the clock of `Frame.time_ns`: "monotonic", "unix", or a name.
-        axes, mirrored, skeleton: what positions mean, as in `rtskel.Publisher`.
+        axes, mirrored, skeleton, unit: what positions mean, as in `rtskel.Publisher`.
     """
 
     stream: str
@@ -59,6 +59,7 @@ class Source(Closing, ABC):
     axes: str = CANONICAL_AXES
     mirrored: bool = False
     skeleton: str = UPPER_BODY_50.id
+    unit: str | None = None
 
     @abstractmethod
     def frame(self, timeout: float) -> Frame | None:
@@ -117,6 +118,7 @@ def publish(
         axes=source.axes,
         mirrored=source.mirrored,
         skeleton=source.skeleton,
+        unit=source.unit,
         keys=keys,
     ) as publisher:
         publisher.wait_for_subscriber(wait)

@@ -8,6 +8,7 @@ The outlet's channels must be labelled by joint and part, `nose_x`, `nose_y`, `n
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import RtskelError
+from rtskel.sinks.lsl import UNITS
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50, axes_matrix
 from rtskel.sources import Frame, Source, SourcePlugin
 
@@ -31,12 +33,16 @@ class LslSource(Source):
         axes: where x, y and z grow; None: as the outlet says, else canonical.
 
     Raises:
-        RtskelError: none is found, or several; its channels name no joint; it states no rate.
+        RtskelError: invalid axes or timeout; none is found, or several; its channels name no joint; it states no rate.
     """
 
     def __init__(
         self, name: str | None = None, type: str = "MoCap", timeout: float = 10.0, axes: str | None = None
     ) -> None:
+        if axes is not None:
+            axes_matrix(axes)
+        if not 0 < timeout < math.inf:
+            raise RtskelError(f"lsl: {timeout:g} s to find an outlet: a number above 0 expected")
         try:
             import pylsl
             from pylsl.util import LostError
@@ -58,6 +64,7 @@ class LslSource(Source):
         if not self.fps > 0:
             raise RtskelError(f"lsl: outlet {info.name()!r} states no rate: refinement needs one")
         self._joints, self._parts, self._channels = _layout(info)
+        self.unit = _unit(info, int(self._channels[0]))
         self.mirrored = _setup(info, "mirrored") == "true"
         self.axes = axes or _setup(info, "axes") or CANONICAL_AXES
         axes_matrix(self.axes)
@@ -103,6 +110,16 @@ def _layout(info: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np
         )
     joints, of, channels = np.array(found, np.int64).T
     return joints, of, channels
+
+
+def _unit(info: Any, number: int) -> str | None:
+    """The unit that a channel states; None: none, or an unknown one."""
+    channel = info.desc().child("channels").child("channel")
+    for _ in range(number):
+        channel = channel.next_sibling("channel")
+    unit: str = channel.child_value("unit")
+    known = {theirs: ours for ours, theirs in UNITS.items()}
+    return None if unit in ("", "unknown") else known.get(unit, unit)
 
 
 def _setup(info: Any, name: str) -> str:

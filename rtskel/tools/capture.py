@@ -1,8 +1,7 @@
 """Saves refined poses while they arrive: a crash loses at most the last second.
 
-Poses are appended to `FILE.part` as the messages of the wire format, each behind the lengths of its two parts (two
-uint32, little-endian). At the end they become the recording FILE, and `FILE.part` is removed unless something in it
-could not be saved. A `.part` file that is left over can be read at any time; an incomplete last message is ignored.
+Poses are appended to `FILE.part`, a capture (`rtskel.formats.capture`). At the end they become the recording FILE, and
+`FILE.part` is removed unless something in it could not be saved.
 """
 
 from __future__ import annotations
@@ -10,30 +9,22 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import struct
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
+from rtskel.closing import Closing
 from rtskel.errors import FormatError, RtskelError, WireError
-from rtskel.formats import Recording
-from rtskel.tools.collect import Collector, save
-from rtskel.wire import RefinedPose, decode, encode
-
-MAGIC = b"rtskel-capture-1\n"
-
-SUFFIX = ".part"
+from rtskel.formats.capture import LENGTHS, MAGIC, SUFFIX, collected
+from rtskel.tools.collect import save
+from rtskel.wire import RefinedPose, encode
 
 FLUSH_S = 0.5
 """Poses are appended this often."""
 
-_LENGTHS = struct.Struct("<II")
 
-
-class Capture:
+class Capture(Closing):
     """Appends poses to `path`.part; `finish` turns them into the recording `path`. A context manager.
 
     Attributes:
@@ -66,7 +57,7 @@ class Capture:
         except WireError as error:
             self._refused.setdefault(pose.stream, str(error))
             return
-        self._pending.append(_LENGTHS.pack(len(topic), len(body)) + topic + body)
+        self._pending.append(LENGTHS.pack(len(topic), len(body)) + topic + body)
         self.poses += 1
 
     def flush(self, *, now: bool = False) -> None:
@@ -111,7 +102,7 @@ class Capture:
                 raise RtskelError(f"{problems[0]}: nothing is saved")
             return f"{'nothing could be written' if self._cut else 'no poses came'}: {self._path} is not written"
         self._file.seek(0)
-        recordings, refused = _collect(self._file).valid_recordings()
+        recordings, refused = collected(self._file)[0].valid_recordings()
         problems += refused
         saved = ""
         if self._cut and os.path.exists(self._path):
@@ -145,32 +136,6 @@ class Capture:
         """Close the `.part` file, which stays where it is."""
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def read_capture(path: str | Path) -> list[Recording]:
-    """The recordings in a `.part` file.
-
-    Raises:
-        FormatError: no such file, another kind of file, or nothing in it that can be a recording.
-    """
-    try:
-        with open(path, "rb") as file:
-            recordings, refused = _collect(file).valid_recordings()
-    except OSError as error:
-        raise FormatError(f"{path}: {error.strerror or error}") from None
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from None
-    if not recordings:
-        raise FormatError(f"{path}: {'; '.join(refused) or 'no poses'}")
-    return recordings
-
 
 def _create(path: str) -> tuple[str, IO[bytes]]:
     number = 1
@@ -182,26 +147,3 @@ def _create(path: str) -> tuple[str, IO[bytes]]:
             number += 1
         except OSError as error:
             raise FormatError(f"{part}: cannot be written ({error.strerror or error})") from None
-
-
-def _collect(file: IO[bytes]) -> Collector:
-    collector = Collector()
-    for pose in _poses(file):
-        collector.add(pose)
-    return collector
-
-
-def _poses(file: IO[bytes]) -> Iterator[RefinedPose]:
-    if file.read(len(MAGIC)) != MAGIC:
-        raise FormatError("not a capture of rtskel subscribe --save")
-    while len(header := file.read(_LENGTHS.size)) == _LENGTHS.size:
-        topic_length, body_length = _LENGTHS.unpack(header)
-        topic, body = file.read(topic_length), file.read(body_length)
-        if len(body) < body_length:
-            return
-        try:
-            message = decode(topic, body)
-        except WireError:
-            return  # a machine that lost power may leave anything at the end
-        if isinstance(message, RefinedPose):
-            yield message

@@ -1,4 +1,4 @@
-"""What a subscriber keeps of the refined poses it receives: recordings to save, latencies, and which streams ended."""
+"""What a subscriber keeps of the refined poses it receives: saved recordings, latencies, and which streams ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,115 +13,6 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, check_writable, write, write_apart
 from rtskel.wire import Event, Flag, RefinedPose
-
-MAX_HOLE_S = 60.0
-"""A hole longer than this begins a new recording: formats without frame numbers write every dropped frame."""
-
-BLOCK = 512
-"""Poses are kept as arrays of this many."""
-
-
-class Collector:
-    """Gathers refined poses into recordings, one for each stream and lookahead.
-
-    Poses are kept in the order of arrival; nothing is sorted or discarded. Where a stream restarts (a new epoch of its
-    estimator, another layout, a frame number that does not ascend or leaps), a new recording begins, called `name@2`,
-    `name@3`, ...
-    """
-
-    def __init__(self) -> None:
-        self._takes: dict[tuple[str, int], list[_Take]] = {}
-
-    def add(self, pose: RefinedPose) -> None:
-        """Take one pose."""
-        takes = self._takes.setdefault((pose.stream, pose.lookahead), [])
-        if not takes or not takes[-1].continues(pose):
-            takes.append(_Take(f"{pose.stream}@{len(takes) + 1}" if takes else pose.stream))
-        takes[-1].add(pose)
-
-    def recordings(self) -> list[Recording]:
-        """All poses so far, as recordings ready for `rtskel.formats.write`; in the order in which streams appeared.
-
-        Raises:
-            FormatError: a stream cannot be a recording, such as one of 2000 frames a second.
-        """
-        return [take.recording() for takes in self._takes.values() for take in takes]
-
-    def valid_recordings(self) -> tuple[list[Recording], list[str]]:
-        """As `recordings`, but without the streams that cannot be recordings, and a line for each of those."""
-        recordings, refused = [], []
-        for takes in self._takes.values():
-            for take in takes:
-                try:
-                    recordings.append(take.recording())
-                except FormatError as error:
-                    refused.append(str(error))
-        return recordings, refused
-
-
-class _Take:
-    """The poses of one stream at one lookahead that follow each other."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._pending: list[RefinedPose] = []
-        self._blocks: list[dict[str, NDArray[Any]]] = []
-        self._last: RefinedPose | None = None
-
-    def continues(self, pose: RefinedPose) -> bool:
-        """Whether `pose` follows the last one."""
-        last = self._last
-        if last is None:
-            return True
-        alike = pose.xyz.shape == last.xyz.shape and all(
-            getattr(pose, name) == getattr(last, name) for name in ("source_epoch", "skeleton", "axes", "mirrored")
-        )
-        step = slot_of(pose) - slot_of(last)
-        return alike and (step == 1 or 0 < step <= MAX_HOLE_S * last.fps)
-
-    def add(self, pose: RefinedPose) -> None:
-        self._last = pose
-        self._pending.append(pose)
-        if len(self._pending) == BLOCK:
-            self._pack()
-
-    def _pack(self) -> None:
-        poses, self._pending = self._pending, []
-        if poses:
-            self._blocks.append(
-                {
-                    "xyz": np.stack([pose.xyz for pose in poses]),
-                    "confidence": np.stack([pose.confidence for pose in poses]),
-                    "sigma": np.stack([pose.sigma for pose in poses]),
-                    "slot": np.array([slot_of(pose) for pose in poses], np.int64),
-                    "time_ns": np.array([pose.source_time_ns for pose in poses], np.int64),
-                    "windows": np.array([pose.windows for pose in poses], np.int32),
-                    "flags": np.array([int(pose.flags) for pose in poses], np.int32),
-                }
-            )
-
-    def recording(self) -> Recording:
-        self._pack()
-        last = self._last
-        assert last is not None
-        columns: dict[str, Any] = {
-            name: np.concatenate([block[name] for block in self._blocks]) for name in self._blocks[0]
-        }
-        return Recording(
-            fps=last.fps,
-            name=self._name,
-            skeleton=last.skeleton,
-            axes=last.axes,
-            mirrored=last.mirrored,
-            unit="unknown",
-            lookahead=last.lookahead,
-            **columns,
-        )
-
-
-def slot_of(pose: RefinedPose) -> int:
-    """The estimator's frame number, or the output's number if the estimator has none."""
-    return pose.seq if pose.source_seq is None else pose.source_seq
 
 
 def check_savable(path: str) -> str:

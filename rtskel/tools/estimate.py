@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.closing import Closing
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording
 from rtskel.formats.mediapipe import AXES, Assembler, landmarks
@@ -45,7 +45,7 @@ class Estimator(Protocol):
         """Landmarks in the next image."""
 
 
-class Holistic:
+class Holistic(Closing):
     """MediaPipe Holistic, loaded; a context manager."""
 
     def __init__(self, *, complexity: int = 1, smooth: bool = False) -> None:
@@ -78,12 +78,8 @@ class Holistic:
         self._used = True
         return landmarks(results, (width, height))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Frees the models."""
         self._model.close()
 
 

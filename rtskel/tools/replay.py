@@ -23,9 +23,13 @@ from rtskel.client import Publisher
 from rtskel.curve import ClientKeys
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording
+from rtskel.wire import MAX_TIME
 
 MAX_FPS = 10_000.0
 """Frames a second that the wire format can state."""
+
+RECORDED = "recorded"
+"""The clock of frames that are sent with the times at which they were recorded."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class ReplayConfig:
         jitter_ms: every frame is sent up to this much later than it was taken, at random. Frames overtake each other
             where that exceeds the frame interval.
         speed: 1 is the recorded frame rate, 2 twice as fast; infinite: as fast as the receiver takes frames. Streams
-            state the rate at which they are replayed.
+            state the rate at which they are replayed. Frames have the times of the replay, as from a live estimator;
+            at infinite speed those of the recording, if it has any.
         together: all recordings at once instead of one after another.
         seed: random seed.
     """
@@ -109,6 +114,15 @@ def stated_fps(recording: Recording, config: ReplayConfig) -> float:
     return rate
 
 
+def keeps_times(recording: Recording, config: ReplayConfig) -> bool:
+    """Whether frames are sent with the times at which they were recorded, instead of those of the replay.
+
+    They are where the replay follows no clock, and the wire format can state the times.
+    """
+    times = recording.time_ns
+    return math.isinf(config.speed) and times is not None and bool((times >= 0).all() and (times <= MAX_TIME).all())
+
+
 def stream_id(name: str) -> str:
     """A stream id from a name: without folders, other characters replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rstrip("/").rpartition("/")[2])[-64:] or "recording"
@@ -164,29 +178,40 @@ class Publishers:
     """The `connect` of `replay`: a `Publisher` for each recording; recordings of one layout share a socket."""
 
     def __init__(
-        self, recordings: Sequence[Recording], streams: Sequence[str], endpoint: str, keys: ClientKeys | None = None
+        self,
+        recordings: Sequence[Recording],
+        streams: Sequence[str],
+        endpoint: str,
+        config: ReplayConfig,
+        keys: ClientKeys | None = None,
     ) -> None:
         self._recordings, self._streams, self._endpoint, self._keys = recordings, streams, endpoint, keys
+        self._config = config
         self._first: dict[tuple[object, ...], Publisher] = {}
         self._all: list[Publisher] = []
 
     def __call__(self, number: int, fps: float) -> Publisher:
         """The publisher of that recording, stating that frame rate."""
         recording, stream = self._recordings[number], self._streams[number]
-        layout = recording.skeleton, recording.axes, recording.mirrored
-        if layout in self._first:
-            publisher = self._first[layout].sibling(stream, fps=fps)
+        person = recording.person or None
+        layout: dict[str, Any] = {
+            "skeleton": recording.skeleton,
+            "axes": recording.axes,
+            "mirrored": recording.mirrored,
+            "unit": recording.unit or None,
+            "view": recording.view or None,
+            "image_size": recording.image_size,
+            "clock": RECORDED if keeps_times(recording, self._config) else "monotonic",
+        }
+        first = self._first.get(tuple(layout.values()))
+        if first is not None:
+            publisher = first.sibling(stream, fps=fps, person=person)
         else:
-            publisher = self._first[layout] = Publisher(
-                self._endpoint,
-                stream=stream,
-                fps=fps,
-                skeleton=recording.skeleton,
-                axes=recording.axes,
-                mirrored=recording.mirrored,
-                keys=self._keys,
-                wait=0,  # `replay` waits itself
+            # `replay` waits itself.
+            publisher = Publisher(
+                self._endpoint, stream=stream, fps=fps, person=person, keys=self._keys, wait=0, **layout
             )
+            self._first[tuple(layout.values())] = publisher
         self._all.append(publisher)
         return publisher
 
@@ -305,13 +330,15 @@ class _Senders:
         self.open(number + 1)
 
     def send(self, item: Item, time_ns: int) -> None:
-        """Send the item's frame, taken at `time_ns`, or end its stream."""
+        """Send the item's frame, taken at `time_ns` of the replay, or end its stream."""
         recording, number = self._recordings[item.recording], item.recording
         if item.row < 0:
             self._senders[number].end(int(recording.slots[-1]) + 1)
             self.begun[number] = -1
             return
         slot = int(recording.slots[item.row])
+        if recording.time_ns is not None and keeps_times(recording, self._config):
+            time_ns = int(recording.time_ns[item.row])
         xyz, confidence = recording.xyz[item.row, :, : recording.dims], recording.confidence[item.row]
         self._senders[number].send(xyz, confidence, seq=slot, time_ns=time_ns, block=True)
         self.begun[number] = max(self.begun[number], slot + 1)

@@ -12,12 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.closing import Closing
 from rtskel.errors import FormatError
 from rtskel.rates import LEAST_FPS, MOST_FPS, Placer, reconcile
 
@@ -47,7 +47,7 @@ class Frame(NamedTuple):
     image: Image
 
 
-class Video:
+class Video(Closing):
     """A video file or camera, opened; iterating, which can be done once, reads its frames.
 
     Attributes:
@@ -130,14 +130,6 @@ class Video:
     def close(self) -> None:
         """Release the file or camera."""
         self._capture.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _first_times(cv2: Any, source: str) -> NDArray[np.int64]:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from rtskel.client import ServerBack, ServerGone
 from rtskel.client.subscriber import Given
+from rtskel.formats.capture import slot_of
 from rtskel.skeleton import SKELETONS
 from rtskel.text import printable
-from rtskel.tools.collect import latency, slot_of
-from rtskel.wire import Event, Flag, Heartbeat, RefinedPose
+from rtskel.tools.collect import latency
+from rtskel.wire import About, Event, Flag, Heartbeat, RefinedPose
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -46,7 +47,8 @@ def as_json(message: Given, arrived_ns: int) -> dict[str, Any]:
             "flags": [flag.name.lower() for flag in Flag if flag in message.flags and flag.name],
             "model": message.model,
             "skeleton": message.skeleton,
-            "unit": "unknown",
+            "unit": message.about.unit or "unknown",
+            **_known(message.about),
             "axes": message.axes,
             "mirrored": message.mirrored,
             "missing": np.flatnonzero(message.missing).tolist(),
@@ -81,6 +83,13 @@ def as_json(message: Given, arrived_ns: int) -> dict[str, Any]:
     if isinstance(message, ServerBack):
         return {"kind": "server", "event": "back", "epoch": message.epoch, "restarted": message.restarted}
     raise TypeError(f"{type(message).__name__} does not come from a server")
+
+
+def _known(about: About) -> dict[str, Any]:
+    """Who it is and from where, as far as that is known; the keys are the columns of `.jsonl` recordings."""
+    width, height = about.image_size or (None, None)
+    said = {"person": about.person, "view": about.view, "image_width": width, "image_height": height}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def in_words(change: ServerGone | ServerBack) -> str:

@@ -15,6 +15,7 @@ from rtskel.wire.fields import MAX_COUNT as MAX_COUNT
 from rtskel.wire.fields import MAX_ELEMENTS as MAX_ELEMENTS
 from rtskel.wire.fields import MAX_FPS as MAX_FPS
 from rtskel.wire.fields import MAX_JOINTS as MAX_JOINTS
+from rtskel.wire.fields import MAX_SIDE as MAX_SIDE
 from rtskel.wire.fields import MAX_SPAN_S as MAX_SPAN_S
 from rtskel.wire.fields import MAX_TEXT as MAX_TEXT
 from rtskel.wire.fields import MAX_TIME as MAX_TIME
@@ -24,6 +25,7 @@ from rtskel.wire.fields import clean_joints as clean_joints
 from rtskel.wire.messages import F32 as F32
 from rtskel.wire.messages import I64 as I64
 from rtskel.wire.messages import ROW as ROW
+from rtskel.wire.messages import About as About
 from rtskel.wire.messages import Event as Event
 from rtskel.wire.messages import Heartbeat as Heartbeat
 from rtskel.wire.messages import Message as Message

@@ -26,6 +26,7 @@ from rtskel.wire import fields as f
 from rtskel.wire import topics
 from rtskel.wire.messages import (
     I64,
+    NOTHING,
     ROW,
     Event,
     Heartbeat,
@@ -83,6 +84,8 @@ def _raw_body(header: f.Header, name: str, raw: RawPose | RawBatch, each: tuple[
         body["lossless"] = True
     if f.check_dims(header.kind, name, raw.dims, raw.axes) != 3:
         body["dims"] = raw.dims
+    if about := f.pack_about(header.kind, name, raw.about):
+        body["about"] = about
     return body | f.pack_floats(header.kind, name, each, raw, "xyz", "confidence")
 
 
@@ -134,7 +137,8 @@ def _raw_values(header: f.Header, name: str, body: f.Body, lead: tuple[int, ...]
     lossless = f.checked(body.get("lossless", False), f.BOOL, header.kind, name, "lossless")
     arrays = np.frombuffer(xyz, f.F4).reshape(*each, 3), np.frombuffer(confidence, f.F4).reshape(each)
     dims = f.check_dims(header.kind, name, body.get("dims", 3), axes)
-    return epoch, seq, time_ns, clock, float(fps), *arrays, skeleton, axes, mirrored, lossless, dims
+    about = f.read_about(header.kind, name, body["about"]) if "about" in body else NOTHING
+    return epoch, seq, time_ns, clock, float(fps), *arrays, skeleton, axes, mirrored, lossless, dims, about
 
 
 def _encode_end(end: StreamEnd) -> _Parts:
@@ -174,6 +178,8 @@ def encode_refined(pose: RefinedPose) -> _Parts:
     f.check_view("refined", stream, pose.fps, pose.axes)
     f.check_joints("refined", stream, joints)
     body |= {**header, "model": f.checked(pose.model, f.TEXT, "refined", stream, "model")}
+    if about := f.pack_about("refined", stream, pose.about):
+        body["about"] = about
     f.check_array("refined", stream, "missing", pose.missing, each, np.bool_)
     body |= f.pack_floats("refined", stream, each, pose, "xyz", "confidence", "sigma")
     body["missing"] = f.pack_bits(pose.missing.tobytes())
@@ -199,8 +205,9 @@ def _decode_refined(body: f.Body) -> tuple[bytes, RefinedPose]:
     slot = stream, lookahead, epoch, seq
     view = skeleton, model, axes, mirrored
     arrays = points, trust, f.unpack_bits(missing, joints), spread
+    about = f.read_about("refined", stream, body["about"]) if "about" in body else NOTHING
     return topics.refined_topic(stream, lookahead), make_refined(
-        *slot, *header, windows, to_flags(flags), *view, *arrays
+        *slot, *header, windows, to_flags(flags), *view, *arrays, about
     )
 
 
@@ -225,7 +232,7 @@ def encode_refined_batch(batch: RefinedBatch) -> _Parts:
         "kind": kind,
         **header,
         "model": f.checked(batch.model, f.TEXT, kind, None, "model"),
-        "sources": [list(checked_source(source)) for source in _sources(batch.sources, poses)],
+        "sources": [source_body(source) for source in _sources(batch.sources, poses)],
         "numbers": _check_numbers(numbers).astype(f.I8, copy=False).tobytes(),
         **f.pack_floats(kind, None, each, batch, "xyz", "confidence", "sigma"),
         "missing": np.packbits(missing, axis=1).tobytes(),
@@ -237,7 +244,7 @@ def _decode_refined_batch(body: f.Body) -> tuple[bytes, RefinedBatch]:
     lookahead, epoch, poses, *rest = f.REFINED_BATCH.check(None, body["batch"], body["times"], body["space"])
     start, end, publish, clock, skeleton, joints = rest
     f.check_joints(kind, None, joints)
-    sources = [checked_source(source) for source in _sources(body["sources"], poses)]
+    sources = [_read_source(source) for source in _sources(body["sources"], poses)]
     packed = {name: body[name] for name in ("xyz", "confidence", "sigma")}
     cells, bits = poses * joints, (joints + 7) // 8
     for name, data in packed.items():
@@ -263,18 +270,32 @@ def _sources(sources: Any, poses: int) -> Sequence[Any]:
     return sources  # type: ignore[no-any-return]
 
 
-def checked_source(source: Any) -> Source:
+def source_body(source: Source) -> list[Any]:
+    """The element of `sources` that says this; WireError if it cannot be said."""
+    *known, _ = _known_source(source)
+    about = f.pack_about("refined_batch", source.stream, source.about)
+    return [*known, about] if about else known
+
+
+def _read_source(element: Any) -> Source:
     """An element of `sources`, trailing elements left out."""
+    source = _known_source(element)
+    if len(element) == len(f.BATCH_SOURCE):
+        return source
+    return source._replace(about=f.read_about("refined_batch", source.stream, element[len(f.BATCH_SOURCE)]))
+
+
+def _known_source(element: Any) -> Source:
     try:
-        return _usual_source(*source[: len(Source._fields)])
+        return _usual_source(*element[: len(f.BATCH_SOURCE)])
     except TypeError:
-        expected = ", ".join(Source._fields)
-        raise f.offence("refined_batch", None, f"sources holds {f.show(source)}, not [{expected}]") from None
+        expected = ", ".join(f.BATCH_SOURCE)
+        raise f.offence("refined_batch", None, f"sources holds {f.show(element)}, not [{expected}]") from None
 
 
 @lru_cache(maxsize=4096, typed=True)
 def _usual_source(*values: Any) -> Source:
-    if len(values) != len(Source._fields):
+    if len(values) != len(f.BATCH_SOURCE):
         raise TypeError
     kind, stream = "refined_batch", values[0]
     for (name, types), value in zip(f.BATCH_SOURCE.items(), values, strict=True):

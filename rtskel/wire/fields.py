@@ -5,6 +5,7 @@ The first offending field is named in one `WireError` of one line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import permutations, product
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import WireError
-from rtskel.wire.messages import F32, Source
+from rtskel.wire.messages import F32, NOTHING, About, Source
 
 VERSION: Final = 1
 """Major version: `v` in a body and `rts1` in a topic. Additions keep it, so readers ignore unknown fields of a map and
@@ -28,6 +29,9 @@ MAX_BODY: Final = 65536
 MAX_JOINTS: Final = 1024
 MAX_TEXT: Final = 128
 """Longest clock, skeleton, model and event name, in characters."""
+
+MAX_SIDE: Final = 1_000_000
+"""Largest width and height of an image, in pixels."""
 
 MAX_COUNT: Final = 2**63 - 1
 """Integers are in 0..MAX_COUNT, so that languages without unsigned integers can hold them."""
@@ -64,7 +68,11 @@ _BATCH = {"lookahead": COUNT, "epoch": COUNT, "poses": COUNT}
 _BATCH_SPACE = {"skeleton": TEXT, "joints": COUNT}
 SOURCE = {**_FRAME, "fps": REAL}
 SPACE = {**_BATCH_SPACE, "axes": TEXT, "mirrored": BOOL}
-BATCH_SOURCE = dict(zip(Source._fields, (TEXT, COUNT, TEXT, REAL, TEXT, BOOL), strict=True))
+BATCH_SOURCE = dict(zip(Source._fields[:-1], (TEXT, COUNT, TEXT, REAL, TEXT, BOOL), strict=True))
+"""The elements of a source, of which the last may be absent: `about`."""
+
+ABOUT = ("unit", "person", "view", "image_size")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 class Header:
@@ -154,6 +162,40 @@ def check_dims(kind: str, stream: str, dims: Any, axes: str) -> int:
     if dims == 2 and axes[2] not in "TA":
         raise offence(kind, stream, f"dims is 2, and axes {axes} do not have x and y in the image")
     return dims
+
+
+def pack_about(kind: str, stream: object, about: Any) -> Body:
+    """The field `about` of a message; empty if there is nothing to say."""
+    if about is NOTHING:
+        return {}
+    if type(about) is not About:
+        raise offence(kind, stream, f"about is {show(about)}, not an About")
+    body = {name: value for name in ABOUT if (value := getattr(about, name)) is not None}
+    read_about(kind, stream, body)
+    return body
+
+
+def read_about(kind: str, stream: object, body: Any) -> About:
+    """What the field `about` says; keys that this version does not know are left out."""
+    if type(body) is not dict:
+        raise offence(kind, stream, f"about is {show(body)}, not a map")
+    if kind == "raw_batch" and "person" in body:
+        raise offence(kind, stream, "about.person is for single streams: stream ids tell people of a batch apart")
+    known: dict[str, Any] = {name: _about_text(kind, stream, name, body[name]) for name in ABOUT[:-1] if name in body}
+    if "image_size" not in body:
+        return About(**known)
+    size = body["image_size"]
+    sides = type(size) in (list, tuple) and len(size) == 2 and all(type(side) is int for side in size)
+    if not sides or not 0 < min(size) <= max(size) <= MAX_SIDE:
+        raise offence(kind, stream, f"about.image_size is {_short(ascii(size))}, not [width, height] in 1..{MAX_SIDE}")
+    return About(**known, image_size=tuple(size))
+
+
+def _about_text(kind: str, stream: object, name: str, text: Any) -> str:
+    checked(text, TEXT, kind, stream, f"about.{name}")
+    if not text or _CONTROL.search(text):
+        raise offence(kind, stream, f"about.{name} is {show(text)}, not 1 to {MAX_TEXT} characters without controls")
+    return text  # type: ignore[no-any-return]
 
 
 def check_counts(kind: str, stream: object, counts: Any) -> dict[str, int]:

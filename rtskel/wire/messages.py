@@ -21,6 +21,28 @@ I64: TypeAlias = NDArray[np.int64]
 _M = TypeVar("_M")
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What poses are of, as far as their sender says. Refined poses say the same as the raw ones.
+
+    It does not change within a stream's life: a message that says something else starts the stream afresh.
+
+    Attributes:
+        unit: of positions: "m", "cm", "mm", "px", or any other name. None: unknown; likewise below.
+        person: who it is. Of single streams: in a batch, stream ids tell people apart.
+        view: which camera it is.
+        image_size: (width, height) in pixels of the image in which the poses were found.
+    """
+
+    unit: str | None = None
+    person: str | None = None
+    view: str | None = None
+    image_size: tuple[int, int] | None = None
+
+
+NOTHING = About()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RawPose:
     """One frame from a pose estimator.
@@ -41,6 +63,7 @@ class RawPose:
         lossless: keep every frame. An overloaded server delays this stream; of other streams it takes the newest
             frames first.
         dims: 3, or 2 if the estimator has no depth; z is then meaningless.
+        about: what the pose is of.
     """
 
     stream: str
@@ -56,6 +79,7 @@ class RawPose:
     mirrored: bool = False
     lossless: bool = False
     dims: int = 3
+    about: About = NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +92,8 @@ class RawBatch:
     Attributes:
         group: id of the sender, such as the camera; same characters as a stream id.
         streams: K different stream ids, one per person.
-        epoch, seq, time_ns, clock, fps, skeleton, axes, mirrored, lossless, dims: as in `RawPose`, common to all.
+        epoch, seq, time_ns, clock, fps, skeleton, axes, mirrored, lossless, dims, about: as in `RawPose`, common to
+            all.
         xyz: [K, J, 3].
         confidence: [K, J].
     """
@@ -87,11 +112,12 @@ class RawBatch:
     mirrored: bool = False
     lossless: bool = False
     dims: int = 3
+    about: About = NOTHING
 
     def poses(self) -> list[RawPose]:
         """The same frame as one message per person. The arrays are views."""
         source = self.epoch, self.seq, self.time_ns, self.clock, self.fps
-        space = self.skeleton, self.axes, self.mirrored, self.lossless, self.dims
+        space = self.skeleton, self.axes, self.mirrored, self.lossless, self.dims, self.about
         people = zip(self.streams, self.xyz, self.confidence, strict=True)
         return [make_raw(stream, *source, xyz, confidence, *space) for stream, xyz, confidence in people]
 
@@ -132,6 +158,7 @@ class RefinedPose:
         confidence: [J] as received; 0 where the joint is filled in.
         missing: bool [J]; the joint was not seen, so `xyz` comes from the model alone.
         sigma: [J] spread of the averaged predictions, in the unit of `xyz`.
+        about: as in the raw frame.
     """
 
     stream: str
@@ -158,6 +185,7 @@ class RefinedPose:
     confidence: F32
     missing: NDArray[np.bool_]
     sigma: F32
+    about: About = NOTHING
 
 
 class Source(NamedTuple):
@@ -169,6 +197,7 @@ class Source(NamedTuple):
     fps: float
     axes: str
     mirrored: bool
+    about: About = NOTHING
 
 
 ROW = ("seq", "source_seq", "source_time_ns", "receive_ns", "windows", "flags")
@@ -215,7 +244,8 @@ class RefinedBatch:
             slot = source.stream, self.lookahead, self.epoch, seq
             origin = source.epoch, number, time_ns, source.clock, source.fps
             space = self.skeleton, self.model, source.axes, source.mirrored
-            poses.append(make_refined(*slot, *origin, receive_ns, *times, windows, to_flags(flags), *space, *arrays))
+            known = *slot, *origin, receive_ns, *times, windows, to_flags(flags), *space
+            poses.append(make_refined(*known, *arrays, source.about))
         return poses
 
 

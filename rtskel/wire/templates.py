@@ -13,10 +13,11 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rtskel.wire.codec import checked_source as _source
 from rtskel.wire.codec import encode_refined as _encode_refined
 from rtskel.wire.codec import encode_refined_batch as _encode_refined_batch
 from rtskel.wire.codec import packing as _packing
+from rtskel.wire.codec import source_body as _source_body
+from rtskel.wire.fields import ABOUT as _ABOUT
 from rtskel.wire.fields import F4 as _F4
 from rtskel.wire.fields import I8 as _I8
 from rtskel.wire.fields import MAX_BODY, MAX_ELEMENTS, VERSION
@@ -43,7 +44,7 @@ class RawTemplate(NamedTuple):
 
 
 _RAW_FIELDS = frozenset(
-    ("v", "kind", "stream", "group", "streams", "source", "space", "lossless", "dims", "xyz", "confidence")
+    ("v", "kind", "stream", "group", "streams", "source", "space", "lossless", "dims", "about", "xyz", "confidence")
 )
 
 
@@ -78,6 +79,9 @@ def raw_template(topic: bytes, body: bytes) -> RawTemplate | None:
             size = len(unpacker.unpack())
             spans.append((name, unpacker.tell() - size, unpacker.tell()))
             cells = size // 4 if name == "confidence" else cells
+        elif name == "about":
+            if not unpacker.unpack().keys() <= set(_ABOUT):
+                return None
         else:
             unpacker.skip()
     if len(spans) != 3:  # a field came twice
@@ -208,7 +212,7 @@ class RefinedBatchEncoder:
         Raises:
             WireError: it cannot be encoded.
         """
-        return _packing.pack(_source(source))
+        return _packing.pack(_source_body(source))
 
     def most(self, sources: Sequence[bytes]) -> int:
         """How many poses of such sources one batch can hold."""

@@ -52,6 +52,14 @@ TEXTS = [
     "RDT",
 ]
 AXES = ["RDT", "RDA", "RUA", "RUT", "LDT", "DRT", "TRD", "RRT", "rdt"]
+ABOUTS: list[Any] = [
+    {"unit": "mm"},
+    {"unit": "px", "image_size": [1280, 720], "person": "Ann", "view": "left"},
+    {"image_size": [640, 480], "lens": "wide"},
+    {"person": "\x1b[2J"},
+    {"image_size": [0, 2**62]},
+    {},
+]
 OTHERS: list[Any] = [None, True, False, b"", b"\x00" * 12, [], [[]], {}, {"v": 1}, 1.5, "1"]
 
 
@@ -139,6 +147,7 @@ class Publisher:
             "mirrored": rng.random() < 0.2,
             "lossless": rng.random() < 0.2,
             "dims": 3,
+            "about": None if usual and rng.random() < 0.7 else rng.choice(ABOUTS),
         }
         return made
 
@@ -146,7 +155,7 @@ class Publisher:
         """Something that real publishers do now and then, and something that none should."""
         rng = self.rng
         what = rng.choice(
-            ["epoch", "fps", "seq", "time", "clock", "axes", "mirrored", "lossless", "style", "timed", "dims"]
+            ["epoch", "fps", "seq", "time", "clock", "axes", "mirrored", "lossless", "style", "timed", "dims", "about"]
         )
         if what == "fps":
             self.fps = rng.choice(REALS)
@@ -168,6 +177,7 @@ class Publisher:
                 "mirrored": lambda: rng.random() < 0.5,
                 "lossless": lambda: rng.random() < 0.5,
                 "dims": lambda: rng.choice([2, 3]),
+                "about": lambda: rng.choice([None, *ABOUTS]),
             }
             self.fields[what] = draw[what]()
 
@@ -194,6 +204,8 @@ class Publisher:
             body["lossless"] = True
         if f["dims"] != 3:
             body["dims"] = f["dims"]
+        if f["about"] is not None:
+            body["about"] = f["about"]
         body |= {"xyz": xyz.tobytes(), "confidence": confidence.tobytes()}
         if self.seq is not None:
             self.seq = _sayable(self.seq + 1)
@@ -259,7 +271,9 @@ def _value_changed(value: Any, rng: random.Random) -> Any:
         if how < 0.08:
             del changed[key]
         elif how < 0.14:
-            changed[rng.choice(["extra", "v", "kind", "lossless", "dims", "streams", key])] = rng.choice(OTHERS)
+            changed[rng.choice(["extra", "v", "kind", "lossless", "dims", "about", "streams", key])] = rng.choice(
+                OTHERS
+            )
         elif how < 0.17:
             return dict(rng.sample(list(changed.items()), len(changed)))
         else:

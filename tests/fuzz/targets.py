@@ -183,7 +183,9 @@ class Tables:
             pose = wire.decode(self.writer.topics[kind], body)
             assert isinstance(pose, wire.RefinedPose)
             self.said.append((pose.stream, pose.lookahead, pose.seq, pose.source_seq, pose.source_time_ns))
-            self.said.append((pose.receive_ns, pose.windows, pose.flags, pose.fps, pose.axes, pose.mirrored))
+            self.said.append(
+                (pose.receive_ns, pose.windows, pose.flags, pose.fps, pose.axes, pose.mirrored, pose.about)
+            )
             self.poses.append((pose.xyz, pose.confidence, pose.sigma))
 
 

@@ -76,7 +76,7 @@ class ReplayThread:
     def __init__(self, recordings: list[Recording], streams: list[str], endpoint: str, config: ReplayConfig) -> None:
         self._error: BaseException | None = None
         self._stop = threading.Event()
-        self._arguments = recordings, Publishers(recordings, streams, endpoint), config
+        self._arguments = recordings, Publishers(recordings, streams, endpoint, config), config
         self._thread = threading.Thread(target=self._run, name="replay")
 
     def _run(self) -> None:

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rtskel.formats import Recording
+from rtskel.formats.capture import slot_of
 from rtskel.text import printable
-from rtskel.tools.collect import percentiles, slot_of
+from rtskel.tools.collect import percentiles
 from rtskel.tools.demo.live import Arrival, DemoConfig, Run
 from rtskel.tools.demo.truth import Truth
 from rtskel.tools.replay import stated_fps, stream_ids

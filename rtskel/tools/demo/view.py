@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rtskel.tools.collect import Latency, slot_of
+from rtskel.formats.capture import slot_of
+from rtskel.tools.collect import Latency
 from rtskel.tools.demo.truth import Truth
 from rtskel.wire import RefinedPose
 
