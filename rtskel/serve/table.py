@@ -32,8 +32,8 @@ What a user can rely on, for a stream of `fps` frames a second:
   FLUSHED, and the event `stale` says that nothing follows until a frame does. A `lossless` stream is not given up: its
   next frame is waited for until `idle_s`.
 - *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap of
-  more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch or other axes, or where numbers or
-  times go back (event `reset`). What was due before comes out first. A number that leaps ahead while frames are
+  more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch, other axes or another unit, person, view
+  or image size, or where numbers or times go back (event `reset`). What was due before comes out first. A number that leaps ahead while frames are
   coming in is held until the next frame confirms it, or one frame and the slack have passed; if the next frame goes
   on where the stream was, the leap is dropped as `jump`. Frames that go back, to slots that are out, are confirmed
   by the next one, and by the fifth where they may be stragglers (less than `max_gap` back, in number and in time);
