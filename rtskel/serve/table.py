@@ -31,15 +31,15 @@ What a user can rely on, for a stream of `fps` frames a second:
   none: no frame causes more than its own work once more. After `max_gap` slots the rest that is due comes out, flagged
   FLUSHED, and the event `stale` says that nothing follows until a frame does. A `lossless` stream is not given up: its
   next frame is waited for until `idle_s`.
-- *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap of
-  more than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch, other axes or another unit, person, view
-  or image size, or where numbers or times go back (event `reset`). What was due before comes out first. A number that leaps ahead while frames are
-  coming in is held until the next frame confirms it, or one frame and the slack have passed; if the next frame goes
-  on where the stream was, the leap is dropped as `jump`. Frames that go back, to slots that are out, are confirmed
-  by the next one, and by the fifth where they may be stragglers (less than `max_gap` back, in number and in time);
-  else they are `late` or `duplicate`. Another epoch takes an id over once the present one has been silent for a
-  frame and the slack, and its frames wait for that long; if the present one goes on, they are dropped as
-  `other_epoch` (`old_epoch` if it was replaced before).
+- *Starting afresh* (all memory gone, first pose flagged RESET, its number in the output going on): after a gap of more
+  than `max_gap` slots (also GAP_BEFORE, event `gap`), at another epoch, other axes or another unit, person, view or
+  image size, or where numbers or times go back (event `reset`). What was due before comes out first. A number that
+  leaps ahead while frames are coming in is held until the next frame confirms it, or one frame and the slack have
+  passed; if the next frame goes on where the stream was, the leap is dropped as `jump`. Frames that go back, to slots
+  that are out, are confirmed by the next one, and by the fifth where they may be stragglers (less than `max_gap` back,
+  in number and in time); else they are `late` or `duplicate`. Another epoch takes an id over once the present one has
+  been silent for a frame and the slack, and its frames wait for that long; if the present one goes on, they are
+  dropped as `other_epoch` (`old_epoch` if it was replaced before).
 - *End.* StreamEnd with `seq` N: the stream has N slots. Those still missing have `slack` to arrive, the tail is
   flushed, event `end`. A frame of the same epoch after it starts afresh if its number is N or more, or if it was
   captured after the end; else it is late.
