@@ -88,8 +88,8 @@ _SHAPE_HIGH = np.array([90, 105] * 4 + [15, 70, 70, 55, 70], float)
 
 # Turn of the hand in degrees: pronation (0 = thumb up when the elbow is bent, 90 = palm down), flexion, radial
 # deviation.
-_TURN_LOW = np.array([-75, -55, -28], float)
-_TURN_HIGH = np.array([88, 60, 18], float)
+TURN_LOW = np.array([-75, -55, -28], float)
+TURN_HIGH = np.array([88, 60, 18], float)
 
 # Of index, middle, ring and little finger:
 _FAN = np.radians((17, 4, -9, -22))  # of the metacarpals, toward the thumb
@@ -166,14 +166,35 @@ class Track:
         return value
 
 
+@dataclass(frozen=True, eq=False)
+class ArmPath:
+    """What one arm does in N frames.
+
+    Attributes:
+        place: [N, 3] of the wrist, in the units of PLACES.
+        turn: [N, 3] pronation, flexion and deviation of the hand in degrees, within `TURN_LOW` and `TURN_HIGH`.
+        shape: [N, 13] as HAND_SHAPES.
+        swivel: [N, 1] of the elbow about the line from shoulder to wrist in degrees; positive is outward and up.
+    """
+
+    place: Array
+    turn: Array
+    shape: Array
+    swivel: Array
+
+
 @dataclass(frozen=True)
 class _Arm:
-    """The motion of one arm. Positions in the units of PLACES, angles in degrees."""
+    """The tracks of one arm, which `ArmPath` explains."""
 
-    place: Track  # [3] of the wrist
-    turn: Track  # [3] pronation, flexion, deviation of the hand
-    shape: Track  # [13] as HAND_SHAPES
-    swivel: Track  # [1] of the elbow about the line from shoulder to wrist; positive is outward and up
+    place: Track
+    turn: Track
+    shape: Track
+    swivel: Track
+
+    def path(self, time: Array) -> ArmPath:
+        """What it does at times [N] (s)."""
+        return ArmPath(*(track.at(time) for track in (self.place, self.turn, self.shape, self.swivel)))
 
 
 def synthesize(seconds: float, fps: float = 25.0, seed: int = 0) -> Recording:
@@ -192,8 +213,9 @@ def synthesize(seconds: float, fps: float = 25.0, seed: int = 0) -> Recording:
     body = random_body(rng)
     script = _script(rng, seconds)
     time = np.arange(frames) / fps
-    trunk, head = _sway(rng, seconds, time)
-    xyz = _pose(body, time, script, trunk, head)
+    trunk, head = sway(rng, seconds, time)
+    left, right = (arm.path(time) for arm in script)
+    xyz = pose(body, (left, right), trunk, head)
     return Recording(xyz.astype(np.float32), fps, f"signing-{seed}", skeleton=SKELETON.id)
 
 
@@ -206,7 +228,7 @@ def _script(rng: np.random.Generator, seconds: float) -> tuple[_Arm, _Arm]:
         _Arm(
             Track(_between(rng, PLACES["rest"])),
             Track(np.array([45.0, 12.0, 0.0])),
-            Track(_shape(rng, "relaxed")),
+            Track(random_shape(rng, "relaxed")),
             Track(np.array([5.0])),
         )
         for _ in SIGN_OF_X
@@ -282,7 +304,7 @@ def _go(
     duration = (0.17 + 0.27 * far) * rng.uniform(0.9, 1.15)
     arm.place.move(time, duration, place, bulge)
     # Shape and turn are complete a little before the hand arrives.
-    arm.shape.move(time + 0.1 * duration, max(0.16, 0.75 * duration), _shape(rng, shape))
+    arm.shape.move(time + 0.1 * duration, max(0.16, 0.75 * duration), random_shape(rng, shape))
     arm.turn.move(time + 0.05 * duration, max(0.18, 0.85 * duration), _turn(rng, "rest") if turn is None else turn)
     arm.swivel.move(time, duration, np.array([np.clip(rng.normal(12 if turn is not None else 4, 10), -10, 45)]))
     return time + duration
@@ -304,7 +326,7 @@ def _stroke(
         duration = float(0.18 + 0.35 * np.linalg.norm(extent)) * pace
         bulge = np.cross(extent, (0.3, 0.5, 0.8)) * 0.5 if stroke == "arc" else None
         arm.place.move(time, duration, _clear_of_trunk(place + extent), bulge)
-        arm.turn.move(time, duration, _limit(turn + 0.5 * twist, _TURN_LOW, _TURN_HIGH))
+        arm.turn.move(time, duration, _limit(turn + 0.5 * twist, TURN_LOW, TURN_HIGH))
         return time + duration
     if stroke == "tap":
         beat = 0.17 * pace
@@ -323,11 +345,11 @@ def _stroke(
     if stroke == "twist":
         beat = 0.2 * pace
         for number in range(beats):
-            arm.turn.move(time + 2 * number * beat, beat, _limit(turn + twist, _TURN_LOW, _TURN_HIGH))
+            arm.turn.move(time + 2 * number * beat, beat, _limit(turn + twist, TURN_LOW, TURN_HIGH))
             arm.turn.move(time + (2 * number + 1) * beat, beat, turn)
         return time + 2 * beats * beat
     if stroke == "open":
-        arm.shape.move(time, 0.28 * pace, _shape(rng, shape))
+        arm.shape.move(time, 0.28 * pace, random_shape(rng, shape))
         return time + 0.28 * pace
     if stroke == "wiggle":
         beat = 0.12
@@ -340,7 +362,7 @@ def _stroke(
     return time + 0.2 * pace  # hold
 
 
-def _sway(rng: np.random.Generator, seconds: float, time: Array) -> tuple[Array, Array]:
+def sway(rng: np.random.Generator, seconds: float, time: Array) -> tuple[Array, Array]:
     """Turns of trunk and head [N, 3] in radians: yaw (to the person's left), pitch (forward), roll (to the left)."""
 
     def wander(spread: tuple[float, float, float], pace: tuple[float, float]) -> Array:
@@ -370,32 +392,38 @@ def _limit(value: Array, low: Array, high: Array) -> Array:
     return np.asarray(np.clip(value, low, high))
 
 
-def _shape(rng: np.random.Generator, name: str) -> Array:
+def random_shape(rng: np.random.Generator, name: str) -> Array:
     """One person's version of a hand shape."""
     return _limit(HAND_SHAPES[name] + rng.normal(0, 4, 13), _SHAPE_LOW, _SHAPE_HIGH)
 
 
 def _turn(rng: np.random.Generator, where: str) -> Array:
     centre = {"rest": (40, 12, 0), "temple": (30, 5, 0), "aside": (45, 0, 0)}.get(where, (20, 5, -3))
-    return _limit(rng.normal(centre, (12, 8, 5) if where == "rest" else (38, 22, 9)), _TURN_LOW, _TURN_HIGH)
+    return _limit(rng.normal(centre, (12, 8, 5) if where == "rest" else (38, 22, 9)), TURN_LOW, TURN_HIGH)
 
 
 # From the script to joint positions
 
 
-def _pose(body: Body, time: Array, script: tuple[_Arm, _Arm], trunk: Array, head: Array) -> Array:
-    """Joint positions [N, 50, 3] in metres."""
+def pose(body: Body, arms: tuple[ArmPath, ArmPath], trunk: Array, head: Array) -> Array:
+    """Joint positions [N, 50, 3] in metres, canonical axes.
+
+    Args:
+        body: whose bones move.
+        arms: left and right.
+        trunk, head: [N, 3] turns in radians, as `sway` has them.
+    """
     joint = {name: number for number, name in enumerate(SKELETON.names)}
     width = body.shoulder_width
-    xyz = np.zeros((len(time), SKELETON.joints, 3))
+    xyz = np.zeros((len(trunk), SKELETON.joints, 3))
     turned = _rotation(trunk)
     # The trunk turns about the hips, 1.35 shoulder widths below the neck.
     hips = np.array([0.0, 1.35 * width, 0.0])
     xyz[:, NECK] = hips - np.einsum("nij,j->ni", turned, hips)
     looking = turned @ _rotation(head)
     xyz[:, 0] = xyz[:, NECK] + body.bone[0] * (looking @ body.nose)
-    for (name, sign), arm in zip(SIGN_OF_X.items(), script, strict=True):
-        place = arm.place.at(time)
+    for (name, sign), arm in zip(SIGN_OF_X.items(), arms, strict=True):
+        place = arm.place
         # The shoulder follows the hand: up if the hand is high, forward if it is far.
         lift = body.slope - 0.2 * (1 + np.tanh((0.15 - place[:, 1]) / 0.35)) / 2
         reach = 0.15 * (1 + np.tanh((place[:, 2] - 0.85) / 0.2)) / 2
@@ -407,12 +435,10 @@ def _pose(body: Body, time: Array, script: tuple[_Arm, _Arm], trunk: Array, head
             wrist,
             float(body.bone[joint[f"{name}_elbow"]]),
             float(body.bone[joint[f"{name}_wrist"]]),
-            np.radians(arm.swivel.at(time)[:, 0]),
+            np.radians(arm.swivel[:, 0]),
             sign,
         )
-        hand = _hand(
-            body, name, sign, elbow - shoulder, wrist - elbow, np.radians(arm.turn.at(time)), arm.shape.at(time)
-        )
+        hand = _hand(body, name, sign, elbow - shoulder, wrist - elbow, np.radians(arm.turn), arm.shape)
         for part, value in (("shoulder", shoulder), ("elbow", elbow), ("wrist", wrist)):
             xyz[:, joint[f"{name}_{part}"]] = xyz[:, NECK] + np.einsum("nij,nj->ni", turned, value)
         root = joint[f"{name}_hand_root"]
