@@ -15,28 +15,23 @@ What must hold:
 
 from __future__ import annotations
 
-import fcntl
 import glob
-import json
-import multiprocessing
 import re
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol
 
 from rtskel import __version__
 from rtskel.engine import bundled, describe, open_engine
 from rtskel.errors import RtskelError
 from rtskel.formats import SUFFIXES, Recording, check_writable, read, write
+from rtskel.manifest import Manifest
 from rtskel.recordings import lift_recording, refine_recording
 from rtskel.refine import RefinerBank
-
-MANIFEST = "manifest.jsonl"
+from rtskel.workers import outcomes
 
 Process = Callable[[Recording], Recording | None]
 """A recording to its result; None leaves it out."""
@@ -251,8 +246,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """Everything that the results depend on besides the recordings, as JSON."""
         reading = {key: value for key, value in self.reading.items() if value not in (None, False)}
-        made = {"rtskel": __version__, **self.task.identity(), "reading": reading}
-        return dict(json.loads(json.dumps(made)))
+        return {"rtskel": __version__, **self.task.identity(), "reading": reading}
 
 
 @dataclass(frozen=True)
@@ -281,90 +275,17 @@ def _outcome(job: Job, process: Process, item: Item) -> Outcome:
     return Outcome(item, frames, time.monotonic() - start, None if error is None else " ".join(error.split()))
 
 
-class Manifest:
-    """The manifest of an output folder, locked while it is open.
+def _is_done(manifest: Manifest, job: Job, item: Item) -> bool:
+    """Whether the result is there, made from the recording as it is now."""
+    entry = manifest.done.get(str(item.result))
+    return entry is not None and (job.out / item.result).is_file() and entry["stamp"] == item.stamp()
 
-    Raises:
-        RtskelError: another run has it open, it is of another job, or it cannot be written.
-    """
 
-    def __init__(self, job: Job) -> None:
-        self._path = job.out / MANIFEST
-        self._done: dict[str, list[int]] = {}
-        try:
-            job.out.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = self._path.open("a+b")
-        except OSError as error:
-            raise RtskelError(f"{self._path}: cannot be written ({error.strerror or error})") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._load(job.identity())
-        except BlockingIOError:
-            self._file.close()
-            raise RtskelError(f"{job.out}: another run is writing there") from None
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _load(self, identity: dict[str, Any]) -> None:
-        self._file.seek(0)
-        lines = self._file.read().split(b"\n")
-        if lines[-1]:  # a line cut short by a kill
-            self._file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-        entries = [self._parsed(number, line) for number, line in enumerate(lines[:-1], 1)]
-        if not entries:
-            self._write({"job": identity})
-            return
-        before = entries[0].get("job")
-        if not isinstance(before, dict):
-            raise RtskelError(f"{self._path}: not a manifest of rtskel")
-        if before != identity and all(entry["status"] != "done" for entry in entries[1:]):
-            self._file.truncate(0)  # nothing was made by the other job
-            self._write({"job": identity})
-            return
-        for key in sorted(before.keys() | identity.keys()):
-            if before.get(key) != identity.get(key):
-                raise RtskelError(
-                    f"{self._path}: of another job ({key} {before.get(key)!r}, now {identity.get(key)!r}): "
-                    "choose another folder, or delete this one"
-                )
-        for entry in entries[1:]:
-            if entry["status"] == "done":
-                self._done[entry["result"]] = entry["stamp"]
-
-    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict):
-                raise ValueError
-        except ValueError:
-            raise RtskelError(f"{self._path}: line {number} is not a manifest's") from None
-        return entry
-
-    def is_done(self, item: Item) -> bool:
-        """Whether the result is there, made from the recording as it is now."""
-        stamp = self._done.get(str(item.result))
-        return stamp is not None and (self._path.parent / item.result).is_file() and stamp == item.stamp()
-
-    def add(self, outcome: Outcome, stamp: list[int]) -> None:
-        """Record an outcome; `stamp` is of before the recording was read."""
-        entry: dict[str, Any] = {"result": str(outcome.item.result), "source": str(outcome.item.source)}
-        entry["status"] = "done" if outcome.error is None else "failed"
-        entry |= {"frames": outcome.frames} if outcome.error is None else {"error": outcome.error}
-        self._write(entry | {"seconds": round(outcome.seconds, 3), "stamp": stamp})
-
-    def _write(self, entry: dict[str, Any]) -> None:
-        try:
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise RtskelError(f"{self._path}: cannot be written ({error.strerror or error})") from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def _record(manifest: Manifest, outcome: Outcome, stamp: list[int]) -> None:
+    """Record an outcome; `stamp` is of before the recording was read."""
+    what = {"frames": outcome.frames} if outcome.error is None else {}
+    what |= {"seconds": round(outcome.seconds, 3), "stamp": stamp}  # type: ignore[dict-item]
+    manifest.add(str(outcome.item.result), outcome.error, source=str(outcome.item.source), **what)
 
 
 @dataclass(frozen=True)
@@ -397,12 +318,12 @@ def run(
     """
     tell, items = progress or (lambda outcome: None), list(items)
     done, before, failed = 0, 0, list[Outcome]()
-    with Manifest(job) as manifest:
+    with Manifest(job.out, job.identity()) as manifest:
         for item in items[:1]:
             check_writable(job.out / item.result.name)  # an unknown suffix, before anything is read
         todo = []
         for item in items:
-            if manifest.is_done(item):
+            if _is_done(manifest, job, item):
                 before += 1
                 tell(None)
             else:
@@ -410,8 +331,8 @@ def run(
                 todo.append(item)
         stamps = {item: item.stamp() for item in todo}
         count = min(workers, len(todo))
-        for outcome in _on_ray(job, todo, count, ray) if ray and todo else _outcomes(job, todo, count):
-            manifest.add(outcome, stamps[outcome.item])
+        for outcome in _on_ray(job, todo, count, ray) if ray and todo else outcomes(_Archiving(job), todo, count):
+            _record(manifest, outcome, stamps[outcome.item])
             if outcome.error is None:
                 done += 1
             else:
@@ -427,13 +348,21 @@ def _remove_parts(path: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _outcomes(job: Job, todo: list[Item], workers: int) -> Iterator[Outcome]:
-    if workers > 1:
-        yield from _in_processes(job, todo, workers)
-    elif todo:
-        with job.task.opened() as process:
-            for item in todo:
-                yield _outcome(job, process, item)
+@dataclass(frozen=True)
+class _Archiving:
+    """A job, as workers do it."""
+
+    job: Job
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Item], Outcome]]:
+        """See `rtskel.workers.Work`."""
+        with self.job.task.opened() as process:
+            yield lambda item: _outcome(self.job, process, item)
+
+    def died(self, item: Item, status: int | None) -> Outcome:
+        """See `rtskel.workers.Work`."""
+        return Outcome(item, 0, 0.0, f"the worker process ended with status {status} (out of memory, or a crash)")
 
 
 class _Actor:
@@ -485,84 +414,3 @@ def _on_ray(job: Job, todo: list[Item], count: int, address: str) -> Iterator[Ou
 
 def _absolute(engine: str | None) -> str | None:
     return engine if engine in (None, "null") else str(Path(str(engine)).resolve())
-
-
-SPAWN = multiprocessing.get_context("spawn")
-
-
-class _Worker:
-    """A process that works on one item at a time."""
-
-    def __init__(self, job: Job) -> None:
-        self.connection, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_work, args=(job, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.item: Item | None = None
-
-    def send(self, item: Item | None) -> None:
-        """Give it an item, or None to end it."""
-        self.item = item
-        self.connection.send(item)
-
-    def end(self) -> None:
-        """Stop it, whatever it does."""
-        self.process.terminate()
-        self.process.join()
-        self.connection.close()
-
-
-def _work(job: Job, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to handle
-    try:
-        with job.task.opened() as process:
-            connection.send(None)
-            while (item := connection.recv()) is not None:
-                connection.send(_outcome(job, process, item))
-    except RtskelError as error:
-        connection.send(error)
-    except (EOFError, BrokenPipeError):  # the parent is gone
-        pass
-
-
-def _in_processes(job: Job, todo: list[Item], count: int) -> Iterator[Outcome]:
-    """Outcomes in the order in which they come."""
-    left = iter(todo)
-    workers = {worker.connection: worker for worker in (_Worker(job) for _ in range(count))}
-    try:
-        while workers:
-            for ready in wait(list(workers)):
-                worker = workers[ready]  # type: ignore[index]
-                try:
-                    said = worker.connection.recv()
-                except EOFError:
-                    said = _death(worker)
-                    del workers[worker.connection]
-                    worker.end()
-                    worker = _Worker(job)  # says that it is ready, and takes the next item
-                    workers[worker.connection] = worker
-                    yield said
-                    continue
-                if isinstance(said, RtskelError):
-                    raise said
-                if (item := next(left, None)) is None:
-                    worker.send(None)
-                    del workers[worker.connection]
-                    worker.process.join()
-                    worker.connection.close()
-                else:
-                    worker.send(item)
-                if said is not None:
-                    yield said
-    finally:
-        for worker in workers.values():
-            worker.end()
-
-
-def _death(worker: _Worker) -> Outcome:
-    """The outcome of an item whose worker has died."""
-    worker.process.join()
-    code = worker.process.exitcode
-    if worker.item is None:
-        raise RtskelError(f"a worker process ended with status {code} before its first recording")
-    return Outcome(worker.item, 0, 0.0, f"the worker process ended with status {code} (out of memory, or a crash)")

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtskel.archive import MANIFEST, Convert, Item, Job, Lift, Refine, find, run
+from rtskel.archive import Convert, Item, Job, Lift, Refine, find, run
 from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import read, write
+from rtskel.manifest import MANIFEST
 from rtskel.training.synthesize import estimator_errors, synthesize
 
 

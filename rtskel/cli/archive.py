@@ -69,7 +69,8 @@ def each_recording(recordings: list[Recording], work: Callable[..., Recording]) 
 
 def run_archive(args: argparse.Namespace, task: Task) -> int:
     """Do a task for many recordings."""
-    from rtskel.archive import MANIFEST, Job, find, run
+    from rtskel.archive import Job, find, run
+    from rtskel.manifest import MANIFEST
 
     paths = [*args.paths, *(_listed(args.list) if args.list else [])]
     if not paths:
