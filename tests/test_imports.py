@@ -16,6 +16,8 @@ ORDER = [
     "errors",
     "skeleton",
     "rates",
+    "workers",
+    "manifest",
     "flags",
     "native",
     "curve",
@@ -32,6 +34,7 @@ ORDER = [
     "training",
     "serve",
     "tools",
+    "pairs",
     "view",
     "sinks",
     "sources",
@@ -43,6 +46,7 @@ ORDER = [
 CLIENT = {"closing", "errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
 HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray"]
+HEAVY += ["scipy", "anny", "OpenGL", "av"]
 
 
 def modules() -> dict[str, list[Path]]:
@@ -83,7 +87,7 @@ def test_rules():
     assert "engine" not in users["refine"], "refine receives an engine and imports none"
     assert users["client"] <= CLIENT
     assert {name for name, used in users.items() if "serve" in used} <= {"cli"}
-    assert {name for name, used in users.items() if "training" in used} <= {"tools", "cli"}
+    assert {name for name, used in users.items() if "training" in used} <= {"tools", "pairs", "cli"}
     assert {name for name, used in users.items() if "cli" in used} == {"__main__"}
 
 

@@ -27,6 +27,7 @@ from rtskel.cli import (
     info,
     keygen,
     lift,
+    pairs,
     plugins,
     publish,
     refine,
@@ -56,6 +57,7 @@ COMMANDS = (
     info.COMMAND,
     engines.EXPORT,
     engines.BUILD,
+    pairs.COMMAND,
     keygen.COMMAND,
     completion.COMMAND,
 )
