@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -210,6 +212,8 @@ class BodyModel:
         """
         try:
             self._torch: Any = importlib.import_module("torch")
+            with contextlib.suppress(ImportError):  # anny's, if it is there; it tells of each start
+                importlib.import_module("warp").config.log_level = logging.WARNING
             anny: Any = importlib.import_module("anny")
         except ImportError as error:
             raise RtskelError(f"pairs needs anny, which cannot be loaded ({error}): {INSTALL}") from None

@@ -31,6 +31,7 @@ from rtskel.pairs.painter import Painter
 from rtskel.pairs.scene import Light, Looks, backdrop, weave
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.tools.estimate import Estimator, Holistic
+from rtskel.tools.video import silent
 from rtskel.workers import Work, outcomes
 
 U8 = NDArray[np.uint8]
@@ -218,7 +219,8 @@ class Making:
     @contextmanager
     def opened(self) -> Iterator[Callable[[Task], Outcome]]:
         """See `rtskel.workers.Work`."""
-        model = BodyModel()
+        with silent():
+            model = BodyModel()
         yield lambda task: self._outcome(model, task)
 
     def died(self, task: Task, status: int | None) -> Outcome:
@@ -229,7 +231,8 @@ class Making:
     def _outcome(self, model: BodyModel, task: Task) -> Outcome:
         start = time.monotonic()
         try:
-            clip = make_clip(model, task)
+            with silent():  # MediaPipe warns of what is as it should be
+                clip = make_clip(model, task)
             write_clip(self.out / task.result, clip)
         except Exception as error:  # whatever a clip does to a renderer, the others go on
             words = str(error) if isinstance(error, RtskelError) else f"{type(error).__name__}: {error}"
