@@ -4,8 +4,9 @@ Each clip's estimate is brought onto its truth by one scale and one shift (no ro
 found. A track is one coordinate of one joint in one clip, in the frames in which it was found, without its mean.
 
     sd         standard deviation of a track in mm, median over tracks
-    lags       autocorrelation of tracks after 1, 2, 5 and 10 frames, pooled
-    left       standard deviation of what is left of a track after a mean of 9 frames, in mm
+    lags       autocorrelation after 1, 2, 5 and 10 frames, pooled over tracks, each in units of its deviation
+    left       what is left of tracks after a mean of 9 frames, pooled: its standard deviation in mm, by the median of
+               absolute values, and in the column beside that of all, bursts included
     stays      RMS over clips and joints of the track's mean, in mm
     found      share of frames in which a hand was found; runs of missing frames: median, 90th percentile, longest
 
@@ -95,7 +96,7 @@ def wander(errors: Iterable[tuple[Array, Mask]], joints: list[int], columns: lis
                 spread.append(float(track[there].std()))
                 for lag, sums in lags.items():
                     both = there[:-lag] & there[lag:]
-                    a, b = track[:-lag][both], track[lag:][both]
+                    a, b = (part[both] / max(spread[-1], 1e-9) for part in (track[:-lag], track[lag:]))
                     sums += a @ b, a @ a, b @ b
                 if len(track) >= MEAN:
                     whole = np.convolve(there, np.ones(MEAN), "valid") > MEAN - 0.5
@@ -111,7 +112,8 @@ def wander(errors: Iterable[tuple[Array, Mask]], joints: list[int], columns: lis
         "sd": float(np.median(spread)),
         "stays": stays,
         **of_lags,
-        "left": float(pooled.std()),
+        "left": 1.4826 * float(np.median(np.abs(pooled))),
+        "left_rms": float(pooled.std()),
     }
 
 
