@@ -42,6 +42,11 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.data is not None and not args.data.is_dir():
         raise RtskelError(f"{args.data}: no such folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise RtskelError(f"{args.out}: not a folder")
+    for path in args.motion:
+        if not Path(path).exists():
+            raise RtskelError(f"{path}: No such file or directory")
     check_installed()
     from rtskel.pairs.make import Plan, make
     from rtskel.pairs.motion import usable
