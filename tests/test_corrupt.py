@@ -220,3 +220,43 @@ def test_jitter_also_comes_with_one_hand_never_seen_and_the_other_now_and_then()
         chosen = never.all(1) & ~other.all(1)
         assert 0.1 < chosen.float().mean() < 0.35
         assert 0.3 < other[chosen].float().mean() < 0.9
+
+
+def test_groups_are_off_rigidly_for_a_few_frames_and_the_truth_is_not():
+    poses = clean(batch=300, window=60)
+    got = corrupt.group_off(poses, 0.1, 0.2, rng(), shortest=1, longest=1)
+    assert got.truth is poses.truth
+    off = got.xyz - poses.xyz
+    away = off.norm(dim=-1)
+    hit = away > 1e-4
+    torch.testing.assert_close(away[hit], torch.full_like(away[hit], 0.2), rtol=1e-3, atol=1e-4)
+    assert (hit.any(-1).sum(1) == 6).all()  # round(0.1 * 60) single frames
+    groups = set()
+    for window in range(300):
+        frames = hit[window].any(-1).nonzero()[:, 0]
+        members = hit[window, frames]
+        assert (members == members[0]).all()  # one group a window
+        groups.add(tuple(members[0].nonzero()[:, 0].tolist()))
+        vectors = off[window, frames][:, members[0]]
+        torch.testing.assert_close(vectors, vectors[:, :1].expand_as(vectors), rtol=0, atol=1e-5)
+        steps = (vectors[1:, 0] - vectors[:-1, 0]).norm(dim=-1)
+        apart = frames.diff() > 1
+        assert (steps[apart] > 1e-3).all()  # each run goes its own way
+    right = list(UPPER_BODY_50.groups["right_hand"])
+    assert {(4, *right), (3, 4, *right), (4,), (0,), tuple(range(50)), (right[4],)} <= groups
+    off = (corrupt.group_off(poses, 0.3, 0.2, rng(), shortest=4, longest=8).xyz - poses.xyz).abs().amax((2, 3)) > 1e-3
+    for row in off:
+        inside = "".join(str(int(x)) for x in row).strip("1").split("0")  # runs at the ends are cut
+        assert all(len(run) >= 4 for run in inside if run)
+
+
+def test_a_doubled_hand_lies_on_the_other():
+    poses = clean(batch=20)
+    got = corrupt.doubled_hand(poses, 0.3, rng())
+    changed = (got.xyz != poses.xyz).any(-1)
+    left, right = (list(UPPER_BODY_50.groups[f"{side}_hand"]) for side in ("left", "right"))
+    assert changed[..., left].any()
+    assert changed[..., right].any()
+    assert not (changed[..., left].any(-1) & changed[..., right].any(-1)).any()
+    twins = poses.xyz[:, :, list(UPPER_BODY_50.mirror)]
+    assert torch.equal(got.xyz[changed], twins[changed])

@@ -4,7 +4,7 @@ The first four are the paper's (section 5.1): a share p of the frames, or of the
 moved by uniform noise in [-s limb, s limb], where limb is the length of the bone that ends in the joint. The frames and
 joints with the highest confidence are chosen, ties at random. The others are what live estimators do: bursts of lost
 frames, a hand lost for a while, a joint never seen, small noise everywhere, slow drift with noisy depth, frozen frames,
-exchanged sides.
+exchanged sides, a hand, an arm or everything off for some frames.
 
 Every function takes `poses` and returns new `Poses`. Shares and strengths are numbers, or tensors [B] with one value a
 window. The root (the neck, origin of the canonical frame) is not corrupted unless a function says so.
@@ -362,6 +362,48 @@ def swap_sides(poses: Poses, share: Amount, generator: torch.Generator) -> Poses
     )
 
 
+def group_off(
+    poses: Poses, share: Amount, size: Amount, generator: torch.Generator, shortest: int = 1, longest: int = 8
+) -> Poses:
+    """A rigid group off by `size` canonical units in runs of `shortest` to `longest` frames, for a share of the frames.
+
+    Each window has one group: a joint with all that hang on it (the head, a finger, a hand, an arm, or everything, the
+    root too), or a wrist or an elbow alone. Each run has a direction of its own.
+    """
+    batch, window, joints = poses.missing.shape
+    device, tree = poses.xyz.device, poses.skeleton
+    whole, alone = torch.tensor(tree.chain, device=device).T > 0, torch.eye(joints, device=device) > 0
+    often = torch.zeros(2, joints, device=device)
+    often[0, tree.root] = 2.0
+    often[0, [j for j in tree.groups["body"] if tree.parents[j] == tree.root]] = 0.7
+    for wrist, hand in tree.hands:
+        often[0, hand] = 1.0 / len(hand)
+        often[0, [wrist, hand[0], tree.parents[wrist]]] = 2.0
+        often[1, [wrist, tree.parents[wrist]]] = 0.5
+    group = torch.multinomial(often.flatten(), batch, replacement=True, generator=generator)
+    off = runs(poses.missing, share, shortest, longest, generator)
+    began = torch.where(off & ~torch.nn.functional.pad(off, (1, 0))[:, :-1], torch.arange(window, device=device), 0)
+    way = torch.nn.functional.normalize(torch.randn(batch, window, 3, generator=generator, device=device), dim=-1)
+    way = way.gather(1, began.cummax(1).values[..., None].expand_as(way)) * _column(size, 3, poses.xyz)
+    where = off[..., None] & torch.cat([whole, alone])[group][:, None]  # [B, W, J]
+    return poses.move(way[:, :, None] * where[..., None])
+
+
+def doubled_hand(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
+    """One hand's points lie on the other hand, in runs of 1 to 8 frames for a share of the time."""
+    twin = torch.tensor(poses.skeleton.mirror, device=poses.xyz.device)
+    chosen = _some(0.5, poses, generator)
+    where = torch.zeros_like(poses.missing)
+    for (_, hand), this in zip(poses.skeleton.hands, (chosen, ~chosen), strict=True):
+        where[:, :, hand] = (runs(poses.missing, share, 1, 8, generator) & this[:, None])[..., None]
+    return replace(
+        poses,
+        xyz=torch.where(where[..., None], poses.xyz[:, :, twin], poses.xyz),
+        missing=torch.where(where, poses.missing[:, :, twin], poses.missing),
+        confidence=torch.where(where, poses.confidence[:, :, twin], poses.confidence),
+    )
+
+
 Recipe = Callable[[Poses, torch.Generator], Poses]
 
 
@@ -457,6 +499,17 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
     return drop_frames(poses, some(0.02, 0.3, 0.6), g)
 
 
+def _group_off(poses: Poses, g: torch.Generator) -> Poses:
+    """A group off by 5 to 50 cm for single frames, at times another for longer, or a doubled hand."""
+
+    def size() -> Tensor:
+        return 0.05 * 10 ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
+
+    poses = doubled_hand(poses, _uniform(poses, g, 0.05, 0.25) * _some(0.15, poses, g), g)
+    poses = group_off(poses, _uniform(poses, g, 0.02, 0.15), size(), g, longest=1)
+    return group_off(poses, _uniform(poses, g, 0.05, 0.25) * _some(0.5, poses, g), size(), g, shortest=2)
+
+
 TRAINING: dict[str, tuple[float, Recipe]] = {
     "clean": (1.0, lambda x, g: x),
     "frame_mask": (1.6, lambda x, g: frame_mask(x, _share(x, g), g)),
@@ -476,6 +529,7 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "jitter_low": (1.6, _jitter(0.1, 0.5)),
     "jitter_high": (2.0, _jitter(0.5, 1.6)),
     "live": (2.0, _live),
+    "group_off": (2.0, _group_off),
 }
 """Kinds of corruption in training: how often each is drawn, and what it does.
 

@@ -15,13 +15,14 @@ import math
 import os
 import time
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -31,14 +32,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtskel.engine import Engine
 from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
-from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing, open_gate
+from rtskel.model import PRESETS, Skeletor, SkeletorConfig, at, facing, open_gate
 from rtskel.skeleton import skeleton
 from rtskel.training.corrupt import TRAINING, Poses, recipe
 from rtskel.training.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
-from rtskel.training.evaluate import ModelEngine, Score, evaluate, geometric_mean
-from rtskel.training.score import joint_groups
+from rtskel.training.evaluate import ModelEngine, Score, evaluate, geometric_mean, refine_all
+from rtskel.training.paired import (
+    Pair,
+    PairedConfig,
+    PairedErrors,
+    PairedWindows,
+    paired_errors,
+    read_pairs,
+    split_pairs,
+)
+from rtskel.training.score import joint_groups, log_mean
 
 BAD = 1e-7
 """Squared error of a coordinate in canonical units above which a joint is labelled bad for the gate."""
@@ -48,6 +59,9 @@ TAIL = 30.0
 
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter_low", "jitter_high", "live")
 """Kinds of corruption that move every frame: the loss on acceleration is trained on these."""
+
+_LISTS = ("faster", "smoothness")
+"""Options of pairs that are several numbers."""
 
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
@@ -65,6 +79,8 @@ class TrainConfig:
         shares: with `balance`, shares of the loss for the window's last position (look-ahead 0), the four before it
             (look-ahead up to 4), and those from there to the middle (longer look-ahead), each with its own running
             errors. Earlier positions are never output.
+        sampled: how many of the positions of longer look-ahead are computed in a step, chosen at random; 0: all, and
+            those that are never output. The last encoder layer computes only these.
         triples: 3 `triples` windows of the batch are groups of three consecutive ones, of the `SHAKY` kinds; their
             outputs should accelerate as the truth does. Needs `balance`.
         smoothness: weight of that loss, by positions as in `shares` (without look-ahead, too smooth means late).
@@ -74,6 +90,8 @@ class TrainConfig:
         validate_every: steps between validations (and checkpoints); 0: none, and the final average counts as best.
         compile: compile the network, which takes a minute and pays off on an accelerator.
         init: weights file to start from, of the same model or of one with fewer options (`Skeletor.grow_from`).
+        pairs: folder of pairs to learn from too (`rtskel.training.paired`); "": none. Needs `balance`.
+        paired: how windows of pairs are drawn and what counts; they come on top of `batch`.
     """
 
     model: SkeletorConfig = PRESETS["realtime"]
@@ -93,6 +111,7 @@ class TrainConfig:
     ema: float = 0.999
     balance: bool = True
     shares: tuple[float, float, float] = (0.25, 0.35, 0.4)
+    sampled: int = 0
     triples: int = 2
     smoothness: tuple[float, float, float] = (0.5, 1.0, 1.0)
     floors: tuple[float, float] = (3e-4, 5e-7)
@@ -104,12 +123,16 @@ class TrainConfig:
     seed: int = 0
     compile: bool = False
     init: str = ""
+    pairs: str = ""
+    paired: PairedConfig = field(default_factory=PairedConfig)
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.steps < 1 or self.validate_every < 0:
             raise ValueError("batch and steps must be at least 1, validate_every at least 0")
         if not 0 <= 3 * self.triples < self.batch:
             raise ValueError(f"{self.triples} triples of windows leave no other windows in a batch of {self.batch}")
+        if self.pairs and not (self.balance and self.paired.triples > 0):
+            raise ValueError("pairs without balance, or without triples of their windows")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
         for kind in self.kinds:
@@ -136,6 +159,12 @@ class TrainConfig:
             made["augment"] = AugmentConfig(
                 **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
             )
+        if isinstance(made.get("paired"), Mapping):
+            paired = dict(made["paired"])
+            extra = sorted(set(paired) - {f.name for f in fields(PairedConfig)})
+            if extra:
+                raise ValueError(f"unknown option of pairs {extra[0]!r}")
+            made["paired"] = PairedConfig(**paired | {k: tuple(paired[k]) for k in _LISTS if k in paired})
         for key in ("kinds", "floors", "shares", "smoothness"):
             if key in made and not isinstance(made[key], list | tuple):
                 raise ValueError(f"{key} {made[key]!r}: a list expected")
@@ -180,6 +209,11 @@ class Trainer:
             Windows(corpus, window, generator=self.generator, **options)
             for window in (config.model.window, config.model.window + 2)
         )
+        self.pairs, self.paired = list[Pair](), None
+        if config.pairs:
+            learnt, self.pairs = split_pairs(read_pairs(config.pairs), config.paired.holdout)
+            window = config.model.window + 2
+            self.paired = PairedWindows(learnt, window, config.paired, skeleton=self.tree, generator=self.generator)
         self.model = self._initial_model().to(self.device).train()
         self.average = Skeletor(config.model).to(self.device).eval()
         self.average.load_state_dict(self.model.state_dict())
@@ -232,6 +266,11 @@ class Trainer:
         # acceleration; 0 = not seen yet.
         cells = (len(self.kinds), len(config.sources), len(self.positions), len(groups))
         self.running = torch.zeros(3, *cells, device=self.device)
+        # The same of pairs: by motion (their own, the corpus') for distance and acceleration, across and in depth.
+        self.of_pairs = torch.zeros(4, 2, 1, *cells[2:], device=self.device)
+        smoothness = torch.tensor(config.paired.smoothness, device=self.device)[:, None]
+        parts = [shares * config.paired.across, shares * config.paired.depth, shares * smoothness, shares * smoothness]
+        self.pair_shares = config.paired.weight * torch.stack(parts)
 
     @property
     def progress(self) -> float:
@@ -249,23 +288,33 @@ class Trainer:
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """A training batch: clean, corrupted [B, W, J, 3], missing [B, W, J], scale [B], kind [B], source [B].
 
-        Its last 3 `triples` windows are groups of three consecutive ones.
+        Its last 3 `triples` windows are groups of three consecutive ones. Those of pairs come after them, in groups of
+        three, too; kind is 1 and source 0 for those whose motion is the corpus', else both are 0.
         """
         g, count, window = self.generator, self.triples, self.config.model.window
+
+        def three(sequence: Tensor) -> Tensor:
+            return torch.stack([sequence[:, k : k + window] for k in range(3)], 1).flatten(0, 1)
+
         clean, source = self.windows.draw(self.config.batch - 3 * count)
         clean, x, missing, kind = self._corrupt(clean, self.chance)
         clean, x, missing = pad_windows(clean, x, missing, self.config.augment, g)
         if count:
             longer, longer_source = self.longer.draw(count)
             longer, shaken, hidden, longer_kind = self._corrupt(longer, self.shaky)
-
-            def three(sequence: Tensor) -> Tensor:
-                return torch.stack([sequence[:, k : k + window] for k in range(3)], 1).flatten(0, 1)
-
             clean, x = torch.cat([clean, three(longer)]), torch.cat([x, three(shaken)])
             missing = torch.cat([missing, three(hidden)])
             kind = torch.cat([kind, longer_kind.repeat_interleave(3)])
             source = torch.cat([source, longer_source.repeat_interleave(3)])
+        if self.paired:
+            groups = self.config.paired.triples
+            lent = int((torch.rand(groups, generator=g, device=self.device) < self.config.paired.transplanted).sum())
+            seen, lost, truth = self.paired.draw(groups, self.longer.draw(lent)[0] if lent else None)
+            clean, x = torch.cat([clean, three(truth)]), torch.cat([x, three(seen)])
+            missing = torch.cat([missing, three(lost)])
+            own = torch.arange(groups, device=self.device) >= groups - lent
+            kind = torch.cat([kind, own.long().repeat_interleave(3)])
+            source = torch.cat([source, source.new_zeros(3 * groups)])
         clean, x, scale = to_canonical_windows(clean, x, missing, self.tree)
         return clean, x, missing, scale, kind, source
 
@@ -288,9 +337,13 @@ class Trainer:
         config = self.config
         side = facing(x, missing) if config.model.unmirror else torch.ones(1, device=self.device)
         clean, x = clean * side, x * side
-        base, correction, logits = self.model.propose(x, missing)
+        wanted = self._positions()
+        base, correction, logits = self.model.propose(x, missing, wanted)
+        whole, clean, missing = clean, at(clean, wanted), at(missing, wanted)
         proposal = base + correction
         y = proposal if logits is None else base + open_gate(logits, missing)[..., None] * correction
+        weights = at(self.positions, wanted)
+        weights = weights / weights.sum(1, keepdim=True)
         unscale = scale[:, None, None].square()
 
         def off(prediction: Tensor) -> Tensor:
@@ -298,32 +351,68 @@ class Trainer:
             return squared
 
         def grouped(squared: Tensor) -> Tensor:
-            means: Tensor = torch.einsum("bwj,pw,gj->bpg", squared, self.positions, self.groups)
+            means: Tensor = torch.einsum("bwj,pw,gj->bpg", squared, weights, self.groups)
             return means
 
         error = off(y)
         if not config.balance:
             return (error @ self.groups[0]).mean()
-        total = self._balanced(grouped(error), kind, source, 0, self.floor)
+        own = slice(0, config.batch)  # the windows of pairs come after them
+
+        def balanced(error: Tensor, which: int) -> Tensor:
+            return self._balanced(
+                grouped(error)[own], kind[own], source[own], self.running, self.shares, which, self.floor
+            )
+
+        total = balanced(error, 0)
         if logits is not None:
             # Corrections of good joints do not matter: the gate suppresses them.
             bad = (off(base) > BAD).float()
-            off_bad = grouped(off(proposal) * bad)
-            total = total + config.proposal * self._balanced(off_bad, kind, source, 1, self.floor)
+            total = total + config.proposal * balanced(off(proposal) * bad, 1)
             guess = F.binary_cross_entropy_with_logits(logits, bad, reduction="none")
             total = total + config.gate * guess[~missing].mean()
+        apart = (y - clean) * side / scale[:, None, None, None]
         if self.triples:
-            # Position p of three consecutive windows: three consecutive output frames at one look-ahead.
-            first = -3 * self.triples
-            apart = ((y - clean) * side / scale[:, None, None, None])[first:].view(-1, 3, *y.shape[1:])
-            acceleration = apart[:, 0] - 2 * apart[:, 1] + apart[:, 2]
-            acceleration = (acceleration.square().sum(-1) + 1e-12).sqrt()
-            total = total + self._balanced(grouped(acceleration), kind[first::3], source[first::3], 2, self.floor**0.5)
+            rows = slice(config.batch - 3 * self.triples, config.batch)
+            at_three = slice(rows.start, rows.stop, 3)
+            total = total + self._balanced(
+                grouped(length(bent(apart[rows]))), kind[at_three], source[at_three], self.running, self.shares, 2,
+                self.floor**0.5,
+            )  # fmt: skip
+        if self.paired:
+            rows = slice(config.batch, None)
+            bend = acceleration(whole[rows][1::3] / scale[rows][1::3, None, None, None])
+            total = total + self._paired_loss(apart[rows], at(bend, wanted), kind[rows], grouped)
         return total
 
-    def _balanced(self, error: Tensor, kind: Tensor, source: Tensor, which: int, floor: float) -> Tensor:
-        """Mean of errors [B, positions, groups] relative to the running mean of their kind and source; updates that."""
-        running = self.running[which]
+    def _positions(self) -> Tensor | None:
+        """The positions to compute in this step: None for all."""
+        if not self.config.sampled:
+            return None
+        longer = self.positions[2].nonzero()[:, 0]
+        few = torch.randperm(len(longer), generator=self.generator, device=self.device)[: self.config.sampled]
+        return torch.cat([longer[few.sort().values], self.positions[:2].sum(0).nonzero()[:, 0]])
+
+    def _paired_loss(self, apart: Tensor, bend: Tensor, kind: Tensor, grouped: Callable[[Tensor], Tensor]) -> Tensor:
+        """The loss on pairs: errors [3 N, P, J, 3] of N groups of consecutive windows, true acceleration [N, P, J]."""
+        speed = self.config.paired.stillness + bend
+        total = apart.new_zeros(())
+        for which, axes in enumerate((slice(0, 2), slice(2, 3))):
+            parts = {which: length(apart[..., axes]), which + 2: length(bent(apart)[..., axes]) / speed}
+            for part, error in parts.items():
+                rows = kind if part < 2 else kind[::3]
+                total = total + self._balanced(
+                    grouped(error), rows, torch.zeros_like(rows), self.of_pairs, self.pair_shares, part, 1e-4
+                )
+        return total
+
+    def _balanced(
+        self, error: Tensor, kind: Tensor, source: Tensor, every: Tensor, shares: Tensor, which: int, floor: float
+    ) -> Tensor:
+        """Mean of errors [B, positions, groups] relative to the running mean, in `every`, of their kind and source;
+        updates that.
+        """
+        running = every[which]
         cell = kind * running.shape[1] + source
         flat = running.view(-1, *running.shape[2:])
         count = torch.bincount(cell, minlength=len(flat)).float()[:, None, None]
@@ -335,7 +424,7 @@ class Trainer:
         pace = 1 - 0.99**count
         flat.copy_(torch.where(flat == 0, fresh, flat + pace * (fresh - flat)))
         relative = error / flat[cell].clamp(min=floor)
-        held: Tensor = self.shares[which] * TAIL * (relative / TAIL).log1p()
+        held: Tensor = shares[which] * TAIL * (relative / TAIL).log1p()
         return held.sum(1).mean()
 
     def step(self) -> float:
@@ -382,6 +471,8 @@ class Trainer:
         generators = [self.generator.get_state()] * processes()
         if processes() > 1:
             dist.all_gather_object(generators, self.generator.get_state())
+        if self.paired:
+            tensors["of_pairs"] = self.of_pairs
         return tensors | {"running": self.running, "generators": torch.stack(generators)}
 
     def save(self, path: str | Path) -> None:
@@ -415,6 +506,7 @@ class Trainer:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             values, books, fingerprint = json.loads(header["config"]), json.loads(header["books"]), header["corpus"]
             running, generators = tensors["running"], tensors["generators"]
+            of_pairs = tensors["of_pairs"] if self.paired else None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise RtskelError(f"{path}: not a checkpoint ({error})") from None
         try:
@@ -439,6 +531,8 @@ class Trainer:
             moments = under(f"optimiser.{k}.")
             self.optimiser.state[parameter] = {n: v.to(self.device) if v.dim() else v for n, v in moments.items()}
         self.running.copy_(running)
+        if of_pairs is not None:
+            self.of_pairs.copy_(of_pairs)
         self.generator.set_state(generators[rank()].clone())
         self.steps, self.elapsed = books["steps"], books["elapsed"]
         self.best = math.inf if books["best"] is None else books["best"]
@@ -446,6 +540,41 @@ class Trainer:
     def validate(self, truth: Sequence[Any]) -> list[Score]:
         """Scores of the moving average on clean sequences [N, J, 3] under the protocol's conditions, L = 0 and 4."""
         return evaluate(truth, ModelEngine(self.average), lookaheads=(0, 4), radius=self.config.validate_radius)
+
+    def validate_pairs(self) -> dict[str, PairedErrors]:
+        """Errors of the moving average on the pairs that are for validation, radius 2, by lookahead and group."""
+        return score_pairs(ModelEngine(self.average), self.pairs)
+
+
+def length(x: Tensor) -> Tensor:
+    """The norm of vectors [..., 3], with a gradient at 0."""
+    norm: Tensor = (x.square().sum(-1) + 1e-12).sqrt()
+    return norm
+
+
+def acceleration(x: Tensor) -> Tensor:
+    """The size of the acceleration of sequences [N, W, J, 3], as a mean over three frames: [N, W, J]."""
+    size = length(x.diff(n=2, dim=1))  # of the frames 1 to W - 2
+    return F.avg_pool1d(F.pad(size.transpose(1, 2), (2, 2), mode="replicate"), 3, 1).transpose(1, 2)
+
+
+def bent(x: Tensor) -> Tensor:
+    """Second differences [N, W, ...] of what N groups of three consecutive windows [3 N, W, ...] say at each position:
+    three consecutive output frames at one look-ahead.
+    """
+    three = x.view(-1, 3, *x.shape[1:])
+    return three[:, 0] - 2 * three[:, 1] + three[:, 2]
+
+
+def score_pairs(engine: Engine, pairs: Sequence[Pair], radius: int = 2) -> dict[str, PairedErrors]:
+    """An engine's errors on pairs, by "lookahead/group": "0/body", "0/hands", "4/body", "4/hands"."""
+    refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, (0, 4), radius)
+    groups = {k: v for k, v in joint_groups(engine.info.skeleton_id).items() if k != "all"}
+    return {
+        f"{ahead}/{k}": paired_errors(out, pairs, joints)
+        for ahead, out in refined.items()
+        for k, joints in groups.items()
+    }
 
 
 def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
@@ -524,12 +653,20 @@ def _run(trainer: Trainer, out: Path, console: Console) -> None:
             if rank() == 0:
                 scores = trainer.validate(truth) if truth else []
                 both = math.sqrt(geometric_mean(scores, 0) * geometric_mean(scores, 4)) if scores else 0.0
+                paired = trainer.validate_pairs() if scores and trainer.pairs else {}
+                if paired:
+                    both = math.sqrt(both) * log_mean(
+                        [e for of in paired.values() for e in (of.mpjpe, of.acceleration)]
+                    )
                 if both < trainer.best:
                     trainer.best = both
                     save_weights(trainer.average, out / "best.safetensors", name="skeletor", corpus=corpus.fingerprint)
                 entry = {"step": trainer.steps, "elapsed": trainer.elapsed, "loss": smooth, "geometric_mean": both}
+                scored: dict[str, Any] = {"scores": [asdict(s) for s in scores]}
+                if paired:
+                    scored["pairs"] = {name: of._asdict() for name, of in paired.items()}
                 with (out / "log.jsonl").open("a") as log:
-                    log.write(json.dumps(entry | {"scores": [asdict(s) for s in scores]}) + "\n")
+                    log.write(json.dumps(entry | scored) + "\n")
                 if board:
                     board.add_scalar("dev/geometric mean", both, trainer.steps)
                     for score in (s for s in scores if s.group == "all"):
