@@ -161,7 +161,9 @@ def test_a_jump_between_consecutive_windows_costs_only_with_smoothness(corpus, m
         clean, x, missing, scale, kind, source = trainer.draw()
         for name, sign in (("steady", torch.ones(8)), ("jumping", torch.tensor([1.0, 1, 1, 1, 1, 1, -1, 1]))):
             y = clean + 0.01 * (sign * scale)[:, None, None, None]
-            monkeypatch.setattr(trainer.model, "propose", lambda x, missing, positions, y=y: (y, torch.zeros_like(y), None))
+            monkeypatch.setattr(
+                trainer.model, "propose", lambda x, missing, positions, y=y: (y, torch.zeros_like(y), None)
+            )
             trainer.running.fill_(1e-3)
             side = facing(x, missing)
             losses[smoothness, name] = trainer.loss(clean * side, y * side, missing, scale, kind, source).item()

@@ -1,0 +1,371 @@
+"""Does refining beat every filter on what a real estimator says, where the truth is known?
+
+Pairs (`rtskel.training.paired`) that were kept out of training, through the refiner, beside One-Euro, Savitzky-Golay,
+Gaussian and Kalman filters with all their settings at equal lookahead. Rivals get what is no merit of a network: hands
+are filled in and smoothed about their wrists, and, in a second run, one linear map from the estimator's joints to the
+body's, learnt on the pairs for training. A filter that follows more is nearer and shakier, so two questions are asked:
+which is the nearest that is at least as smooth as ours, and which the smoothest that is at least as near?
+
+    mpjpe         mean distance from the truth in mm, after one similarity a clip, the same for everybody; all frames
+                  count. "across": in the image plane, "depth": along its normal
+    acceleration  mean norm of the second difference of the error, mm a frame squared
+    ours / it     ours over the best filter that is no worse in the other figure
+
+Then motion capture that no model was trained on (UNOC): lost bursts, and clean input, which should come back unchanged;
+and what stays of a group of joints that is off for one frame (PHOENIX14T dev).
+
+    python bench/real.py --pairs ../pairs/kept --training ../pairs/train --save real
+    python bench/real.py --pairs ../pairs/kept --training ../pairs/train --engine other.safetensors
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from measure.report import WEIGHTS, arguments, report, table
+from numpy.typing import NDArray
+from peers import Body, Gaussian, Hold, Kalman, Median, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
+
+from rtskel.cli import positive
+from rtskel.engine import Engine, open_engine
+from rtskel.engine.weights import load_weights
+from rtskel.errors import RtskelError
+from rtskel.formats import Recording, read
+from rtskel.skeleton import NECK, UPPER_BODY_50
+from rtskel.training.evaluate import ModelEngine, canonical, corrupted, refine_all
+from rtskel.training.paired import Pair, PairedErrors, paired_errors, read_pairs
+from rtskel.training.score import CANONICAL_MM, errors, joint_groups
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+LOOKAHEADS = (0, 4)
+RADIUS = 2
+FILTERS: tuple[type[Peer], ...] = (OneEuro, SavitzkyGolay, Gaussian, Kalman)
+GROUPS = {name: joints for name, joints in joint_groups(UPPER_BODY_50.id).items() if name != "all"}
+BODY = list(UPPER_BODY_50.groups["body"])
+RIDGE = 1e-3
+"""Of the linear map, relative to the number of frames; joints are in canonical units."""
+KEPT_UNOC = (1, 5)
+"""Clips of UNOC of which no pairs for training are made."""
+SIZES_MM = (50, 150, 500)
+OFF = {
+    "wrist": [4], "wrist and hand": [4, *UPPER_BODY_50.groups["right_hand"]], "head": [0], "finger tip": [36],
+    "elbow, wrist and hand": [3, 4, *UPPER_BODY_50.groups["right_hand"]], "everything": list(range(50)),
+}  # fmt: skip
+"""Groups of joints that are off for one frame."""
+BONES = {"forearms": [4, 7], "fingers": [j for j in GROUPS["hands"] if j not in (8, 29)]}
+"""Bones by the joint in which they end."""
+
+
+def hung(xyz: Array, missing: Mask) -> tuple[Array, Mask]:
+    """Hands relative to their wrists: a hand that is found without its wrist is missing."""
+    xyz, missing = xyz.copy(), missing.copy()
+    for wrist, hand in UPPER_BODY_50.hands:
+        xyz[:, hand] -= xyz[:, [wrist]]
+        missing[:, hand] |= missing[:, [wrist]]
+    return xyz, missing
+
+
+def placed(xyz: Array) -> Array:
+    """The inverse of `hung`."""
+    xyz = xyz.copy()
+    for wrist, hand in UPPER_BODY_50.hands:
+        xyz[:, hand] += xyz[:, [wrist]]
+    return xyz
+
+
+class LinearMap(NamedTuple):
+    """What an estimator's joints tell of the body's: an offset for every joint [50, 3], linear in the body's joints.
+
+    It is a correction of definitions: MediaPipe's shoulders sit higher than the joints, for instance.
+    """
+
+    weights: Array
+
+    @staticmethod
+    def inputs(xyz: Array) -> Array:
+        """Joints of the body [N, 8, 3] about the neck, and a constant: [N, 25]."""
+        about = (xyz[:, BODY] - xyz[:, [NECK]]).reshape(len(xyz), -1)
+        return np.concatenate([about, np.ones((len(xyz), 1))], 1)
+
+    @classmethod
+    def learn(cls, pairs: Sequence[Pair]) -> Self:
+        """By ridge regression on the frames in which body (and hand) were found, and on their mirror images."""
+        seen, truth, found = [], [], []
+        mirror = list(UPPER_BODY_50.mirror)
+        for pair in pairs:
+            for order, sign in ((list(range(50)), 1.0), (mirror, -1.0)):
+                rows = ~pair.missing[:, BODY].any(1)
+                flip = [sign, 1.0, 1.0]
+                seen.append((pair.seen * flip)[rows][:, order])
+                truth.append((pair.truth * flip)[rows][:, order])
+                found.append(~pair.missing[rows][:, order])
+        x, offset, there = np.concatenate(seen), np.concatenate(truth) - np.concatenate(seen), np.concatenate(found)
+        features, weights = cls.inputs(x), np.zeros((3 * len(BODY) + 1, 50, 3))
+        for joints in (BODY, *(hand for _, hand in UPPER_BODY_50.hands)):
+            rows = there[:, joints].all(1)
+            if rows.any():
+                a = features[rows]
+                left = a.T @ a + RIDGE * len(a) * np.diag([1.0] * (a.shape[1] - 1) + [1e-6])
+                solved = np.linalg.solve(left, a.T @ offset[rows][:, joints].reshape(len(a), -1))
+                weights[:, joints] = solved.reshape(-1, len(joints), 3)
+        return cls(weights)
+
+    def apply(self, xyz: Array) -> Array:
+        """Poses [N, 50, 3], mapped."""
+        return np.asarray(xyz + np.einsum("ni,ijc->njc", self.inputs(xyz), self.weights))
+
+
+class Point(NamedTuple):
+    """One setting of one filter: its errors by group of joints, and each clip's mean distance."""
+
+    name: str
+    setting: Setting
+    mapped: bool
+    errors: dict[str, PairedErrors]
+    clips: dict[str, list[float]]
+
+
+def scored(out: Sequence[NDArray[Any]], pairs: Sequence[Pair], name: str, setting: Setting, mapped: bool) -> Point:
+    """The errors of poses."""
+    found = {group: paired_errors(out, pairs, joints) for group, joints in GROUPS.items()}
+    clips = {
+        group: [paired_errors([o], [p], joints).mpjpe for o, p in zip(out, pairs, strict=True)]
+        for group, joints in GROUPS.items()
+    }
+    return Point(name, setting, mapped, found, clips)
+
+
+class Job(NamedTuple):
+    """What one process measures: a filter with all its settings at one lookahead."""
+
+    peer: Peer
+    lookahead: int
+    pairs: list[Pair]
+    linear: LinearMap | None
+
+
+def measure_filter(job: Job) -> list[Point]:
+    """All points of a filter."""
+    sequences: Sequences = [hung(p.seen.astype(np.float64), p.missing) for p in job.pairs]
+    points = []
+    for setting in job.peer.settings:
+        out = [placed(xyz) for xyz in job.peer.apply_all(sequences, job.lookahead, setting)]
+        points.append(scored(out, job.pairs, job.peer.name, setting, False))
+        if job.linear:
+            points.append(scored([job.linear.apply(xyz) for xyz in out], job.pairs, job.peer.name, setting, True))
+    return points
+
+
+def front(ours: Point, rivals: Sequence[Point], group: str) -> dict[str, Any]:
+    """Ours beside the nearest rival that is at least as smooth and the smoothest that is at least as near."""
+    own = ours.errors[group]
+    smooth = [p for p in rivals if p.errors[group].acceleration <= own.acceleration]
+    near = [p for p in rivals if p.errors[group].mpjpe <= own.mpjpe]
+    nearest = min(smooth, key=lambda p: p.errors[group].mpjpe, default=None)
+    smoothest = min(near, key=lambda p: p.errors[group].acceleration, default=None)
+
+    def told(point: Point | None) -> dict[str, Any] | None:
+        if point is None:
+            return None
+        return {"filter": point.name, "setting": point.setting, **point.errors[group]._asdict()}
+
+    result: dict[str, Any] = {"nearest_as_smooth": told(nearest), "smoothest_as_near": told(smoothest)}
+    if nearest:
+        result["position_ratio"] = own.mpjpe / nearest.errors[group].mpjpe
+        both = zip(ours.clips[group], nearest.clips[group], strict=True)
+        result["nearer_in"] = float(np.mean([a < b for a, b in both]))
+    if smoothest:
+        result["acceleration_ratio"] = own.acceleration / smoothest.errors[group].acceleration
+    ordered = sorted(rivals, key=lambda p: p.errors[group].mpjpe)
+    least = np.minimum.accumulate([p.errors[group].acceleration for p in ordered])
+    edge = [p for k, p in enumerate(ordered) if k == 0 or p.errors[group].acceleration < least[k - 1]]
+    return result | {"front": [told(p) for p in edge]}
+
+
+def bone_spread(out: Sequence[NDArray[Any]]) -> dict[str, float]:
+    """Standard deviation of a bone's length within a clip over its mean, averaged over clips and bones."""
+    found = {}
+    for name, joints in BONES.items():
+        parents = [UPPER_BODY_50.parents[j] for j in joints]
+        lengths = [np.linalg.norm(xyz[:, joints] - xyz[:, parents], axis=-1) for xyz in out]
+        found[name] = float(np.mean([x.std(0) / np.maximum(x.mean(0), 1e-9) for x in lengths]))
+    return found
+
+
+def measure_pairs(pairs: list[Pair], learnt: list[Pair], engine: Engine, jobs: int) -> dict[str, Any]:
+    """Ours and every filter on pairs: result[lookahead]."""
+    hang = [hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in learnt or pairs]
+    body = Body.learn(hang, UPPER_BODY_50.parents, UPPER_BODY_50.order)
+    linear = LinearMap.learn(learnt) if learnt else None
+    sequences = [(p.seen, (~p.missing).astype(np.float32)) for p in pairs]
+    refined = refine_all(sequences, engine, LOOKAHEADS, RADIUS)
+    rivals: list[type[Peer]] = [Hold, *FILTERS]
+    todo = [Job(peer(body), lookahead, pairs, linear) for lookahead in LOOKAHEADS for peer in rivals]
+    points: dict[int, list[Point]] = {lookahead: [] for lookahead in LOOKAHEADS}
+    with get_context("spawn").Pool(min(jobs, len(todo))) as pool:
+        for job, measured in zip(todo, pool.imap(measure_filter, todo), strict=True):
+            points[job.lookahead] += measured
+            print(f"measured: {job.peer.name}, lookahead {job.lookahead}", file=sys.stderr)
+    result: dict[str, Any] = {
+        "clips": len(pairs),
+        "frames": sum(len(p.truth) for p in pairs),
+        "joints_found": {name: float(np.mean(found(pairs)[:, joints])) for name, joints in GROUPS.items()},
+    }
+    for lookahead in LOOKAHEADS:
+        ours = scored(refined[lookahead], pairs, "ours", None, False)
+        every = points[lookahead]
+        held = next(p for p in every if p.name == Hold.name and not p.mapped)
+        result[str(lookahead)] = {
+            "held": {name: e._asdict() for name, e in held.errors.items()},
+            "ours": {name: e._asdict() for name, e in ours.errors.items()},
+            "without_map": {name: front(ours, [p for p in every if not p.mapped], name) for name in GROUPS},
+            "with_map": {name: front(ours, every, name) for name in GROUPS} if linear else {},
+            "bones": {
+                "seen": bone_spread([p.seen[~p.missing.any(1)] for p in pairs if not p.missing.any(1).all()]),
+                "ours": bone_spread(refined[lookahead]),
+            },
+        }
+    return result
+
+
+def found(pairs: Sequence[Pair]) -> Mask:
+    """Which joints were found, of all frames [N, 50]."""
+    return np.concatenate([~p.missing for p in pairs])
+
+
+def fill_alone(weights: Path) -> ModelEngine:
+    """The engine's own fill of missing joints, without its network."""
+    model = load_weights(weights)
+    model.trunk.out.weight.data.zero_()
+    model.trunk.out.bias.data.zero_()
+    return ModelEngine(model)
+
+
+def unoc(data: Path) -> list[NDArray[np.float32]]:
+    """The clips of UNOC that are kept, in canonical axes and units."""
+    with np.load(data / "mocap_hands" / "unoc.npz") as file:
+        ends = np.cumsum(file["length"])
+        clips = [file["xyz"][ends[k] - file["length"][k] : ends[k]] for k in KEPT_UNOC]
+        return [
+            canonical(Recording(xyz, float(file["fps"][0]), "unoc", unit="m", axes=str(file["axes"]))) for xyz in clips
+        ]
+
+
+def measure_unoc(data: Path, engine: Engine, weights: Path) -> dict[str, Any]:
+    """Lost bursts and clean input: result[condition][lookahead][who][group] is (MSE, MPJPE, acceleration)."""
+    truth, result = unoc(data), dict[str, Any]()
+    for condition in ("burst_mask", "clean"):
+        sequences = [corrupted(xyz, condition, k) for k, xyz in enumerate(truth)]
+        result[condition] = {str(lookahead): {} for lookahead in LOOKAHEADS}
+        for who, tried in (("ours", engine), ("fill", fill_alone(weights))):
+            for lookahead, out in refine_all(sequences, tried, LOOKAHEADS, RADIUS).items():
+                of_groups = {name: errors(out, truth, joints) for name, joints in GROUPS.items()}
+                result[condition][str(lookahead)][who] = of_groups
+    return result
+
+
+def stays(poses: Sequence[NDArray[Any]], truth: Sequence[NDArray[Any]], joints: list[int]) -> float:
+    """Mean distance in millimetres of the joints in the frames that were off."""
+    hit = [np.linalg.norm(p - t, axis=-1)[20:-20:25, joints].ravel() for p, t in zip(poses, truth, strict=True)]
+    return CANONICAL_MM * float(np.mean(np.concatenate(hit)))
+
+
+def measure_outliers(data: Path, engine: Engine) -> dict[str, Any]:
+    """Millimetres that stay of a group off for one frame in 25: result[group][size][who]."""
+    truth = [canonical(recording) for recording in read(data / "phoenix14t" / "dev.skels")]
+    body = Body.learn([t.astype(np.float64) for t in truth], UPPER_BODY_50.parents, UPPER_BODY_50.order)
+    result: dict[str, Any] = {}
+    for name, joints in OFF.items():
+        result[name] = {}
+        for size in SIZES_MM:
+            shaken = [xyz.copy() for xyz in truth]
+            for xyz in shaken:
+                hit = np.arange(20, len(xyz) - 20, 25)
+                xyz[np.ix_(hit, np.array(joints))] += np.array([0.8, -0.6, 0], np.float32) * (size / CANONICAL_MM)
+            out = refine_all([(x, np.ones(x.shape[:2], np.float32)) for x in shaken], engine, LOOKAHEADS, RADIUS)
+            tried: dict[str, Sequence[NDArray[Any]]] = {f"ours {lookahead}": poses for lookahead, poses in out.items()}
+            none = [(xyz.astype(np.float64), np.zeros(xyz.shape[:2], np.bool_)) for xyz in shaken]
+            tried["median of 5"] = Median(body).apply_all(none, 2, (2,))
+            result[name][str(size)] = {who: stays(poses, truth, joints) for who, poses in tried.items()}
+    return result
+
+
+FIGURES = ("mpjpe", "acceleration", "across", "depth", "acceleration_across", "acceleration_depth")
+
+
+def pair_lines(result: dict[str, Any]) -> list[str]:
+    """The tables of `measure_pairs`."""
+    lines = [f"{result['clips']} clips, {result['frames']} frames"]
+    for lookahead in map(str, LOOKAHEADS):
+        at = result[lookahead]
+        for group in GROUPS:
+            rows: dict[str, dict[str, Any]] = {who: {f: at[who][group][f] for f in FIGURES} for who in ("held", "ours")}
+            for which in ("without_map", "with_map"):
+                for question, ratio in (
+                    ("nearest_as_smooth", "position_ratio"),
+                    ("smoothest_as_near", "acceleration_ratio"),
+                ):
+                    entry = at[which].get(group, {})
+                    if rival := entry.get(question):
+                        name = f"{question} {which}: {rival['filter']} {rival['setting']}".replace("_", " ")
+                        rows[name] = {f: rival[f] for f in FIGURES} | {"ours / it": entry[ratio]}
+            lines += ["", *table(f"lookahead {lookahead}, {group}: mm", rows, ".2f")]
+        spread = {who: {bone: 100 * share for bone, share in of.items()} for who, of in at["bones"].items()}
+        lines += ["", *table(f"lookahead {lookahead}: bones' deviation, %", spread, ".1f")]
+    return lines
+
+
+def other_lines(result: dict[str, Any]) -> list[str]:
+    """The tables of UNOC and of outliers."""
+    lines = []
+    for condition, by_lookahead in result["unoc"].items():
+        rows = {
+            f"{who}, lookahead {lookahead}": {
+                f"{group} {label}": scale * of[group][k]
+                for group in GROUPS
+                for label, k, scale in (("MSE x 1e-4", 0, 1e4), ("MPJPE mm", 1, CANONICAL_MM))
+            }
+            for lookahead, entry in by_lookahead.items()
+            for who, of in entry.items()
+        }
+        lines += ["", *table(f"UNOC, {condition}", rows, ".3f")]
+    rows = {f"{group}, {size} mm": of for group, sizes in result["outliers"].items() for size, of in sizes.items()}
+    return [*lines, "", *table("off for one frame: mm that stay, by lookahead", rows, ".1f")]
+
+
+def main() -> int:
+    """Command line."""
+    parser = arguments(__doc__, data=True)
+    parser.add_argument("--pairs", type=Path, help="folder of pairs to measure on, kept out of training")
+    parser.add_argument("--training", type=Path, help="folder of pairs that the linear map and means are learnt from")
+    parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
+    parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that measure filters")
+    options = parser.parse_args()
+    try:
+        with open_engine(options.engine) as engine:
+            result: dict[str, Any] = {"bench": "real", "engine": engine.info.model_id}
+            weights = Path(options.engine or WEIGHTS).with_suffix(".safetensors")
+            result["unoc"] = measure_unoc(options.data, engine, weights)
+            result["outliers"] = measure_outliers(options.data, engine)
+            lines = other_lines(result)
+            if options.pairs:
+                learnt = read_pairs(options.training) if options.training else []
+                result["pairs"] = measure_pairs(read_pairs(options.pairs), learnt, engine, options.jobs)
+                lines = pair_lines(result["pairs"]) + lines
+    except RtskelError as error:
+        print(f"rtskel: error: {error}", file=sys.stderr)
+        return 2
+    report(result, lines, options)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
