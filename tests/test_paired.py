@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from rtskel.errors import FormatError, RtskelError
+from rtskel.formats import Recording, write
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50
 from rtskel.training.data import Corpus, write_corpus
+from rtskel.training.data import main as build
 from rtskel.training.paired import (
     PairedConfig,
     PairedWindows,
@@ -100,6 +102,18 @@ def test_some_pairs_are_for_validation(folder):
         assert kept
         assert sorted(p.name for p in learnt + kept) == [p.name for p in pairs]
     assert split_pairs(pairs[:1], 10**9) == (pairs[:1], [])
+
+
+def test_the_truth_is_a_source_of_motion_too(folder, tmp_path, capsys):
+    write(tmp_path / "a.npz", [Recording(500 * motion(60, k), 25.0, str(k)) for k in range(2)])
+    assert build([str(tmp_path / "a.npz"), str(tmp_path / "corpus"), "--pairs", str(folder)]) == 0
+    corpus = Corpus(tmp_path / "corpus")
+    learnt, _ = split_pairs(read_pairs(folder), PairedConfig.holdout)
+    assert "pairs/train" in capsys.readouterr().out
+    made = corpus.select("train", "pairs")
+    assert [s.name for s in made] == [p.name for p in learnt]
+    moved = corpus.frames(made[0]) - learnt[0].truth
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:1, :1], moved.shape), atol=1e-6)
 
 
 def test_windows_vary_both_sides_alike(folder):

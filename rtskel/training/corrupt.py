@@ -511,7 +511,7 @@ def _group_off(poses: Poses, g: torch.Generator) -> Poses:
 
 
 TRAINING: dict[str, tuple[float, Recipe]] = {
-    "clean": (1.0, lambda x, g: x),
+    "clean": (2.5, lambda x, g: x),
     "frame_mask": (1.6, lambda x, g: frame_mask(x, _share(x, g), g)),
     "joint_mask": (1.4, lambda x, g: joint_mask(x, _share(x, g), g)),
     "frame_noise_low": (1.0, lambda x, g: frame_noise(x, _share(x, g), _uniform(x, g, 0.05, 0.2), g)),
@@ -529,7 +529,7 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "jitter_low": (1.6, _jitter(0.1, 0.5)),
     "jitter_high": (2.0, _jitter(0.5, 1.6)),
     "live": (2.0, _live),
-    "group_off": (2.0, _group_off),
+    "group_off": (5.0, _group_off),
 }
 """Kinds of corruption in training: how often each is drawn, and what it does.
 

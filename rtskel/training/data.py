@@ -15,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -399,19 +399,27 @@ def held_out(name: str, holdout: int = BuildConfig.holdout) -> bool:
     return zlib.crc32(name.encode()) % holdout == 0
 
 
-def build_corpus(data: str | Path, folder: str | Path, config: BuildConfig | None = None) -> dict[str, tuple[int, int]]:
+def build_corpus(
+    data: str | Path,
+    folder: str | Path,
+    config: BuildConfig | None = None,
+    also: Iterable[tuple[Sequence, Array]] = (),
+) -> dict[str, tuple[int, int]]:
     """Builds a corpus from the shared data (see its README).
 
     PHOENIX14T is used as it is, its train split for training and dev for validation. Bandai-Namco bodies keep their
     motion, face the camera on average, and get the typical bone lengths of the skeleton; hands from PHOENIX train and
     from MediaPipe fingerspelling are attached along the forearm. How2Sign is lifted from 2D and is for training.
 
+    Args:
+        also: further sequences, such as `rtskel.training.paired.true_sequences`.
+
     Returns:
         Sequences and frames by "source/split".
     """
     config = config or BuildConfig()
     chosen = ((s, x) for s, x in shared_sequences(Path(data), config) if s.name not in config.skip)
-    return write_corpus(folder, chosen)
+    return write_corpus(folder, chain(chosen, also))
 
 
 def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence, Array]]:
@@ -586,15 +594,19 @@ def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.ran
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m rtskel.training.data SHARED CORPUS`: builds a corpus and prints what went in."""
+    from rtskel.training.paired import true_sequences  # it imports this module
+
     parser = argparse.ArgumentParser(prog="python -m rtskel.training.data", description=main.__doc__)
     parser.add_argument("data", nargs="+", help="the shared data's folder, or recordings of complete 3D poses")
     parser.add_argument("out", help="folder of the corpus")
+    parser.add_argument("--pairs", help="folder of pairs whose truth is a source of motion, too")
     args = parser.parse_args(argv)
     try:
+        also = true_sequences(args.pairs) if args.pairs else ()
         if len(args.data) == 1 and (Path(args.data[0]) / "phoenix14t").is_dir():
-            summary = build_corpus(args.data[0], args.out)
+            summary = build_corpus(args.data[0], args.out, also=also)
         else:
-            summary = write_corpus(args.out, recorded_sequences(args.data))
+            summary = write_corpus(args.out, chain(recorded_sequences(args.data), also))
     except RtskelError as error:
         print(f"rtskel.training.data: error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,19 +26,22 @@ from torch import Tensor
 from rtskel.errors import FormatError, RtskelError
 from rtskel.skeleton import (
     LEFT_SHOULDER,
+    NECK,
     RIGHT_SHOULDER,
     SHOULDER_WIDTH,
     UPPER_BODY_50,
     Skeleton,
     axes_matrix,
 )
-from rtskel.training.data import rotations
+from rtskel.training import data
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 FOUND = 0.3
-"""Least share of the frames of a clip in which the person must have been found, right side round."""
+"""Least share of the frames of a clip in which the person must have been found."""
+TURNED = 0.1
+"""Largest share of these in which the person may have been taken for one seen from behind."""
 OF_HANDS = 0.1
 """Weight of a joint of a hand in the similarity; a joint of the body has 1, the neck, which is made of others, 0."""
 
@@ -81,7 +84,7 @@ def similarity(
 
 
 def read_pair(path: str | Path, skeleton: Skeleton = UPPER_BODY_50) -> Pair | None:
-    """One clip; None if its person was hardly found, or mostly taken for one seen from behind.
+    """One clip; None if its person was hardly found, or now and then taken for one seen from behind.
 
     Raises:
         FormatError: not a file of pairs.
@@ -104,7 +107,7 @@ def read_pair(path: str | Path, skeleton: Skeleton = UPPER_BODY_50) -> Pair | No
     across = [x[:, LEFT_SHOULDER] - x[:, RIGHT_SHOULDER] for x in (estimate, truth)]
     found = ~(missing[:, LEFT_SHOULDER] | missing[:, RIGHT_SHOULDER])
     right = found & (across[0][:, 0] * across[1][:, 0] >= 0)
-    if not right.any() or right.mean() < FOUND or right[found].mean() < 1 - FOUND:
+    if not right.any() or found.mean() < FOUND or right[found].mean() < 1 - TURNED:
         return None
     weight = np.where(missing, 0.0, 1.0)
     weight[:, [j for j in range(skeleton.joints) if j not in skeleton.groups["body"]]] *= OF_HANDS
@@ -188,6 +191,13 @@ class PairedConfig:
     holdout: int = 10
 
 
+def true_sequences(folder: str | Path) -> Iterator[tuple[data.Sequence, Array]]:
+    """The true motion of the pairs to learn from, for a corpus: source "pairs", about the neck's median."""
+    for pair in split_pairs(read_pairs(folder), PairedConfig.holdout)[0]:
+        origin = np.median(pair.truth[:, [NECK]], axis=0)
+        yield data.Sequence(pair.name, "pairs", "train", pair.fps, 0, 0), pair.truth - origin
+
+
 class PairedWindows:
     """Draws windows [B, W, J, 3] of pairs, varied as a `PairedConfig` says, on the generator's device."""
 
@@ -252,7 +262,7 @@ class PairedWindows:
         truth = truth + torch.tensor(tree.chain, device=device) @ (bone * (factor.exp() - 1))
         angles = 2 * torch.rand(count, 3, generator=g, device=device) - 1
         angles = angles * torch.tensor([c.yaw, c.pitch, c.roll], device=device) * (torch.pi / 180)
-        turn = rotations(angles)[:, None].transpose(-1, -2)
+        turn = data.rotations(angles)[:, None].transpose(-1, -2)
         return error @ turn, truth @ turn
 
     def _lose_hands(self, missing: Tensor) -> Tensor:
