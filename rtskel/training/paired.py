@@ -167,6 +167,8 @@ class PairedConfig:
         hand_lost: probability that a hand is lost for a part of the window.
         weight: of the whole loss on pairs. across, depth: of the distance in the image plane, and in depth.
         smoothness: of the error of acceleration, for each of both, by positions as in `TrainConfig.shares`.
+        brisk: speed in the image plane, in canonical units a frame, at which the distance there counts double; thrice
+            at twice that speed, and so on: else strokes, which are few, come out flat and late.
         stillness: acceleration, in canonical units a frame squared, that is added to the true one to which errors of
             acceleration are relative: fast strokes may err by more.
         holdout: one clip in this many is for validation.
@@ -174,7 +176,7 @@ class PairedConfig:
 
     triples: int = 4
     transplanted: float = 0.3
-    faster: tuple[float, float] = (0.25, 0.1)
+    faster: tuple[float, float] = (0.3, 0.15)
     ends: float = 0.08
     mirror: float = 0.5
     bone: float = 0.08
@@ -186,7 +188,8 @@ class PairedConfig:
     weight: float = 1.0
     across: float = 0.5
     depth: float = 0.5
-    smoothness: tuple[float, float, float] = (0.3, 0.5, 0.5)
+    smoothness: tuple[float, float, float] = (0.15, 0.35, 0.4)
+    brisk: float = 0.01
     stillness: float = 0.006
     holdout: int = 10
 

@@ -381,8 +381,9 @@ class Trainer:
             )  # fmt: skip
         if self.paired:
             rows = slice(config.batch, None)
-            bend = acceleration(whole[rows][1::3] / scale[rows][1::3, None, None, None])
-            total = total + self._paired_loss(apart[rows], at(bend, wanted), kind[rows], grouped)
+            true = whole[rows] / scale[rows, None, None, None]
+            pace, bend = at(speed(true[..., :2]), wanted), at(acceleration(true[1::3]), wanted)
+            total = total + self._paired_loss(apart[rows], pace, bend, kind[rows], grouped)
         return total
 
     def _positions(self) -> Tensor | None:
@@ -393,17 +394,26 @@ class Trainer:
         few = torch.randperm(len(longer), generator=self.generator, device=self.device)[: self.config.sampled]
         return torch.cat([longer[few.sort().values], self.positions[:2].sum(0).nonzero()[:, 0]])
 
-    def _paired_loss(self, apart: Tensor, bend: Tensor, kind: Tensor, grouped: Callable[[Tensor], Tensor]) -> Tensor:
-        """The loss on pairs: errors [3 N, P, J, 3] of N groups of consecutive windows, true acceleration [N, P, J]."""
-        speed = self.config.paired.stillness + bend
+    def _paired_loss(
+        self, apart: Tensor, pace: Tensor, bend: Tensor, kind: Tensor, grouped: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The loss on pairs: errors [3 N, P, J, 3] of N groups of consecutive windows.
+
+        Args:
+            pace: true speed in the image plane [3 N, P, J].
+            bend: size of the true acceleration [N, P, J].
+        """
+        paired, first = self.config.paired, kind[::3]
+        parts = [
+            (kind, length(apart[..., :2]) * (1 + pace / paired.brisk)),
+            (kind, length(apart[..., 2:])),
+            (first, length(bent(apart)[..., :2]) / (paired.stillness + bend)),
+            (first, length(bent(apart)[..., 2:]) / (paired.stillness + bend)),
+        ]
         total = apart.new_zeros(())
-        for which, axes in enumerate((slice(0, 2), slice(2, 3))):
-            parts = {which: length(apart[..., axes]), which + 2: length(bent(apart)[..., axes]) / speed}
-            for part, error in parts.items():
-                rows = kind if part < 2 else kind[::3]
-                total = total + self._balanced(
-                    grouped(error), rows, torch.zeros_like(rows), self.of_pairs, self.pair_shares, part, 1e-4
-                )
+        for part, (rows, error) in enumerate(parts):
+            nowhere = torch.zeros_like(rows)
+            total = total + self._balanced(grouped(error), rows, nowhere, self.of_pairs, self.pair_shares, part, 1e-4)
         return total
 
     def _balanced(
@@ -550,6 +560,12 @@ def length(x: Tensor) -> Tensor:
     """The norm of vectors [..., 3], with a gradient at 0."""
     norm: Tensor = (x.square().sum(-1) + 1e-12).sqrt()
     return norm
+
+
+def speed(x: Tensor) -> Tensor:
+    """The size of the velocity of sequences [N, W, J, 2 or 3], over a frame before and after: [N, W, J]."""
+    size = 0.5 * length(x[:, 2:] - x[:, :-2])
+    return F.pad(size.transpose(1, 2), (1, 1), mode="replicate").transpose(1, 2)
 
 
 def acceleration(x: Tensor) -> Tensor:
