@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rtskel.engine.weights import load_weights
+from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, write
-from rtskel.model import PRESETS, SkeletorConfig, facing
+from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing
 from rtskel.training.corrupt import TRAINING
 from rtskel.training.data import Corpus, write_corpus
 from rtskel.training.data import main as build
@@ -115,6 +115,30 @@ def test_resuming_is_bit_exact(corpus, tmp_path):
         second.step()
     assert same(straight.state(), second.state())
     assert not same(straight.state(), first.state())
+
+
+def test_a_teachers_output_is_the_truth_of_the_kinds_it_teaches(corpus, tmp_path):
+    torch.manual_seed(1)
+    teacher = Skeletor(TINY)
+    torch.nn.init.normal_(teacher.trunk.out.weight, std=0.1)
+    save_weights(teacher.eval(), tmp_path / "teacher.safetensors", name="tiny")
+    kinds = ("clean", "dense_noise")
+    config = replace(CONFIG, kinds=kinds, teacher=str(tmp_path / "teacher.safetensors"), taught=("dense_noise",))
+    taught, alone = (Trainer(c, Corpus(corpus)).draw() for c in (config, replace(config, teacher="")))
+    (goal, x, missing, _, kind, _), (truth, *_) = taught, alone
+    with torch.no_grad():
+        made = teacher(x, missing)
+    noisy = kind == kinds.index("dense_noise")
+    assert noisy.any()
+    assert not noisy.all()
+    torch.testing.assert_close(goal[noisy], made[noisy])
+    assert torch.equal(goal[~noisy], truth[~noisy])
+    small = Skeletor(replace(TINY, window=4))
+    save_weights(small, tmp_path / "small.safetensors", name="tiny")
+    with pytest.raises(RtskelError, match=r"small\.safetensors: does not fit the model to be trained"):
+        Trainer(replace(config, teacher=str(tmp_path / "small.safetensors")), Corpus(corpus))
+    with pytest.raises(ValueError, match="unknown kind"):
+        replace(config, taught=("fog",))
 
 
 def test_it_learns(corpus, monkeypatch):

@@ -188,8 +188,8 @@ class PairedConfig:
     weight: float = 1.0
     across: float = 0.5
     depth: float = 0.5
-    smoothness: tuple[float, float, float] = (0.15, 0.35, 0.4)
-    brisk: float = 0.01
+    smoothness: tuple[float, float, float] = (0.12, 0.25, 0.35)
+    brisk: float = 0.006
     stillness: float = 0.006
     holdout: int = 10
 

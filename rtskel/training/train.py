@@ -90,6 +90,9 @@ class TrainConfig:
         validate_every: steps between validations (and checkpoints); 0: none, and the final average counts as best.
         compile: compile the network, which takes a minute and pays off on an accelerator.
         init: weights file to start from, of the same model or of one with fewer options (`Skeletor.grow_from`).
+        teacher: weights file of a model of the same window and joints; "": none. What it makes of windows of the kinds
+            `taught` takes the place of their truth, so that what it can do is not forgotten while learning from pairs.
+        taught: kinds of corruption; empty: all that are drawn.
         pairs: folder of pairs to learn from too (`rtskel.training.paired`); "": none. Needs `balance`.
         paired: how windows of pairs are drawn and what counts; they come on top of `batch`.
     """
@@ -123,6 +126,8 @@ class TrainConfig:
     seed: int = 0
     compile: bool = False
     init: str = ""
+    teacher: str = ""
+    taught: tuple[str, ...] = ()
     pairs: str = ""
     paired: PairedConfig = field(default_factory=PairedConfig)
 
@@ -135,7 +140,7 @@ class TrainConfig:
             raise ValueError("pairs without balance, or without triples of their windows")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
-        for kind in self.kinds:
+        for kind in (*self.kinds, *self.taught):
             recipe(kind)
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +170,7 @@ class TrainConfig:
             if extra:
                 raise ValueError(f"unknown option of pairs {extra[0]!r}")
             made["paired"] = PairedConfig(**paired | {k: tuple(paired[k]) for k in _LISTS if k in paired})
-        for key in ("kinds", "floors", "shares", "smoothness"):
+        for key in ("kinds", "taught", "floors", "shares", "smoothness"):
             if key in made and not isinstance(made[key], list | tuple):
                 raise ValueError(f"{key} {made[key]!r}: a list expected")
             made |= {key: tuple(made[key])} if key in made else {}
@@ -215,10 +220,17 @@ class Trainer:
             window = config.model.window + 2
             self.paired = PairedWindows(learnt, window, config.paired, skeleton=self.tree, generator=self.generator)
         self.model = self._initial_model().to(self.device).train()
+        self.teacher = load_weights(config.teacher).to(self.device) if config.teacher else None
+        if self.teacher and (self.teacher.config.window, self.teacher.config.joints) != (
+            config.model.window,
+            config.model.joints,
+        ):
+            raise RtskelError(f"{config.teacher}: does not fit the model to be trained (another window or skeleton)")
         self.average = Skeletor(config.model).to(self.device).eval()
         self.average.load_state_dict(self.model.state_dict())
         if config.precision == "bf16":
-            self.model.trunk.autocast = self.average.trunk.autocast = torch.bfloat16
+            for model in filter(None, (self.model, self.average, self.teacher)):
+                model.trunk.autocast = torch.bfloat16
         if config.compile:
             self.model.trunk.compile()
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
@@ -229,6 +241,8 @@ class Trainer:
         self.chance = torch.tensor([recipe(kind)[0] for kind in self.kinds], device=self.device)
         self.shaky = self.chance * torch.tensor([float(kind in SHAKY) for kind in self.kinds], device=self.device)
         self.triples = config.triples if bool(self.shaky.any()) else 0
+        taught = config.taught or self.kinds
+        self.taught = torch.tensor([kind in taught for kind in self.kinds], device=self.device)
         self._weigh_loss()
         self.steps = 0
         self.elapsed = 0.0
@@ -316,6 +330,10 @@ class Trainer:
             kind = torch.cat([kind, own.long().repeat_interleave(3)])
             source = torch.cat([source, source.new_zeros(3 * groups)])
         clean, x, scale = to_canonical_windows(clean, x, missing, self.tree)
+        if self.teacher:
+            rows = self.taught[kind[: self.config.batch]].nonzero()[:, 0]
+            with torch.no_grad():
+                clean[rows] = self.teacher(x[rows], missing[rows])
         return clean, x, missing, scale, kind, source
 
     def _corrupt(self, clean: Tensor, chance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
