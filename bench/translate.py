@@ -20,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ class Prepared:
             if len(xyz) >= ends[-1]:
                 parts = np.split(xyz[: ends[-1]], ends[:-1])
                 return [Frames(part, np.zeros(part.shape[:2], np.bool_)) for part in parts]
-        made = inputs.prepare(poses, UPPER_BODY_50.id, threads=1)
+        made = inputs.prepare(poses, UPPER_BODY_50.id, threads=torch.get_num_threads())
         np.savez(path, xyz=np.concatenate([frames.xyz for frames in made]))
         print(f"refined: {path.name}", file=sys.stderr, flush=True)
         return made
@@ -280,7 +281,17 @@ class Prepared:
         return [inputs.kept(f.xyz, raw.missing) for f, raw in zip(filled, self.raw, strict=True)]
 
 
-def choose(translator: Translator, dev: Prepared, ways: Sequence[Inputs]) -> tuple[Inputs, dict[str, float]]:
+def kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+    """What `make` returns, as JSON holds it; from the file if that has it for the same key."""
+    wanted = json.loads(json.dumps(key))
+    if path.exists() and (found := json.loads(path.read_text()))["key"] == wanted:
+        return found["value"]
+    value = make()
+    path.write_text(json.dumps({"key": wanted, "value": value}))
+    return value
+
+
+def choose(translator: Translator, dev: Prepared, ways: Sequence[Inputs]) -> tuple[dict[str, Any], dict[str, float]]:
     """The best way to refine, with the best handling of gaps, and what each reached: BLEU-4 of greedy search on dev."""
     texts = [of.text for of in dev.sentences]
 
@@ -292,7 +303,7 @@ def choose(translator: Translator, dev: Prepared, ways: Sequence[Inputs]) -> tup
     options = [replace(best, unseen="fill"), *(replace(best, max_gap=gap) for gap in GAPS)]
     values |= {str(inputs): (reached(inputs), inputs) for inputs in options}
     chosen = max(values.values(), key=lambda item: item[0])[1]
-    return chosen, {name: value for name, (value, _) in values.items()}
+    return chosen.to_dict(), {name: value for name, (value, _) in values.items()}
 
 
 # Results
@@ -333,37 +344,61 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every condition, read by the translator of every seed."""
     options.runs.mkdir(parents=True, exist_ok=True)
     translators, trained = zip(*(seed_run(options, seed) for seed in options.seeds), strict=True)
-    engine = options.engine or BUNDLED
-    result: dict[str, Any] = {"trained": dict(zip(map(str, options.seeds), trained, strict=True)), "conditions": {}}
+    model = engine_id(options.engine or BUNDLED)
+    about = {"engine": model, "precision": options.precision, "seed": options.seeds[0], **trained[0]}
+    found = {}
     for condition in options.conditions:
         print(f"condition {condition}", file=sys.stderr)
-        dev, test = (Prepared(options, condition, split) for split in ("dev", "test"))
-        texts = [of.text for of in test.sentences]
-        best, tried = choose(translators[0], dev, [Inputs(way) for way in FILTERS])
-        skeletor = Inputs(engine, precision=options.precision)
-        ours, gaps = choose(translators[0], dev, [skeletor])
-        ways = {"as is": Inputs(), "filter": best, "Skeletor": ours}
-        ways |= {"Skeletor, all filled": replace(skeletor, unseen="fill"), "Skeletor, never seen kept": skeletor}
-        rows: dict[str, Any] = {}
-        said = {way: [t.translate(test.frames(inputs)) for t in translators] for way, inputs in ways.items()}
+        found[condition] = read_by_all(options, condition, translators, about)
+    return {
+        "engine": model,
+        "sentences": {"train": COUNTS["train"], "dev": options.dev, "test": options.test},
+        "trained": dict(zip(map(str, options.seeds), trained, strict=True)),
+        "conditions": found,
+        "signatures": signatures(),
+    }
+
+
+def read_by_all(
+    options: argparse.Namespace, condition: str, translators: Sequence[Translator], about: dict[str, Any]
+) -> dict[str, Any]:
+    """The scores of each way to prepare the poses of a condition; the first translator chooses on dev."""
+    dev, test = (Prepared(options, condition, split) for split in ("dev", "test"))
+    texts, folder, chosen = [of.text for of in test.sentences], options.runs / condition, {}
+    skeletor = Inputs(options.engine or BUNDLED, precision=options.precision)
+    for name, of in {"filter": [Inputs(way) for way in FILTERS], "Skeletor": [skeletor]}.items():
+        key = about | {"dev": options.dev, "ways": [way.to_dict() for way in of], "gaps": GAPS}
+        path = folder / f"{name}-{about['engine']}.json"
+        chosen[name] = kept(path, key, partial(choose, translators[0], dev, of))
+    ways = {"as is": Inputs()} | {name: Inputs.from_dict(best) for name, (best, _) in chosen.items()}
+    ways |= {"Skeletor, all filled": replace(skeletor, unseen="fill"), "Skeletor, never seen kept": skeletor}
+    said: dict[str, list[list[str]]] = {way: [] for way in ways}
+    for seed, translator in zip(options.seeds, translators, strict=True):
         for way, inputs in ways.items():
-            scores = [score(of_seed, texts) for of_seed in said[way]]
-            rows[way] = {
-                "inputs": inputs.to_dict(),
-                "bleu": [[interval.score for interval in s.bleu] for s in scores],
-                "margin": [s.bleu[3].margin for s in scores],
-                "chrf": [s.chrf.score for s in scores],
-                "rouge": [s.rouge.score for s in scores],
-                "recall": {kind: [recall(x, texts, of) for x in said[way]] for kind, of in KINDS.items()},
-            }
-        for way in ("Skeletor", "filter"):
-            other = "filter" if way == "Skeletor" else "as is"
-            rows[way][f"p against {other}"] = [
-                compare({"first": a, "second": b}, texts)["second"][1]
-                for a, b in zip(said[other], said[way], strict=True)
-            ]
-        result["conditions"][condition] = {"rows": rows, "filters on dev": tried, "gaps on dev": gaps}
-    return result | {"engine": engine_id(engine), "signatures": signatures()}
+            key = about | {"seed": seed, "test": options.test, "inputs": inputs.to_dict()}
+            path = folder / f"{way}-{seed}-{about['engine']}.json"
+            said[way].append(kept(path, key, partial(translated, translator, test, inputs)))
+    rows: dict[str, Any] = {}
+    for way, inputs in ways.items():
+        scores = [score(of_seed, texts) for of_seed in said[way]]
+        rows[way] = {
+            "inputs": inputs.to_dict(),
+            "bleu": [[interval.score for interval in s.bleu] for s in scores],
+            "margin": [s.bleu[3].margin for s in scores],
+            "chrf": [s.chrf.score for s in scores],
+            "rouge": [s.rouge.score for s in scores],
+            "recall": {kind: [recall(x, texts, of_kind) for x in said[way]] for kind, of_kind in KINDS.items()},
+        }
+    for way, other in (("Skeletor", "filter"), ("filter", "as is")):
+        rows[way][f"p against {other}"] = [
+            compare({"first": a, "second": b}, texts)["second"][1] for a, b in zip(said[other], said[way], strict=True)
+        ]
+    return {"rows": rows, "on dev": {name: tried for name, (_, tried) in chosen.items()}}
+
+
+def translated(translator: Translator, test: Prepared, inputs: Inputs) -> list[str]:
+    """Translations of sentences that are prepared in that way."""
+    return translator.translate(test.frames(inputs))
 
 
 def engine_id(engine: str) -> str:

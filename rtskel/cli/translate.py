@@ -158,7 +158,8 @@ def _train(args: argparse.Namespace) -> int:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RtskelError(f"training config: {error}") from None
     splits = [sentences(args.data, split, args.table, **reading(args)) for split in (args.train, args.dev)]
-    train(config, (splits[0], splits[1]), _inputs(args, args.refine), args.out, resume=args.resume)
+    how = {"resume": args.resume, "threads": args.threads}
+    train(config, (splits[0], splits[1]), _inputs(args, args.refine), args.out, **how)
     return OK
 
 
@@ -177,7 +178,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     inputs = [_inputs(args, refine, translator.inputs) for refine in args.refine or [None]]
     chosen = sentences(args.data, args.split, args.table, **reading(args))
     with Progress("sentences", len(chosen)) as bar:
-        results = evaluate(translator, chosen, inputs, bar.update)
+        results = evaluate(translator, chosen, inputs, bar.update, args.threads)
     if args.save:
         Path(args.save).write_text("".join(f"{text}\n" for text in results[-1].translations), encoding="utf-8")
     about = {"model": args.model, "data": args.data, "split": args.split, "sentences": len(chosen)}
@@ -200,7 +201,7 @@ def _translate(args: argparse.Namespace) -> int:
     for words in dict.fromkeys(words for recording in recordings for words in recording.notes):
         note(f"{args.file}: {words}")
     inputs = _inputs(args, args.refine, translator.inputs)
-    frames = inputs.prepare(recordings, translator.network.config.skeleton)
+    frames = inputs.prepare(recordings, translator.network.config.skeleton, threads=args.threads)
     for recording, text in zip(recordings, translator.translate(frames), strict=True):
         if args.json:
             print_json({"name": recording.name, "text": text, "inputs": inputs.to_dict()})

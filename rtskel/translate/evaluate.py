@@ -35,11 +35,13 @@ def evaluate(
     sentences: Sequence[Sentence],
     inputs: Sequence[Inputs],
     progress: Callable[[str, int], None] | None = None,
+    threads: int | None = None,
 ) -> list[Result]:
     """Scores of the sentences for each way to prepare their poses; p-values are against the first.
 
     Args:
         progress: called with what is done and the number of sentences that are done.
+        threads: of engines on the CPU; None: their default.
 
     Raises:
         RtskelError: recordings of another skeleton, an engine that cannot be opened.
@@ -53,6 +55,7 @@ def evaluate(
             [sentence.poses for sentence in sentences],
             translator.network.config.skeleton,
             lambda done, chosen=chosen: tell(f"poses: {chosen}", done),  # type: ignore[misc]
+            threads,
         )
         said = translator.translate(frames, progress=lambda done: tell("translating", done))
         signs = (translator.recognise(frames), glosses) if translator.glosses and all(glosses) else None

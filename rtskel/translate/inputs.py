@@ -6,6 +6,7 @@ as signing. So `Inputs` says what is done with it, and every result says the `In
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -100,9 +101,9 @@ class Inputs:
         return asdict(self)
 
     def filter(self) -> Filter | None:
-        """The filter, if it is one: a file's name has a dot before any colon, and a filter's has not."""
-        plain = self.refine not in ("none", BUNDLED) and "." not in self.refine.partition(":")[0]
-        return Filter.parse(self.refine) if plain and "/" not in self.refine else None
+        """The filter, if it is one: its name is of letters, where a file's has a suffix."""
+        plain = re.fullmatch(r"[a-z+-]+(:.*)?", self.refine) and self.refine not in ("none", BUNDLED)
+        return Filter.parse(self.refine) if plain else None
 
     def prepare(
         self,
@@ -115,7 +116,7 @@ class Inputs:
 
         Args:
             progress: called with the number of recordings that are done.
-            threads: CPU threads of an engine.
+            threads: of an engine on the CPU; None: its default.
 
         Raises:
             RtskelError: a recording that is 2D or of another skeleton; an engine that cannot be opened or is of another

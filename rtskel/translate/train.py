@@ -1,7 +1,8 @@
 """Training a translator; `train` is `rtskel translate train`.
 
-A run's folder holds the config, `last.safetensors` (everything that a resumed run needs to continue bit for bit),
-`best.safetensors` (the translator that is best on dev, with the beam and length penalty that are), and `log.jsonl`.
+A run's folder holds the config, `last.safetensors` (everything that a resumed run needs to continue, on a CPU bit for
+bit), `best.safetensors` (the translator that is best on dev, with the beam and length penalty that are), and
+`log.jsonl`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from rtskel.errors import RtskelError
@@ -117,9 +119,10 @@ def prepare(
     inputs: Inputs,
     config: TranslatorConfig,
     progress: Callable[[int], None] | None = None,
+    threads: int | None = None,
 ) -> Prepared:
     """Prepares the sentences of a split."""
-    frames = inputs.prepare([sentence.poses for sentence in sentences], config.skeleton, progress)
+    frames = inputs.prepare([sentence.poses for sentence in sentences], config.skeleton, progress, threads)
     features = [f.features(skeleton(config.skeleton), config.bones) for f in frames]
     return Prepared(
         [x for x, _ in features],
@@ -301,9 +304,13 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    threads: int | None = None,
     quiet: bool = False,
 ) -> Translator:
     """Trains on sentences (train, dev) until the schedule ends; the module's docstring lists what `out` holds then.
+
+    Args:
+        threads: of an engine on the CPU that refines the poses; None: its default.
 
     Raises:
         RtskelError: a folder that holds a run or cannot be written, a checkpoint that does not fit, a loss that is not
@@ -323,7 +330,8 @@ def train(
             splits = []
             for name, of in zip(("train", "dev"), sentences, strict=True):
                 task = bar.add_task(f"{name}: poses", total=len(of), note="")
-                splits.append(prepare(of, inputs, config.network, lambda n, t=task: bar.update(t, completed=n)))  # type: ignore[misc]
+                tell = partial(_completed, bar, task)
+                splits.append(prepare(of, inputs, config.network, tell, threads))
             trainer = Trainer(config, splits[0], splits[1], inputs, device)
             if resume:
                 trainer.load(out / "last.safetensors")
@@ -339,6 +347,10 @@ def train(
     except OSError as error:
         raise RtskelError(f"{out}: cannot be written ({error}); the last checkpoint is kept") from None
     return translator
+
+
+def _completed(bar: Progress, task: TaskID, done: int) -> None:
+    bar.update(task, completed=done)
 
 
 def _run(trainer: Trainer, out: Path, bar: Progress) -> None:
