@@ -34,7 +34,8 @@ from rtskel.engine import open_engine
 from rtskel.errors import RtskelError
 from rtskel.filters import FILLS
 from rtskel.formats import SKELS_UNIT, Recording, write
-from rtskel.skeleton import NECK, SHOULDER_WIDTH, UPPER_BODY_50
+from rtskel.recordings import lift
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50
 from rtskel.training import corrupt
 from rtskel.training.corrupt import Poses
 from rtskel.translate.data import Sentence, sentences
@@ -108,8 +109,13 @@ def sentence(random: np.random.Generator) -> tuple[str, str]:
 # Clips
 
 
-def clips(path: Path) -> dict[str, list[Frames]]:
-    """The takes of each sign in order: canonical axes, neck at the origin and shoulders 1/3 apart in the median."""
+def clips(path: Path, lifted: bool = True) -> dict[str, list[Frames]]:
+    """The takes of each sign in order: canonical axes, neck at the origin and shoulders 1/3 apart in the median.
+
+    Args:
+        lifted: depth comes from the image, by `rtskel.lift`, as that of PHOENIX14T did; else it is MediaPipe's, with
+            which forearms are three times as long as in the image.
+    """
     if not path.exists():
         raise RtskelError(f"{path}: no such file")
     with np.load(path) as file:
@@ -117,11 +123,27 @@ def clips(path: Path) -> dict[str, list[Frames]]:
     found: dict[str, list[Frames]] = {}
     for row in np.lexsort((number, label)):
         if label[row] != "-":
-            found.setdefault(str(label[row]).upper(), []).append(_clip(points[row]))
+            found.setdefault(str(label[row]).upper(), []).append(_clip(points[row], lifted))
     return found
 
 
-def _clip(points: NDArray[np.int16]) -> Frames:
+def takes(options: argparse.Namespace) -> dict[str, list[Frames]]:
+    """`clips`, lifted at the first call."""
+    path = options.runs / "clips.npz"
+    if not path.exists():
+        print("clips are read and lifted", file=sys.stderr)
+        found = clips(options.data / "signs" / "words.npz", not options.estimated_depth)
+        every = [(sign, clip) for sign, of in found.items() for clip in of]
+        xyz, missing = (np.stack([clip[k] for _, clip in every]) for k in range(2))
+        np.savez(path, sign=np.array([sign for sign, _ in every]), xyz=xyz, missing=missing)
+    kept: dict[str, list[Frames]] = {}
+    with np.load(path) as file:
+        for sign, xyz, missing in zip(file["sign"], file["xyz"], file["missing"], strict=True):
+            kept.setdefault(str(sign), []).append(Frames(xyz, missing))
+    return kept
+
+
+def _clip(points: NDArray[np.int16], lifted: bool) -> Frames:
     """Landmarks [N, 49, 3] as joints."""
     seen = (points != 0).any(-1)
     xyz = points.astype(np.float32) / 8192 * np.array([1.0, ASPECT, -1.0], np.float32)  # z away from the camera
@@ -133,7 +155,9 @@ def _clip(points: NDArray[np.int16]) -> Frames:
     for wrist, hand in UPPER_BODY_50.hands:  # a hand's depth starts at the body's wrist
         joints[:, hand, 2] += joints[:, [wrist], 2] - joints[:, hand[:1], 2]
         missing[:, hand] |= missing[:, [wrist]]
-    width = np.median(np.linalg.norm(joints[:, 5] - joints[:, 2], axis=-1))
+    if lifted:
+        joints = lift(joints[..., :2], (~missing).astype(np.float32), fps=FPS).xyz
+    width = np.median(np.linalg.norm(joints[:, LEFT_SHOULDER] - joints[:, RIGHT_SHOULDER], axis=-1))
     joints = (joints - np.median(joints[:, NECK], axis=0)) * np.float32(SHOULDER_WIDTH / width)
     return Frames(np.where(missing[..., None], np.float32(0), joints).astype(np.float32), missing)
 
@@ -209,14 +233,14 @@ def store(folder: Path, split: str, found: Sequence[Sentence]) -> None:
         (folder / f"{split}.{suffix}").write_text(lines, encoding="utf-8")
 
 
-def stored(runs: Path, data: Path, condition: str, split: str) -> list[Sentence]:
+def stored(options: argparse.Namespace, condition: str, split: str) -> list[Sentence]:
     """The sentences of a split under a condition, made at the first call."""
-    folder = runs / condition
+    folder = options.runs / condition
     if not (folder / f"{split}.text").exists():
         if condition == "raw":
-            made = composed(clips(data / "signs" / "words.npz"), split, COUNTS[split], seed=0)
+            made = composed(takes(options), split, COUNTS[split], seed=0)
         else:
-            made = under(condition, stored(runs, data, "raw", split), list(COUNTS).index(split))
+            made = under(condition, stored(options, "raw", split), list(COUNTS).index(split))
         store(folder, split, made)
     return sentences(folder, split)
 
@@ -240,7 +264,7 @@ class Prepared:
 
     def __init__(self, options: argparse.Namespace, condition: str, split: str) -> None:
         count = options.dev if split == "dev" else options.test
-        self.sentences = stored(options.runs, options.data, condition, split)[:count]
+        self.sentences = stored(options, condition, split)[:count]
         self.poses = [of.poses for of in self.sentences]
         self.raw = Inputs().prepare(self.poses, UPPER_BODY_50.id)
         self._engine = options.engine or BUNDLED
@@ -333,7 +357,7 @@ def seed_run(options: argparse.Namespace, seed: int) -> tuple[Translator, dict[s
         network=NETWORK, seed=seed, epochs=options.epochs, patience=2, factor=0.5, beams=(1, 3), alphas=(0.0, 1.0)
     )
     if not done.exists():
-        splits = [stored(options.runs, options.data, "raw", split) for split in ("train", "dev")]
+        splits = [stored(options, "raw", split) for split in ("train", "dev")]
         train(config, (splits[0], splits[1]), Inputs(), out, resume=(out / "last.safetensors").exists())
         last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
         done.write_text(json.dumps({key: last[key] for key in ("epoch", "elapsed")}))
@@ -435,6 +459,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, required=True, help="folder that keeps what is prepared and trained")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="with commas between; one translator each")
     parser.add_argument("--epochs", type=positive, default=EPOCHS, help="of training a translator")
+    parser.add_argument("--estimated-depth", action="store_true", help="depth is MediaPipe's, instead of lifted")
     parser.add_argument("--precision", help="what the engine computes in (default: its own)")
     parser.add_argument("--dev", type=positive, default=COUNTS["dev"], help="sentences that settings are chosen on")
     parser.add_argument("--test", type=positive, default=COUNTS["test"], help="sentences that are scored")

@@ -64,7 +64,7 @@ def test_sentences_follow_the_rules():
 
 
 def test_clips_are_bodies_with_hands_on_their_wrists(data):
-    takes = bench.clips(data / "signs" / "words.npz")
+    takes = bench.clips(data / "signs" / "words.npz", lifted=False)
     assert sorted(takes) == sorted(sign.upper() for sign in SIGNS)
     assert {len(of) for of in takes.values()} == {20}
     clip = takes["COFFEE"][3]
@@ -77,8 +77,20 @@ def test_clips_are_bodies_with_hands_on_their_wrists(data):
     assert np.allclose(clip.xyz[:, right[0], 2], clip.xyz[:, wrist, 2], atol=1e-6)
 
 
+def test_lifted_clips_look_the_same_and_have_bones_of_people(data):
+    with np.load(data / "signs" / "words.npz") as file:
+        points = file["points"][list(file["label"]).index("coffee")]
+    flat, lifted = (bench._clip(points, lifted) for lifted in (False, True))
+    assert np.array_equal(flat.missing, lifted.missing)
+    seen = ~flat.missing
+    for axis in (0, 1):
+        assert np.corrcoef(lifted.xyz[seen][:, axis], flat.xyz[seen][:, axis])[0, 1] > 0.97
+    forearm = np.linalg.norm(lifted.xyz[:, 4] - lifted.xyz[:, 3], axis=-1)
+    assert forearm.std() < 0.02 * forearm.mean()
+
+
 def test_splits_share_no_clip(data):
-    takes = bench.clips(data / "signs" / "words.npz")
+    takes = bench.clips(data / "signs" / "words.npz", lifted=False)
     used = {}
     for split in bench.COUNTS:
         low, high = bench.TAKES[split]
@@ -108,7 +120,7 @@ def test_transitions_move_evenly():
 
 
 def test_conditions_do_what_they_say(data):
-    clean = bench.composed(bench.clips(data / "signs" / "words.npz"), "test", 6, seed=0)
+    clean = bench.composed(bench.clips(data / "signs" / "words.npz", lifted=False), "test", 6, seed=0)
     assert bench.under("raw", clean, 0) == clean
     corrupted = bench.under("corrupted", clean, 1)
     tree = UPPER_BODY_50
@@ -146,7 +158,7 @@ def test_the_whole_bench(data, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "NETWORK", TranslatorConfig(d_model=8, heads=2, d_ff=8, layers=1, stack=4, longest=6))
     options = argparse.Namespace(
         runs=tmp_path / "runs", data=data, engine=str(engine), precision=None, seeds=[0, 1], epochs=1, dev=3, test=5,
-        conditions=["raw", "corrupted"],
+        conditions=["raw", "corrupted"], estimated_depth=False,
     )  # fmt: skip
     result = bench.run(options)
     rows = result["conditions"]["corrupted"]["rows"]
