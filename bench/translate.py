@@ -53,8 +53,8 @@ TRANSITION = 2
 """Frames between two signs, interpolated."""
 FPS = 25.0
 NETWORK = TranslatorConfig(stack=2, longest=30)
-EPOCHS = 10
-"""Of training a translator: about four minutes of one core."""
+EPOCHS = 8
+"""Of training a translator: about three minutes of one core."""
 BLOCK = 50
 """Sentences that are refined and kept together."""
 ASPECT = 0.75
@@ -376,6 +376,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found[condition] = read_by_all(options, condition, translators, about)
     return {
         "engine": model,
+        "depth": "estimated" if options.estimated_depth else "lifted",
         "sentences": {"train": COUNTS["train"], "dev": options.dev, "test": options.test},
         "trained": dict(zip(map(str, options.seeds), trained, strict=True)),
         "conditions": found,
