@@ -38,12 +38,13 @@ import torch
 from measure.poses import Example
 from measure.report import arguments, names, report, table
 from numpy.typing import NDArray
-from peers import PEERS, Body, Lookahead, Peer
+from peers import PEERS, Body, Peer
 from smoothnet import SmoothNetPeer
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
+from rtskel.filters import Lookahead
 from rtskel.formats import SKELS_UNIT, Recording, read
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.data import AugmentConfig, BuildConfig, augment_windows, bandai_bodies, build_corpus, held_out

@@ -24,10 +24,11 @@ import numpy as np
 from measure.poses import Array, Example, Mask, synthetic
 from measure.processes import apart
 from measure.report import WEIGHTS, arguments, names, numbers, percentiles, report, table, unavailable
-from peers import OneEuro, SavitzkyGolay, Setting, fill_in_time, one_euro, weighted
+from peers import OneEuro, SavitzkyGolay, Setting
 from scipy.signal import savgol_coeffs, savgol_filter
 
 from rtskel.engine import describe, open_engine
+from rtskel.filters import fill_in_time, one_euro, weighted
 from rtskel.refine import Refiner
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 

@@ -21,8 +21,9 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.signal import savgol_coeffs
 from scipy.signal.windows import gaussian
 
+from rtskel.filters import Lookahead, ahead, fill_in_time, last_seen, next_seen, one_euro, weighted, window
+
 Setting = tuple[float, ...] | None
-Lookahead = int | None
 Sequences = Sequence[tuple[Array, Mask]]
 
 
@@ -58,41 +59,6 @@ class Body:
         noisy[moving] /= np.exp(np.log(noisy[moving]).mean()) if moving.any() else 1.0
         covariance = np.cov(x.reshape(len(x), -1), rowvar=False)
         return cls(parents, up, order, x.mean(0), (x - x[:, up]).mean(0), covariance, noisy)
-
-
-def last_seen(missing: Mask) -> NDArray[np.int64]:
-    """[N, J] the newest frame up to each frame that has the joint, -1 if none."""
-    return np.maximum.accumulate(np.where(missing, -1, np.arange(len(missing))[:, None]), axis=0)
-
-
-def next_seen(missing: Mask, lookahead: Lookahead) -> NDArray[np.int64]:
-    """[N, J] the first frame from each frame on, within the look-ahead, that has the joint, -1 if none."""
-    frames, never = np.arange(len(missing))[:, None], len(missing)
-    found = np.minimum.accumulate(np.where(missing, never, frames)[::-1], axis=0)[::-1]
-    reach = never - 1 if lookahead is None else np.minimum(frames + lookahead, never - 1)
-    return np.where(found <= reach, found, -1)
-
-
-def fill_in_time(xyz: Array, missing: Mask, lookahead: Lookahead, default: Array) -> Array:
-    """Fill missing joints of xyz [N, J, 3]: interpolated, else held, else taken from later, else `default` [J, 3]."""
-    before, after = last_seen(missing), next_seen(missing, lookahead)
-    rows, joints = np.arange(len(xyz))[:, None], np.arange(xyz.shape[1])
-    a, b = np.where(before < 0, after, before), np.where(after < 0, before, after)
-    weight = (rows - a) / np.maximum(b - a, 1)
-    start, end = xyz[np.maximum(a, 0), joints], xyz[np.maximum(b, 0), joints]
-    filled = start + weight[..., None] * (end - start)
-    filled = np.where((a < 0)[..., None], default, filled)
-    return np.where(missing[..., None], filled, xyz)
-
-
-def padded(x: Array, past: int, future: int) -> Array:
-    """Frames [N, ...] with the first repeated before and the last after."""
-    return np.concatenate([np.repeat(x[:1], past, 0), x, np.repeat(x[-1:], future, 0)])
-
-
-def ahead(lookahead: Lookahead, most: float) -> int:
-    """How many frames ahead a window of `most` frames on either side of its centre may reach."""
-    return int(most) if lookahead is None else min(lookahead, int(most))
 
 
 class Peer:
@@ -135,18 +101,8 @@ class Peer:
         return self._smooth_all(sequences, lookahead, setting)
 
     def window(self, xyz: Array, missing: Mask, lookahead: Lookahead, past: int) -> list[Array]:
-        """The frames [N, J, 3] from `past` before each frame to as many after it as the look-ahead allows, in order.
-
-        Frames beyond the ends repeat the first or last one. A frame k ahead is filled with k frames of look-ahead less:
-        the window must not know more than the frame that it is for.
-        """
-        future, frames = ahead(lookahead, past), []
-        filled = padded(self._fill(xyz, missing, lookahead), past, future)
-        for k in range(-past, future + 1):
-            if k > 0 and lookahead is not None and missing.any():
-                filled = padded(self._fill(xyz, missing, lookahead - k), past, future)
-            frames.append(filled[past + k : past + k + len(xyz)])
-        return frames
+        """The frames [N, J, 3] around each frame, plainly filled: see `rtskel.filters.window`."""
+        return window(lambda left: self._fill(xyz, missing, left), lookahead, past, whole=not missing.any())
 
 
 class Hold(Peer):
@@ -204,14 +160,6 @@ class SpatialGaussian(Peer):
             guess = body.covariance[np.ix_(lost, seen)] @ cho_solve(cho_factor(inner), off.T)
             filled[np.ix_(rows, pattern.nonzero()[0])] = body.mean[pattern] + guess.T.reshape(len(rows), -1, 3)
         return filled
-
-
-def weighted(frames: Sequence[Array], taps: Array) -> Array:
-    """The sum of the frames, each times its tap."""
-    out = np.zeros_like(frames[0])
-    for frame, tap in zip(frames, taps, strict=True):
-        out += tap * frame
-    return out
 
 
 class SavitzkyGolay(Peer):
@@ -300,20 +248,6 @@ class OneEuro(Peer):
         filled = [(self._fill(xyz, missing, left), missing) for xyz, missing in sequences]
         out = unpacked(one_euro(packed(filled)[0], *setting[:3]), sequences)
         return [np.concatenate([x[back:], np.repeat(x[-1:], back, 0)])[: len(x)] for x in out]
-
-
-def one_euro(x: Array, least: float, beta: float, speed: float) -> Array:
-    """The 1 Euro filter along x [N, ...]."""
-
-    def share(cutoff: Array | float) -> Array | float:
-        return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff))
-
-    out = np.empty_like(x)
-    out[0], slope, follow = x[0], np.zeros_like(x[0]), share(speed)
-    for t in range(1, len(x)):
-        slope = slope + follow * (x[t] - out[t - 1] - slope)
-        out[t] = out[t - 1] + share(least + beta * np.abs(slope)) * (x[t] - out[t - 1])
-    return out
 
 
 class Kalman(Peer):

@@ -23,12 +23,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from measure.poses import Array, Mask
-from peers import Body, Lookahead, Peer, Setting, padded
+from peers import Body, Peer, Setting
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtskel.errors import RtskelError
+from rtskel.filters import Lookahead, padded
 from rtskel.model import interpolate
 from rtskel.training.data import Corpus
 from rtskel.training.train import RECIPES, TrainConfig, Trainer, present_sources

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -133,22 +133,41 @@ def sinusoids(window: int, d_model: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1).float()
 
 
-class EncoderLayer(nn.Module):
-    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input, then normalised."""
+class LayerSizes(Protocol):
+    """What the config of a network says of its layers."""
 
-    def __init__(self, config: SkeletorConfig) -> None:
+    @property
+    def d_model(self) -> int:
+        """Width of a token."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads."""
+
+    @property
+    def d_ff(self) -> int:
+        """Width inside the feed-forward."""
+
+    @property
+    def pre_norm(self) -> bool:
+        """Normalise the input of each part instead of its sum with the output."""
+
+
+class Attention(nn.Module):
+    """MultiHead (equation 3), with the projections to queries, keys and values in one matrix."""
+
+    def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
-        d = config.d_model
-        self.heads, self.pre_norm = config.heads, config.pre_norm
-        self.qkv = nn.Linear(d, 3 * d)
-        self.project = nn.Linear(d, d)
-        self.norm1 = nn.LayerNorm(d)
-        self.up = nn.Linear(d, config.d_ff)
-        self.down = nn.Linear(config.d_ff, d)
-        self.norm2 = nn.LayerNorm(d)
+        self.heads = heads
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.project = nn.Linear(d_model, d_model)
 
-    def attend(self, h: Tensor, positions: Tensor | None = None) -> Tensor:
-        """MultiHead(h, h, h), of the queries at `positions` [P] (None: all): [B, W, d] -> [B, P, d]."""
+    def attend(self, here: Tensor, h: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """MultiHead(here, h, h): [B, P, d], [B, W, d] -> [B, P, d].
+
+        Args:
+            hidden: bool [B, 1 or P, W], keys that a query must not see; every query must see one.
+        """
         d = h.shape[-1]
 
         def heads(h: Tensor, third: int) -> Tensor:
@@ -157,26 +176,44 @@ class EncoderLayer(nn.Module):
             y = F.linear(h, self.qkv.weight[rows], self.qkv.bias[rows])
             return y.view(y.shape[0], -1, self.heads, d // self.heads).transpose(1, 2).flatten(0, 1)
 
-        q, k, v = heads(at(h, positions), 0), heads(h, 1), heads(h, 2)
+        q, k, v = heads(here, 0), heads(h, 1), heads(h, 2)
         # Written out: for such short windows it trains five times as fast as PyTorch's fused kernel on a CPU.
         score = (q @ k.transpose(1, 2)).float() / math.sqrt(d // self.heads)  # [B * heads, P, W]
+        if hidden is not None:
+            score = score.masked_fill(hidden.repeat_interleave(self.heads, 0), -math.inf)
         a = score.softmax(-1).to(v.dtype) @ v
         y: Tensor = self.project(a.view(-1, self.heads, *a.shape[1:]).transpose(1, 2).flatten(2))
         return y
 
+
+class EncoderLayer(Attention):
+    """Equations 3 to 5: self-attention and a ReLU feed-forward, each added to its input, then normalised."""
+
+    def __init__(self, sizes: LayerSizes, dropout: float = 0.0) -> None:
+        d = sizes.d_model
+        super().__init__(d, sizes.heads)
+        self.pre_norm = sizes.pre_norm
+        self.norm1 = nn.LayerNorm(d)
+        self.up = nn.Linear(d, sizes.d_ff)
+        self.down = nn.Linear(sizes.d_ff, d)
+        self.norm2 = nn.LayerNorm(d)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
     def feed_forward(self, h: Tensor) -> Tensor:
         """[B, W, d] -> [B, W, d]."""
-        y: Tensor = self.down(F.relu(self.up(h)))
+        y: Tensor = self.down(self.drop(F.relu(self.up(h))))
         return y
 
-    def forward(self, h: Tensor, positions: Tensor | None = None) -> Tensor:
-        """[B, W, d] -> [B, P, d]: the tokens at `positions` [P], or all."""
+    def forward(self, h: Tensor, positions: Tensor | None = None, hidden: Tensor | None = None) -> Tensor:
+        """[B, W, d] -> [B, P, d]: the tokens at `positions` [P], or all; `hidden` as in `Attention.attend`."""
         here = at(h, positions)
         if self.pre_norm:
-            here = here + self.attend(self.norm1(h), positions)
-            return here + self.feed_forward(self.norm2(here))
-        here = self.norm1(here + self.attend(h, positions))
-        y: Tensor = self.norm2(here + self.feed_forward(here))
+            normed = self.norm1(h)
+            here = here + self.drop(self.attend(at(normed, positions), normed, hidden))
+            y: Tensor = here + self.drop(self.feed_forward(self.norm2(here)))
+            return y
+        here = self.norm1(here + self.drop(self.attend(here, h, hidden)))
+        y = self.norm2(here + self.drop(self.feed_forward(here)))
         return y
 
 

@@ -20,6 +20,7 @@ ORDER = [
     "manifest",
     "flags",
     "native",
+    "filters",
     "curve",
     "wire",
     "refine",
@@ -32,6 +33,7 @@ ORDER = [
     "engine",
     "archive",
     "training",
+    "translate",
     "serve",
     "tools",
     "pairs",
@@ -45,7 +47,7 @@ ORDER = [
 
 CLIENT = {"closing", "errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
-HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray"]
+HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray", "sacrebleu"]
 HEAVY += ["scipy", "anny", "OpenGL", "av"]
 
 
@@ -87,7 +89,7 @@ def test_rules():
     assert "engine" not in users["refine"], "refine receives an engine and imports none"
     assert users["client"] <= CLIENT
     assert {name for name, used in users.items() if "serve" in used} <= {"cli"}
-    assert {name for name, used in users.items() if "training" in used} <= {"tools", "pairs", "cli"}
+    assert {name for name, used in users.items() if "training" in used} <= {"tools", "pairs", "translate", "cli"}
     assert {name for name, used in users.items() if "cli" in used} == {"__main__"}
 
 

@@ -15,6 +15,7 @@ from rtskel.formats import write
 from rtskel.training.synthesize import synthesize
 
 SERVE = ("serve", "--engine", "null")
+LEARN = ("translate", "train", "--data", "empty", "--out", "y")
 ENDPOINT = ("--raw", "tcp://127.0.0.1:9", "--wait", "0")
 
 MISTAKES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -251,6 +252,24 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
         (("pairs", "out", "--frames", "9", "--motion", "take.npz", "none.npz"), ("none.npz", "No such file")),
         (("pairs", "take.npz", "--frames", "9"), ("take.npz: not a folder",)),
     ],
+    "translate": [
+        (("translate",), ("ACTION", "rtskel translate --help")),
+        (("translate", "sing"), ("'sing'", "train", "run")),
+        (("translate", "train", "--data", "x"), ("--out", "rtskel translate train --help")),
+        ((*LEARN, "--set", "epochs"), ("--set epochs", "KEY=VALUE")),
+        ((*LEARN, "--set", "speed=1"), ("unknown training option 'speed'",)),
+        ((*LEARN, "--set", "network.depth=1"), ("unknown option of the network 'depth'",)),
+        ((*LEARN, "--set", "network.layers=1.5"), ("layers must be a whole number",)),
+        ((*LEARN, "--set", "batch=[]"), ("training config",)),
+        (("translate", "train", "--data", "none", "--out", "y"), ("none: no such folder", "--table")),
+        ((*LEARN, "--config", "none.json"), ("none.json",)),
+        (("translate", "run", "none.safetensors", "take.npz"), ("none.safetensors: cannot be read",)),
+        (("translate", "run", "text.safetensors", "take.npz"), ("text.safetensors: cannot be read",)),
+        (("translate", "run", "x", "y", "--max-gaps", "3"), ("unknown option --max-gaps, did you mean --max-gap?",)),
+        (("translate", "run", "x", "y", "--lookahead", "soon"), ("--lookahead", "'soon'", "offline")),
+        (("translate", "evaluate", "x", "--data", "y", "--unseen", "guess"), ("--unseen", "guess", "keep")),
+        (("translate", "evaluate", "x"), ("--data",)),
+    ],
     "completion": [
         (("completion",), ("shell", "rtskel completion --help")),
         (("completion", "csh"), ("csh", "bash")),
@@ -356,6 +375,7 @@ LACKING = {"openvino", "rich", "torch", "matplotlib", "cv2", "mediapipe", "onnx"
         (("estimate", "text.npz"), ("OpenCV and mediapipe", "pip install 'rtskel[estimate]'", "mediapipe==")),
         (("train", "--data", "a", "--out", "b"), ("torch", "pip install 'rtskel[train]'")),
         (("evaluate", "take.npz"), ("torch", "pip install 'rtskel[train]'")),
+        (("translate", "run", "a", "b"), ("torch", "pip install 'rtskel[train]'")),
         (("export", "text.safetensors", "-o", "a.onnx"), ("onnx", "pip install 'rtskel[train]'")),
     ],
     ids=lambda value: " ".join(value),

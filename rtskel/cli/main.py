@@ -34,6 +34,7 @@ from rtskel.cli import (
     serve,
     settings,
     subscribe,
+    translate,
     view,
 )
 from rtskel.cli.options import Layout, Parser
@@ -55,6 +56,7 @@ COMMANDS = (
     draw.COMMAND,
     convert.COMMAND,
     info.COMMAND,
+    translate.COMMAND,
     engines.EXPORT,
     engines.BUILD,
     pairs.COMMAND,
@@ -74,6 +76,7 @@ EXTRAS = {
     "matplotlib": "draw",
     "openvino": "serve",
     "rich": "serve",
+    "sacrebleu": "train",
     "websockets": "view",
     "prometheus_client": "metrics",
 }
