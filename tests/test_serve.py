@@ -37,7 +37,7 @@ def expected(xyz: np.ndarray, came, frames: int, lookahead: int) -> np.ndarray:
 
 
 @contextmanager
-def serving(engine=None, *, config=None, clock=time.monotonic_ns, **streams):
+def serving(engine=None, *, config=None, clock=time.monotonic_ns, reopen=None, **streams):
     """A server in a thread; on the way out it ends as by SIGTERM.
 
     However busy the machine is, a frame that was sent is not late here; a dropped one is waited for that long, though.
@@ -45,7 +45,7 @@ def serving(engine=None, *, config=None, clock=time.monotonic_ns, **streams):
     fields = {"raw": ANY, "refined": ANY, "lookaheads": (0, 4), "heartbeat_s": 0.2} | (config or {})
     streams = {"max_streams": 80, "slack_s": PATIENCE} | streams
     config = ServeConfig(**fields, streams=StreamConfig(**streams))
-    with Server(config, engine or BlendEngine(), clock=clock) as server:
+    with Server(config, engine or BlendEngine(), clock=clock, reopen=reopen) as server:
         failures = []
 
         def run():

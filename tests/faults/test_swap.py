@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +13,10 @@ import pytest
 from rtskel.engine import NullEngine
 from rtskel.errors import EngineError
 from rtskel.refine import refine
-from rtskel.serve import ServeConfig, Server, StreamConfig
 from rtskel.wire import Flag
 from tests.faults import processes
-from tests.faults.processes import ANY, Neighbour, ServerProcess, wait_for
-from tests.test_serve import PATIENCE, Reader, publisher
+from tests.faults.processes import Neighbour, ServerProcess, wait_for
+from tests.test_serve import PATIENCE, Reader, publisher, serving
 from tests.test_streams import recording
 
 LOOKAHEADS = (0, 4)
@@ -43,22 +42,6 @@ class Named(NullEngine):
         self.closed.set()
 
 
-@contextmanager
-def serving(engine, reopen, **config):
-    """A server in a thread."""
-    fields = {"raw": ANY, "refined": ANY, "lookaheads": LOOKAHEADS, "heartbeat_s": 0.1} | config
-    streams = StreamConfig(max_streams=80, slack_s=PATIENCE, behind_s=PATIENCE)
-    with Server(ServeConfig(**fields, streams=streams), engine, reopen=reopen) as server:
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-
-
 def replaced(reader: Reader) -> list[str]:
     """What the events say of engines that took over."""
     return [event.detail for event in reader.events if event.kind == "engine"]
@@ -74,7 +57,7 @@ def test_fifty_times_under_64_streams():
         made.append(Named(f"model {len(made)}"))
         return made[-1]
 
-    with serving(first, reopen) as server, Reader(server) as reader, ExitStack() as stack:
+    with serving(first, reopen=reopen, behind_s=PATIENCE) as server, Reader(server) as reader, ExitStack() as stack:
         one = stack.enter_context(publisher(server, "s0"))
         senders = {"s0": one} | {name: stack.enter_context(one.sibling(name)) for name in clips if name != "s0"}
         for k in range(100):
@@ -115,7 +98,11 @@ def test_fifty_times_under_64_streams():
 def test_a_bad_one_changes_nothing(bad, words):
     clip = recording(30)
     engine = Named("good")
-    with serving(engine, bad) as server, Reader(server) as reader, publisher(server) as sender:
+    with (
+        serving(engine, reopen=bad, behind_s=PATIENCE) as server,
+        Reader(server) as reader,
+        publisher(server) as sender,
+    ):
         for k in range(20):
             assert sender.send(clip[k], seq=k, block=True)
             if k == 9:
@@ -135,7 +122,7 @@ def test_a_bad_one_changes_nothing(bad, words):
 
 
 def test_nothing_to_open():
-    with serving(Named("only"), None) as server, Reader(server) as reader:
+    with serving(Named("only")) as server, Reader(server) as reader:
         server.reload()
         reader.until(lambda reader: reader.errors(""))
         assert reader.errors("") == ["the engine of this server cannot be replaced"]
@@ -153,7 +140,8 @@ def test_an_engine_that_hangs_for_ever_is_replaced():
         return fresh
 
     try:
-        with serving(hanging, reopen, engine_timeout_s=0.2) as server, Reader(server) as reader:
+        config = {"engine_timeout_s": 0.2}
+        with serving(hanging, reopen=reopen, config=config, behind_s=PATIENCE) as server, Reader(server) as reader:
             with publisher(server) as sender:
                 for k in range(20):
                     assert sender.send(clip[k], seq=k, block=True)
@@ -183,7 +171,7 @@ def test_what_is_still_being_opened_at_the_end_is_closed():
         assert go.wait(PATIENCE)
         return late
 
-    with serving(Named("first"), reopen) as server, Reader(server):
+    with serving(Named("first"), reopen=reopen) as server, Reader(server):
         server.reload()
         wait_for(lambda: any(thread.name == "rtskel-opening" for thread in threading.enumerate()), "the opening")
     go.set()
