@@ -293,6 +293,7 @@ def test_batch_wait_refines_streams_together():
         senders = [first] + [first.sibling(f"s{k}") for k in range(1, 8)]
         for sender in senders:
             sender.send(recording(1)[0], block=True)
+            first._uplink._ask()  # questions do not fill a batch
         reader.until(lambda reader: len(reader.poses) == 8)
         for sender in senders:
             sender.close()  # 8 ends

@@ -11,7 +11,7 @@ import zmq
 from rtskel.serve.connections import Connections, hang_up
 from rtskel.serve.reports import MAX_NAMED, NAMED_FOR, SECOND, UNKNOWN, Reports
 from rtskel.serve.sockets import MAX_TOPIC
-from rtskel.serve.subscriptions import MAX_BURST, MAX_TOPICS, RATE, Subscriptions
+from rtskel.serve.subscriptions import DOUBT_NS, MAX_BURST, MAX_TOPICS, NOBODY, RATE, Subscriptions
 from tests.sockets import ANY_PORT, TIMEOUT
 
 
@@ -91,6 +91,21 @@ def test_what_a_reader_may_ask_for():
     assert not subscriptions.take(b"\1" + bytes(MAX_TOPIC + 1), 2, fresh=True), "it may be its predecessor's"
     assert "more than any topic" in subscriptions.take(b"\1" + bytes(MAX_TOPIC + 1), 2)
     assert not subscriptions.take(b"\1x", 3)
+
+
+def test_who_sent_too_long_a_topic_is_known_in_the_end():
+    """A number that was another reader's before: ZeroMQ takes back what its predecessor had said, and nothing else."""
+    long, subscriptions = bytes(MAX_TOPIC + 1), Subscriptions()
+    for reader, topic in ((1, long + b"1"), (2, long + b"2"), (3, long + b"3")):
+        assert not subscriptions.take(b"\1" + topic, reader, now=0, fresh=True)
+    assert not subscriptions.take(b"\0" + long + b"1", NOBODY, now=0)
+    subscriptions.forget(3)
+    assert [*subscriptions.overdue(DOUBT_NS)] == []
+    ((reader, why),) = subscriptions.overdue(DOUBT_NS + 1)
+    assert reader == 2
+    assert "more than any topic" in why
+    assert not subscriptions.take(b"\1x", 2), "it is being cut off already"
+    assert [*subscriptions.overdue(9 * DOUBT_NS)] == []
 
 
 def test_how_often_a_reader_may_ask():

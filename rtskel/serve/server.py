@@ -49,7 +49,7 @@ from rtskel.serve.kept import Kept, Wanted
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
-from rtskel.serve.sockets import Inbox, Sockets
+from rtskel.serve.sockets import MAX_SUBSCRIPTIONS, Inbox, Sockets
 from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import CLOCK, StreamTable
 from rtskel.serve.watched import WatchedEngine
@@ -280,7 +280,7 @@ class Server(Closing):
             room = min(room, self._engine.max_batch)
             while inbox.poses < room and (left := until - self._clock()) > 0:
                 if self._sockets.wait_for_frames(math.ceil(left / 1e6)):
-                    self._receive(inbox, room)
+                    self._receive(inbox, room + inbox.others)
         self._take_in(inbox)
         if 2 * (self._table.counts.total() - refused) >= len(inbox.topics) + inbox.others:
             # ZeroMQ reads from all publishers in turn: whoever sends what is refused does not make others lag.
@@ -403,16 +403,22 @@ class Server(Closing):
         now = self._clock()
         for message, reader in messages:
             if why := self._subscriptions.take(message, reader, now, fresh=reader in gone):
-                self._sockets.cut_off(reader)
-                self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
+                self._cut_off(reader, why, now)
             elif message.startswith(_AGAIN):
                 self._kept.ask(message[1:])
             elif message == b"\1" + wire.HEARTBEAT_TOPIC:
                 # It tells the reader that its subscriptions are in force.
                 self._heartbeat_at = min(self._heartbeat_at, self._last_heartbeat[0] + SOON)
+        if len(messages) < MAX_SUBSCRIPTIONS:
+            for reader, why in self._subscriptions.overdue(now):
+                self._cut_off(reader, why, now)
         if self._wanted.update(now):
             self._outlet.subscribed()
         self._sockets.send(self._kept.answers(now, self._last_beat))
+
+    def _cut_off(self, reader: int, why: str, now: int) -> None:
+        self._sockets.cut_off(reader)
+        self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
 
     def _heartbeat(self, now: int) -> None:
         since, frames = self._last_heartbeat

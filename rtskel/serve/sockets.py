@@ -151,7 +151,7 @@ class Sockets:
         return bool(self._raw.poll(timeout_ms))
 
     def receive(self, inbox: Inbox, room: int, clock: Callable[[], int], refuse: Refuse) -> bool:
-        """Reads messages until the inbox holds `room` poses, each stamped with `clock()`; whether more may be waiting.
+        """Reads messages until the inbox holds `room` poses and others, each stamped with `clock()`; whether more may be waiting.
 
         What is not topic and body, or comes from somebody who may not send it, is refused. Questions are kept for
         `answer`.
@@ -251,8 +251,9 @@ class Sockets:
         return list(self._readers.changed()), told
 
     def cut_off(self, reader: int) -> None:
-        """Disconnect a reader."""
-        hang_up(reader)
+        """Disconnect a reader, if it has not left: its descriptor may be another's then."""
+        if reader in self._readers.open:
+            hang_up(reader)
 
     def failed_handshakes(self) -> int:
         """How many clients have failed to connect since the last call, because they showed no key or the wrong one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rtskel.serve.reports import SECOND
@@ -16,6 +17,11 @@ MAX_BURST = 2 * MAX_TOPICS
 
 RATE = 1000
 """... and in a second, in the long run."""
+
+DOUBT_NS = 100_000_000
+"""After which a reader is cut off for what another one may have sent that had its number before, and then left: ZeroMQ
+would have taken it back by now.
+"""
 
 NOBODY = -1
 """For a reader inside this process: ZeroMQ does not tell these apart."""
@@ -41,6 +47,7 @@ class Subscriptions:
         self._holders: Counter[bytes] = Counter()
         self._lengths: Counter[int] = Counter()
         self._cut: set[int] = set()  # readers that are to be cut off, and have not left yet
+        self._doubtful: dict[int, tuple[bytes, int]] = {}  # what they or those before them sent, and when it was read
         self.changed = False
         """Whether what is wanted has changed; the caller sets it back."""
         self.ended: list[bytes] = []
@@ -56,6 +63,7 @@ class Subscriptions:
         if kind == b"\0" and reader == NOBODY:
             for each in list(self._readers):
                 self._end(each, topic)
+            self._doubtful = {each: doubt for each, doubt in self._doubtful.items() if doubt[0] != topic}
             return ""
         if reader in self._cut:
             return ""
@@ -70,23 +78,37 @@ class Subscriptions:
             if self._holders[topic] == 1:
                 self._lengths[len(topic)] += 1
                 self.changed = True
-        if reader == NOBODY or fresh:
+        if reader == NOBODY:
+            return ""
+        if len(topic) > MAX_TOPIC and fresh:
+            self._doubtful[reader] = topic, now
             return ""
         if len(topic) > MAX_TOPIC:
-            why = f"a subscription of {len(topic)} bytes, more than any topic has"
+            why = _too_long(topic)
         elif len(known.topics) > MAX_TOPICS:
             why = f"more than {MAX_TOPICS} subscriptions"
         elif known.budget < 0:
             why = f"more than {RATE} subscriptions a second"
         else:
             return ""
+        self._expect_end(reader)
+        return why
+
+    def overdue(self, now: int) -> Iterator[tuple[int, str]]:
+        """Readers that are to be cut off for what was in doubt, and why. To be asked when all messages were taken."""
+        for reader, (topic, since) in list(self._doubtful.items()):
+            if now - since > DOUBT_NS:
+                self._expect_end(reader)
+                yield reader, _too_long(topic)
+
+    def _expect_end(self, reader: int) -> None:
         self.forget(reader)
         self._cut.add(reader)  # what it has said before it hears of it does not count
-        return why
 
     def forget(self, reader: int) -> None:
         """That reader has left, or it is another one from now on."""
         self._cut.discard(reader)
+        self._doubtful.pop(reader, None)
         if (known := self._readers.get(reader)) is not None:
             for topic in list(known.topics):
                 self._end(reader, topic)
@@ -112,3 +134,7 @@ class Subscriptions:
     def want_some(self, prefix: bytes) -> bool:
         """Whether anybody reads topics that begin so."""
         return self.want(prefix) or any(known.startswith(prefix) for known in self._holders)
+
+
+def _too_long(topic: bytes) -> str:
+    return f"a subscription of {len(topic)} bytes, more than any topic has"
