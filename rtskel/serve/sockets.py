@@ -151,7 +151,8 @@ class Sockets:
         return bool(self._raw.poll(timeout_ms))
 
     def receive(self, inbox: Inbox, room: int, clock: Callable[[], int], refuse: Refuse) -> bool:
-        """Reads messages until the inbox holds `room` poses and others, each stamped with `clock()`; whether more may be waiting.
+        """Reads messages until the inbox holds `room` poses and others, each stamped with `clock()`; whether more may
+        be waiting.
 
         What is not topic and body, or comes from somebody who may not send it, is refused. Questions are kept for
         `answer`.
