@@ -2,9 +2,10 @@
 
 Pairs (`rtskel.training.paired`) that were kept out of training, through the refiner, beside One-Euro, Savitzky-Golay,
 Gaussian and Kalman filters with all their settings at equal lookahead. Rivals get what is no merit of a network: hands
-are filled in and smoothed about their wrists, and, in a second run, one linear map from the estimator's joints to the
-body's, learnt on the pairs for training. A filter that follows more is nearer and shakier, so two questions are asked:
-which is the nearest that is at least as smooth as ours, and which the smoothest that is at least as near?
+are filled in and smoothed about their wrists. In a second run, everybody gets the one linear map from the estimator's
+joints to the body's (`rtskel.formats.jointmap`), as `rtskel estimate` applies it. A filter that follows more is nearer
+and shakier, so two questions are asked: which is the nearest that is at least as smooth as ours, and which the
+smoothest that is at least as near?
 
     mpjpe         mean distance from the truth in mm, after one similarity a clip, the same for everybody; all frames
                   count. "across": in the image plane, "depth": along its normal
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from measure.report import WEIGHTS, arguments, report, table
@@ -37,7 +38,8 @@ from rtskel.engine import Engine, open_engine
 from rtskel.engine.weights import load_weights
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read
-from rtskel.skeleton import NECK, UPPER_BODY_50
+from rtskel.formats.jointmap import mediapipe_map
+from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.evaluate import ModelEngine, canonical, corrupted, refine_all
 from rtskel.training.paired import Pair, PairedErrors, paired_errors, read_pairs
 from rtskel.training.score import CANONICAL_MM, errors, joint_groups
@@ -50,8 +52,6 @@ RADIUS = 2
 FILTERS: tuple[type[Peer], ...] = (OneEuro, SavitzkyGolay, Gaussian, Kalman)
 GROUPS = {name: joints for name, joints in joint_groups(UPPER_BODY_50.id).items() if name != "all"}
 BODY = list(UPPER_BODY_50.groups["body"])
-RIDGE = 1e-3
-"""Of the linear map, relative to the number of frames; joints are in canonical units."""
 KEPT_UNOC = (1, 5)
 """Clips of UNOC of which no pairs for training are made."""
 SIZES_MM = (50, 150, 500)
@@ -81,66 +81,23 @@ def placed(xyz: Array) -> Array:
     return xyz
 
 
-class LinearMap(NamedTuple):
-    """What an estimator's joints tell of the body's: an offset for every joint [50, 3], linear in the body's joints.
-
-    It is a correction of definitions: MediaPipe's shoulders sit higher than the joints, for instance.
-    """
-
-    weights: Array
-
-    @staticmethod
-    def inputs(xyz: Array) -> Array:
-        """Joints of the body [N, 8, 3] about the neck, and a constant: [N, 25]."""
-        about = (xyz[:, BODY] - xyz[:, [NECK]]).reshape(len(xyz), -1)
-        return np.concatenate([about, np.ones((len(xyz), 1))], 1)
-
-    @classmethod
-    def learn(cls, pairs: Sequence[Pair]) -> Self:
-        """By ridge regression on the frames in which body (and hand) were found, and on their mirror images."""
-        seen, truth, found = [], [], []
-        mirror = list(UPPER_BODY_50.mirror)
-        for pair in pairs:
-            for order, sign in ((list(range(50)), 1.0), (mirror, -1.0)):
-                rows = ~pair.missing[:, BODY].any(1)
-                flip = [sign, 1.0, 1.0]
-                seen.append((pair.seen * flip)[rows][:, order])
-                truth.append((pair.truth * flip)[rows][:, order])
-                found.append(~pair.missing[rows][:, order])
-        x, offset, there = np.concatenate(seen), np.concatenate(truth) - np.concatenate(seen), np.concatenate(found)
-        features, weights = cls.inputs(x), np.zeros((3 * len(BODY) + 1, 50, 3))
-        for joints in (BODY, *(hand for _, hand in UPPER_BODY_50.hands)):
-            rows = there[:, joints].all(1)
-            if rows.any():
-                a = features[rows]
-                left = a.T @ a + RIDGE * len(a) * np.diag([1.0] * (a.shape[1] - 1) + [1e-6])
-                solved = np.linalg.solve(left, a.T @ offset[rows][:, joints].reshape(len(a), -1))
-                weights[:, joints] = solved.reshape(-1, len(joints), 3)
-        return cls(weights)
-
-    def apply(self, xyz: Array) -> Array:
-        """Poses [N, 50, 3], mapped."""
-        return np.asarray(xyz + np.einsum("ni,ijc->njc", self.inputs(xyz), self.weights))
-
-
 class Point(NamedTuple):
     """One setting of one filter: its errors by group of joints, and each clip's mean distance."""
 
     name: str
     setting: Setting
-    mapped: bool
     errors: dict[str, PairedErrors]
     clips: dict[str, list[float]]
 
 
-def scored(out: Sequence[NDArray[Any]], pairs: Sequence[Pair], name: str, setting: Setting, mapped: bool) -> Point:
+def scored(out: Sequence[NDArray[Any]], pairs: Sequence[Pair], name: str, setting: Setting = None) -> Point:
     """The errors of poses."""
     found = {group: paired_errors(out, pairs, joints) for group, joints in GROUPS.items()}
     clips = {
         group: [paired_errors([o], [p], joints).mpjpe for o, p in zip(out, pairs, strict=True)]
         for group, joints in GROUPS.items()
     }
-    return Point(name, setting, mapped, found, clips)
+    return Point(name, setting, found, clips)
 
 
 class Job(NamedTuple):
@@ -149,19 +106,20 @@ class Job(NamedTuple):
     peer: Peer
     lookahead: int
     pairs: list[Pair]
-    linear: LinearMap | None
 
 
 def measure_filter(job: Job) -> list[Point]:
     """All points of a filter."""
     sequences: Sequences = [hung(p.seen.astype(np.float64), p.missing) for p in job.pairs]
-    points = []
-    for setting in job.peer.settings:
-        out = [placed(xyz) for xyz in job.peer.apply_all(sequences, job.lookahead, setting)]
-        points.append(scored(out, job.pairs, job.peer.name, setting, False))
-        if job.linear:
-            points.append(scored([job.linear.apply(xyz) for xyz in out], job.pairs, job.peer.name, setting, True))
-    return points
+    return [
+        scored(
+            [placed(xyz) for xyz in job.peer.apply_all(sequences, job.lookahead, setting)],
+            job.pairs,
+            job.peer.name,
+            setting,
+        )
+        for setting in job.peer.settings
+    ]
 
 
 def front(ours: Point, rivals: Sequence[Point], group: str) -> dict[str, Any]:
@@ -200,40 +158,42 @@ def bone_spread(out: Sequence[NDArray[Any]]) -> dict[str, float]:
     return found
 
 
-def measure_pairs(pairs: list[Pair], learnt: list[Pair], engine: Engine, jobs: int) -> dict[str, Any]:
-    """Ours and every filter on pairs: result[lookahead]."""
-    hang = [hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in learnt or pairs]
+def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int) -> dict[str, Any]:
+    """Ours and every filter on pairs: result[lookahead][which], for joints where the estimator has them ("as_found"),
+    and where the body has them ("corrected").
+    """
+    learnt = read_pairs(training or folder)
+    hang = [hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in learnt]
     body = Body.learn(hang, UPPER_BODY_50.parents, UPPER_BODY_50.order)
-    linear = LinearMap.learn(learnt) if learnt else None
-    sequences = [(p.seen, (~p.missing).astype(np.float32)) for p in pairs]
-    refined = refine_all(sequences, engine, LOOKAHEADS, RADIUS)
     rivals: list[type[Peer]] = [Hold, *FILTERS]
-    todo = [Job(peer(body), lookahead, pairs, linear) for lookahead in LOOKAHEADS for peer in rivals]
-    points: dict[int, list[Point]] = {lookahead: [] for lookahead in LOOKAHEADS}
-    with get_context("spawn").Pool(min(jobs, len(todo))) as pool:
-        for job, measured in zip(todo, pool.imap(measure_filter, todo), strict=True):
-            points[job.lookahead] += measured
-            print(f"measured: {job.peer.name}, lookahead {job.lookahead}", file=sys.stderr)
-    result: dict[str, Any] = {
+    joints = {"as_found": read_pairs(folder), "corrected": read_pairs(folder, mediapipe_map())}
+    result: dict[str, Any] = {str(lookahead): {} for lookahead in LOOKAHEADS}
+    for which, pairs in joints.items():
+        refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, LOOKAHEADS, RADIUS)
+        todo = [Job(peer(body), lookahead, pairs) for lookahead in LOOKAHEADS for peer in rivals]
+        points: dict[int, list[Point]] = {lookahead: [] for lookahead in LOOKAHEADS}
+        with get_context("spawn").Pool(min(jobs, len(todo))) as pool:
+            for job, measured in zip(todo, pool.imap(measure_filter, todo), strict=True):
+                points[job.lookahead] += measured
+                print(f"measured: {which}, {job.peer.name}, lookahead {job.lookahead}", file=sys.stderr)
+        for lookahead, every in points.items():
+            ours = scored(refined[lookahead], pairs, "ours")
+            held = next(p for p in every if p.name == Hold.name)
+            result[str(lookahead)][which] = {
+                "held": {name: e._asdict() for name, e in held.errors.items()},
+                "ours": {name: e._asdict() for name, e in ours.errors.items()},
+                "rivals": {name: front(ours, every, name) for name in GROUPS},
+                "bones": {
+                    "seen": bone_spread([p.seen[~p.missing.any(1)] for p in pairs if not p.missing.any(1).all()]),
+                    "ours": bone_spread(refined[lookahead]),
+                },
+            }
+    pairs = joints["as_found"]
+    return result | {
         "clips": len(pairs),
         "frames": sum(len(p.truth) for p in pairs),
         "joints_found": {name: float(np.mean(found(pairs)[:, joints])) for name, joints in GROUPS.items()},
     }
-    for lookahead in LOOKAHEADS:
-        ours = scored(refined[lookahead], pairs, "ours", None, False)
-        every = points[lookahead]
-        held = next(p for p in every if p.name == Hold.name and not p.mapped)
-        result[str(lookahead)] = {
-            "held": {name: e._asdict() for name, e in held.errors.items()},
-            "ours": {name: e._asdict() for name, e in ours.errors.items()},
-            "without_map": {name: front(ours, [p for p in every if not p.mapped], name) for name in GROUPS},
-            "with_map": {name: front(ours, every, name) for name in GROUPS} if linear else {},
-            "bones": {
-                "seen": bone_spread([p.seen[~p.missing.any(1)] for p in pairs if not p.missing.any(1).all()]),
-                "ours": bone_spread(refined[lookahead]),
-            },
-        }
-    return result
 
 
 def found(pairs: Sequence[Pair]) -> Mask:
@@ -305,21 +265,24 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
     """The tables of `measure_pairs`."""
     lines = [f"{result['clips']} clips, {result['frames']} frames"]
     for lookahead in map(str, LOOKAHEADS):
-        at = result[lookahead]
-        for group in GROUPS:
-            rows: dict[str, dict[str, Any]] = {who: {f: at[who][group][f] for f in FIGURES} for who in ("held", "ours")}
-            for which in ("without_map", "with_map"):
+        for which, at in result[lookahead].items():
+            for group in GROUPS:
+                rows: dict[str, dict[str, Any]] = {w: {f: at[w][group][f] for f in FIGURES} for w in ("held", "ours")}
                 for question, ratio in (
                     ("nearest_as_smooth", "position_ratio"),
                     ("smoothest_as_near", "acceleration_ratio"),
                 ):
-                    entry = at[which].get(group, {})
+                    entry = at["rivals"][group]
                     if rival := entry.get(question):
-                        name = f"{question} {which}: {rival['filter']} {rival['setting']}".replace("_", " ")
+                        name = f"{question.replace('_', ' ')}: {rival['filter']} {rival['setting']}"
                         rows[name] = {f: rival[f] for f in FIGURES} | {"ours / it": entry[ratio]}
-            lines += ["", *table(f"lookahead {lookahead}, {group}: mm", rows, ".2f")]
-        spread = {who: {bone: 100 * share for bone, share in of.items()} for who, of in at["bones"].items()}
-        lines += ["", *table(f"lookahead {lookahead}: bones' deviation, %", spread, ".1f")]
+                title = f"lookahead {lookahead}, {group}, joints {which.replace('_', ' ')}: mm"
+                lines += ["", *table(title, rows, ".2f")]
+            spread = {who: {bone: 100 * share for bone, share in of.items()} for who, of in at["bones"].items()}
+            lines += [
+                "",
+                *table(f"lookahead {lookahead}, joints {which.replace('_', ' ')}: bones' deviation, %", spread, ".1f"),
+            ]
     return lines
 
 
@@ -345,7 +308,7 @@ def main() -> int:
     """Command line."""
     parser = arguments(__doc__, data=True)
     parser.add_argument("--pairs", type=Path, help="folder of pairs to measure on, kept out of training")
-    parser.add_argument("--training", type=Path, help="folder of pairs that the linear map and means are learnt from")
+    parser.add_argument("--training", type=Path, help="folder of pairs that mean bones are learnt from")
     parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that measure filters")
     options = parser.parse_args()
@@ -357,8 +320,7 @@ def main() -> int:
             result["outliers"] = measure_outliers(options.data, engine)
             lines = other_lines(result)
             if options.pairs:
-                learnt = read_pairs(options.training) if options.training else []
-                result["pairs"] = measure_pairs(read_pairs(options.pairs), learnt, engine, options.jobs)
+                result["pairs"] = measure_pairs(options.pairs, options.training, engine, options.jobs)
                 lines = pair_lines(result["pairs"]) + lines
     except RtskelError as error:
         print(f"rtskel: error: {error}", file=sys.stderr)

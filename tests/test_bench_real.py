@@ -1,4 +1,4 @@
-"""The bench on pairs: rivals keep the law, the front is a front, the linear map is one."""
+"""The bench on pairs: rivals keep the law, the front is a front."""
 
 import json
 
@@ -12,7 +12,7 @@ from rtskel.engine.base import NullEngine
 from rtskel.engine.weights import save_weights
 from rtskel.formats import SKELS_UNIT, Recording, write
 from rtskel.model import Skeletor, SkeletorConfig
-from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.paired import PairedErrors, read_pairs
 from tests.test_data import motion
 from tests.test_paired import clip
@@ -60,23 +60,9 @@ def test_no_rival_looks_beyond_its_lookahead(peer, folder, body):
             np.testing.assert_allclose(cut[: 30 - lookahead], whole[: 30 - lookahead], atol=1e-9)
 
 
-def test_the_linear_map_finds_an_offset_that_turns_with_the_body(folder):
-    """Shoulders that an estimator sees too high are moved down, by what their width says."""
-    for k in range(3):
-        content = clip(seed=k, lost=False)
-        content["estimate"][:, [LEFT_SHOULDER, RIGHT_SHOULDER], 1] -= 0.05
-        np.savez(folder / f"{k}.npz", **content)
-    pairs = read_pairs(folder)
-    linear = real.LinearMap.learn(pairs)
-    for pair in pairs:
-        before = np.abs(pair.seen - pair.truth)[:, [LEFT_SHOULDER, RIGHT_SHOULDER], 1].mean()
-        mapped = linear.apply(pair.seen.astype(np.float64))
-        assert np.abs(mapped - pair.truth)[:, [LEFT_SHOULDER, RIGHT_SHOULDER], 1].mean() < 0.2 * before
-
-
 def point(name, mpjpe, acceleration, clips=(1.0, 1.0)):
     found = PairedErrors(mpjpe, 0, 0, acceleration, 0, 0)
-    return real.Point(name, None, False, {"body": found}, {"body": list(clips)})
+    return real.Point(name, None, {"body": found}, {"body": list(clips)})
 
 
 def test_the_front_compares_with_the_best_that_is_no_worse_in_the_other_figure():
@@ -130,8 +116,9 @@ def test_the_bench_runs_whole_and_says_what_the_null_engine_does(folder, data, t
     of_pairs = found["pairs"]
     assert (of_pairs["clips"], of_pairs["frames"]) == (3, 150)
     for lookahead in ("0", "4"):
-        assert of_pairs[lookahead]["held"]["body"]["mpjpe"] > 0
-        assert of_pairs[lookahead]["with_map"]["body"]["front"]
+        for which in ("as_found", "corrected"):
+            assert of_pairs[lookahead][which]["held"]["body"]["mpjpe"] > 0
+            assert of_pairs[lookahead][which]["rivals"]["body"]["front"]
     # An untrained network is its own fill: it leaves the body as it is, and outliers where they are.
     assert found["unoc"]["burst_mask"]["4"]["ours"] == found["unoc"]["burst_mask"]["4"]["fill"]
     assert found["unoc"]["clean"]["0"]["ours"]["body"][0] == pytest.approx(0, abs=1e-9)
@@ -147,10 +134,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path, data, monkeypatch, capsys):
     assert "no pairs" in capsys.readouterr().err
 
 
-def test_a_filter_is_measured_with_all_its_settings_with_the_map_and_without(folder, body):
-    pairs = read_pairs(folder)
-    job = real.Job(Gaussian(body), 4, pairs, real.LinearMap.learn(pairs))
-    points = real.measure_filter(job)
-    assert len(points) == 2 * len(Gaussian.settings)
-    plain = {p.setting: p.errors["body"] for p in points if not p.mapped}
+def test_a_filter_is_measured_with_all_its_settings(folder, body):
+    points = real.measure_filter(real.Job(Gaussian(body), 4, read_pairs(folder)))
+    assert len(points) == len(Gaussian.settings)
+    plain = {p.setting: p.errors["body"] for p in points}
     assert plain[(2.0,)].acceleration < 0.4 * plain[None].acceleration

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
+from rtskel.formats.jointmap import mediapipe_map
 from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD, Layout, gather
 from rtskel.formats.parsing import (
     Options,
@@ -51,12 +52,15 @@ NO_VISIBILITY = "landmarks have no visibility: all are used, with confidence 1"
 class Assembler:
     """Turns Holistic's landmarks into the 50 joints, image after image; keeps the metres per pixel between images."""
 
-    def __init__(self, *, world: bool = False) -> None:
+    def __init__(self, *, world: bool = False, corrected: bool = False) -> None:
         """
         Args:
             world: in metres from the hip centre, from world landmarks; else in pixels of the image.
+            corrected: of world landmarks, where the body has its joints, not where MediaPipe puts them
+                (`rtskel.formats.jointmap`).
         """
         self.unit = "m" if world else "px"
+        self._map = mediapipe_map() if world and corrected else None
         self._meters_per_pixel: deque[float] = deque(maxlen=SCALE_FRAMES)
 
     def joints(
@@ -92,6 +96,8 @@ class Assembler:
             placed = body[wrist] + (image[hand] - image[hand[0]]) * np.float32(scale)
             xyz[hand] = np.where(there[:, None], placed, np.float32(0))
             confidence[hand] = np.where(there, seen[hand], np.float32(0))
+        if self._map is not None:
+            xyz = self._map.apply(xyz[None], confidence[None] == 0)[0]
         return xyz, confidence
 
 

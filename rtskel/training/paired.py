@@ -6,11 +6,17 @@ them (0: not found, the estimate may then be NaN), `truth` [N, J, 3] in metres, 
 what is left between the two is what refinement can mend: what an estimator means by a joint, its bias in depth, its
 noise, its lost hands.
 
-`PairedWindows` draws training windows from them; `paired_errors` measures.
+A constant part of that, where an estimator puts a joint that the body has elsewhere, is a linear map's to mend
+(`rtskel.formats.jointmap`): `learn_map` learns it, and `read_pairs` applies it if it is told to.
+
+`PairedWindows` draws training windows from pairs; `paired_errors` measures.
+
+    python -m rtskel.training.paired PAIRS/train rtskel/formats/mediapipe_joints.npz    # learn the map
 """
 
 from __future__ import annotations
 
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtskel.errors import FormatError, RtskelError
+from rtskel.formats.jointmap import JointMap
 from rtskel.skeleton import (
     LEFT_SHOULDER,
     NECK,
@@ -54,6 +61,7 @@ class Pair:
         seen: [N, J, 3], what the estimator said; 0 where `missing` [N, J].
         truth: [N, J, 3] in the estimate's frame.
         mm: millimetres of the real body in one unit.
+        unit: units in a metre of the estimator's.
         source: where the motion is from, if the file says so.
     """
 
@@ -63,6 +71,7 @@ class Pair:
     missing: Mask
     truth: Array
     mm: float
+    unit: float = 1.0
     source: str = ""
 
 
@@ -83,8 +92,13 @@ def similarity(
     return scale, turn, target - scale * centre @ turn
 
 
-def read_pair(path: str | Path, skeleton: Skeleton = UPPER_BODY_50) -> Pair | None:
+def read_pair(
+    path: str | Path, skeleton: Skeleton = UPPER_BODY_50, *, joint_map: JointMap | None = None
+) -> Pair | None:
     """One clip; None if its person was hardly found, or now and then taken for one seen from behind.
+
+    Args:
+        joint_map: applied to what was seen; the truth stays as it would be without.
 
     Raises:
         FormatError: not a file of pairs.
@@ -118,6 +132,9 @@ def read_pair(path: str | Path, skeleton: Skeleton = UPPER_BODY_50) -> Pair | No
     if not scale > 0 or not width > 0:
         return None
     unit = SHOULDER_WIDTH / width
+    if joint_map is not None:
+        own = axes_matrix(joint_map.axes).astype(np.float64)
+        estimate = joint_map.apply(estimate @ own.T, missing) @ own
     goal = (truth - shift) @ turn.T * (unit / scale)
     return Pair(
         Path(path).stem,
@@ -126,17 +143,19 @@ def read_pair(path: str | Path, skeleton: Skeleton = UPPER_BODY_50) -> Pair | No
         missing,
         goal.astype(np.float32),
         1000 * scale / unit,
+        unit,
         source,
     )
 
 
-def read_pairs(folder: str | Path) -> list[Pair]:
+def read_pairs(folder: str | Path, joint_map: JointMap | None = None) -> list[Pair]:
     """The clips of a folder, by name, without those that `read_pair` leaves out.
 
     Raises:
         FormatError: one is not a file of pairs, or none is left.
     """
-    found = [pair for path in sorted(Path(folder).glob("[!.]*.npz")) if (pair := read_pair(path))]
+    paths = sorted(Path(folder).glob("[!.]*.npz"))
+    found = [pair for path in paths if (pair := read_pair(path, joint_map=joint_map))]
     if not found:
         raise FormatError(f"{folder}: no pairs")
     return found
@@ -280,6 +299,39 @@ class PairedWindows:
         return missing
 
 
+RIDGE = 1e-3
+"""Of a map of joints, relative to the number of frames; joints are in metres."""
+
+
+def learn_map(pairs: Sequence[Pair], axes: str = "RDA") -> JointMap:
+    """A map from what was seen to the truth, by ridge regression on the frames in which the body (and the hand) was
+    found, and on their mirror images.
+
+    Args:
+        axes: in which the map takes positions.
+    """
+    own = axes_matrix(axes).astype(np.float64)
+    mirror = list(UPPER_BODY_50.mirror)
+    seen, offset, there = list[NDArray[np.float64]](), list[NDArray[np.float64]](), list[Mask]()
+    for pair in pairs:
+        rows = ~pair.missing[:, JointMap.BODY].any(1)
+        for order, flip in ((list(range(UPPER_BODY_50.joints)), 1.0), (mirror, -1.0)):
+            x, truth = (a[rows][:, order] * [flip, 1.0, 1.0] @ own.T / pair.unit for a in (pair.seen, pair.truth))
+            seen.append(x)
+            offset.append(truth - x)
+            there.append(~pair.missing[rows][:, order])
+    inputs, target, found = JointMap.inputs(np.concatenate(seen)), np.concatenate(offset), np.concatenate(there)
+    weights = np.zeros((inputs.shape[1], UPPER_BODY_50.joints, 3))
+    for joints in (JointMap.BODY, *(hand for _, hand in UPPER_BODY_50.hands)):
+        rows = found[:, joints].all(1)
+        if rows.any():
+            a = inputs[rows]
+            ridge = RIDGE * len(a) * np.diag([1.0] * (a.shape[1] - 1) + [1e-6])
+            solved = np.linalg.solve(a.T @ a + ridge, a.T @ target[rows][:, joints].reshape(len(a), -1))
+            weights[:, joints] = solved.reshape(-1, len(joints), 3)
+    return JointMap(weights.astype(np.float32), axes)
+
+
 class PairedErrors(NamedTuple):
     """Errors against the truth of pairs, in millimetres (a frame squared), pooled over frames and joints.
 
@@ -306,3 +358,7 @@ def paired_errors(poses: Sequence[NDArray[np.floating]], pairs: Sequence[Pair], 
         sums += [part.sum() for part in parts]
         counts += [part.size for part in parts]
     return PairedErrors(*(sums / np.maximum(counts, 1)).tolist())
+
+
+if __name__ == "__main__":
+    learn_map(read_pairs(sys.argv[1])).save(sys.argv[2])

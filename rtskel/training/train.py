@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from rtskel.engine import Engine
 from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
+from rtskel.formats.jointmap import mediapipe_map
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig, at, facing, open_gate
 from rtskel.skeleton import skeleton
 from rtskel.training.corrupt import TRAINING, Poses, recipe
@@ -94,6 +95,7 @@ class TrainConfig:
             `taught` takes the place of their truth, so that what it can do is not forgotten while learning from pairs.
         taught: kinds of corruption; empty: all that are drawn.
         pairs: folder of pairs to learn from too (`rtskel.training.paired`); "": none. Needs `balance`.
+        corrected: joints of pairs are where `rtskel.formats.jointmap` says, as `rtskel estimate` gives them.
         paired: how windows of pairs are drawn and what counts; they come on top of `batch`.
     """
 
@@ -129,6 +131,7 @@ class TrainConfig:
     teacher: str = ""
     taught: tuple[str, ...] = ()
     pairs: str = ""
+    corrected: bool = True
     paired: PairedConfig = field(default_factory=PairedConfig)
 
     def __post_init__(self) -> None:
@@ -216,7 +219,9 @@ class Trainer:
         )
         self.pairs, self.paired = list[Pair](), None
         if config.pairs:
-            learnt, self.pairs = split_pairs(read_pairs(config.pairs), config.paired.holdout)
+            learnt, self.pairs = split_pairs(
+                read_pairs(config.pairs, mediapipe_map() if config.corrected else None), config.paired.holdout
+            )
             window = config.model.window + 2
             self.paired = PairedWindows(learnt, window, config.paired, skeleton=self.tree, generator=self.generator)
         self.model = self._initial_model().to(self.device).train()
