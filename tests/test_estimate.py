@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -394,7 +394,15 @@ def picture(**people: int) -> np.ndarray:
     return image
 
 
-def block(x: float) -> SimpleNamespace:
+class Region(NamedTuple):
+    """Where a block begins; what MediaPipe says is between the hips, as shares of the picture."""
+
+    x: int
+    x_center = property(lambda self: (self.x + 15) / PICTURE[1])
+    y_center = 70 / PICTURE[0]
+
+
+def block(x: int) -> SimpleNamespace:
     """What MediaPipe would say of a person there: joints fill his block, both shoulders in its upper half."""
     height, width, _ = PICTURE
     shares = np.random.default_rng(0).uniform(0.05, 0.95, (33, 2))
@@ -408,7 +416,7 @@ def block(x: float) -> SimpleNamespace:
         pose_world_landmarks=marks(world),
         left_hand_landmarks=None,
         right_hand_landmarks=None,
-        next_roi=x,
+        next_roi=Region(x),
     )
 
 
@@ -430,8 +438,8 @@ class Detector:
         lit = inputs["image"][55].max(axis=1) > 128
         begins = np.flatnonzero(lit & ~np.append(False, lit[:-1]))
         if self.seeks:
-            return SimpleNamespace(rois=begins.tolist() or None)
-        near = begins[np.abs(begins - inputs["roi"]) < 15]
+            return SimpleNamespace(rois=[Region(int(x)) for x in begins] or None)
+        near = begins[np.abs(begins - inputs["roi"].x) < 15]
         return block(int(near[0])) if len(near) else NOBODY
 
     def reset(self) -> None:
@@ -628,3 +636,37 @@ def test_mediapipe_finds_the_signer():
     assert (xyz[:, NAMES.index("nose"), 1] < xyz[:, NAMES.index("neck"), 1]).all(), "the head is up"
     assert (xyz[:, NAMES.index("right_wrist"), 2] > xyz[:, NAMES.index("right_shoulder"), 2]).all(), "before the body"
     assert 0.25 < np.median(np.linalg.norm(xyz[:, 2] - xyz[:, 5], axis=-1)) < 0.45
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason=f"mediapipe is not installed: {INSTALL}")
+def test_mediapipe_keeps_two_people_apart():
+    """One signer passes before the other, goes away, and comes back elsewhere."""
+    import cv2
+
+    def signer_of(name):
+        with Video(shared_data(f"video/{name}.mp4")) as video:
+            images = [cv2.resize(frame.image, (360 * video.width // video.height, 360)) for frame in video]
+        middle = images[0].shape[1] // 2
+        images = [image[:, middle - 150 : middle + 150] for image in images]
+        return lambda n: images[n % len(images) if n // len(images) % 2 == 0 else -1 - n % len(images)]
+
+    front, behind = signer_of("SOUP"), signer_of("human_signer")
+    moments = [(20 + 14 * n, 780 - 14 * n) for n in range(54)] + [(None, 24)] * 20 + [(400, 24)] * 26
+    frames = []
+    for number, (x_front, x_behind) in enumerate(moments):
+        image = np.full((360, 1100, 3), 90, np.uint8)
+        for panel, x in ((behind(number), x_behind), (front(number), x_front)):
+            if x is not None:
+                image[:, x : x + 300] = panel
+        frames.append(Frame(number, number, image))
+    right = wrong = hidden = 0
+    with HolisticPeople(2) as model:
+        for pose, places in zip(people(frames, model, 2, pixels=True), moments, strict=True):
+            for k, x in enumerate(places):
+                at = pose.xyz[k, 1, 0] - 150 if len(pose.xyz) > k and pose.confidence[k, 1] > 0 else None
+                right += x is not None and at is not None and abs(at - x) < 60
+                wrong += at is not None and (x is None or abs(at - x) >= 60)
+                hidden += x is not None and at is None
+    assert wrong <= 3
+    assert hidden <= 40
+    assert right + hidden > 170

@@ -206,6 +206,18 @@ class Holistic(Closing):
         self._graph.close()
 
 
+def _outline(person: Found) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of a person in pixels; None: nothing of him is seen for sure."""
+    points, sure = person
+    seen = points[POSE][sure[POSE] > 0.5, :2]
+    if not len(seen):
+        return None
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    margin = OUTLINE * (high - low)
+    left, top, right, bottom = np.maximum(np.concatenate([low - margin, high + margin]), 0).astype(int).tolist()
+    return left, top, right, bottom
+
+
 class _Person:
     """Follows one person from image to image."""
 
@@ -267,14 +279,13 @@ class HolisticPeople(Closing):
     def _more(self, image: Image, known: Mapping[int, Found]) -> Iterator[tuple[int, Found]]:
         """People in what those who are known leave of the image."""
         rest = image.copy() if known else image
-        for points, sure in known.values():
-            seen = points[POSE][sure[POSE] > 0.5, :2]
-            if len(seen):
-                low, high = seen.min(axis=0), seen.max(axis=0)
-                left, top = np.maximum(low - OUTLINE * (high - low), 0).astype(int)
-                right, bottom = np.maximum(high + OUTLINE * (high - low), 0).astype(int)
-                rest[top:bottom, left:right] = 0
-        for roi in (self._seek(rest).rois or [])[: len(self._spare)]:
+        boxes = [box for box in map(_outline, known.values()) if box is not None]
+        for left, top, right, bottom in boxes:
+            rest[top:bottom, left:right] = 0
+        for roi in self._seek(rest).rois or []:
+            x, y = roi.x_center * image.shape[1], roi.y_center * image.shape[0]  # between the hips
+            if not self._spare or any(left < x < right and y > top for left, top, right, _ in boxes):
+                continue  # an arm or a shadow of somebody
             person = self._spare.pop()
             person.begin(roi)
             found = person.find(image)
