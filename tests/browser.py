@@ -1,33 +1,21 @@
 """A real browser for tests of pages, if one is installed."""
 
-import shutil
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from measure.browser import NoBrowserError, chromium
 
 
 @contextmanager
-def browser():
+def browser(*flags):
     """A headless Chromium, driven by Playwright; skips the calling test where either is not installed."""
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pages are not tested")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser is installed (such as Debian's package chromium): pages are not tested")
-    with driver.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(chromium(*flags))
+        except NoBrowserError as error:
+            pytest.skip(f"{error}: pages are not tested")
         yield running
-        running.close()
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 import latency
 import pytest
 import throughput
+import view
+from measure.browser import NoBrowserError
 
 
 def test_shares_are_of_their_own_round(monkeypatch):
@@ -59,3 +61,24 @@ def test_what_would_saturate_is_left_out(monkeypatch, capsys):
     assert "added_ms" not in many
     assert table.count("added to relay+engine") == 1
     assert "256 streams at 25 fps: left out" in table
+
+
+def test_the_view_is_measured(monkeypatch, capsys):
+    """A short run of everything: two people, one start, three viewers beside the page."""
+    short = ["--people", "2", "--fps", "20", "--seconds", "0.5", "--rounds", "1", "--viewers", "3"]
+    monkeypatch.setattr(sys, "argv", ["view.py", "--json", *short])
+    try:
+        with view.chromium():
+            pass
+    except NoBrowserError as error:
+        pytest.skip(f"{error}: the view is not measured")
+    assert view.main() == 0
+    result = json.loads(capsys.readouterr().out)
+    (start,) = result["start"]
+    assert 0 < start["address_s"] < start["picture_s"]
+    for case in ("alone", "crowd"):
+        assert result[case]["poses_skipped"] == 0
+        assert result[case]["added_ms"] is None or result[case]["added_ms"]["p50"] > 0  # None: a very busy machine
+        assert 0 < result[case]["drawn_per_s"] <= result[case]["refreshes_per_s"] + 4
+    assert 0.5 < result["crowd"]["least_share"] <= 1
+    assert "2 people at 20 fps" in view.lines(result)[0]

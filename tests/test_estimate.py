@@ -4,9 +4,10 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import read
 from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD
-from rtskel.skeleton import UPPER_BODY_50
-from rtskel.tools.estimate import INSTALL, Holistic, Pose, live, poses, publish, recording
+from rtskel.skeleton import RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.tools.estimate import Pose, live, look, people, person_id, poses, publish, recording
+from rtskel.tools.holistic import INSTALL, SEEK_EVERY, Holistic, HolisticPeople
 from rtskel.tools.video import Frame, Video, write_mp4
-from rtskel.wire import RawPose, StreamEnd
+from rtskel.wire import RAW_BATCH_PREFIX, RawPose, StreamEnd
 from tests.shared_data import shared_data
 from tests.sockets import RawReceiver
 
@@ -208,7 +210,8 @@ def test_whoever_leaves_a_camera_stops_it():
 def run(clip, sender: Sender, estimator: Estimator, **options) -> None:
     with Video(clip) as video:
         clock = sender.clock
-        publish(video, estimator, sender, now_ns=clock.now_ns, sleep=clock.sleep, **options)
+        find = partial(poses, estimator=estimator)
+        publish(video, find, sender, now_ns=clock.now_ns, sleep=clock.sleep, **options)
 
 
 def test_published_as_they_are_found(clip):
@@ -271,8 +274,16 @@ def test_as_a_recording(clip):
 # What MediaPipe's results become
 
 
+class Mark(SimpleNamespace):
+    """A landmark as MediaPipe's protocol buffers have it."""
+
+    def ClearField(self, name: str) -> None:
+        assert name == "presence"
+        self.presence = 0.0
+
+
 def marks(points: np.ndarray, visibility: float = 0.9) -> SimpleNamespace:
-    return SimpleNamespace(landmark=[SimpleNamespace(x=x, y=y, z=z, visibility=visibility) for x, y, z in points])
+    return SimpleNamespace(landmark=[Mark(x=x, y=y, z=z, visibility=visibility, presence=0.5) for x, y, z in points])
 
 
 def signer(number: int) -> SimpleNamespace:
@@ -307,19 +318,24 @@ def mediapipe(monkeypatch) -> list[Any]:
     asked: list[Any] = []
 
     class Solution:
-        def __init__(self, **options) -> None:
-            asked.append(options)
+        def __init__(self, graph_config, side_inputs) -> None:
+            assert "Face" not in graph_config
+            asked.append(side_inputs)
 
-        def process(self, image):
-            asked.append(round(float(image.mean()) / 8))
+        def process(self, inputs):
+            asked.append(round(float(inputs["image"].mean()) / 8))
             return signer(asked[-1])
 
         def close(self) -> None:
             asked.append("close")
 
-    for name in ("mediapipe", "mediapipe.python", "mediapipe.python.solutions", "mediapipe.python.solutions.holistic"):
+    for name in ("mediapipe", "mediapipe.python", "mediapipe.python.solution_base"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    sys.modules["mediapipe.python.solutions.holistic"].Holistic = Solution
+    sys.modules["mediapipe.python.solution_base"].SolutionBase = Solution
+    download = ModuleType("mediapipe.python.solutions.download_utils")
+    download.download_oss_model = asked.append
+    for name in ("mediapipe.python.solutions", download.__name__):
+        monkeypatch.setitem(sys.modules, name, download)
     return asked
 
 
@@ -327,7 +343,8 @@ def test_metres(mediapipe):
     with Holistic(complexity=2, smooth=True) as model:
         (pose,) = poses([Frame(0, 0, np.zeros((120, 160, 3), np.uint8))], model)
     nobody = 0  # in the first image, by which models are loaded
-    assert mediapipe == [{"model_complexity": 2, "smooth_landmarks": True}, nobody, 0, "close"]
+    heavy = "mediapipe/modules/pose_landmark/pose_landmark_heavy.tflite"
+    assert mediapipe == [heavy, {"model_complexity": 2, "smooth_landmarks": True}, nobody, 0, "close"]
     at = dict(zip(NAMES, pose.xyz, strict=True))
     np.testing.assert_allclose(at["neck"], [0, -0.5, 0], atol=1e-6)
     np.testing.assert_allclose(at["left_wrist"], [0.4, -0.25, -0.3], atol=1e-6)
@@ -363,6 +380,184 @@ def test_all_that_is_absent_is_named_at_once(clip, monkeypatch, capsys):
     assert capsys.readouterr().err == error
 
 
+# Several people
+
+RED, BLUE, GREEN = (250, 20, 20), (20, 20, 250), (20, 250, 20)
+PICTURE = (120, 400, 3)
+
+
+def picture(**people: int) -> np.ndarray:
+    """People as blocks of 30 pixels in their colours, at an x; the later ones are in front."""
+    image = np.zeros(PICTURE, np.uint8)
+    for name, x in people.items():
+        image[40:70, x : x + 30] = {"red": RED, "blue": BLUE, "green": GREEN}[name]
+    return image
+
+
+class Region(NamedTuple):
+    """Where a block begins; what MediaPipe says is between the hips, as shares of the picture."""
+
+    x: int
+    x_center = property(lambda self: (self.x + 15) / PICTURE[1])
+    y_center = 70 / PICTURE[0]
+
+
+def block(x: int) -> SimpleNamespace:
+    """What MediaPipe would say of a person there: joints fill his block, both shoulders in its upper half."""
+    height, width, _ = PICTURE
+    shares = np.random.default_rng(0).uniform(0.05, 0.95, (33, 2))
+    names = list(HOLISTIC.components["POSE_LANDMARKS"])
+    shares[names.index("LEFT_SHOULDER")], shares[names.index("RIGHT_SHOULDER")] = (0.9, 0.2), (0.1, 0.2)
+    shares[names.index("NOSE")], shares[names.index("LEFT_ELBOW")] = (0.5, 0.0), (1.0, 1.0)
+    image = np.concatenate([(shares * 30 + [x, 40]) / [width, height], np.zeros((33, 1))], axis=1)
+    world = np.concatenate([shares, np.zeros((33, 1))], axis=1)
+    return SimpleNamespace(
+        pose_landmarks=marks(image),
+        pose_world_landmarks=marks(world),
+        left_hand_landmarks=None,
+        right_hand_landmarks=None,
+        next_roi=Region(x),
+    )
+
+
+NOBODY = SimpleNamespace(
+    pose_landmarks=None, pose_world_landmarks=None, left_hand_landmarks=None, right_hand_landmarks=None, next_roi=None
+)
+
+
+class Detector:
+    """MediaPipe's graphs for several people, which find blocks: regions are the x of where one begins."""
+
+    def __init__(self, graph_config, side_inputs) -> None:
+        self.seeks = "PoseDetectionCpu" in graph_config
+        assert self.seeks == (not side_inputs)
+        self.restarts = self.closed = 0
+        DETECTORS.append(self)
+
+    def process(self, inputs):
+        lit = inputs["image"][55].max(axis=1) > 128
+        begins = np.flatnonzero(lit & ~np.append(False, lit[:-1]))
+        if self.seeks:
+            return SimpleNamespace(rois=[Region(int(x)) for x in begins] or None)
+        near = begins[np.abs(begins - inputs["roi"].x) < 15]
+        return block(int(near[0])) if len(near) else NOBODY
+
+    def reset(self) -> None:
+        self.restarts += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+DETECTORS: list[Detector] = []
+
+
+@pytest.fixture
+def detectors(mediapipe) -> list[Detector]:
+    DETECTORS.clear()
+    sys.modules["mediapipe.python.solution_base"].SolutionBase = Detector
+    return DETECTORS
+
+
+def test_everybody_is_followed_and_sought_in_what_is_left(detectors):
+    with HolisticPeople(2) as model:
+        seek, *graphs = detectors
+        assert (seek.seeks, len(graphs)) == (True, 2)
+        assert list(model.find(picture(red=50))) == [0]
+        for _ in range(SEEK_EVERY - 1):
+            assert list(model.find(picture(red=52, blue=200))) == [0], "sought now and then"
+        found = model.find(picture(red=54, blue=200))
+        assert [points["POSE_LANDMARKS"][:, 0].min() > 190 for points, _ in found.values()] == [False, True]
+        assert list(model.find(picture(blue=202, green=300))) == [1], "who is gone makes room"
+        for _ in range(SEEK_EVERY - 1):
+            found = model.find(picture(blue=204, green=300))
+        assert list(found) == [1, 2]
+        model.drop(1)
+        assert list(model.find(picture(blue=206, green=300))) == [2]
+        assert sorted(graph.restarts for graph in graphs) == [1, 2], "whoever is new is met without memories"
+    assert [each.closed for each in detectors] == [1, 1, 1]
+
+
+def test_people_keep_their_places(detectors):
+    """Blue passes behind red, when his region goes over to red, and red's to him; later red leaves and comes back."""
+    moments = [{"blue": 260 - 4 * k, "red": 40 + 4 * k} for k in range(60)]
+    moments += [{"blue": 20}] * 60 + [{"blue": 20, "red": 150}] * 10
+    where = []
+    with HolisticPeople(2) as model:
+        frames = (Frame(n, n, picture(**moment)) for n, moment in enumerate(moments))
+        for pose, moment in zip(people(frames, model, 2, pixels=True), moments, strict=True):
+            seen = (pose.confidence > 0).any(axis=1)
+            x = np.where(seen, pose.xyz[:, RIGHT_SHOULDER, 0], np.nan)
+            where.append({name: (np.abs(x - at) < 10).tolist() for name, at in moment.items()})
+    red = [True, False] if where[5]["red"][0] else [False, True]
+    both = {"red": red, "blue": red[::-1]}
+    assert where[1] == where[20] == both
+    assert where[59] == where[-1] == both
+    assert where[100] == {"blue": red[::-1]}
+    assert pose.xyz.shape == (2, 50, 3)
+
+
+def test_one_person_found_twice_is_followed_once():
+    class Twice:
+        dropped: ClassVar[list[int]] = []
+
+        def find(self, image):
+            return {n: found(7 * n if n < 3 else 0) for n in range(4) if n not in self.dropped}
+
+        def drop(self, number):
+            self.dropped.append(number)
+
+    assert list(people([], Twice(), 4)) == []
+    counts = [len(pose.xyz) for pose in people([Frame(n, n, picture()) for n in range(3)], Twice(), 4)]
+    assert Twice.dropped == [3]
+    assert counts == [3, 3, 3]
+
+
+def test_looks():
+    image = picture(red=50, blue=100)
+    xyz, seen = np.zeros((50, 3), np.float32), np.ones(50, np.float32)
+
+    def at(left, right, y=45.0):
+        xyz[2, :2], xyz[5, :2] = (left, y), (right, y)
+        return look(image, xyz, seen)
+
+    assert np.flatnonzero(at(55, 75)).tolist() == [48]  # red
+    assert np.flatnonzero(at(105, 125)).tolist() == [3]
+    half = at(70, 90)
+    assert half[48] == pytest.approx(half[0], rel=0.2)
+    for nowhere in ((500, 600), (-80, -20), (60, 60)):
+        assert not at(*nowhere).any()
+    seen[2] = 0
+    assert not at(55, 75).any()
+
+
+def test_names_of_people_are_stream_ids():
+    assert person_id("cam1", 0) == "cam1-1"
+    assert len(person_id("x" * 64, 11)) == 64
+
+
+def test_estimate_of_people_into_a_file_and_published(detectors, tmp_path, capsys):
+    path = tmp_path / "two.mp4"
+    moments = [{"red": 60}] * 3 + [{"red": 60, "blue": 240}] * 9
+    write_mp4(path, (picture(**moment) for moment in moments), FPS)
+    assert main(["estimate", str(path), "--people", "2", "-o", str(tmp_path / "raw.npz")]) == 0
+    first, second = read(tmp_path / "raw.npz")
+    assert (first.name, first.slots.tolist()) == ("two-1", list(range(12)))
+    assert (second.name, second.slots.tolist()) == ("two-2", list(range(SEEK_EVERY, 12)))
+    assert first.unit == "m"
+    with RawReceiver(prefix=RAW_BATCH_PREFIX) as server:
+        ends = ["--raw", server.endpoint, "--wait", "20"]
+        assert main(["estimate", str(path), "--people", "2", "--fast", "--stream", "cam1", *ends]) == 0
+        came = [server.messages.get(timeout=20) for _ in range(14)]
+    assert [list(message.streams) for message in came[:12]] == [["cam1-1"]] * 4 + [["cam1-1", "cam1-2"]] * 8
+    assert [message.seq for message in came[:12]] == list(range(12))
+    assert {(m.axes, m.fps, m.about.unit, m.about.image_size) for m in came[:12]} == {("RDA", FPS, "m", (400, 120))}
+    assert {(end.stream, end.seq) for end in came[12:]} == {("cam1-1", 12), ("cam1-2", 12)}
+    write_mp4(path, (picture() for _ in range(3)), FPS)
+    assert main(["estimate", str(path), "--people", "2", "-o", str(tmp_path / "none.npz")]) == 2
+    assert "nobody is found in any frame" in capsys.readouterr().err
+
+
 # The command
 
 
@@ -396,7 +591,7 @@ def test_estimate_publishes(clip, mediapipe, tmp_path):
 
 
 def test_frames_lost_by_a_slow_estimator_are_told(clip, mediapipe, monkeypatch, capsys):
-    def publish(video, model, sender, *, each, **options) -> None:
+    def publish(video, find, sender, *, each, **options) -> None:
         for number in (0, 3, 6):
             each(Pose(number, 0, np.zeros((50, 3), np.float32), np.zeros(50, np.float32)))
 
@@ -441,3 +636,37 @@ def test_mediapipe_finds_the_signer():
     assert (xyz[:, NAMES.index("nose"), 1] < xyz[:, NAMES.index("neck"), 1]).all(), "the head is up"
     assert (xyz[:, NAMES.index("right_wrist"), 2] > xyz[:, NAMES.index("right_shoulder"), 2]).all(), "before the body"
     assert 0.25 < np.median(np.linalg.norm(xyz[:, 2] - xyz[:, 5], axis=-1)) < 0.45
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason=f"mediapipe is not installed: {INSTALL}")
+def test_mediapipe_keeps_two_people_apart():
+    """One signer passes before the other, goes away, and comes back elsewhere."""
+    import cv2
+
+    def signer_of(name):
+        with Video(shared_data(f"video/{name}.mp4")) as video:
+            images = [cv2.resize(frame.image, (360 * video.width // video.height, 360)) for frame in video]
+        middle = images[0].shape[1] // 2
+        images = [image[:, middle - 150 : middle + 150] for image in images]
+        return lambda n: images[n % len(images) if n // len(images) % 2 == 0 else -1 - n % len(images)]
+
+    front, behind = signer_of("SOUP"), signer_of("human_signer")
+    moments = [(20 + 14 * n, 780 - 14 * n) for n in range(54)] + [(None, 24)] * 20 + [(400, 24)] * 26
+    frames = []
+    for number, (x_front, x_behind) in enumerate(moments):
+        image = np.full((360, 1100, 3), 90, np.uint8)
+        for panel, x in ((behind(number), x_behind), (front(number), x_front)):
+            if x is not None:
+                image[:, x : x + 300] = panel
+        frames.append(Frame(number, number, image))
+    right = wrong = hidden = 0
+    with HolisticPeople(2) as model:
+        for pose, places in zip(people(frames, model, 2, pixels=True), moments, strict=True):
+            for k, x in enumerate(places):
+                at = pose.xyz[k, 1, 0] - 150 if len(pose.xyz) > k and pose.confidence[k, 1] > 0 else None
+                right += x is not None and at is not None and abs(at - x) < 60
+                wrong += at is not None and (x is None or abs(at - x) >= 60)
+                hidden += x is not None and at is None
+    assert wrong <= 3
+    assert hidden <= 40
+    assert right + hidden > 170

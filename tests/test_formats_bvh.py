@@ -14,16 +14,24 @@ from tests.shared_data import shared_data
 BODY = UPPER_BODY_50
 
 
+def standard(joint: str) -> str:
+    """Where a joint is in a file: at the origin of this joint of the file, or at the end of it (+)."""
+    side, _, part = joint.partition("_")
+    if not part:
+        return {"nose": "Head+", "neck": "Neck"}[joint]
+    name = {"shoulder": "Arm", "elbow": "ForeArm", "wrist": "Wrist", "hand_root": "Hand"}.get(part)
+    if name is None:
+        finger, _, number = part.partition("_")
+        finger = {"little": "Pinky"}.get(finger, finger.capitalize())
+        name = f"Hand{finger}3+" if number == "4" else f"Hand{finger}{number}"
+    return side.capitalize() + name
+
+
 def written(path: Path, recording: Recording) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
     """Positions [F, J, 3] in cm as another program finds them, the offsets of the rest pose, and the frame time."""
     write(path, recording)
     position, frame_time, offsets = read_bvh(path)
-    rows = []
-    for name, parent in zip(BODY.names, BODY.parents, strict=True):
-        above = BODY.names[parent]
-        names = (name, f"{above}+", f"{above}_to_{name}+")
-        rows.append(next(position[found] for found in names if found in position))
-    return np.stack(rows, axis=1), offsets, frame_time
+    return np.stack([position[standard(name)] for name in BODY.names], axis=1), offsets, frame_time
 
 
 def wanted(recording: Recording) -> np.ndarray:
@@ -35,10 +43,37 @@ def test_rigid_bodies_are_exact(tmp_path: Path) -> None:
     found, offsets, frame_time = written(tmp_path / "a.bvh", recording)
     np.testing.assert_allclose(found, wanted(recording), atol=1e-3)
     assert frame_time == pytest.approx(1 / 25)
-    assert offsets["left_elbow"][0] > 20, "the rest pose: arms out, the left one to the image's right"
-    assert offsets["right_elbow"][0] < -20
+    assert offsets["LeftForeArm"][0] > 20, "the rest pose: arms out, the left one to the image's right"
+    assert offsets["RightForeArm"][0] < -20
     other = replace(recording, axes="LUA", mirrored=True)
     np.testing.assert_allclose(written(tmp_path / "b.bvh", other)[0], wanted(other), atol=1e-3)
+
+
+def test_joints_are_called_as_other_programs_expect(tmp_path: Path) -> None:
+    write(tmp_path / "a.bvh", synthesize(1, 25, 0))
+    position, _, offsets = read_bvh(tmp_path / "a.bvh")
+    expected = {"Hips", "Spine", "Neck", "Head"}
+    for side in ("Left", "Right"):
+        expected |= {f"{side}{part}" for part in ("Shoulder", "Arm", "ForeArm", "Wrist", "Hand")}
+        expected |= {f"{side}{part}" for part in ("UpLeg", "Leg", "Foot")}
+        for finger in ("Thumb", "Index", "Middle", "Ring", "Pinky"):
+            expected |= {f"{side}InHand{finger}", *(f"{side}Hand{finger}{number}" for number in (1, 2, 3))}
+    assert {name for name in position if not name.endswith("+")} == expected
+    parents = {"Spine": "Hips", "Neck": "Spine", "LeftArm": "LeftShoulder", "RightHandPinky1": "RightInHandPinky"}
+    for joint, parent in parents.items():
+        apart = np.linalg.norm(position[joint] - position[parent], axis=-1)
+        np.testing.assert_allclose(apart, np.linalg.norm(offsets[joint]), atol=1e-4)
+    assert not offsets["Hips"].any(), "the root's place is in its channels alone"
+    assert (position["LeftFoot"][:, 1] < position["LeftLeg"][:, 1]).all()
+    assert (position["LeftLeg"][:, 1] < position["Hips"][:, 1]).all()
+
+
+def test_bones_keep_their_length_whatever_the_estimator_says(tmp_path: Path) -> None:
+    recording = synthesize(2, 25, 6)
+    noise = np.random.default_rng(6).normal(0, 0.01, recording.xyz.shape).astype(np.float32)
+    found, _, _ = written(tmp_path / "a.bvh", replace(recording, xyz=recording.xyz + noise))
+    bones = np.linalg.norm(found - found[:, BODY.parents_or_self], axis=-1)
+    assert np.ptp(bones, axis=0).max() < 1e-4
 
 
 def test_bones_point_where_they_do_whatever_their_length(tmp_path: Path) -> None:

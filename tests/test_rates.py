@@ -1,5 +1,6 @@
 """Rates and frame numbers from times; and videos whose container states a wrong rate."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from rtskel.rates import Placer, frame_numbers, reconcile
-from rtskel.tools.estimate import Pose, publish, recording
+from rtskel.tools.estimate import Pose, poses, publish, recording
 from rtskel.tools.video import CAMERA_FPS, Video, write_mp4
 
 
@@ -127,7 +128,7 @@ def test_saved_poses_keep_the_files_times(tmp_path: Path, monkeypatch: pytest.Mo
     )
     with Video(video(tmp_path / "a.mp4", monkeypatch, milliseconds=times, stated=1000.0)) as source:
         finder = SimpleNamespace(find=lambda image: ({}, {}))
-        publish(source, finder, sender, fast=True, each=saved.append, now_ns=lambda: 7)
+        publish(source, partial(poses, estimator=finder), sender, fast=True, each=saved.append, now_ns=lambda: 7)
         result = recording(saved, source, "a")
     assert result.time_ns.tolist() == [time * 1_000_000 for time in times]
     assert (result.fps, set(sent)) == (25, {7})

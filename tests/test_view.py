@@ -569,6 +569,45 @@ def test_a_server_that_falls_silent_and_speaks_again_is_seen(chromium):
         until(page, "rtskelStats.poses === 2")
 
 
+def test_a_page_that_is_loaded_again_sees_everybody_and_disturbs_no_other(chromium):
+    with (
+        RefinedSender() as sender,
+        Subscriber(sender.endpoint, heartbeats=True) as subscriber,
+        Site(LiveFeed(subscriber), ANY) as site,
+        page_at(chromium, site.url) as page,
+        page_at(chromium, site.url) as other,
+    ):
+        sender.wait_for_subscriptions()
+        sender.send(HEARTBEAT, refined(), refined("cam2"))
+        for each in (page, other):
+            until(each, "rtskelStats.people === 2")
+        page.reload()
+        until(page, "document.getElementById('people').children.length === 2")
+        sender.send(HEARTBEAT, refined(seq=1), refined("cam2", 1))
+        until(page, "rtskelStats.people === 2 && rtskelStats.poses === 2")
+        until(other, "rtskelStats.people === 2 && rtskelStats.poses === 4")
+
+
+def test_a_page_goes_on_with_another_server_at_the_same_address(chromium):
+    first = RefinedSender()
+    with (
+        Subscriber(first.endpoint, heartbeats=True) as subscriber,
+        Site(LiveFeed(subscriber), ANY) as site,
+        page_at(chromium, site.url) as page,
+    ):
+        with first:
+            first.wait_for_subscriptions()
+            first.send(HEARTBEAT, refined())
+            until(page, "rtskelStats.people === 1 && rtskelStats.poses === 1")
+        with RefinedSender(first.endpoint) as second:
+            second.wait_for_subscriptions()
+            epoch = HEARTBEAT.epoch + 1
+            second.send(dataclasses.replace(HEARTBEAT, epoch=epoch), refined("cam9", epoch=epoch))
+            until(page, "rtskelStats.people === 2 && rtskelStats.poses === 2")
+            until(page, "document.getElementById('state').textContent === 'serving 1 stream'")
+            until(page, "document.getElementById('log').textContent.includes('another server')")
+
+
 def test_a_page_comes_back_after_the_view_was_restarted(chromium):
     with Site(Given(), ANY) as site:
         url = site.url

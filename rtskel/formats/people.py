@@ -1,4 +1,4 @@
-"""Tracking people from frame to frame, in files that list people anew in every frame.
+"""Tracking people from frame to frame: in files that list people anew in every frame (`follow`), and live (`Follower`).
 
 The rule, in this order:
 
@@ -15,6 +15,14 @@ The rule, in this order:
    Pairs are made in the order of distance, with a handicap for streams seen only briefly or with other joints, so that
    a false detection does not take over a person (as unconfirmed tracks come last in ByteTrack and norfair).
 4. Anybody else begins a stream.
+
+Live, identities are an estimator's, which follows people from image to image and numbers anew whom it has lost: they
+count while they last. Of two that are found at one place, the one who came there from farther away is not shown, and
+given up if they stay at one place for more than `SHORT_GAP` frames: then only one of them is seen, twice.
+Looks decide before places do: people whose colours have nothing in common are `UNLIKE` sizes farther apart, and half of
+that is out of reach. An identity that has looked so different for more than `SHORT_GAP` frames has changed over to
+somebody else. Where the number of people is known, no more streams begin: who comes when all have begun continues,
+wherever that was, the stream of whoever looked like him, or the nearest that nobody has continued for `GONE` frames.
 """
 
 from __future__ import annotations
@@ -34,7 +42,9 @@ from rtskel.skeleton import BODY
 REACH, REACH_A_FRAME, LARGEST_REACH = 0.5, 0.1, 1.5
 SAME = 0.07
 SHORT_GAP = 10
+GONE = 50
 HANDICAP = 0.1
+UNLIKE, MOST_UNLIKE = 2.0, 0.5
 _MOST_JUMPS = 2, 0.1  # identities may make people jump so many times, or in that share of frames
 
 
@@ -77,8 +87,7 @@ def follow(
     streams = _Streams(rows, identity)
     for start, end in zip(rows.starts, [*rows.starts[1:], len(rows.frame)], strict=True):
         streams.place(start, end)
-    if streams.renamed:
-        assert identity is not None
+    if identity is not None and streams.renamed:
         people = "1 person" if streams.count == 1 else f"{streams.count} people"
         note(f"track ids do not last ({len(np.unique(identity))} ids for {people}): "
              "where an id is new, people are followed by distance")  # fmt: skip
@@ -142,17 +151,24 @@ def _doubles(rows: _Rows, identity: NDArray[np.int64] | None) -> NDArray[np.bool
         best = start + np.argsort(-rows.sure[start:end], kind="stable")
         kept = best[:1]
         for row in best[1:]:
-            scale = np.maximum(rows.size[kept], rows.size[row]) * SAME
-            near = kept[_between(rows.low[row], rows.high[row], rows.low[kept], rows.high[kept]) <= scale]
-            at = np.full(len(near), row)
-            same = rows.apart(at, near) <= np.maximum(rows.size[near], rows.size[row]) * SAME
+            same = _same(rows, row, kept)
             if lasting[row] and identity is not None:  # two people who meet
-                same &= ~lasting[near] | (identity[near] == identity[row])
-            if (same & (rows.common(at, near, np.minimum) >= 0.5)).any():
+                same &= ~lasting[kept] | (identity[kept] == identity[row])
+            if same.any():
                 double[row] = True
             else:
                 kept = np.append(kept, row)
     return double
+
+
+def _same(rows: _Rows, row: int, others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of other rows [S] are at the place of a row, within `SAME`, with half of the joints in common."""
+    scale = np.maximum(rows.size[others], rows.size[row]) * SAME
+    same: NDArray[np.bool_] = _between(rows.low[row], rows.high[row], rows.low[others], rows.high[others]) <= scale
+    near = others[same]
+    at = np.full(len(near), row)
+    same[same] = (rows.apart(at, near) <= scale[same]) & (rows.common(at, near, np.minimum) >= 0.5)
+    return same
 
 
 def _between(
@@ -195,14 +211,27 @@ def _why_useless(rows: _Rows, identity: NDArray[np.int64]) -> str:
 class _Streams:
     """The streams that have begun, each with the row in which it was last seen."""
 
-    def __init__(self, rows: _Rows, identity: NDArray[np.int64] | None) -> None:
-        self.rows = rows
+    def __init__(
+        self,
+        rows: _Rows,
+        identity: NDArray[np.int64] | None,
+        known: NDArray[np.float64] | None = None,
+        looks: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.rows, self.looks = rows, looks
         self.identity = None if identity is None else identity.tolist()
         self.of_row = np.full(len(rows.frame), -1, np.int64)
-        self.count = 0
-        self.renamed = 0
+        self.count = 0 if known is None else known.shape[1]
+        self.renamed = 0  # people whose identity had changed, if there are identities
         self._by_identity: dict[int, int] = {}
         self._known = np.zeros((3, 16))  # last row, largest size and times seen, of each stream
+        if known is not None:
+            self._known = np.concatenate([known, self._known], axis=1)
+
+    @property
+    def known(self) -> NDArray[np.float64]:
+        """[3, S] of each stream that has begun: its last row, its largest size, and how often it was seen."""
+        return self._known[:, : self.count]
 
     def place(self, start: int, end: int) -> None:
         """Assign the rows of one frame."""
@@ -214,17 +243,28 @@ class _Streams:
             for row in range(start, end):
                 number = self._by_identity.get(self.identity[row])
                 if number is not None and number not in taken:
-                    self._see(row, number)
+                    self.see(row, number)
                     taken.add(number)
                     free.remove(row)
-        for row, number in self._pairs(free) if free and self.count else ():
+        self.renamed += self.continue_nearest(free, taken)
+        for row in free:
+            self.see(row, self.count)
+
+    def continue_nearest(self, free: list[int], taken: set[int], gone: int | None = None) -> int:
+        """Assign those of the free rows of a frame that continue a stream, which are taken off the list; how many.
+
+        Args:
+            taken: streams that are not free, which grows.
+            gone: instead of streams within reach, wherever they were, those of known looks that are alike (0), or all
+                that were not seen for so many frames (`GONE`).
+        """
+        before = len(free)
+        for row, number in self._pairs(free, gone) if free and self.count else ():
             if number not in taken and self.of_row[row] < 0:
-                self._see(row, number)
+                self.see(row, number)
                 taken.add(number)
                 free.remove(row)
-                self.renamed += self.identity is not None
-        for row in free:
-            self._see(row, self.count)
+        return before - len(free)
 
     def _only_one(self, row: int) -> bool:
         """The usual case, without ceremony: the one person of the file, who was there in the frame before."""
@@ -237,10 +277,11 @@ class _Streams:
         scale = max(float(self.rows.size[row]), float(self._known[1, 0]), 1e-9)
         if self.identity is None and not self.rows.from_previous[row] <= reach * scale:
             return False
-        self._see(row, 0)
+        self.see(row, 0)
         return True
 
-    def _see(self, row: int, number: int) -> None:
+    def see(self, row: int, number: int) -> None:
+        """Assign a row to a stream, which may be the next to begin."""
         if number == self._known.shape[1]:
             self._known = np.concatenate([self._known, np.zeros_like(self._known)], axis=1)
         self.count = max(self.count, number + 1)
@@ -249,14 +290,16 @@ class _Streams:
         if self.identity is not None:
             self._by_identity[self.identity[row]] = number
 
-    def _pairs(self, free: list[int]) -> list[tuple[int, int]]:
-        """Rows and streams within reach of each other, the best first."""
+    def _pairs(self, free: list[int], absent: int | None) -> list[tuple[int, int]]:
+        """Rows and streams within reach of each other, or all streams absent for so many frames, the best first."""
         rows = self.rows
         last = self._known[0, : self.count].astype(np.int64)
         largest, seen = self._known[1, : len(last)], self._known[2, : len(last)]
         gone = rows.frame[free[0]] - rows.frame[last] - 1
         reach = np.minimum(REACH + REACH_A_FRAME * gone, LARGEST_REACH)
-        if self.identity is not None:
+        if absent is not None:
+            reach = np.where(gone >= absent, np.inf, -1.0)
+        elif self.identity is not None:
             reach = np.where(gone <= SHORT_GAP, REACH, -1.0)
         low, high = rows.low[last], rows.high[last]
         found = []
@@ -270,10 +313,153 @@ class _Streams:
         who, of, sizes = (np.concatenate(each) for each in zip(*found, strict=True))
         apart = rows.apart(who, last[of]) / sizes
         near = apart <= reach[of]
+        if self.looks is not None:
+            looks, others = self.looks[who], self.looks[last[of]]
+            differ = unlike(looks, others)
+            apart = apart + UNLIKE * differ
+            near &= (differ <= MOST_UNLIKE) | (absent == GONE)
+            if absent == 0:
+                near &= looks.any(axis=1) & others.any(axis=1)
         who, of, apart = who[near], of[near], apart[near]
         cost = apart + HANDICAP / seen[of] + HANDICAP * (1 - rows.common(who, last[of], np.maximum))
         order = np.lexsort((of, who, cost))
         return list(zip(who[order].tolist(), of[order].tolist(), strict=True))
+
+
+def unlike(looks: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much people's looks [..., F], histograms whose sum is 1, differ: 0..1; 0 where one is unknown (all 0)."""
+    known = looks.any(axis=-1) & others.any(axis=-1)
+    difference: NDArray[np.float32] = 0.5 * np.abs(looks - others).sum(axis=-1) * known
+    return difference
+
+
+class Follower:
+    """The same rule live: told frame by frame who is found, it says which stream each of them continues.
+
+    Args:
+        most: how many streams begin at most; None: any number.
+    """
+
+    HIDDEN = -2
+    """Somebody found at another one's place, who may only be passing him."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
+        self._of_track: dict[int, int] = {}
+        self._hidden: dict[int, int] = {}  # for how many frames each track has been hidden
+        self._strange: dict[int, int] = {}  # and for how many it has not looked like its stream
+        self._frame = np.zeros(0, np.int64)  # of each stream the last row, and what `_Streams` knows
+        self._xyz = np.zeros((0, 0, 0), np.float32)
+        self._confidence = np.zeros((0, 0), np.float32)
+        self._known = np.zeros((3, 0))
+        self._looks = np.zeros((0, 0), np.float32)
+
+    @property
+    def streams(self) -> int:
+        """How many streams have begun."""
+        return len(self._frame)
+
+    def place(
+        self,
+        frame: int,
+        xyz: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        track: NDArray[np.int64] | None = None,
+        looks: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.int64]:
+        """The stream of each of the K people of the next frame, by the rule above.
+
+        Args:
+            frame: its number, larger than that of the frame before.
+            xyz: [K, J, D] positions in the image.
+            confidence: [K, J], 0 = missing.
+            track: [K] different numbers by which an estimator follows people; None: it does not.
+            looks: [K, F] a histogram of the colours of each person, whose sum is 1, or all 0; None: not known.
+
+        Returns:
+            [K] stream numbers; `HIDDEN` for somebody who is to be followed on and not to be shown; -1 for a person
+            found a second time, and for people who are too many.
+        """
+        begun, found = self.streams, len(xyz)
+        if not found:
+            return np.zeros(0, np.int64)
+        looks = np.zeros((found, 1), np.float32) if looks is None else looks
+        if begun:
+            xyz, confidence = np.concatenate([self._xyz, xyz]), np.concatenate([self._confidence, confidence])
+            looks = np.concatenate([self._looks, looks])
+        rows = _Rows(np.append(self._frame, np.full(found, frame)), xyz, confidence)
+        streams = _Streams(rows, None, self._known, looks)
+        track_of = dict(enumerate([] if track is None else track.tolist(), begun))
+        known = {row: self._of_track[number] for row, number in track_of.items() if number in self._of_track}
+        changed = self._changed_over(known, track_of, looks)
+        hidden, free = self._hidden, self._once(rows, known, track_of)
+        taken: set[int] = set()
+        for row in sorted(set(free) & known.keys(), key=lambda row: track_of[row] in hidden):
+            if known[row] not in taken:
+                streams.see(row, known[row])
+                taken.add(known[row])
+                free.remove(row)
+        streams.continue_nearest([row for row in free if row in changed], taken, 0)
+        free = [row for row in free if streams.of_row[row] < 0]
+        streams.continue_nearest(free, taken)
+        while free and (self.most is None or streams.count < self.most):
+            taken.add(streams.count)
+            streams.see(free.pop(0), streams.count)
+        streams.continue_nearest(free, taken, 0)
+        streams.continue_nearest(free, taken, GONE)
+
+        of_row = streams.of_row
+        for row, number in track_of.items():
+            if number in self._hidden:
+                of_row[row] = self.HIDDEN
+        self._of_track = {
+            number: known[row] if number in self._hidden else int(of_row[row])
+            for row, number in track_of.items()
+            if of_row[row] != -1
+        }
+        last = streams.known[0].astype(np.int64)
+        self._frame, self._xyz, self._confidence = rows.frame[last], xyz[last], confidence[last]
+        self._looks = _remembered(self._looks, looks[last])
+        self._known = np.concatenate([np.arange(len(last))[None], streams.known[1:]])
+        return of_row[begun:]
+
+    def _changed_over(self, known: dict[int, int], track_of: dict[int, int], looks: NDArray[np.float32]) -> list[int]:
+        """Rows that do not look like their streams for so long that they are taken off those that are known."""
+        strange = [row for row, stream in known.items() if unlike(looks[row], self._looks[stream]) > MOST_UNLIKE]
+        self._strange = {track_of[row]: self._strange.get(track_of[row], 0) + 1 for row in strange}
+        changed = [row for row in strange if self._strange[track_of[row]] > SHORT_GAP]
+        for row in strange:
+            if row in changed:
+                del known[row]
+            else:
+                looks[row] = 0  # somebody before him, or another light
+        return changed
+
+    def _once(self, rows: _Rows, known: dict[int, int], track_of: dict[int, int]) -> list[int]:
+        """Rows of this frame, without those of people whom another row shows, too: who is new, or came from farther."""
+        new = np.arange(self.streams, len(rows.frame))
+        came = np.full(len(new), np.inf)
+        followed = np.array(sorted(known), np.int64)
+        came[followed - self.streams] = rows.apart(followed, np.array([known[row] for row in followed], np.int64))
+        late = [track_of.get(row) in self._hidden for row in new.tolist()]
+        before, self._hidden = self._hidden, {}
+        kept = new[:0]
+        for row in new[np.lexsort((came, np.array(late)))].tolist():
+            if not _same(rows, row, kept).any():
+                kept = np.append(kept, row)
+            elif row in known and (frames := before.get(track_of[row], 0)) < SHORT_GAP:
+                self._hidden[track_of[row]] = frames + 1
+        return sorted(kept.tolist())
+
+
+def _remembered(before: NDArray[np.float32], now: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Looks [S, F] of streams, of which the first had begun before, as they mostly were."""
+    mean = now.copy()
+    if len(before):
+        own = mean[: len(before)]
+        known, seen = before.any(axis=-1, keepdims=True), own.any(axis=-1, keepdims=True)
+        own[:] = np.where(known & seen, 0.95 * before + 0.05 * own, np.where(known, before, own))
+    return mean
 
 
 def recordings_of_people(

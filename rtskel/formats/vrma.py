@@ -38,12 +38,18 @@ def write_vrma(path: Path, recordings: list[Recording]) -> None:
 
 def motion(path: Path, recording: Recording) -> Motion:
     """The rotations of a recording, one frame a slot, in metres along `AXES`."""
-    metres = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 1000)
-    xyz = recording.by_slot(metres.astype(np.float64))
+    xyz, known = metres(path, recording)
+    return Solver(Rig.of(xyz, known)).push(xyz, known)
+
+
+def metres(path: Path, recording: Recording) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Positions [S, J, 3] of a recording by slot along `AXES`, and which are known [S, J], the neck at least once."""
+    positions = from_canonical(recording.canonical(), AXES) * (recording.mm_per_unit() / 1000)
+    xyz = recording.by_slot(positions.astype(np.float64))
     known = recording.by_slot(~recording.missing | (recording.lookahead is not None))
     if not known[:, NECK].any():
         raise FormatError(f"{path}: recording {recording.name!r} never shows the neck")
-    return Solver(Rig.of(xyz, known)).push(xyz, known)
+    return xyz, known
 
 
 def _document(name: str, motion: Motion, fps: float) -> tuple[dict[str, Any], bytes]:

@@ -30,7 +30,8 @@ from rtskel.pairs.motion import Draw, Motions
 from rtskel.pairs.painter import Painter
 from rtskel.pairs.scene import Light, Looks, backdrop, weave
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.tools.estimate import Estimator, Holistic
+from rtskel.tools.estimate import Estimator
+from rtskel.tools.holistic import Holistic
 from rtskel.tools.video import silent
 from rtskel.workers import Work, outcomes
 

@@ -16,6 +16,7 @@ let changed = true, beat = null, loaded = false;
 let clocks = []; // of the last answers about time: the least and the most that the view's clock can be ahead of ours, in ms
 let unseen = []; // what has come since the last drawing: [published, age]
 const added = [], ages = [], drawings = [];
+stats.latencies = added; // of the last poses, in ms from their publishing to their drawing
 
 // --- what the server says ---------------------------------------------------------------------------------------------
 
