@@ -171,8 +171,7 @@ def _run(argv: list[str]) -> int:
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     """Each command's parser, by its name."""
-    (action,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(action.choices)
+    return dict(parser().get_default("commands"))
 
 
 def parser() -> Parser:
@@ -185,6 +184,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"rtskel {__version__}")
     subparsers = top.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    top.set_defaults(commands=subparsers.choices)
     for command in COMMANDS:
         sub = subparsers.add_parser(
             command.name,

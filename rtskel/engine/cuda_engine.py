@@ -1,4 +1,4 @@
-"""What engines on a GPU have in common: execution slots, CUDA graphs, and rings beside the network.
+"""What engines on a GPU have in common: execution slots and CUDA graphs.
 
 One `run` is, for a batch that fits a prepared size:
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.engine.base import Engine, bucket, buckets
-from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
-from rtskel.engine.device_ring import DeviceRing, load_kernels
+from rtskel.engine.cuda import Cuda, Parts, layout, pinned, views
 from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
-from rtskel.refine.config import RingConfig
 
 
 class ExecutionSlot:
@@ -90,7 +87,6 @@ class CudaEngine(Engine):
         graphs: True: every run is a CUDA graph, and a network that cannot be captured is an error; False: never; None:
             where it can be captured.
         warm_up: prepare every batch size with the first run that asks for so many positions.
-        rings: keep the rings of `rtskel.refine` on the GPU.
 
     Raises:
         EngineError: see `Cuda`.
@@ -105,13 +101,10 @@ class CudaEngine(Engine):
         selects: bool = True,
         graphs: bool | None = None,
         warm_up: bool = True,
-        rings: bool = False,
     ) -> None:
         super().__init__(info, max_batch)
         self.selects, self.warms_up = selects, warm_up
-        self.kernels: dict[str, Any] = {}  # of rings
         self._slots: dict[tuple[int, int], ExecutionSlot] = {}
-        self._rings, self._held = rings, list[Resources]()
         self._graphs, self._required = graphs is not False, graphs is True
         self.stream: Any = None
         self.cuda = Cuda(info.path, device)
@@ -141,28 +134,6 @@ class CudaEngine(Engine):
     def closed(self) -> bool:
         """Whether nothing can run any more."""
         return self._closed
-
-    def ring(self, config: RingConfig) -> DeviceRing | None:
-        """A ring on the GPU; None if rings are to stay on the host."""
-        if not self._rings:
-            return None
-        if self.closed:
-            raise EngineError(f"{self.info.path}: the engine is closed")
-        self.cuda.use()
-        for resources in [resources for resources in self._held if resources.abandoned]:
-            self._held.remove(resources)
-            resources.release()
-        self._held.append(resources := Resources(self.cuda))
-        try:
-            if not self.kernels:
-                self.kernels = load_kernels(self.cuda, resources)
-                self._held.append(resources := Resources(self.cuda))
-            ring = DeviceRing(self, config, resources)
-        except BaseException:
-            resources.abandon()
-            raise
-        weakref.finalize(ring, resources.abandon).atexit = False
-        return ring
 
     def slot(self, batch: int, positions: int) -> ExecutionSlot:
         """The slot for batches of up to `batch` windows and `positions` positions; made on first use."""
@@ -260,10 +231,6 @@ class CudaEngine(Engine):
             self.cuda.use()
             if self.stream is not None:
                 self.wait()
-        for resources in reversed(self._held):  # the kernels were the first
-            resources.release()
-        self._held.clear()
-        self.kernels = {}
         for slot in self._slots.values():
             slot.release(self.cuda)
         self._slots.clear()

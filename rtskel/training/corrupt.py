@@ -209,6 +209,16 @@ def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch
     return torch.stack(steps, 1)
 
 
+def rotations(angles: Tensor) -> Tensor:
+    """Rotation matrices [B, 3, 3] of yaw (about y), pitch (about x) and roll (about z), angles [B, 3] in radians."""
+    (cy, cx, cz), (sy, sx, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
+    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
+    pitch = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
+    roll = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one], -1).view(-1, 3, 3)
+    return roll @ pitch @ yaw
+
+
 def measured_error(
     shape: tuple[int, int, int], generator: torch.Generator, like: Tensor, before: int = 0
 ) -> tuple[Tensor, Tensor]:

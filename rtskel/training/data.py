@@ -28,8 +28,9 @@ from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, read
 from rtskel.recordings import lift_recording
 from rtskel.refine.canonical import canonical_frames
-from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
-from rtskel.training.corrupt import autoregressive, means_of_three
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
+from rtskel.training.corrupt import autoregressive, means_of_three, rotations
+from rtskel.training.paired import PairedConfig, read_pairs, split_pairs
 from rtskel.training.score import CANONICAL_MM
 from rtskel.training.synthesize import synthesize
 
@@ -300,16 +301,6 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     return (x + path + drift) @ rotation.transpose(-1, -2)
 
 
-def rotations(angles: Tensor) -> Tensor:
-    """Rotation matrices [B, 3, 3] of yaw (about y), pitch (about x) and roll (about z), angles [B, 3] in radians."""
-    (cy, cx, cz), (sy, sx, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
-    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
-    pitch = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
-    roll = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one], -1).view(-1, 3, 3)
-    return roll @ pitch @ yaw
-
-
 def pad_windows(
     clean: Tensor, x: Tensor, missing: Tensor, a: AugmentConfig, g: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -412,7 +403,7 @@ def build_corpus(
     from MediaPipe fingerspelling are attached along the forearm. How2Sign is lifted from 2D and is for training.
 
     Args:
-        also: further sequences, such as `rtskel.training.paired.true_sequences`.
+        also: further sequences, such as `true_sequences`.
 
     Returns:
         Sequences and frames by "source/split".
@@ -474,6 +465,13 @@ def recorded_sequences(
                 yield part
     if number and not used:
         raise FormatError(f"{number} recordings without a second in which no joint is missing: refine them first")
+
+
+def true_sequences(folder: str | Path) -> Iterator[tuple[Sequence, Array]]:
+    """The true motion of the pairs to learn from, for a corpus: source "pairs", about the neck's median."""
+    for pair in split_pairs(read_pairs(folder), PairedConfig.holdout)[0]:
+        origin = np.median(pair.truth[:, [NECK]], axis=0)
+        yield Sequence(pair.name, "pairs", "train", pair.fps, 0, 0), pair.truth - origin
 
 
 def _stretches(
@@ -594,8 +592,6 @@ def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.ran
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m rtskel.training.data SHARED CORPUS`: builds a corpus and prints what went in."""
-    from rtskel.training.paired import true_sequences  # it imports this module
-
     parser = argparse.ArgumentParser(prog="python -m rtskel.training.data", description=main.__doc__)
     parser.add_argument("data", nargs="+", help="the shared data's folder, or recordings of complete 3D poses")
     parser.add_argument("out", help="folder of the corpus")

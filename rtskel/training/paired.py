@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,14 +26,13 @@ from torch import Tensor
 from rtskel.errors import FormatError, RtskelError
 from rtskel.skeleton import (
     LEFT_SHOULDER,
-    NECK,
     RIGHT_SHOULDER,
     SHOULDER_WIDTH,
     UPPER_BODY_50,
     Skeleton,
     axes_matrix,
 )
-from rtskel.training import data
+from rtskel.training.corrupt import rotations
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -194,13 +193,6 @@ class PairedConfig:
     holdout: int = 10
 
 
-def true_sequences(folder: str | Path) -> Iterator[tuple[data.Sequence, Array]]:
-    """The true motion of the pairs to learn from, for a corpus: source "pairs", about the neck's median."""
-    for pair in split_pairs(read_pairs(folder), PairedConfig.holdout)[0]:
-        origin = np.median(pair.truth[:, [NECK]], axis=0)
-        yield data.Sequence(pair.name, "pairs", "train", pair.fps, 0, 0), pair.truth - origin
-
-
 class PairedWindows:
     """Draws windows [B, W, J, 3] of pairs, varied as a `PairedConfig` says, on the generator's device."""
 
@@ -265,7 +257,7 @@ class PairedWindows:
         truth = truth + torch.tensor(tree.chain, device=device) @ (bone * (factor.exp() - 1))
         angles = 2 * torch.rand(count, 3, generator=g, device=device) - 1
         angles = angles * torch.tensor([c.yaw, c.pitch, c.roll], device=device) * (torch.pi / 180)
-        turn = data.rotations(angles)[:, None].transpose(-1, -2)
+        turn = rotations(angles)[:, None].transpose(-1, -2)
         return error @ turn, truth @ turn
 
     def _lose_hands(self, missing: Tensor) -> Tensor:
