@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtskel"
 
 ORDER = [
     "text",
+    "configs",
     "closing",
     "errors",
     "skeleton",

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rtskel.configs import Config
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, read
 from rtskel.recordings import lift_recording
@@ -144,7 +145,7 @@ def _write_header(file: IO[bytes], frames: int, joints: int) -> None:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Config, option="augmentation option"):
     """How clean windows are varied before they are corrupted.
 
     Attributes:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rtskel.configs import Config
 from rtskel.errors import FormatError, RtskelError
 from rtskel.skeleton import (
     LEFT_SHOULDER,
@@ -152,7 +153,7 @@ def split_pairs(pairs: Sequence[Pair], holdout: int) -> tuple[list[Pair], list[P
 
 
 @dataclass(frozen=True)
-class PairedConfig:
+class PairedConfig(Config, option="option of pairs"):
     """How windows of pairs are drawn and varied. What is done to the truth is done to the estimate.
 
     Attributes:

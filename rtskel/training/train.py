@@ -16,7 +16,7 @@ import os
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtskel.configs import Config
 from rtskel.engine import Engine
 from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
@@ -60,14 +61,11 @@ TAIL = 30.0
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter_low", "jitter_high", "live")
 """Kinds of corruption that move every frame: the loss on acceleration is trained on these."""
 
-_LISTS = ("faster", "smoothness")
-"""Options of pairs that are several numbers."""
-
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config, option="training option"):
     """A training run. The schedule runs over `steps`, or over `time_budget` seconds, whichever ends first.
 
     Attributes:
@@ -142,40 +140,6 @@ class TrainConfig:
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
         for kind in (*self.kinds, *self.taught):
             recipe(kind)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; a key that is not a field raises ValueError."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown training option {unknown[0]!r}")
-        made = dict(values)
-        if isinstance(made.get("model"), Mapping):
-            made["model"] = SkeletorConfig.from_dict(made["model"])
-        if isinstance(made.get("augment"), Mapping):
-            augment = dict(made["augment"])
-            extra = sorted(set(augment) - {f.name for f in fields(AugmentConfig)})
-            if extra:
-                raise ValueError(f"unknown augmentation option {extra[0]!r}")
-            made["augment"] = AugmentConfig(
-                **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
-            )
-        if isinstance(made.get("paired"), Mapping):
-            paired = dict(made["paired"])
-            extra = sorted(set(paired) - {f.name for f in fields(PairedConfig)})
-            if extra:
-                raise ValueError(f"unknown option of pairs {extra[0]!r}")
-            made["paired"] = PairedConfig(**paired | {k: tuple(paired[k]) for k in _LISTS if k in paired})
-        for key in ("kinds", "taught", "floors", "shares", "smoothness"):
-            if key in made and not isinstance(made[key], list | tuple):
-                raise ValueError(f"{key} {made[key]!r}: a list expected")
-            made |= {key: tuple(made[key])} if key in made else {}
-        made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
-        return cls(**made)
 
 
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(

@@ -11,8 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from rtskel.configs import Config
 from rtskel.errors import RtskelError
 from rtskel.skeleton import skeleton
 from rtskel.translate.data import Sentence
@@ -40,7 +41,7 @@ RUN = "rtskel.translation run"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config, option="training option"):
     """A training run; the defaults are the Skeletor paper's (section 5.6) and its translator's.
 
     Attributes:
@@ -82,25 +83,6 @@ class TrainConfig:
             raise ValueError("factor in 0..1, least_lr above 0, ctc and weight_decay of at least 0 expected")
         if not (self.beams and self.alphas and min(self.beams) >= 1):
             raise ValueError("beams and alphas: some to choose from expected")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; a key that is not a field raises ValueError, a value of another type TypeError."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown training option {unknown[0]!r}")
-        made = dict(values)
-        if isinstance(made.get("network"), Mapping):
-            made["network"] = TranslatorConfig.from_dict(made["network"])
-        for key in ("beams", "alphas"):
-            if key in made:
-                made[key] = tuple(made[key])
-        made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
-        return cls(**made)
 
 
 @dataclass(frozen=True)
