@@ -27,8 +27,6 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -38,6 +36,7 @@ from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig, at, facing, open_gate
 from rtskel.skeleton import skeleton
+from rtskel.training.checkpoint import moments, read_tensors, restore, under, write_tensors
 from rtskel.training.corrupt import TRAINING, Poses, recipe
 from rtskel.training.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
 from rtskel.training.evaluate import ModelEngine, Score, evaluate, geometric_mean, refine_all
@@ -458,8 +457,7 @@ class Trainer:
         """Every tensor that the rest of the run depends on, by name."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
-            tensors |= {f"optimiser.{k}.{n}": v for n, v in self.optimiser.state[parameter].items()}
+        tensors |= moments(self.optimiser)
         generators = [self.generator.get_state()] * processes()
         if processes() > 1:
             dist.all_gather_object(generators, self.generator.get_state())
@@ -469,8 +467,7 @@ class Trainer:
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint, complete or not at all. Every process of a run must call it."""
-        path = Path(path)
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in self.state().items()}
+        tensors = self.state()
         if rank():
             return
         best = self.best if math.isfinite(self.best) else None
@@ -479,12 +476,7 @@ class Trainer:
             "corpus": self.corpus.fingerprint,
             "books": json.dumps({"steps": self.steps, "elapsed": self.elapsed, "best": best}),
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, str(partial), header)
-            partial.replace(path)
-        except (SafetensorError, OSError) as error:
-            raise RtskelError(f"{path}: cannot be written ({error}); the previous checkpoint is kept") from None
+        write_tensors(Path(path), tensors, header)
 
     def load(self, path: str | Path) -> None:
         """Continues from a checkpoint of the same model config, kinds, sources and corpus.
@@ -492,14 +484,12 @@ class Trainer:
         Raises:
             RtskelError: not a checkpoint, or one of another run; then nothing has changed.
         """
+        tensors, header = read_tensors(path, "books", "checkpoint")
         try:
-            with safe_open(str(path), framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             values, books, fingerprint = json.loads(header["config"]), json.loads(header["books"]), header["corpus"]
             running, generators = tensors["running"], tensors["generators"]
             of_pairs = tensors["of_pairs"] if self.paired else None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise RtskelError(f"{path}: not a checkpoint ({error})") from None
         try:
             stored = TrainConfig.from_dict(values)
@@ -514,14 +504,9 @@ class Trainer:
         if len(generators) != processes():
             raise RtskelError(f"{path}: a checkpoint of {len(generators)} processes, not of {processes()}")
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(under("model."))
-        self.average.load_state_dict(under("average."))
-        for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
-            moments = under(f"optimiser.{k}.")
-            self.optimiser.state[parameter] = {n: v.to(self.device) if v.dim() else v for n, v in moments.items()}
+        self.model.load_state_dict(under("model.", tensors))
+        self.average.load_state_dict(under("average.", tensors))
+        restore(self.optimiser, tensors)
         self.running.copy_(running)
         if of_pairs is not None:
             self.of_pairs.copy_(of_pairs)

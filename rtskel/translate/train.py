@@ -27,12 +27,13 @@ from torch import Tensor
 from rtskel.configs import Config
 from rtskel.errors import RtskelError
 from rtskel.skeleton import skeleton
+from rtskel.training.checkpoint import moments, read_tensors, restore, under, write_tensors
 from rtskel.translate.data import Sentence
 from rtskel.translate.inputs import Frames, Inputs
 from rtskel.translate.metrics import bleu
 from rtskel.translate.network import TranslationNetwork, TranslatorConfig
 from rtskel.translate.text import BEGIN, END, PAD, Vocabulary
-from rtskel.translate.translator import Search, Translator, read_tensors, write_tensors
+from rtskel.translate.translator import Search, Translator
 
 POOL = 8
 """Batches whose sentences are sorted by length together, so that little is padded."""
@@ -218,8 +219,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Writes a checkpoint, complete or not at all."""
         tensors = {f"network.{k}": v for k, v in self.translator.network.state_dict().items()}
-        for k, parameter in enumerate(self.translator.network.parameters()):
-            tensors |= {f"optimiser.{k}.{n}": v for n, v in self.optimiser.state.get(parameter, {}).items()}
+        tensors |= moments(self.optimiser)
         tensors["random"] = torch.get_rng_state()
         books = {"epochs": self.epochs, "stale": self.stale, "elapsed": self.elapsed, "lr": self.lr, "best": self.best}
         about = {"books": books, "of": self._identity()}
@@ -231,19 +231,12 @@ class Trainer:
         Raises:
             RtskelError: not a checkpoint, or one of another run; then nothing has changed.
         """
-        tensors, header = read_tensors(path, RUN)
-        about = json.loads(header)
+        tensors, header = read_tensors(path, RUN, "translation run")
+        about = json.loads(header[RUN])
         if about["of"] != self._identity():
             raise RtskelError(f"{path}: a checkpoint of another config, of other sentences or inputs")
-        network = self.translator.network
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-        for k, parameter in enumerate(network.parameters()):
-            prefix = f"optimiser.{k}."
-            moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            if moments:
-                self.optimiser.state[parameter] = {
-                    n: v.to(parameter.device) if v.dim() else v for n, v in moments.items()
-                }
+        self.translator.network.load_state_dict(under("network.", tensors))
+        restore(self.optimiser, tensors)
         torch.set_rng_state(tensors["random"])
         books = about["books"]
         self.epochs, self.stale, self.elapsed, self.lr = (books[k] for k in ("epochs", "stale", "elapsed", "lr"))
