@@ -149,7 +149,7 @@ def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
     return Latency(lookahead=ahead, queue=rest - ahead, engine=engine, transport=transport)
 
 
-def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 99)) -> dict[str, dict[str, float]]:
+def percentiles(latencies: Iterable[Latency]) -> dict[str, dict[str, float]]:
     """Percentiles in ms of the total and of each part: {"total": {"p50": ..., "p99": ...}, "lookahead": ...}.
 
     Each part has percentiles of its own, so they do not add up to the total's.
@@ -159,7 +159,7 @@ def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 9
         name: np.array([getattr(row, name) for row in rows], float) for name in ("total", *PARTS)
     }
     return {
-        name: {f"p{share:g}": float(np.percentile(column, share)) if len(column) else 0.0 for share in shares}
+        name: {f"p{share}": float(np.percentile(column, share)) if len(column) else 0.0 for share in (50, 99)}
         for name, column in columns.items()
     }
 

@@ -106,11 +106,11 @@ def _numbers(values: NDArray[np.float32]) -> list[Any]:
     return flat if values.ndim == 1 else [flat[first : first + 3] for first in range(0, len(flat), 3)]
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     """A rich console that prints text verbatim; 140 columns wide where it is not a terminal."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, markup=False)
+    made = Console(highlight=False, markup=False)
     if not made.is_terminal:
         made.width = 140
     return made

@@ -168,19 +168,12 @@ def runs(
     return taken
 
 
-def burst_mask(
-    poses: Poses,
-    share: Amount,
-    generator: torch.Generator,
-    shortest: int = 5,
-    longest: int = 15,
-    inside: bool = False,
-) -> Poses:
-    """All joints but the root missing in bursts of `shortest` to `longest` frames, for a share of the frames.
+def burst_mask(poses: Poses, share: Amount, generator: torch.Generator, inside: bool = False) -> Poses:
+    """All joints but the root missing in bursts of 5 to 15 frames, for a share of the frames.
 
     inside: whole bursts only, never on the first frame: for whole sequences, in which nothing precedes it.
     """
-    gone = runs(poses.missing, share, shortest, longest, generator, inside)
+    gone = runs(poses.missing, share, 5, 15, generator, inside)
     return poses.hide(gone[..., None] & poses.movable())
 
 

@@ -354,6 +354,9 @@ def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skel
 FIRST_SEED = 10_000
 """Seeds of synthetic clips start here; the bundled demo recording has another one."""
 
+SHORTEST_HAND = 10
+"""Frames of the shortest clip of a hand."""
+
 BODY = list(UPPER_BODY_50.groups["body"])
 """Joints that motion capture without hands has."""
 
@@ -442,13 +445,11 @@ def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence
         yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), in_canonical_units(r)
 
 
-def recorded_sequences(
-    paths: Iterable[str | Path], holdout: int = BuildConfig.holdout
-) -> Iterator[tuple[Sequence, Array]]:
+def recorded_sequences(paths: Iterable[str | Path]) -> Iterator[tuple[Sequence, Array]]:
     """The complete stretches of recordings that `rtskel.formats.read` reads, in training units.
 
     A stretch ends where a joint is missing or a frame was dropped; stretches shorter than a second are left out. One
-    recording in `holdout`, starting with the first, is for validation. The source is "recordings".
+    recording in `BuildConfig.holdout`, starting with the first, is for validation. The source is "recordings".
 
     Raises:
         FormatError: a recording is 2D, or none has a complete stretch.
@@ -458,7 +459,7 @@ def recorded_sequences(
         for recording in read(path):
             if recording.dims != 3:
                 raise FormatError(f"{path}: 2D poses; lift them to 3D first")
-            split = "dev" if number % holdout == 0 else "train"
+            split = "dev" if number % BuildConfig.holdout == 0 else "train"
             number += 1
             whole = np.asarray(~recording.missing.any(1))
             for part in _stretches(recording, whole, f"{Path(path).name}/{recording.name}", "recordings", split):
@@ -514,7 +515,7 @@ def phoenix_hands(xyz: Array) -> Iterator[Array]:
     yield xyz[:, _LEFT] - xyz[:, _LEFT[:1]]
 
 
-def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
+def mediapipe_hands(path: Path) -> Iterator[Array]:
     """Right hands at the origin [N, 21, 3] from MediaPipe Holistic clips, smoothed over three frames, typical bones."""
     with np.load(path) as file:
         ends = np.cumsum(file["length"])
@@ -527,7 +528,7 @@ def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
             seen = np.isfinite(hand).all(axis=(1, 2)) & (hand[..., 3] > 0).all(axis=1)
             edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
             for a, b in zip(edges[::2], edges[1::2], strict=True):
-                if b - a >= shortest:
+                if b - a >= SHORTEST_HAND:
                     xyz = hand[a:b, :, :3] - hand[a:b, :1, :3]
                     xyz[..., 2] *= -float(width[clip])  # depth is in image widths and grows away from the camera
                     xyz = means_of_three(np.concatenate([xyz[:1], xyz, xyz[-1:]])) * (_FLIP if side == "left" else 1)

@@ -549,9 +549,9 @@ def bent(x: Tensor) -> Tensor:
     return three[:, 0] - 2 * three[:, 1] + three[:, 2]
 
 
-def score_pairs(engine: Engine, pairs: Sequence[Pair], radius: int = 2) -> dict[str, PairedErrors]:
-    """An engine's errors on pairs, by "lookahead/group": "0/body", "0/hands", "4/body", "4/hands"."""
-    refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, (0, 4), radius)
+def score_pairs(engine: Engine, pairs: Sequence[Pair]) -> dict[str, PairedErrors]:
+    """An engine's errors on pairs, radius 2, by "lookahead/group": "0/body", "0/hands", "4/body", "4/hands"."""
+    refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, (0, 4), 2)
     groups = {k: v for k, v in joint_groups(engine.info.skeleton_id).items() if k != "all"}
     return {
         f"{ahead}/{k}": paired_errors(out, pairs, joints)
@@ -560,9 +560,9 @@ def score_pairs(engine: Engine, pairs: Sequence[Pair], radius: int = 2) -> dict[
     }
 
 
-def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
-    """The dev sequences of a source (if it has none, of the whole corpus), as arrays [N, J, 3]."""
-    return [corpus.frames(s) for s in corpus.select("dev", source) or corpus.select("dev")]
+def validation_sequences(corpus: Corpus) -> list[Any]:
+    """The dev sequences of PHOENIX14T (without it, of the whole corpus), as arrays [N, J, 3]."""
+    return [corpus.frames(s) for s in corpus.select("dev", "phoenix") or corpus.select("dev")]
 
 
 def processes() -> int:
