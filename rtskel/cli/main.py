@@ -1,8 +1,8 @@
 """The `rtskel` command: finds the subcommand, and turns how it ends into an exit status.
 
-A user's mistake is one line on stderr and status 2, work that could only be done in part status 1; Ctrl-C ends with
-130, SIGTERM with 143, and a reader that goes away (`| head`) with 141. Each subcommand imports what is heavy when it
-runs, so that `rtskel --help` answers at once.
+A user's mistake is one line on stderr and status 2; work that could only be done in part is status 1. Ctrl-C ends with
+130, SIGTERM with 143, and a reader that goes away (`| head`) with 141. Subcommands import heavy packages when they run,
+so that `rtskel --help` answers at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What engines on a GPU have in common: execution slots and CUDA graphs.
 
-One `run` is, for a batch that fits a prepared size:
+For a batch that fits a prepared size, one `run` is:
 
     copy the windows into pinned memory -> one CUDA graph (upload, network, download) -> wait -> a view of pinned
     memory
@@ -86,7 +86,7 @@ class CudaEngine(Engine):
         selects: whether the network takes positions; may be set later, before the first slot.
         graphs: True: every run is a CUDA graph, and a network that cannot be captured is an error; False: never; None:
             where it can be captured.
-        warm_up: prepare every batch size with the first run that asks for so many positions.
+        warm_up: prepare every batch size in the first run that asks for a new number of positions.
 
     Raises:
         EngineError: see `Cuda`.
@@ -123,7 +123,7 @@ class CudaEngine(Engine):
         return True
 
     def _release_network(self) -> None:
-        """Releases what the network holds beside the slots. Called once."""
+        """Releases what the network holds besides the slots. Called once."""
 
     @property
     def captured(self) -> tuple[tuple[int, int], ...]:
@@ -142,7 +142,7 @@ class CudaEngine(Engine):
             slot = ExecutionSlot(self.cuda, batch, self.window, self.joints, positions)
             try:
                 self._prepare(slot)
-                self._enqueue(slot)  # whatever is put off until a first run must not happen under capture
+                self._enqueue(slot)  # what happens only in a first run must not happen under capture
                 self.wait()
                 slot.graph = self.capture(slot, lambda: self._enqueue(slot))
             except BaseException:
@@ -226,7 +226,7 @@ class CudaEngine(Engine):
         self.cuda.call("cudaStreamSynchronize", self.stream)
 
     def _close(self) -> None:
-        # A device in a failed state refuses these calls too; there is nothing left to be done about it then.
+        # A device in a failed state refuses these calls too; nothing can be done about that.
         with contextlib.suppress(EngineError):
             self.cuda.use()
             if self.stream is not None:

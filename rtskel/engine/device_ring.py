@@ -7,7 +7,7 @@ and their frames and predictions on the engine's GPU. One step is one CUDA graph
 
 The kernels are in engines/native/device.cu, compiled if nvcc is found when rtskel is built. Every bucket (prepared
 size) has two staging buffers of page-locked memory with a graph each, so that the next step can be packed and enqueued
-before the last one is taken: `submit` and `collect` do that, `step` is one after the other.
+before the last one is collected: `submit`, then `collect`; `step` does both.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ class RingEngine(CudaEngine):
     """A `CudaEngine` that can keep the rings of `rtskel.refine` on its GPU.
 
     Args:
-        rings: whether it does. options: as in `CudaEngine`.
+        rings: whether it keeps them.
+        options: as in `CudaEngine`.
     """
 
     def __init__(self, info: EngineInfo, max_batch: int, *, rings: bool = False, **options: Any) -> None:
@@ -203,7 +204,7 @@ class _Bucket:
         if slot is None:
             return
         for staging in self.staging:
-            self.enqueue(ring, staging)  # empty: what is put off until a first run must not happen under capture
+            self.enqueue(ring, staging)  # empty: what happens only in a first run must not happen under capture
             ring.engine.wait()
             graph = ring.engine.capture(slot, partial(self.enqueue, ring, staging))
             staging.graph = graph if graph is None else ring.memory.hold("cudaGraphExecDestroy", graph)
@@ -235,7 +236,7 @@ class DeviceRing(EngineRing):
 
     Args:
         engine: runs the network; borrowed. Closing it gives back what the ring holds on the GPU.
-        memory: keeps account of that.
+        memory: accounts for it.
 
     Raises:
         EngineError: no compiled kernels, or none for this GPU; windows too long; not enough memory.
@@ -492,7 +493,7 @@ class DeviceRing(EngineRing):
         return rows
 
     def _refined(self, staging: _StagingBuffer, rows: _Rows) -> Refined:
-        """The rows of a step, copied out of the memory that the next step overwrites."""
+        """The rows of a step, copied out of memory that the next step overwrites."""
         n, down = len(rows), staging.outputs
         stream, slot, lookahead, most, known = np.array(rows, np.int64).reshape(n, 5).T
         confidence, windows = down["out_confidence"][:n].copy(), down["windows"][:n].astype(np.int32)

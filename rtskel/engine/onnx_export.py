@@ -3,8 +3,8 @@
 Inputs `x` float32 [B, W, J, 3], `missing` bool [B, W, J] and `positions` int64 [P] in 0..W-1, output `y` float32
 [B, P, J, 3]: the refined frames at these positions of each window. B and P are dynamic.
 Weights that half precision holds exactly are stored in it and cast to float32 in the graph, which runtimes fold when
-they load it: half the file size for the same numbers. Precision fp16 or bf16 means that the trunk (embedding, encoder,
-output) computes in it; geometry stays in float32.
+they load it: half the file size for the same numbers. With precision fp16 or bf16 the trunk (embedding, encoder,
+output) computes in that; geometry stays in float32.
 """
 
 from __future__ import annotations

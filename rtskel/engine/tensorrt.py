@@ -33,9 +33,9 @@ class PlanEngine(RingEngine):
         device: index of the GPU.
         graphs: True: every run is a CUDA graph, and an engine that cannot be captured is an error; False: never; None
             (default): where it can be captured.
-        warm_up: prepare every batch size (1, 2, 4, ... max_batch) with the first run that asks for so many positions
-            (1, 2, 4, ...), so that no later one has to. Without it, a size is prepared when it is first used, which
-            may take seconds with TensorRT-RTX: it compiles for the GPU.
+        warm_up: prepare every batch size (1, 2, 4, ... max_batch) in the first run that asks for a new number of
+            positions (1, 2, 4, ...), so that no later run has to. Without it, a size is prepared when it is first used,
+            which may take seconds with TensorRT-RTX: it compiles for the GPU.
         rings: keep the rings of `rtskel.refine` on the GPU too, so that windows never travel.
 
     Raises:
