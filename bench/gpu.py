@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from rtskel.cli import positive
 from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
 from rtskel.engine.cuda import Cuda
-from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
+from rtskel.engine.cuda_engine import ExecutionSlot
+from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.tensorrt_build import build_plan
 from rtskel.errors import EngineError
 from rtskel.refine import Refined, RefinerBank
@@ -44,7 +45,7 @@ JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
 TARGETS = {"batch 1, us": 150.0, "share of the bf16 peak": 0.5}
 
 
-class Copying(CudaEngine):
+class Copying(RingEngine):
     """Rings on the GPU around a network that copies its input: right and fast wherever CUDA is, TensorRT or not."""
 
     def __init__(self, max_batch: int, window: int = WINDOW) -> None:

@@ -1,9 +1,8 @@
 """What would a user pick instead, what does it take a frame, and what error remains at the same look-ahead?
 
 A signer as seen by a live estimator goes frame by frame through each opponent, on one thread of its own: rtskel,
-Casiez's filter from its package, SciPy's polynomials, and the same network in a plain loop in PyTorch. Opponents that
-cannot fill in missing joints get them where they were last seen. The filters are tuned to the least squared error on
-another clip at that look-ahead.
+Casiez's filter from its package, and SciPy's polynomials. The filters get missing joints where they were last seen, and
+are tuned to the least squared error on another clip at that look-ahead.
 
     python bench/instead.py --save instead
 """
@@ -14,11 +13,9 @@ import time
 from argparse import Namespace
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from measure.poses import Array, Example, Mask, synthetic
@@ -30,7 +27,6 @@ from scipy.signal import savgol_coeffs, savgol_filter
 from rtskel.engine import describe, open_engine
 from rtskel.filters import fill_in_time, one_euro, weighted
 from rtskel.refine import Refiner
-from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
 WARM_UP = 20
 """Frames that are not timed."""
@@ -47,8 +43,7 @@ def error(estimate: Array, truth: Array, lookahead: int) -> float:
     return float(np.square(estimate[:end] - truth[:end]).mean())
 
 
-@dataclass(frozen=True)
-class Opponent:
+class Opponent(NamedTuple):
     """What is measured.
 
     Attributes:
@@ -139,29 +134,6 @@ def savitzky_golay(lookahead: int, options: Namespace) -> Opponent:
     return after_holding(filtered, setting)
 
 
-def plain_torch(lookahead: int, options: Namespace) -> Opponent:
-    """The network in PyTorch over the last window, read at the frame that it is for."""
-    import torch
-
-    from rtskel.engine.weights import load_weights
-
-    model = load_weights(Path(options.engine).with_suffix(".safetensors"))
-    keep = recent(model.config.window)
-
-    def push(xyz: Array, missing: Mask) -> Array:
-        x, gone = (np.stack(values) for values in zip(*keep((xyz, missing)), strict=True))
-        there = ~gone[:, [NECK, LEFT_SHOULDER, RIGHT_SHOULDER]].any(1)
-        trunk = x[there] if there.any() else x
-        origin = np.median(trunk[:, NECK], 0)
-        size = 3.0 * np.median(np.linalg.norm(trunk[:, LEFT_SHOULDER] - trunk[:, RIGHT_SHOULDER], axis=-1))
-        canonical = np.where(gone[..., None], 0.0, (x - origin) / size).astype(np.float32)
-        with torch.inference_mode():
-            y = model(torch.from_numpy(canonical)[None], torch.from_numpy(gone)[None])
-        return np.asarray(y[0, -1 - lookahead].double().numpy() * size + origin)
-
-    return Opponent(push)
-
-
 def ours(lookahead: int, options: Namespace, precision: str | None = None) -> Opponent:
     """rtskel; the frame as it is while there is no estimate yet."""
     engine = open_engine(options.engine, precision=precision, max_batch=1, threads=1)
@@ -178,7 +150,6 @@ OPPONENTS: dict[str, Callable[[int, Namespace], Opponent]] = {
     "hold last": hold,
     "One-Euro (OneEuroFilter)": one_euro_package,
     "Savitzky-Golay (SciPy)": savitzky_golay,
-    "sliding window (PyTorch)": plain_torch,
     "rtskel": ours,
     "rtskel bf16": partial(ours, precision="bf16"),
 }
@@ -186,10 +157,6 @@ OPPONENTS: dict[str, Callable[[int, Namespace], Opponent]] = {
 
 def measure(name: str, lookahead: int, options: Namespace, control: Connection) -> None:
     """One opponent at one look-ahead: errors, and microseconds a frame."""
-    if "PyTorch" in name:
-        import torch
-
-        torch.set_num_threads(1)
     truth, xyz, missing = synthetic(options.clip, seed=11)
     try:
         opponent = OPPONENTS[name](lookahead, options)
@@ -230,7 +197,7 @@ def main() -> None:
     """Command line."""
     parser = arguments(__doc__)
     graph = str(WEIGHTS.with_suffix(".onnx"))
-    parser.add_argument("--engine", default=graph, help="an .onnx file with its .safetensors beside it")
+    parser.add_argument("--engine", default=graph, help="an engine file")
     parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")

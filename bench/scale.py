@@ -1,4 +1,4 @@
-"""How do memory and CPU time a frame grow with streams, window, radius and look-aheads?
+"""How do memory and CPU time a frame grow with the number of streams?
 
 The server's loop without its sockets, each case in its own process: messages as bytes in, windows through the engine
 `null`, poses as bytes out, one frame of every stream a turn. CPU time is that of the thread, so that it holds on a busy
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import gc
 import time
+from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 from measure.poses import JOINTS, body, frame, groups_of
 from measure.processes import apart, resident
-from measure.report import arguments, counts, numbers, report, table
+from measure.report import arguments, counts, report, table
 
 from rtskel import open_engine, wire
 from rtskel.cli import positive
@@ -25,7 +25,8 @@ from rtskel.refine import RefinerBank
 from rtskel.serve import Emission, Outlet, StreamConfig, StreamTable, Subscriptions
 
 PARTS = ("read", "refine", "engine", "write")
-USUAL = {"streams": 256, "people": 16, "window": 32, "radius": 2, "lookaheads": [4]}
+LOOKAHEADS, PEOPLE = [4], (1, 16)
+"""`PEOPLE`: streams that share a message."""
 
 
 class TimedEngine:
@@ -45,15 +46,14 @@ class TimedEngine:
         return y
 
 
-def measure(case: dict[str, Any], control: Connection) -> None:
+def measure(streams: int, people: int, frames: int, control: Connection) -> None:
     """One case: CPU time in us a frame by part, and bytes of memory a stream."""
-    streams, people, frames = case["streams"], case["people"], case["frames"]
-    engine = TimedEngine(open_engine("null", window=case["window"]))
+    engine = TimedEngine(open_engine("null"))
     pose, groups, clock = body(), groups_of(streams, people), time.monotonic_ns
 
     gc.collect()
     before = resident()
-    bank: Any = RefinerBank(engine, lookahead=case["lookaheads"], radius=case["radius"], streams=streams)
+    bank: Any = RefinerBank(engine, lookahead=LOOKAHEADS, streams=streams)
     table = StreamTable(bank, StreamConfig(max_streams=streams, slack_s=60.0), epoch=1, model="null")
     wanted = Subscriptions()
     wanted.take(b"\1" + (wire.REFINED_PREFIX if people == 1 else wire.REFINED_BATCH_PREFIX))
@@ -82,7 +82,7 @@ def measure(case: dict[str, Any], control: Connection) -> None:
             table.run(deliver, clock)
         spent["refine"] += time.thread_time() - start - (engine.seconds + spent["write"] - others)
 
-    full = case["window"] + 8  # frames until every window is full
+    full = bank.window + 8  # frames until every window is full
     for k in range(full):
         turn(k)
     gc.collect()
@@ -92,8 +92,9 @@ def measure(case: dict[str, Any], control: Connection) -> None:
     for k in range(full, full + frames):
         turn(k)
     spent["engine"] = engine.seconds
-    assert poses == streams * frames * len(case["lookaheads"])
+    assert poses == streams * frames * len(LOOKAHEADS)
     us = {part: seconds / (streams * frames) * 1e6 for part, seconds in spent.items()}
+    case = {"streams": streams, "people": people, "frames": frames}
     control.send({**case, "bytes_per_stream": memory / streams, "us": us})
 
 
@@ -101,31 +102,16 @@ def main() -> None:
     """Command line."""
     parser = arguments(__doc__)
     parser.add_argument("--streams", type=counts, default=[1, 10, 100, 1000, 10_000])
-    parser.add_argument("--window", type=counts, default=[8, 16, 32, 64, 128])
-    parser.add_argument("--radius", type=numbers, default=[0, 2, 5])
-    parser.add_argument("--lookaheads", type=positive, default=4, help="1 to this many at once: 4, 0, 8, 12, ...")
     parser.add_argument("--frames", type=positive, default=40_000, help="of all streams together, about")
     options = parser.parse_args()
-    ladder = [4, 0, *range(8, 4 * options.lookaheads, 4)]
-    cases: dict[str, list[dict[str, Any]]] = {
-        "streams": [{"streams": s, "people": people} for people in (1, 16) for s in options.streams],
-        "window": [{"window": window} for window in options.window],
-        "radius": [{"radius": radius} for radius in options.radius],
-        "lookaheads": [{"lookaheads": ladder[:count]} for count in range(1, options.lookaheads + 1)],
-    }
-    lines = [f"CPU time in us a frame of one stream, memory in kB a stream; unless stated otherwise: {USUAL}"]
-    results = []
-    for what, several in cases.items():
-        rows = {}
-        for given in several:
-            case: dict[str, Any] = USUAL | given
-            case["people"] = min(case["people"], case["streams"])
-            case["frames"] = max(4, min(2000, options.frames // case["streams"]))
-            found = apart(measure, case)
-            results.append({"grows": what, **found})
-            name = ", ".join(f"{key} {','.join(map(str, np.atleast_1d(value)))}" for key, value in given.items())
-            rows[name] = {"all": sum(found["us"].values()), **found["us"], "memory": found["bytes_per_stream"] / 1e3}
-        lines += table("", rows, ".2f")
+    results, rows = [], {}
+    for people, streams in product(PEOPLE, options.streams):
+        together = min(people, streams)
+        found = apart(measure, streams, together, max(4, min(2000, options.frames // streams)))
+        results.append(found)
+        name = f"{streams} streams, {together} a message"
+        rows[name] = {"all": sum(found["us"].values()), **found["us"], "memory": found["bytes_per_stream"] / 1e3}
+    lines = table("us of CPU a frame, kB a stream", rows, ".2f")
     report({"bench": "scale", "cases": results}, lines, options)
 
 

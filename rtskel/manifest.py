@@ -10,14 +10,15 @@ import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
+from rtskel.closing import Closing
 from rtskel.errors import RtskelError
 
 MANIFEST = "manifest.jsonl"
 
 
-class Manifest:
+class Manifest(Closing):
     """The manifest of a folder, which is made if need be; locked while it is open; a context manager.
 
     Args:
@@ -101,8 +102,6 @@ class Manifest:
         except OSError as error:
             raise RtskelError(f"{self._path}: cannot be written ({error.strerror or error})") from None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Lets go of the folder."""
         self._file.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -24,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rtskel.configs import Config
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, skeleton
 
 
 @dataclass(frozen=True)
-class SkeletorConfig:
+class SkeletorConfig(Config, option="model option"):
     """Sizes and options of a Skeletor. The defaults are the preset `paper`; its sizes, except `layers`, are our choice.
 
     The options below `layers` go beyond the paper. All but `missing_channel`, `fill` and `pre_norm` need `fill`:
@@ -83,18 +84,6 @@ class SkeletorConfig:
     def joints(self) -> int:
         """Number of joints, J."""
         return skeleton(self.skeleton).joints
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SkeletorConfig:
-        """The inverse of `to_dict`; a key that is not a field raises ValueError."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown model option {unknown[0]!r}")
-        return cls(**values)
 
 
 PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(

@@ -83,7 +83,7 @@ def test_shares_are_of_the_ceiling_in_the_same_precision():
 
 
 def test_instead(graph, monkeypatch, capsys):
-    names = "hold last,Savitzky-Golay (SciPy),sliding window (PyTorch),rtskel"
+    names = "hold last,Savitzky-Golay (SciPy),rtskel"
     options = ("--engine", graph, "--only", names, "--lookaheads", "2", "--clip", "2")
     result = run(instead.main, monkeypatch, capsys, *options)
     assert result["model"] == describe(graph).model_id

@@ -11,6 +11,7 @@ import torch
 from rtskel.errors import FormatError
 from rtskel.formats import Recording, write
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.training.corrupt import rotations
 from rtskel.training.data import (
     AugmentConfig,
     BuildConfig,
@@ -22,7 +23,6 @@ from rtskel.training.data import (
     build_corpus,
     main,
     pad_windows,
-    rotations,
     to_canonical_windows,
     write_corpus,
 )

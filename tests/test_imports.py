@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rtskel"
 
 ORDER = [
     "text",
+    "configs",
     "closing",
     "errors",
     "skeleton",
@@ -45,6 +46,9 @@ ORDER = [
 ]
 """Each module may import only modules above it."""
 
+IN_A_CIRCLE = {"rtskel.serve.arrays", "rtskel.serve.intake", "rtskel.serve.stream"}
+"""Modules that still import each other, for annotations only."""
+
 CLIENT = {"closing", "errors", "skeleton", "flags", "wire", "curve"}
 HEAVY = ["torch", "openvino", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich", "safetensors"]
 HEAVY += ["matplotlib", "cv2", "mediapipe", "websockets", "pylsl", "mcap", "pandas", "xarray", "sacrebleu"]
@@ -71,6 +75,28 @@ def imported(path: Path) -> set[str]:
             assert node.module is not None
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return {name.split(".")[1] for name in names if name.startswith("rtskel.")} & set(modules())
+
+
+def circles() -> list[set[str]]:
+    """Sets of modules that import each other, in whatever way: when called, and for annotations too."""
+    paths = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        paths[".".join(part for part in parts if part != "__init__")] = path
+    imports = {}
+    for name, path in paths.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {(str(node.module), f"{node.module}.{alias.name}") for node in nodes for alias in node.names}
+        names -= {("rtskel", "rtskel._native")}  # the compiled part
+        imports[name] = {whole if whole in paths else module for module, whole in names} & paths.keys() - {name}
+    reached = {name: set(above) for name, above in imports.items()}
+    for _ in range(len(paths).bit_length()):  # paths twice as long each time
+        reached = {name: above.union(*(reached[other] for other in above)) for name, above in reached.items()}
+    return [{other for other in above if name in reached[other]} for name, above in reached.items() if name in above]
+
+
+def test_no_module_imports_itself_around_a_circle():
+    assert all(circle <= IN_A_CIRCLE for circle in circles())
 
 
 def test_every_module_has_its_place():

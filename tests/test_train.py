@@ -331,7 +331,7 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_it_kept(corpus, tmp_path
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rtskel.training.train.save_file", full)
+    monkeypatch.setattr("rtskel.training.checkpoint.save_file", full)
     with pytest.raises(RtskelError, match="No space left on device"):
         trainer.save(tmp_path / "last.safetensors")
     assert (tmp_path / "last.safetensors").read_bytes() == before

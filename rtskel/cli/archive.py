@@ -55,7 +55,7 @@ def in_and_out(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def each_recording(recordings: list[Recording], work: Callable[..., Recording]) -> list[Recording]:
-    """What `work` makes of each recording and its `progress`, while a line says how far it is."""
+    """What `work` makes of each recording, while a line shows the progress."""
     made: list[Recording] = []
     before = 0
     total = sum(recording.frames + recording.dropped for recording in recordings)

@@ -42,10 +42,7 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.cli.main import commands
-
-    parsers = commands()
-    print(_fish(parsers) if args.shell == "fish" else _bash(parsers, zsh=args.shell == "zsh"))
+    print(_fish(args.commands) if args.shell == "fish" else _bash(args.commands, zsh=args.shell == "zsh"))
     return OK
 
 

@@ -86,7 +86,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _labels(chosen: list[tuple[str, Recording]]) -> list[str]:
-    """Each recording's name; with the file's where that does not tell them apart, as of raw and lifted ones."""
+    """Each recording's name, preceded by its file's where names are the same, as those of raw and lifted recordings."""
     from rtskel.tools.tracks import label_of
 
     labels = [label_of(recording) for _, recording in chosen]

@@ -1,8 +1,8 @@
 """The `rtskel` command: finds the subcommand, and turns how it ends into an exit status.
 
-A user's mistake is one line on stderr and status 2, work that could only be done in part status 1; Ctrl-C ends with
-130, SIGTERM with 143, and a reader that goes away (`| head`) with 141. Each subcommand imports what is heavy when it
-runs, so that `rtskel --help` answers at once.
+A user's mistake is one line on stderr and status 2; work that could only be done in part is status 1. Ctrl-C ends with
+130, SIGTERM with 143, and a reader that goes away (`| head`) with 141. Subcommands import heavy packages when they run,
+so that `rtskel --help` answers at once.
 """
 
 from __future__ import annotations
@@ -171,8 +171,7 @@ def _run(argv: list[str]) -> int:
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     """Each command's parser, by its name."""
-    (action,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(action.choices)
+    return dict(parser().get_default("commands"))
 
 
 def parser() -> Parser:
@@ -185,6 +184,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"rtskel {__version__}")
     subparsers = top.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    top.set_defaults(commands=subparsers.choices)
     for command in COMMANDS:
         sub = subparsers.add_parser(
             command.name,

@@ -197,7 +197,7 @@ def min_confidence_option(parser: Parser) -> None:
 def engine_options(parser: Parser) -> None:
     """Which engine, and how it refines."""
     parser.add_argument("--engine", metavar="FILE", help=".onnx, .plan or .safetensors (default: the bundled one)")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in it, if the engine can")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in this precision, if possible")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")
     parser.add_argument(
         "--radius", type=not_negative, default=2, metavar="R", help="average 2R+1 predictions (default 2)"
@@ -219,7 +219,7 @@ def reading_options(parser: Parser) -> None:
         "--depth-scale", type=speed, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
     )
     group.add_argument("--world", action="store_true", help="read MediaPipe's world landmarks, in metres")
-    group.add_argument("--strict", action="store_true", help="refuse a file of which anything is doubtful")
+    group.add_argument("--strict", action="store_true", help="refuse a file if anything in it is doubtful")
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:

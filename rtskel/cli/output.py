@@ -31,7 +31,7 @@ def log_json() -> None:
 
 
 def undelivered(endpoint: str, dropped: int, refusals: Mapping[str, Mapping[str, int]]) -> str:
-    """A line about what a server did not take; empty if it took everything.
+    """A line about what the server did not take; empty if it took everything.
 
     Args:
         dropped: messages that did not reach it.
@@ -65,7 +65,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 class Progress:
-    """A line on stderr that says how far a command is; where stderr is not a terminal, only what it waits for.
+    """A line on stderr that shows a command's progress; where stderr is not a terminal, only what it waits for.
 
     Args:
         unit: what is counted.

@@ -110,7 +110,7 @@ def _receive(args: argparse.Namespace) -> int:
     parser, plugin = parser_of("receive", GROUP, args.name)
     own = parser.parse_args(args.rest)
     keys = client_keys(own)
-    # What is wrong with these is said before the source is looked for, which may take long.
+    # Checks these before looking for the source, which may take long.
     Publisher(own.raw, stream=own.stream or "any", fps=1.0, keys=keys).close()
     with until_terminated(), plugin.open(own) as source:
         try:

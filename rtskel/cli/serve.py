@@ -31,7 +31,7 @@ MORE = """\
 Estimators publish raw poses to --raw; consumers subscribe to refined poses at --refined (rtskel/wire/WIRE.md specifies
 both). Each lookahead is a topic of its own: a pose is published that many frames after its own frame arrived, and a
 longer lookahead refines it better; 0 waits for nothing. Ctrl-C or SIGTERM completes all streams first. SIGUSR1 opens
-the engine's file anew and goes on with that engine between two batches.
+the engine's file again and switches to it between two batches.
 
 examples:
   rtskel serve
@@ -109,12 +109,12 @@ def _stream_options(parser: Parser) -> None:
         "--max-age",
         type=number("a number above 0, or inf", lambda value: value > 0),
         metavar="S",
-        help="in overload, live poses come out this long after their frame came at most (default twice --behind-ms)",
+        help="in overload, live poses come out at most this long after their frame came (default twice --behind-ms)",
     )
     group.add_argument(
         "--unseen",
         action="store_true",
-        help="where nobody has been seen for long, publish flagged poses without coordinates, instead of nothing",
+        help="when nobody has been seen for long, publish flagged poses without coordinates instead of nothing",
     )
     group.add_argument(
         "--engine-timeout",

@@ -1,4 +1,4 @@
-"""Options from a TOML file: a key for each long option of a command, which the command line goes before."""
+"""Options from a TOML file: a key for each long option of a command. The command line takes precedence."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rtskel.errors import RtskelError
 
 def settings_options(parser: Parser) -> None:
     """`--config` and `--print-config`."""
-    parser.add_argument("--config", metavar="FILE", help="options from a TOML file; those given here go before")
-    parser.add_argument("--print-config", action="store_true", help="print all options as such a file, and end")
+    parser.add_argument("--config", metavar="FILE", help="options from a TOML file; those given here take precedence")
+    parser.add_argument("--print-config", action="store_true", help="print all options as such a file, and exit")
 
 
 def arguments(parser: argparse.ArgumentParser, file: str) -> list[str]:
-    """What stands in a file, as a command line.
+    """The options in a file, as a command line.
 
     Args:
         parser: of the command.
         file: TOML: `max-streams = 64`, `lift = true`, `lookahead = [0, 4]`.
 
     Raises:
-        RtskelError: it is no TOML, a key is no option of the command, or a value is none that an option can have.
+        RtskelError: not TOML, a key that is not an option of the command, or a value that an option cannot have.
     """
     try:
         with open(file, "rb") as opened:
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser, file: str) -> list[str]:
 
 
 def printed(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[str]:
-    """Lines of a TOML file that says the same as a command line, with what each option means."""
+    """Lines of a TOML file with the options of a command line, each explained."""
     for key, action in _options(parser):
         value = getattr(args, action.dest)
         yield f"# {(action.help or '').replace('%%', '%')}"

@@ -17,7 +17,7 @@ class Incomplete(RtskelError):
 
 
 class Terminated(BaseException):
-    """A signal asked to end. It unwinds as Ctrl-C does, so that files and streams are completed."""
+    """A signal asked the process to end. It unwinds as Ctrl-C does, so that files and streams are completed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
             streams=args.stream.split(",") if args.stream else None,
             lookahead=args.lookahead,
             heartbeats=True,
-            everything=bool(args.json or args.save),  # the live table goes on with the newest
+            everything=bool(args.json or args.save),  # the live table skips to the newest
             keys=client_keys(args),
             queue=100_000,  # a pause of this process loses nothing
         ) as subscriber,
@@ -100,7 +100,7 @@ def _receive(
     capture: Capture | None,
     stack: contextlib.ExitStack,
 ) -> int:
-    """Take messages until the command is over; returns how many poses came."""
+    """Take messages until the command is done; returns how many poses arrived."""
     from rtskel.client import ServerBack, ServerGone
     from rtskel.tools.collect import Ends
     from rtskel.tools.watch import Display, LiveTable, console, in_words

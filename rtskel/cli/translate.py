@@ -64,13 +64,13 @@ def _input_options(parser: Parser, several: bool) -> None:
         help="frames of the future that it may use (default: offline)",
     )  # fmt: skip
     group.add_argument("--radius", metavar="R", type=not_negative, help="average 2R+1 predictions (default 2)")
-    group.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in it, if the engine can")
+    group.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in this precision, if possible")
     group.add_argument(
         "--unseen", choices=["keep", "fill"], help="joints that are never seen: left missing (default), or filled in"
     )
     group.add_argument(
         "--max-gap", metavar="N", type=not_negative, default=argparse.SUPPRESS,
-        help="joints that are missing for more frames on end stay missing (default: all are filled in)",
+        help="joints missing for more than N frames in a row stay missing (default: all are filled in)",
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _inputs(args: argparse.Namespace, refine: str | None, learned: Inputs | None = None) -> Inputs:
-    """What the options say; what they leave open is as the translator has learned it."""
+    """What the options say; the rest is as the translator was trained."""
     from dataclasses import replace
 
     from rtskel.translate.inputs import Inputs

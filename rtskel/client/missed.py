@@ -1,4 +1,4 @@
-"""What a reader has missed while it was not connected: asks the server for it, and holds back what comes meanwhile."""
+"""What a reader missed while it was not connected: asks the server for it, and holds back what arrives meanwhile."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Told: TypeAlias = wire.RefinedPose | wire.Event
 
 
 class Missed:
-    """Asks for what the server has kept, see "Again" in WIRE.md. Not in use until `begin`.
+    """Asks for what the server has kept, see "Again" in WIRE.md. Idle until `begin`.
 
     Attributes:
-        deadline: when the server has had time enough; None while nothing is asked for.
+        deadline: when to stop waiting for the server's answer; None while nothing was asked for.
 
     Args:
         socket: the reader's.
@@ -44,7 +44,7 @@ class Missed:
         self._given: deque[tuple[object, ...]] = deque(maxlen=256)  # the last events
 
     def begin(self) -> list[Told]:
-        """There is a new connection: asks. What was held back before is to be given now."""
+        """There is a new connection: asks again. Returns what was held back so far."""
         held = self.end()
         reader = f"{secrets.randbits(64):x}"  # another one each time, so that no older answer is taken for this one
         prefixes = self._prefixes
@@ -57,14 +57,14 @@ class Missed:
         return held
 
     def end(self) -> list[Told]:
-        """The server has answered, or is not waited for any more; what is to be given now."""
+        """The server has answered, or the wait is over. Returns what was held back."""
         for topic in self._asked:
             self._socket.unsubscribe(topic)
         self._asked, self._answered, self.deadline = [], 0, None
         return self.release()
 
     def release(self) -> list[Told]:
-        """What was held back is to be given now; what comes from now on is held back."""
+        """Returns what was held back; what comes from now on is held back."""
         held, self._held = self._held, []
         return held
 
@@ -78,7 +78,7 @@ class Missed:
         return self._answered == len(self._asked)
 
     def wanted(self, message: Told) -> bool:
-        """Whether a message that came again belongs to what the reader reads."""
+        """Whether the reader has subscribed to a message that was sent again."""
         if isinstance(message, wire.Event):
             topic = wire.event_topic(message.stream)
         else:

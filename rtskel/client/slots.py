@@ -1,4 +1,4 @@
-"""Which slots of each stream a reader has got, and what was lost before them. No sockets."""
+"""Which slots of each stream a reader has received, and what was lost before them. No sockets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Key: TypeAlias = tuple[str, int]
 
 
 class Got(NamedTuple):
-    """A pose that is to be given.
+    """A pose that goes to the reader.
 
     Attributes:
         lost: slots that were lost before it.
-        first: it is the first one of its stream and lookahead after the server was started again.
+        first: it is the first one of its stream and lookahead after the server restarted.
     """
 
     pose: RefinedPose
@@ -63,7 +63,7 @@ class Slots:
         return batch if numbers is batch.numbers else replace(batch, numbers=numbers), missed, begun
 
     def restart(self) -> None:
-        """Another server publishes from now on: all its streams begin at slot 0."""
+        """Another server publishes from now on: all of its streams begin at slot 0."""
         self._expected.clear()
         self._restarted = True
 

@@ -59,7 +59,7 @@ class Socket:
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
-        """Whoever has made this socket and fails before it is done leaves nothing open."""
+        """If the owner of this socket fails before it is complete, nothing stays open."""
         try:
             yield
         except BaseException:

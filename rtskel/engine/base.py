@@ -104,7 +104,7 @@ class Engine(Closing, ABC):
         return check_answer(y, (len(x), len(positions), self.joints, 3), self.info.name)
 
     def ring(self, config: RingConfig) -> EngineRing | None:
-        """The engine's own ring beside its network; None (as here) if callers keep the ring."""
+        """The engine's own ring on its device; None (as here) if callers keep the ring."""
         return None
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""What engines on a GPU have in common: execution slots, CUDA graphs, and rings beside the network.
+"""What engines on a GPU have in common: execution slots and CUDA graphs.
 
-One `run` is, for a batch that fits a prepared size:
+For a batch that fits a prepared size, one `run` is:
 
     copy the windows into pinned memory -> one CUDA graph (upload, network, download) -> wait -> a view of pinned
     memory
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.engine.base import Engine, bucket, buckets
-from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
-from rtskel.engine.device_ring import DeviceRing, load_kernels
+from rtskel.engine.cuda import Cuda, Parts, layout, pinned, views
 from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
-from rtskel.refine.config import RingConfig
 
 
 class ExecutionSlot:
@@ -89,8 +86,7 @@ class CudaEngine(Engine):
         selects: whether the network takes positions; may be set later, before the first slot.
         graphs: True: every run is a CUDA graph, and a network that cannot be captured is an error; False: never; None:
             where it can be captured.
-        warm_up: prepare every batch size with the first run that asks for so many positions.
-        rings: keep the rings of `rtskel.refine` on the GPU.
+        warm_up: prepare every batch size in the first run that asks for a new number of positions.
 
     Raises:
         EngineError: see `Cuda`.
@@ -105,13 +101,10 @@ class CudaEngine(Engine):
         selects: bool = True,
         graphs: bool | None = None,
         warm_up: bool = True,
-        rings: bool = False,
     ) -> None:
         super().__init__(info, max_batch)
         self.selects, self.warms_up = selects, warm_up
-        self.kernels: dict[str, Any] = {}  # of rings
         self._slots: dict[tuple[int, int], ExecutionSlot] = {}
-        self._rings, self._held = rings, list[Resources]()
         self._graphs, self._required = graphs is not False, graphs is True
         self.stream: Any = None
         self.cuda = Cuda(info.path, device)
@@ -130,7 +123,7 @@ class CudaEngine(Engine):
         return True
 
     def _release_network(self) -> None:
-        """Releases what the network holds beside the slots. Called once."""
+        """Releases what the network holds besides the slots. Called once."""
 
     @property
     def captured(self) -> tuple[tuple[int, int], ...]:
@@ -142,28 +135,6 @@ class CudaEngine(Engine):
         """Whether nothing can run any more."""
         return self._closed
 
-    def ring(self, config: RingConfig) -> DeviceRing | None:
-        """A ring on the GPU; None if rings are to stay on the host."""
-        if not self._rings:
-            return None
-        if self.closed:
-            raise EngineError(f"{self.info.path}: the engine is closed")
-        self.cuda.use()
-        for resources in [resources for resources in self._held if resources.abandoned]:
-            self._held.remove(resources)
-            resources.release()
-        self._held.append(resources := Resources(self.cuda))
-        try:
-            if not self.kernels:
-                self.kernels = load_kernels(self.cuda, resources)
-                self._held.append(resources := Resources(self.cuda))
-            ring = DeviceRing(self, config, resources)
-        except BaseException:
-            resources.abandon()
-            raise
-        weakref.finalize(ring, resources.abandon).atexit = False
-        return ring
-
     def slot(self, batch: int, positions: int) -> ExecutionSlot:
         """The slot for batches of up to `batch` windows and `positions` positions; made on first use."""
         size = batch, positions
@@ -171,7 +142,7 @@ class CudaEngine(Engine):
             slot = ExecutionSlot(self.cuda, batch, self.window, self.joints, positions)
             try:
                 self._prepare(slot)
-                self._enqueue(slot)  # whatever is put off until a first run must not happen under capture
+                self._enqueue(slot)  # what happens only in a first run must not happen under capture
                 self.wait()
                 slot.graph = self.capture(slot, lambda: self._enqueue(slot))
             except BaseException:
@@ -255,15 +226,11 @@ class CudaEngine(Engine):
         self.cuda.call("cudaStreamSynchronize", self.stream)
 
     def _close(self) -> None:
-        # A device in a failed state refuses these calls too; there is nothing left to be done about it then.
+        # A device in a failed state refuses these calls too; nothing can be done about that.
         with contextlib.suppress(EngineError):
             self.cuda.use()
             if self.stream is not None:
                 self.wait()
-        for resources in reversed(self._held):  # the kernels were the first
-            resources.release()
-        self._held.clear()
-        self.kernels = {}
         for slot in self._slots.values():
             slot.release(self.cuda)
         self._slots.clear()

@@ -1,22 +1,24 @@
 """Rings on the GPU: only new frames go up and only finished poses come down; windows never travel.
 
-`DeviceRing` keeps the state of many streams on the host (`rtskel.refine.ring.RingState`), and their frames and
-predictions on the engine's GPU. One step is one CUDA graph:
+A `RingEngine` makes them. `DeviceRing` keeps the state of many streams on the host (`rtskel.refine.ring.RingState`),
+and their frames and predictions on the engine's GPU. One step is one CUDA graph:
 
     upload of new frames -> store -> gather windows -> network -> average -> download of what is complete
 
 The kernels are in engines/native/device.cu, compiled if nvcc is found when rtskel is built. Every bucket (prepared
 size) has two staging buffers of page-locked memory with a graph each, so that the next step can be packed and enqueued
-before the last one is taken: `submit` and `collect` do that, `step` is one after the other.
+before the last one is collected: `submit`, then `collect`; `step` does both.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import weakref
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +26,14 @@ from numpy.typing import NDArray
 from rtskel import native
 from rtskel.engine.base import bucket, buckets
 from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
+from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
+from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
 from rtskel.flags import Flag
 from rtskel.refine.canonical import DISAGREE, FAR, steady_bones
 from rtskel.refine.config import Refined, RingConfig
 from rtskel.refine.ring import EngineRing
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
-
-if TYPE_CHECKING:
-    from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
 
 LIFE = 1 << 40
 """Everything on the GPU has a tag: the stream's life (one more with each reset) times this, plus slot or window."""
@@ -98,6 +99,53 @@ _Rows = list[tuple[int, int, int, int, int]]
 """Rows that a step completes, known before it runs: stream, slot, lookahead, windows in a full average, flags."""
 
 
+class RingEngine(CudaEngine):
+    """A `CudaEngine` that can keep the rings of `rtskel.refine` on its GPU.
+
+    Args:
+        rings: whether it keeps them.
+        options: as in `CudaEngine`.
+    """
+
+    def __init__(self, info: EngineInfo, max_batch: int, *, rings: bool = False, **options: Any) -> None:
+        self.kernels: dict[str, Any] = {}
+        self._rings, self._held = rings, list[Resources]()
+        super().__init__(info, max_batch, **options)
+
+    def ring(self, config: RingConfig) -> DeviceRing | None:
+        """A ring on the GPU; None if rings are to stay on the host."""
+        if not self._rings:
+            return None
+        if self.closed:
+            raise EngineError(f"{self.info.path}: the engine is closed")
+        self.cuda.use()
+        for resources in [resources for resources in self._held if resources.abandoned]:
+            self._held.remove(resources)
+            resources.release()
+        self._held.append(resources := Resources(self.cuda))
+        try:
+            if not self.kernels:
+                self.kernels = load_kernels(self.cuda, resources)
+                self._held.append(resources := Resources(self.cuda))
+            ring = DeviceRing(self, config, resources)
+        except BaseException:
+            resources.abandon()
+            raise
+        weakref.finalize(ring, resources.abandon).atexit = False
+        return ring
+
+    def _close(self) -> None:
+        with contextlib.suppress(EngineError):
+            self.cuda.use()
+            if self.stream is not None:
+                self.wait()
+        for resources in reversed(self._held):  # the kernels were the first
+            resources.release()
+        self._held.clear()
+        self.kernels = {}
+        super()._close()
+
+
 class _StagingBuffer:
     """Page-locked memory of one step in flight, both ways, and its graph."""
 
@@ -156,7 +204,7 @@ class _Bucket:
         if slot is None:
             return
         for staging in self.staging:
-            self.enqueue(ring, staging)  # empty: what is put off until a first run must not happen under capture
+            self.enqueue(ring, staging)  # empty: what happens only in a first run must not happen under capture
             ring.engine.wait()
             graph = ring.engine.capture(slot, partial(self.enqueue, ring, staging))
             staging.graph = graph if graph is None else ring.memory.hold("cudaGraphExecDestroy", graph)
@@ -182,19 +230,19 @@ class _Bucket:
 
 
 class DeviceRing(EngineRing):
-    """The ring of many streams on a GPU, made by `CudaEngine.ring`.
+    """The ring of many streams on a GPU, made by `RingEngine.ring`.
 
     After an EngineError from the GPU itself its state there is unknown: open the engine again.
 
     Args:
         engine: runs the network; borrowed. Closing it gives back what the ring holds on the GPU.
-        memory: keeps account of that.
+        memory: accounts for it.
 
     Raises:
         EngineError: no compiled kernels, or none for this GPU; windows too long; not enough memory.
     """
 
-    def __init__(self, engine: CudaEngine, config: RingConfig, memory: Resources) -> None:
+    def __init__(self, engine: RingEngine, config: RingConfig, memory: Resources) -> None:
         super().__init__(config)
         self.engine, self.memory = engine, memory
         self._lives = [0] * config.streams
@@ -445,7 +493,7 @@ class DeviceRing(EngineRing):
         return rows
 
     def _refined(self, staging: _StagingBuffer, rows: _Rows) -> Refined:
-        """The rows of a step, copied out of the memory that the next step overwrites."""
+        """The rows of a step, copied out of memory that the next step overwrites."""
         n, down = len(rows), staging.outputs
         stream, slot, lookahead, most, known = np.array(rows, np.int64).reshape(n, 5).T
         confidence, windows = down["out_confidence"][:n].copy(), down["windows"][:n].astype(np.int32)

@@ -248,8 +248,8 @@ def _onnx_metadata(path: Path) -> dict[str, str]:
 
 
 def check_onnx(path: str | Path) -> None:
-    """EngineError if an ONNX file could make a runtime read other files, compute for ever or take memory for data that
-    is not in it: external data, control flow, tensors that are not as large as they say.
+    """EngineError if an ONNX file could make a runtime read other files, compute for ever, or allocate memory for data
+    that it does not hold: external data, control flow, tensors smaller than they claim.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -428,7 +428,7 @@ def read_plan(path: Path) -> tuple[PlanHeader, bytes]:
 
 
 def write_plan(path: Path, header: PlanHeader, plan: bytes) -> None:
-    """Writes a plan file whole or not at all: its name appears once all is on disk. EngineError if it cannot."""
+    """Writes a plan file completely or not at all (its name appears once everything is on disk); else EngineError."""
     text = json.dumps(vars(header) | {"metadata": dict(header.metadata)}, sort_keys=True).encode()
     temporary = ""
     try:

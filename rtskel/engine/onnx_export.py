@@ -3,8 +3,8 @@
 Inputs `x` float32 [B, W, J, 3], `missing` bool [B, W, J] and `positions` int64 [P] in 0..W-1, output `y` float32
 [B, P, J, 3]: the refined frames at these positions of each window. B and P are dynamic.
 Weights that half precision holds exactly are stored in it and cast to float32 in the graph, which runtimes fold when
-they load it: half the file size for the same numbers. Precision fp16 or bf16 means that the trunk (embedding, encoder,
-output) computes in it; geometry stays in float32.
+they load it: half the file size for the same numbers. With precision fp16 or bf16 the trunk (embedding, encoder,
+output) computes in that; geometry stays in float32.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from rtskel.model import Skeletor
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPSET = 18
+
+HALVED = 256
+"""Numbers of the smallest tensor that is worth storing in half precision."""
 
 
 def export_onnx(weights: str | Path, out: str | Path, precision: str = "fp32") -> None:
@@ -122,8 +125,8 @@ def _quiet(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _store_halves(proto: onnx.ModelProto, smallest: int = 256) -> None:
-    """Float32 initialisers of at least `smallest` numbers that float16 holds exactly become float16 and a Cast."""
+def _store_halves(proto: onnx.ModelProto) -> None:
+    """Float32 initialisers of at least `HALVED` numbers that float16 holds exactly become float16 and a Cast."""
     casts = []
     for initializer in proto.graph.initializer:
         if initializer.data_type != TensorProto.FLOAT:
@@ -131,7 +134,7 @@ def _store_halves(proto: onnx.ModelProto, smallest: int = 256) -> None:
         values = numpy_helper.to_array(initializer)
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)
-        if values.size < smallest or not np.array_equal(halves.astype(np.float32), values):
+        if values.size < HALVED or not np.array_equal(halves.astype(np.float32), values):
             continue
         name = initializer.name
         initializer.CopyFrom(numpy_helper.from_array(halves, name + ".fp16"))

@@ -1,9 +1,9 @@
-"""ONNX files on the CPU, by OpenVINO: the engine that needs nothing but a processor.
+"""ONNX files on the CPU, run by OpenVINO: the engine that needs no GPU.
 
-Measured with `bench/engine.py`: graphs are compiled for fixed batches, because one for any batch size takes twice as
-long; batches are cut into pieces that one thread computes each, because threads that share a piece wait for each other
-at each of its two hundred operations; and only the trunk (matrix products and what lies between them) is computed in
-less than float32: it takes most of the time, and poses themselves would lose accuracy.
+Three choices, measured with `bench/engine.py`. Graphs are compiled for fixed batches, because a graph for any batch
+size takes twice as long. Batches are cut into pieces, each computed by one thread, because threads that share a piece
+wait for each other at each of its two hundred operations. Only the trunk (matrix products and what lies between them)
+is computed in less than float32: it takes most of the time, and the poses themselves would lose accuracy.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class OnnxEngine(Engine):
     Args:
         path: the file.
         max_batch: the most windows of one `run`.
-        precision: what the network's trunk computes in; all around it is float32 in any case. "fp32" (default for fp32
-            and fp16 files); "bf16" (default for bf16 files), up to twice as fast where the processor multiplies in it;
-            "int8", a little faster still: weights are whole numbers, activations are rounded as they arrive. fp16
+        precision: what the network's trunk computes in; everything around it is always float32. "fp32" (default for
+            fp32 and fp16 files); "bf16" (default for bf16 files), up to twice as fast where the processor has it;
+            "int8", a little faster still: weights are integers, activations are rounded at run time. fp16
             files are for GPUs and computed in fp32, bf16 files in bf16 (in fp32 if the processor lacks it).
         threads: how many to compute with; default: as many as there are cores. Below float32, a single window gets one
             thread, which is faster than several that synchronise.
 
     Raises:
-        EngineError: unreadable or unfitting file, or a precision that this processor lacks.
+        EngineError: a file that is unreadable or not of this kind, or a precision that this processor lacks.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class OnnxEngine(Engine):
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if self.info.precision == "int8" else 0,
                 "NUM_STREAMS": 1,
                 "INFERENCE_NUM_THREADS": self._threads if together else 1,
-                # Pinned threads of two processes end up on the same cores; unpinned ones measure the same alone.
+                # Pinned threads of two processes end up on the same cores; alone, unpinned threads are as fast.
                 "ENABLE_CPU_PINNING": False,
             }
             frames = [size, self.window, self.joints]
@@ -173,7 +173,7 @@ def largest_piece(batch: int, threads: int) -> int:
 
 
 def pieces(batch: int, threads: int) -> list[slice]:
-    """The pieces of a batch: large ones as long as no thread is left without one, smaller ones for the rest."""
+    """The pieces of a batch: large ones while every thread gets one, smaller ones for the rest."""
     largest, cut, begin = largest_piece(batch, threads), list[slice](), 0
     while begin < batch:
         size = next(size for size in PIECES if size <= min(largest, batch - begin))
@@ -188,7 +188,7 @@ def _cores() -> int:
 
 
 def _answer_for_positions(ov: Any, model: Any) -> Any:
-    """Adds the input `positions` to a graph that answers for all positions, as those of older files do."""
+    """Adds the input `positions` to a graph without it, as older files have."""
     every = model.outputs[0].get_node().input_value(0)
     positions = ov.opset13.parameter([-1], np.int64, name="positions")
     chosen = ov.opset13.gather(every, positions, np.int64(1))

@@ -1,4 +1,4 @@
-"""safetensors weights in PyTorch: slow, and the reference that the other engines are checked against."""
+"""safetensors weights in PyTorch: slow, but the reference that the other engines are checked against."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SafetensorsEngine(Engine):
     Args:
         path: the file.
         max_batch: the most windows of one `run`.
-        threads: how many PyTorch computes with, in the whole process; default: left as it is.
+        threads: PyTorch's threads, for the whole process; default: left as they are.
 
     Raises:
         EngineError: PyTorch is not installed; unreadable or unfitting file, or weights that are not what their hash

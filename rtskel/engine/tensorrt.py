@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rtskel.engine.base import USUAL_POSITIONS, bucket
-from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
+from rtskel.engine.cuda_engine import ExecutionSlot
+from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.metadata import EngineInfo, PlanHeader, read_plan
 from rtskel.errors import EngineError
 
@@ -23,7 +24,7 @@ EXTRAS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Which extra of rtskel installs each module."""
 
 
-class PlanEngine(CudaEngine):
+class PlanEngine(RingEngine):
     """Runs a plan that `rtskel build` made.
 
     Args:
@@ -32,11 +33,10 @@ class PlanEngine(CudaEngine):
         device: index of the GPU.
         graphs: True: every run is a CUDA graph, and an engine that cannot be captured is an error; False: never; None
             (default): where it can be captured.
-        warm_up: prepare every batch size (1, 2, 4, ... max_batch) with the first run that asks for so many positions
-            (1, 2, 4, ...), so that no later one has to. Without it, a size is prepared when it is first used, which
-            may take seconds with TensorRT-RTX: it compiles for the GPU.
-        rings: keep the rings of `rtskel.refine` on the GPU too (`rtskel.engine.device_ring`), so that windows never
-            travel.
+        warm_up: prepare every batch size (1, 2, 4, ... max_batch) in the first run that asks for a new number of
+            positions (1, 2, 4, ...), so that no later run has to. Without it, a size is prepared when it is first used,
+            which may take seconds with TensorRT-RTX: it compiles for the GPU.
+        rings: keep the rings of `rtskel.refine` on the GPU too, so that windows never travel.
 
     Raises:
         EngineError: damaged file, no driver, no GPU, a module that is not installed, a plan for other GPUs or another

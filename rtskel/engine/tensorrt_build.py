@@ -1,4 +1,4 @@
-"""Builds plans: an ONNX file to a plan file, by TensorRT or TensorRT-RTX.
+"""Builds plans: turns an ONNX file into a plan file, with TensorRT or TensorRT-RTX.
 
 TensorRT-RTX builds without a GPU, for several kinds of GPU at once, in a second or two; it compiles the kernels
 when the plan is opened. TensorRT builds for the GPU that is present, and measures which kernels are fastest on it,

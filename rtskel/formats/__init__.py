@@ -1,8 +1,9 @@
 """Recordings of poses, and the files they are stored in.
 
 In: a file or folder of any supported program. Out: `Recording`s, one per person: positions, confidences, the frame
-clock, and what the numbers mean (unit, axes, skeleton, 2D or 3D). What must hold: content decides the format, a value
-that the file lacks is asked for by option name, and any defect is one `FormatError` that names file, place and value.
+clock, and what the numbers mean (unit, axes, skeleton, 2D or 3D). What must hold: content decides the format; if the
+file lacks a value, the error names the option that states it; any defect is one `FormatError` that names file, place
+and value.
 
 | format | what | read | write | must be stated |
 |---|---|---|---|---|
@@ -27,7 +28,7 @@ To add a reader:
 1. Write a module with `read_x(path, options) -> list[Recording]`. `parsing` has what readers share: `text`,
    `parse_json`, `load_npz`, `options.need` for what the file does not say. Map points to joints with a `Layout` of
    `mappings` and `gather`; where a file lists people anew in every frame, end with `people.recordings_of_people`.
-   Say what is dropped or doubted with `options.note`; what any recording may be doubted for is in `doubts`.
+   Report what is dropped or doubted with `options.note`; `doubts` has the checks that apply to every recording.
 2. Describe it in a `Format` at the end of the module: name, suffixes, and the mark by which content is recognised.
 3. Add that `Format` to `_FORMATS` below, before formats whose marks are weaker, and a line to the table above.
 """
@@ -186,7 +187,7 @@ def read(
 ) -> list[Recording]:
     """The recordings of a file or folder, in file order; at least one. Their `notes` say what was dropped or doubted.
 
-    Where a file has times, they win over a rate, be it the file's or stated here.
+    Where a file has times, they take precedence over a rate, whether the file or the caller states it.
 
     Args:
         path: a recording in any of `FORMATS`.
@@ -200,7 +201,7 @@ def read(
 
     Raises:
         FormatError: unknown format, unreadable, truncated or damaged file, wrong number of columns or joints, text that
-            is no finite number, a value that must be stated; the message names file, place and value.
+            is not a finite number, a value that must be stated; the message names file, place and value.
     """
     path = Path(path)
     if format is not None and format not in FORMATS:
@@ -223,7 +224,7 @@ def read(
         ]
     except FormatError as error:
         raise FormatError(printable(str(error))) from error.__cause__
-    except Exception as error:  # a file that its reader does not see through must not end more than its reading
+    except Exception as error:  # a file that its reader cannot handle must fail this read only
         raise FormatError(f"{path}: damaged, or unlike any {name} file ({reason(error)})") from error
     notes = list(dict.fromkeys(note for recording in recordings for note in recording.notes))
     if strict and notes:
@@ -232,10 +233,10 @@ def read(
 
 
 def write(path: str | Path, recordings: Recording | Iterable[Recording]) -> None:
-    """Write recordings into one file, whose suffix decides the format. A file is written whole or not at all.
+    """Write recordings into one file, whose suffix decides the format. It is written completely or not at all.
 
     `.npz`, `.csv` and `.jsonl` hold everything, and any number of recordings. `.skels` holds positions only, unchanged;
-    dropped frames and missing joints become zeros, which its readers take as missing. For the others see their modules:
+    dropped frames and missing joints become zeros, which its readers take as missing. For other formats, see:
     `.bvh`, `.trc` and `.c3d` (`markers`), `.npy` and `..._body_3d_xyz.csv` (`freemocap`).
 
     Raises:
@@ -292,7 +293,7 @@ def check_writable(path: str | Path) -> str:
     """Check, before recordings exist, that they can be written there.
 
     Returns:
-        What of a recording the format cannot hold; empty if it holds everything.
+        The parts of a recording that the format cannot hold; empty if it holds everything.
 
     Raises:
         FormatError: unknown suffix, or a place where no file can be written.

@@ -1,12 +1,12 @@
 """AlphaPose's JSON, and COCO's keypoint results and annotations.
 
-Read are a list of people, `{"image_id": "7.jpg", "keypoints": [x, y, confidence, ...]}`, with `idx` where they are
+It reads a list of people, `{"image_id": "7.jpg", "keypoints": [x, y, confidence, ...]}`, with `idx` where they are
 tracked; such a list as `annotations` of an object with `images` (COCO, Halpe); and, by image name or one file per
 image, objects with `bodies` (`joints`) or `people` (`pose_keypoints_2d`). COCO-WholeBody puts feet, face and hands
 beside `keypoints` (`lefthand_kpts`, ...).
 
-Frame numbers are those in image names, from the smallest: the last number of the name that no two images share. Layouts
-are told by their points as in `rtskel.formats.wholebody`.
+Frame numbers come from image names, counted from the smallest: the last number in the name that no two images share.
+The number of points tells the layout, as in `rtskel.formats.wholebody`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _bodies(place: str, frame: Any) -> list[dict[str, Any]]:
 
 
 def _frame_numbers(path: Path, images: Iterable[str], options: Options) -> dict[str, int]:
-    """Frame numbers from 0 of image names or ids; in the order of appearance where they tell none."""
+    """Frame numbers, from 0, of image names or ids; in the order of appearance where those have no numbers."""
     names = list(images)
     groups = [re.findall(r"\d+", re.sub(r"\.[A-Za-z]\w{0,4}$", "", name), re.ASCII) for name in names]
     for place in range(1, min(map(len, groups), default=0) + 1):

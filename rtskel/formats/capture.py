@@ -1,8 +1,8 @@
-"""Captures: refined poses as they came, which `rtskel subscribe --save` appends to `FILE.part` until it is done.
+"""Captures: refined poses in the order in which they arrived. `rtskel subscribe --save` appends them to `FILE.part`.
 
-After a first line, the messages of the wire format follow each other, each behind the lengths of its two parts (two
-uint32, little-endian). A capture that is left over, because the program or the machine died, can be read at any time;
-an incomplete last message is left out.
+A first line is followed by messages of the wire format, each preceded by the lengths of its two parts (two uint32,
+little-endian). A capture that is left over because the program or the machine died can be read at any time; an
+incomplete last message is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Collector:
     """Gathers refined poses into recordings, one for each stream and lookahead.
 
     Poses are kept in the order of arrival; nothing is sorted or discarded. Where a stream restarts (a new epoch of its
-    estimator, another layout, a frame number that does not ascend or leaps), a new recording begins, called `name@2`,
+    estimator, another layout, a frame number that goes back or leaps), a new recording begins, called `name@2`,
     `name@3`, ...
     """
 
@@ -72,7 +72,7 @@ class Collector:
 
 
 class _Take:
-    """The poses of one stream at one lookahead that follow each other."""
+    """Consecutive poses of one stream at one lookahead."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -141,10 +141,10 @@ def slot_of(pose: RefinedPose) -> int:
 
 
 def collected(file: IO[bytes]) -> tuple[Collector, bool]:
-    """The poses in a capture, and whether it ends with a whole message.
+    """The poses in a capture, and whether its last message is complete.
 
     Raises:
-        FormatError: it is no capture.
+        FormatError: not a capture.
     """
     if file.read(len(MAGIC)) != MAGIC:
         raise FormatError("not a capture of rtskel subscribe --save")
@@ -155,10 +155,10 @@ def collected(file: IO[bytes]) -> tuple[Collector, bool]:
 
 
 class _Poses:
-    """Iterates over the poses of a capture, behind its first line.
+    """Iterates over the poses of a capture, after its first line.
 
     Attributes:
-        whole: whether all messages so far were whole.
+        whole: whether all messages so far were complete.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Recordings as pandas and xarray know data. Copies: changing them leaves the recording as it is."""
+"""Recordings as pandas tables and xarray data sets. These are copies: changing them does not change the recording."""
 
 from __future__ import annotations
 

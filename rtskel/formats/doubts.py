@@ -1,4 +1,4 @@
-"""What is doubtful about a recording, whatever file it comes from: corrected where that is safe, and always said."""
+"""What is doubtful about a recording, whatever its file: corrected where that is safe, and always reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LATEST_START = 1_000_000
 
 
 def examined(recording: Recording, options: Options, *, own: bool, by_convention: bool) -> Recording:
-    """The recording with what is certainly wrong put right, and `notes` of that and of what looks wrong.
+    """The recording with certain mistakes corrected, and `notes` of those and of what looks wrong.
 
     Args:
         options: what the caller stated; its `notes` are of the whole file.
@@ -30,7 +30,7 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
         by_convention: the axes are those of a format whose files do not state them.
 
     Raises:
-        FormatError: frame numbers that cannot be.
+        FormatError: impossible frame numbers.
     """
     notes: list[str] = []
     recording = _clock(recording, notes)
@@ -46,7 +46,7 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
 
 
 def _clock(recording: Recording, notes: list[str]) -> Recording:
-    """Frame numbers that can be, and a rate that agrees with the times."""
+    """Possible frame numbers, and a rate that agrees with the times."""
     slots = recording.slots
     first, last = int(slots[0]), int(slots[-1])
     if too_far_apart(first, last, recording.frames):
@@ -115,7 +115,7 @@ def in_pixels(recording: Recording, size: tuple[int, int] | None, notes: list[st
 
 
 def _strangely_turned(recording: Recording) -> str:
-    """Why the axes look wrong, for somebody upright before a camera; empty if they do not."""
+    """Why the axes look wrong for a person who stands or sits before a camera; empty if they do not."""
     canonical = np.where(recording.missing[..., None], np.nan, recording.canonical())
     body = canonical[:, : len(BODY)] - canonical[:, NECK : NECK + 1]
     front = [BODY.index(name) for name in ("nose", "right_wrist", "left_wrist")]

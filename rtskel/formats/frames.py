@@ -2,7 +2,7 @@
 
 Files are named `<clip>_<number><words>.json`, as `take_000000000012_keypoints.json`; a folder may hold several clips.
 Frame numbers count from the smallest one of the clip; an absent number is a dropped frame. If no name has a number,
-files are taken in name order. Hidden files (`._*` of macOS) and an unfinished last file are skipped, and said.
+files are taken in name order. Hidden files (`._*` of macOS) and an unfinished last file are skipped and reported.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NUMBER = re.compile(r"(.*?)(\d+)\D*?(?:\.[^.]*)?", re.ASCII)
 
 
 def clips_of(path: Path, options: Options) -> dict[str, dict[int, str]]:
-    """The paths of the files of each clip by frame number, ascending from 0; clips by the name of their recordings."""
+    """For each clip, by the name of its recording: the paths of its files by frame number, ascending from 0."""
     folder, names = (path, names_in(path, options)) if path.is_dir() else (path.parent, [path.name])
     matches = [_NUMBER.fullmatch(name) for name in names]
     clips: dict[str, dict[int, str]] = {}

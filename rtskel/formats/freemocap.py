@@ -1,4 +1,4 @@
-"""Arrays without names (`.npy`), and freemocap's files: `..._body_3d_xyz.csv` or `.npy`, with both hands beside.
+"""Arrays without names (`.npy`), and freemocap's files: `..._body_3d_xyz.csv` or `.npy`, beside files of both hands.
 
 freemocap writes MediaPipe's points in mm, z up: a `.csv` with columns `left_shoulder_x`, ... (and `timestamp`), and a
 `.npy` [F, P, 3], for the body (33 points), each hand (21) and all (body, right hand, left hand, face). A file of the
@@ -6,7 +6,7 @@ body is read with the hands that lie beside it, and written with them.
 
 Any other `.npy` is [F, P, D], or [F, N, P, D] for N people: the number of points tells the layout, as in
 `rtskel.formats.wholebody` and `.mediapipe_arrays`; 50 are rtskel's joints. Where several orders of body and hands have
-as many points, the one is taken in which hands lie at their wrists. D is x, y, and z or a confidence.
+the same number of points, the order is taken in which hands lie at their wrists. D is x, y, and z or a confidence.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ _MARKERS = {  # the Plug-in Gait marker set of optical systems
 
 
 def _joint_named(name: str) -> tuple[str, bool] | None:
-    """The joint that a name as written by some program means, and whether it does so in full hands only."""
+    """The joint that a program's name means, and whether it means that in complete hands only."""
     word = re.sub(r"[^a-z0-9]", "", name.rpartition(":")[2].lower())
     word = re.sub(r"^body(?=nose|left|right)", "", word)
     if word in ("nose", "neck"):
@@ -303,9 +303,9 @@ def _joint_named(name: str) -> tuple[str, bool] | None:
 
 
 def by_names(names: Sequence[str]) -> Layout:
-    """The layout of points in one component `points` that a file names; joints without a point are missing.
+    """The layout of one component `points` whose points the file names; joints without a point are missing.
 
-    Understood are rtskel's own names, those of OpenPose, MediaPipe, freemocap and Pose2Sim, and Plug-in Gait's markers.
+    It understands rtskel's own names, those of OpenPose, MediaPipe, freemocap and Pose2Sim, and Plug-in Gait's markers.
     Without a neck, the middle of the shoulders is taken; without a hand root, the wrist if the hand has fingers.
     """
     found: dict[str, tuple[str, ...]] = {}
@@ -371,7 +371,7 @@ def gather(
     """
     names = layout.components if names is None else names
     rows = len(next(iter(points.values())))
-    if rows > _ROWS and all(array.ndim > 2 for array in points.values()):  # bound the memory of what lies between
+    if rows > _ROWS and all(array.ndim > 2 for array in points.values()):  # bounds the memory of intermediate results
         parts = [
             gather(
                 layout,

@@ -3,9 +3,9 @@
 Points are mapped to joints by their names (`rtskel.formats.mappings.by_names`); a point that is absent, NaN or, except
 for the neck, at exactly 0 is missing. The files state unit and frame rate, and `.trc` the time of each frame. They do
 not state axes: `.trc` has OpenSim's (x forward, y up, z to the person's right, who faces the camera), `.c3d` those of
-most laboratories (z up), unless `axes` says otherwise. A `.trc` in which no point ever changes its z is of one camera
-(Sports2D) and read as 2D: x to the image's right, y up, or pixels with y down, which such files call metres. Written
-are the 50 joints in metres; dropped frames are frames without points.
+most laboratories (z up), unless `axes` says otherwise. A `.trc` in which no point ever changes its z comes from one
+camera (Sports2D) and is read as 2D: x to the image's right, y up, or pixels with y down, which such files call metres.
+The 50 joints are written in metres; dropped frames are frames without points.
 
 `.c3d` needs ezc3d: `pip install 'rtskel[c3d]'`.
 """
@@ -158,7 +158,7 @@ def read_trc(path: Path, options: Options) -> list[Recording]:
 
 
 def _is_flat(points: NDArray[np.float64]) -> bool:
-    """Whether the z of points [F, P, 3] is 0, or never changes: nobody has measured it."""
+    """Whether the z of points [F, P, 3] is 0 or never changes: it was not measured."""
     z = points[..., 2]
     z = z[:, np.isfinite(z).any(axis=0)]
     still = bool(z.size) and bool((np.nanmax(z, axis=0) == np.nanmin(z, axis=0)).all())
@@ -166,7 +166,7 @@ def _is_flat(points: NDArray[np.float64]) -> bool:
 
 
 def _of_an_image(points: NDArray[np.float64], unit: str, options: Options) -> dict[str, Any]:
-    """What flat points are in: Sports2D calls pixels metres, too."""
+    """The unit of flat points: Sports2D says metres for pixels as well."""
     tall = np.nanmedian(np.nanmax(points[..., 1], axis=1) - np.nanmin(points[..., 1], axis=1))
     if unit == "px" or tall * MM_PER_UNIT.get(unit, 0.0) > TALLEST_MM:
         words = "" if unit == "px" else f", {tall:.0f} {unit} tall: taken as pixels"
@@ -251,7 +251,7 @@ _Read = tuple[NDArray[np.float64], NDArray[np.bool_], list[str], float, str]
 
 
 def _read_apart(path: Path) -> _Read:
-    """Points [F, P, 3], which are lost, their names, the rate and the unit; read in a process of its own.
+    """Points [F, P, 3], which of them are lost, their names, the rate and the unit; read in a process of its own.
 
     ezc3d crashes on some damaged files, which would end this process.
     """

@@ -1,4 +1,4 @@
-"""`.mcap`, written only: recordings as time-stamped messages for robotics tools, and a scene that Foxglove shows.
+"""`.mcap`, written only: recordings as time-stamped messages for robotics tools, and as a scene for Foxglove.
 
 Each recording has two channels: `/NAME/pose` with everything that the recording holds of a frame (`rtskel.Pose`), and
 `/NAME/scene` with its bones and joints in metres (`foxglove.SceneUpdate`). Both are JSON. Recordings of one name and
@@ -116,7 +116,7 @@ def _messages(recording: Recording, topic: str) -> Iterator[tuple[int, dict[str,
     if times is None:
         times = np.round(recording.slots * (1e9 / recording.fps)).astype(np.int64)
     metres = from_canonical(recording.canonical(), "TRU") * (recording.mm_per_unit() / 1000)
-    # What is refined is there; a raw joint without confidence is not.
+    # Refined joints are always there; raw joints without confidence are not.
     shown = ~recording.missing | (recording.lookahead is not None)
     same = {name: getattr(recording, name) for name in ("lookahead", "skeleton", "unit", "axes", "mirrored")}
     for row, time in enumerate(times.tolist()):

@@ -1,6 +1,6 @@
 """JSON in OpenPose's format: of OpenPose, and of the many programs that write "in OpenPose format".
 
-Read are a folder with one file per frame, or one such file (`rtskel.formats.frames`), which may hold a list of frames
+It reads a folder with one file per frame, or one such file (`rtskel.formats.frames`), which may hold a list of frames
 (ComfyUI and others that use DWPose, which also state the image's size). `people` is a list, an object of people by id,
 or one person. A person has `pose_keypoints_2d`, `hand_left_keypoints_2d` and `hand_right_keypoints_2d`, or, of OpenPose
 before 1.2, these without `_2d` (before 1.1 `body_parts`): x, y, confidence of each point. The number of points of the
@@ -110,7 +110,7 @@ def _people(number: int, file: str, value: Any, options: Options, sizes: set[Any
         people = []
     if not isinstance(people, list):
         raise FormatError(f"{file}: not OpenPose's JSON: no list of people")
-    seen = ((at, person) for at, person in enumerate(people) if person != {})  # Pose2Sim's for who is not in view
+    seen = ((at, person) for at, person in enumerate(people) if person != {})  # {}: Pose2Sim, out of view
     return [_person(number, f"{file}, person {at}", person, options) for at, person in seen]
 
 
@@ -211,7 +211,7 @@ def _joints(rows: list[tuple[str, _Parts]], options: Options) -> tuple[NDArray[n
 
 
 def _eyes_follow(bodies: list[NDArray[np.float32]]) -> bool:
-    """Whether points 1 to 4 lie around the nose, as eyes and ears of BODY_25B, and not along an arm, as of BODY_25.
+    """Whether points 1 to 4 lie around the nose, as eyes and ears in BODY_25B, and not along an arm, as in BODY_25.
 
     Both have 25 points. Points 5 and 6 are the shoulders there, and a shoulder and elbow here.
     """

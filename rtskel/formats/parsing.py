@@ -22,7 +22,7 @@ from rtskel.text import printable
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller states because the file does not say it, or says it wrongly; see `rtskel.read`.
+    """What the caller states because the file does not, or states it wrongly; see `rtskel.read`.
 
     Attributes:
         notes: what the reader dropped or doubted, in the order in which it was found.
@@ -42,7 +42,7 @@ class Options:
             self.notes.append(words)
 
     def need(self, path: Path | str, key: str, what: str) -> Any:
-        """A value that the file cannot do without; FormatError names the option if the caller does not state it."""
+        """A value that this file needs; FormatError names the option if the caller does not state it."""
         value = getattr(self, key)
         if value is None:
             raise FormatError(f"{path}: {what}: state it (--{key.replace('_', '-')}, in Python {key}=)")
@@ -82,7 +82,7 @@ class Format:
 
 
 BOM = rb"\A(?:\xef\xbb\xbf)?"
-"""How a mark begins: at the start of the file, behind a byte order mark."""
+"""How a mark begins: at the start of the file, after a byte order mark."""
 
 DEPTH = frozenset({"depth_scale", "world"})
 """The options of formats with MediaPipe's landmarks."""
@@ -132,7 +132,7 @@ def text(path: Path | str, options: Options | None = None, encoding: str = "utf-
 
 
 class Unfinished(FormatError):
-    """JSON that ends in its middle: the file is empty, cut off, or still being written."""
+    """JSON that is incomplete: the file is empty, cut off, or still being written."""
 
 
 def parse_json(place: Path | str, source: str) -> Any:
@@ -169,7 +169,7 @@ _MOST_DEFLATED = 1100
 def load_npz(path: Path, wanted: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` file by name: those in `wanted`, or all.
 
-    Before anything is unpacked, what a member declares is compared with its size. Nothing is ever unpickled.
+    Before a member is unpacked, the size that it declares is compared with its real size. Nothing is ever unpickled.
     """
     data = content(path)
     if not zipfile.is_zipfile(io.BytesIO(data)):
@@ -276,7 +276,7 @@ def integer(place: str, value: Any) -> int:
 
 
 def identity(place: str, value: Any) -> int:
-    """The id of a tracked person: a whole number, as text or in a list of one, too; -1: none."""
+    """The id of a tracked person: a whole number, also as text or in a list of one; -1: none."""
     while isinstance(value, list) and len(value) == 1:
         (value,) = value
     if value is None or isinstance(value, list):

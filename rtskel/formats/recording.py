@@ -213,7 +213,7 @@ class Recording:
         return np.equal(self.confidence, 0)
 
     def by_slot(self, values: NDArray[T], first: int = 0) -> NDArray[T]:
-        """Values per frame [N, ...] per slot [S, ...], from slot `first` to the last; 0 for dropped frames."""
+        """Values [N, ...] by frame as values [S, ...] by slot, from slot `first` to the last; 0 for dropped frames."""
         slots = np.zeros((int(self.slots[-1]) + 1 - first, *values.shape[1:]), values.dtype)
         slots[self.slots - first] = values
         return slots
@@ -246,7 +246,7 @@ def exchange_sides(recording: Recording) -> Recording:
 
 
 def sides_look_swapped(recording: Recording) -> bool:
-    """Whether the right shoulder lies at the image's right of the left one in most frames that show both.
+    """Whether, in most frames that show both shoulders, the right one is further to the image's right.
 
     For a person who faces the camera that means a mirrored image or swapped sides.
     """

@@ -6,8 +6,8 @@ line. The format has no frame rate (its data has 25), no frame numbers and no co
 missing, except the neck of a frame with other joints.
 
 In the PHOENIX14T files the right shoulder lies at +x: the image is mirrored or the sides are swapped. Values are read
-unchanged; `mirrored=True` states the first, `swap_sides=True` undoes the second, and `sides_look_swapped(recording)`
-tells whether a recording needs either.
+unchanged; `mirrored=True` declares the former, `swap_sides=True` undoes the latter, and `sides_look_swapped(recording)`
+tells whether a recording needs one of them.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ Every column but the positions is optional:
     format      text       "rtskel-recording-1" (default); `.npz` only
 Rows with the same stream, lookahead, person and view are one recording, in row order. Without fps, times tell it.
 
-`.npz` has one array per column, never pickled. `.csv` has a header line; each joint has its own columns `nose_x`,
+`.npz` has one array per column, never pickled. `.csv` has a header line; each joint has columns `nose_x`,
 `nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint without x and y is missing); an empty cell
 is the column's default. `.jsonl` has one object per line with the columns as keys, `xyz` as [J][x, y, z] or [J][x, y],
 and null for a default. It reads the lines of `rtskel subscribe --json` too; their flags are words
-and are left out, and objects of another `kind` than "pose" are skipped. Columns and keys that nobody knows are noted.
+and are left out, and objects of another `kind` than "pose" are skipped. Unknown columns and keys are noted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Column:
 
     Attributes:
         kinds: accepted dtype kinds.
-        per: what has a value of its own: "joint" [M, J], "row" [M], or "stream" (one for all rows, or [M]).
+        per: what has its own value: "joint" [M, J], "row" [M], or "stream" (one for all rows, or [M]).
         default: written where a recording has no value.
     """
 

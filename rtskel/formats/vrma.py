@@ -1,7 +1,7 @@
 """`.vrma` (VRM Animation 1.0) and `.glb`, written only: one recording as an animation of VRM's humanoid bones.
 
-Both are binary glTF 2.0 with the extension VRMC_vrm_animation: any VRM avatar plays them, and programs that know glTF
-only see moving nodes. The nodes' rest pose is VRM's T pose in the proportions of the recording, in metres, the face
+Both are binary glTF 2.0 with the extension VRMC_vrm_animation: any VRM avatar plays them, and programs that only know
+glTF see moving nodes. The nodes' rest pose is VRM's T pose in the proportions of the recording, in metres, the face
 toward +z; rotations come from `rtskel.avatar`. The hips start above the origin and move as the neck does.
 A dropped frame, or a joint that is missing, keeps its pose: the format has no gaps.
 Specifications: registry.khronos.org/glTF, github.com/vrm-c/vrm-specification (VRMC_vrm_animation-1.0).

@@ -139,7 +139,7 @@ def recordings_of(
 def _scores_split(
     points: NDArray[np.float64], scores: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points and scores [...], where scores may be the third number of each point: within 0..1, beside pixels."""
+    """Points and scores [...]; scores may be the third number of each point in pixels, if it is within 0..1."""
     if scores is not None:
         return points, scores
     if points.ndim >= 2 and points.shape[-1] == 3 and points.size:

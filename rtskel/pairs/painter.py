@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.closing import Closing
 from rtskel.pairs.camera import Camera
 from rtskel.pairs.scene import Light, Looks
 
@@ -60,7 +60,7 @@ def gl_modules() -> tuple[Any, Any, Any]:
     return gl, osmesa, arrays
 
 
-class Painter:
+class Painter(Closing):
     """A picture that bodies of one mesh are drawn into; a context manager.
 
     Args:
@@ -149,10 +149,6 @@ class Painter:
         upside_down: U8 = np.asarray(self._picture).reshape(self._height, self._width, 4)
         return upside_down[::-1]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Frees the OpenGL context."""
         self._osmesa.OSMesaDestroyContext(self._context)

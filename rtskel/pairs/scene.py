@@ -79,8 +79,9 @@ def _hairy(random: np.random.Generator, body: Body) -> NDArray[np.bool_]:
     return hairy
 
 
-def _lumps(random: np.random.Generator, at: F64, size: float, waves: int = 12) -> F64:
+def _lumps(random: np.random.Generator, at: F64, size: float) -> F64:
     """Smooth noise [V] of about unit size at points [V, 3], whose lumps are about `size` metres wide."""
+    waves = 12
     direction = random.normal(0, 1 / size, (waves, 3))
     noise: F64 = np.sin(at @ direction.T + random.uniform(0, 6.3, waves)).sum(axis=1) / np.sqrt(waves / 2)
     return noise

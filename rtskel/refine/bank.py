@@ -42,7 +42,7 @@ class WindowEngine(Protocol):
         """
 
     def ring(self, config: RingConfig, /) -> EngineRing | None:
-        """The engine's own ring beside its network; None if the caller keeps the ring."""
+        """The engine's own ring on its device; None if the caller keeps the ring."""
 
 
 class RefinerBank:
@@ -61,8 +61,8 @@ class RefinerBank:
         streams: S, how many streams are held.
         min_confidence: joints below it count as missing, as do those with confidence 0 or a NaN or infinite coordinate.
         ahead: how many slots ahead of the next window a frame may come.
-        hop: windows of a stream run that many together, every `hop` frames, in one batch: the same output, up to
-            hop - 1 frames later, for less engine time where few streams would not fill its batches.
+        hop: every `hop` frames, that many windows of a stream run together in one batch. The output is the same, up to
+            hop - 1 frames later, and takes less engine time where few streams would not fill a batch.
         ring: makes the ring, unless the engine has its own.
 
     Raises:
@@ -231,7 +231,7 @@ class RefinerBank:
             self._ring.end(streams, self._slots(-1 if last is None else last, streams))
 
     def reset(self, stream: ArrayLike) -> None:
-        """Forget everything about [M] `stream`, output still due included: the next frame starts afresh at slot 0."""
+        """Forget everything about [M] `stream`, including output still due: the next frame is slot 0 again."""
         with self._lock:
             self._ring.reset(self._rows(stream))
 
@@ -262,7 +262,7 @@ class RefinerBank:
         """Jump to the newest windows of [M] `stream` (each once) that can run; earlier ones never run.
 
         Returns what the skipped windows complete, averaged over fewer windows, or over none and flagged PASSTHROUGH.
-        For overloaded callers, so that the newest frames come first. Not for streams that have ended.
+        Overloaded callers use this to put the newest frames first. Not for streams that have ended.
         """
         with self._lock:
             return self._skip(self._rows(stream))

@@ -46,7 +46,7 @@ class RingConfig:
         ahead: how many slots beyond the next window to run a frame may lie.
         min_confidence: joints below it count as missing.
         skeleton: joints, tree and typical bone lengths.
-        hop: windows of a stream run that many together: those that end at slots hop-1, 2 hop-1, ..., and the tail.
+        hop: how many windows of a stream run together: they end at slots hop-1, 2 hop-1, ..., or are the tail.
     """
 
     streams: int
@@ -94,7 +94,7 @@ class RingConfig:
         return self.reach(lookahead) - max(central - self.radius, least) + 1
 
     def whole_hops(self, watermark: _Slots) -> _Slots:
-        """The last window that may run while a stream goes on and everything up to `watermark` has come."""
+        """The last window that may run while a stream is live and everything up to `watermark` has come."""
         return watermark - (watermark + 1) % self.hop
 
     @property

@@ -297,7 +297,7 @@ class RingState:
 
 
 class EngineRing(RingState, ABC):
-    """A ring whose numbers an engine keeps beside its network: windows never leave the device that they run on."""
+    """A ring whose frames and predictions an engine keeps on its device: windows never leave it."""
 
     @abstractmethod
     def put(

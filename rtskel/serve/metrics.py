@@ -11,8 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import numpy as np
@@ -29,6 +28,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from rtskel import __version__
+from rtskel.closing import Closing
 from rtskel.errors import ServeError
 from rtskel.serve.emission import Emission
 from rtskel.serve.server import Server
@@ -75,8 +75,8 @@ class Latencies:
         return list(zip(bounds, below, strict=True)), float(self._sums_s[which])
 
 
-class Metrics:
-    """Serves `/metrics`, `/healthz` and `/readyz` between entering and leaving a `with` block.
+class Metrics(Closing):
+    """Serves `/metrics`, `/healthz` and `/readyz` until it is closed.
 
     Args:
         server: to watch; nothing of it is changed.
@@ -106,14 +106,10 @@ class Metrics:
         where = f"[{host}]" if ":" in host else host
         self.url = f"http://{where}:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, name="rtskel-metrics", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Stops answering."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()

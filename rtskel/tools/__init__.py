@@ -1,5 +1,5 @@
 """Tools around the server: an estimator on a camera, a replay of recordings, a live table, drawings, the demo.
 
 In: cameras, videos, recordings, messages of a server. Out: messages to a server, tables, pictures, recordings.
-They use the same client as any other program.
+Must hold: they use the same client as any other program.
 """

@@ -28,7 +28,7 @@ class Capture(Closing):
     """Appends poses to `path`.part; `finish` turns them into the recording `path`. A context manager.
 
     Attributes:
-        part: the file that is appended to: `path`.part, or `path`.2.part, ... where that exists already.
+        part: the file that is appended to: `path`.part, or `path`.2.part, ... if that exists already.
         poses: how many poses were added.
 
     Raises:
@@ -51,7 +51,7 @@ class Capture(Closing):
         self._refused: dict[str, str] = {}
 
     def add(self, pose: RefinedPose) -> None:
-        """Take one pose. What the wire format cannot hold is named by `finish`."""
+        """Take one pose. `finish` names what the wire format cannot hold."""
         try:
             topic, body = encode(pose)
         except WireError as error:

@@ -16,10 +16,10 @@ from rtskel.wire import Event, Flag, RefinedPose
 
 
 def check_savable(path: str) -> str:
-    """Before hours of poses are collected: check that they can be saved there.
+    """Checks, before hours of poses are collected, that they can be saved there.
 
     Returns:
-        A line that says what of them the format cannot hold; empty if it holds everything.
+        A line that says what the format cannot hold; empty if it holds everything.
 
     Raises:
         FormatError: unknown suffix, or a place where no file can be written.
@@ -35,7 +35,7 @@ def save(recordings: list[Recording], path: str) -> str:
         A line that says what was saved.
 
     Raises:
-        RtskelError: the format refuses some of them. The message says which, why, and where they are instead; the
+        RtskelError: the format refuses some of them. The message says which, why, and where they are instead. The
             others are saved.
     """
     if not recordings:
@@ -75,7 +75,7 @@ def _can_write(recording: Recording, path: str) -> bool:
 
 
 class Ends:
-    """Knows whether every stream that was seen has ended, and none has begun for a while."""
+    """Tells whether every stream that was seen has ended and none has begun for a while."""
 
     QUIET = 2.0
 
@@ -133,9 +133,9 @@ class Latency:
 def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
     """The latency of a pose that arrived at `arrived_ns` on this machine's monotonic clock.
 
-    None if the estimator's clock is another one. For a slot without a frame, latency is measured from when its frame
-    would have been taken, and transport has one leg only. Where a stream ended within its lookahead, only the time
-    that was waited counts as lookahead.
+    None if the estimator's clock is another one. For a slot without a frame, latency counts from when its frame
+    would have been taken, and transport is only the way from the server. Where a stream ended within its lookahead,
+    only the time that it waited counts as lookahead.
     """
     if pose.source_clock != "monotonic" or pose.clock != "monotonic":
         return None
@@ -149,7 +149,7 @@ def latency(pose: RefinedPose, arrived_ns: int) -> Latency | None:
     return Latency(lookahead=ahead, queue=rest - ahead, engine=engine, transport=transport)
 
 
-def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 99)) -> dict[str, dict[str, float]]:
+def percentiles(latencies: Iterable[Latency]) -> dict[str, dict[str, float]]:
     """Percentiles in ms of the total and of each part: {"total": {"p50": ..., "p99": ...}, "lookahead": ...}.
 
     Each part has percentiles of its own, so they do not add up to the total's.
@@ -159,7 +159,7 @@ def percentiles(latencies: Iterable[Latency], shares: tuple[float, ...] = (50, 9
         name: np.array([getattr(row, name) for row in rows], float) for name in ("total", *PARTS)
     }
     return {
-        name: {f"p{share:g}": float(np.percentile(column, share)) if len(column) else 0.0 for share in shares}
+        name: {f"p{share}": float(np.percentile(column, share)) if len(column) else 0.0 for share in (50, 99)}
         for name, column in columns.items()
     }
 

@@ -68,7 +68,7 @@ def figure(
             frames in which the raw recordings lack the joint (without a raw recording: in which it was filled in).
         truth: drawn in grey behind every pose and trace.
         video: file whose frames are drawn behind the poses, which are in its pixels.
-        views: "front" (as the camera sees it), "side" and "top"; several make a row each of every recording.
+        views: "front" (as the camera sees it), "side" and "top"; each view of each recording is a row.
 
     Raises:
         RtskelError: nothing to draw, too many rows, recordings of different skeletons, an unknown joint, a frame number
@@ -123,7 +123,7 @@ def animate(
         progress: called with how many frames are done, and how many there are.
 
     Returns:
-        What to know before it is shown elsewhere; nothing for a .gif or an .mp4 in H.264.
+        A warning about players that cannot show it; empty for a .gif or an .mp4 in H.264.
 
     Raises:
         FormatError: another suffix; the file cannot be written; .mp4, and no OpenCV.
@@ -222,7 +222,7 @@ def _images(video: str | Path, slots: Sequence[int]) -> Iterator[tuple[int, Imag
 def _write_gif(path: Path, images: Iterator[Image], fps: float, frames: int) -> None:
     from PIL import Image as Pillow  # matplotlib needs it, too
 
-    # In hundredths of a second, such that rounding does not add up.
+    # In hundredths of a second, so that rounding errors do not add up.
     ticks = np.diff(np.round(np.arange(frames + 1) * 100 / fps).astype(int))
     pictures = (Pillow.fromarray(image).quantize(128) for image in images)
     first = next(pictures)

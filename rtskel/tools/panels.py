@@ -30,7 +30,7 @@ _DIRECTION = {"x": "right", "y": "down", "z": "toward the camera"}
 def layout(
     rows: int, columns: int, width: float, height: float, traces: int
 ) -> tuple[Figure, list[list[Axes]], list[Axes]]:
-    """A figure with a grid of panels (`width` by `height` inches each) above axes for so many traces."""
+    """A figure with a grid of panels (`width` by `height` inches each) above the axes of the traces."""
     title, ticks, margin = 0.32, 0.3, 0.55
     size = columns * width + 1.2 * margin, rows * (title + height) + 0.2 + traces * (title + 1.1 + ticks) + 0.15
     plot = Figure(figsize=size, dpi=100)

@@ -1,7 +1,7 @@
 """Replays recordings through a `Publisher` as a live estimator would send them, on time or with jitter and drops.
 
-`schedule` computes what is sent when, without clocks or sockets; `replay` does it against an absolute clock, so that a
-late frame delays no other, and an hour's recording takes an hour.
+`schedule` computes what is sent when, without clocks or sockets; `replay` sends it by an absolute clock, so that a late
+frame delays no other, and an hour's recording takes an hour.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def stated_fps(recording: Recording, config: ReplayConfig) -> float:
 def keeps_times(recording: Recording, config: ReplayConfig) -> bool:
     """Whether frames are sent with the times at which they were recorded, instead of those of the replay.
 
-    They are where the replay follows no clock, and the wire format can state the times.
+    That is so where the replay follows no clock and the wire format can state the times.
     """
     times = recording.time_ns
     return math.isinf(config.speed) and times is not None and bool((times >= 0).all() and (times <= MAX_TIME).all())
@@ -264,7 +264,7 @@ def replay(
     """Send recordings; returns how many frames were sent.
 
     Nothing is sent before a subscriber is there. Each stream ends with the number of its slots, so that a receiver
-    learns of frames dropped at its end. If interrupted, streams that have begun are ended where they are.
+    learns of frames dropped at its end. If interrupted, it ends the streams that have begun.
 
     Args:
         connect: makes the sender for a recording, from its index and the frame rate to state.

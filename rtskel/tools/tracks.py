@@ -1,4 +1,4 @@
-"""Recordings as `rtskel draw` draws them: by slot, in shared coordinates, with what of the plane they fill."""
+"""Recordings as `rtskel draw` draws them: by slot, in shared coordinates, with the area that they fill."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Bounds:
 
 
 def bounds_of(tracks: Sequence[Track], image: Image | None, view: str = "front") -> Bounds:
-    """The part of a view's plane (of the image, if there is one) that the tracks fill."""
+    """The area of a view's plane (of the image, if there is one) that the tracks fill."""
     extremes = []
     for track in tracks:
         rows = track.there.any(axis=1)

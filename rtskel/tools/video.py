@@ -52,7 +52,7 @@ class Video(Closing):
 
     Attributes:
         name: the file, or "camera N".
-        fps: frames a second: as the file states it if its times agree, else as they say; of a camera, as it states it.
+        fps: frames a second: as the file states it if its times agree, else by its times; of a camera, as it states it.
         note: what is doubtful about the stated rate, in one line; empty: nothing.
         width, height: of a frame, in pixels.
         frames: number of frames, as the file states it; 0: unknown.
@@ -153,7 +153,7 @@ def write_mp4(path: str | Path, images: Iterable[Image], fps: float) -> str:
     row or column is left out.
 
     Returns:
-        Which players the video needs; nothing if all of them can play it.
+        Which players can play it; empty if all can.
 
     Raises:
         FormatError: neither ffmpeg nor OpenCV is installed, or they cannot write there.
@@ -186,7 +186,7 @@ def _write_by_ffmpeg(ffmpeg: str, path: str | Path, images: Iterable[Image], fps
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log)
         assert process.stdin is not None
         try:
-            with contextlib.suppress(BrokenPipeError):  # it says below why it stopped
+            with contextlib.suppress(BrokenPipeError):  # the reason is reported below
                 for image in images:
                     process.stdin.write(np.ascontiguousarray(image).tobytes())
         finally:
@@ -219,7 +219,7 @@ def _write_by_opencv(path: str | Path, images: Iterable[Image], fps: float, size
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Hides what libraries write straight to file descriptor 2, where no option of theirs does."""
+    """Hides what libraries write straight to file descriptor 2, which none of their options can suppress."""
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -86,7 +86,7 @@ def as_json(message: Given, arrived_ns: int) -> dict[str, Any]:
 
 
 def _known(about: About) -> dict[str, Any]:
-    """Who it is and from where, as far as that is known; the keys are the columns of `.jsonl` recordings."""
+    """Person and camera, as far as they are known; the keys are the columns of `.jsonl` recordings."""
     width, height = about.image_size or (None, None)
     said = {"person": about.person, "view": about.view, "image_width": width, "image_height": height}
     return {name: value for name, value in said.items() if value is not None}
@@ -106,11 +106,11 @@ def _numbers(values: NDArray[np.float32]) -> list[Any]:
     return flat if values.ndim == 1 else [flat[first : first + 3] for first in range(0, len(flat), 3)]
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     """A rich console that prints text verbatim; 140 columns wide where it is not a terminal."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, markup=False)
+    made = Console(highlight=False, markup=False)
     if not made.is_terminal:
         made.width = 140
     return made
@@ -181,7 +181,7 @@ class Display:
             self._console.print(self._view.render())
 
     def update(self, view: View, before: Callable[[], None] | None = None) -> None:
-        """The view has changed. Drawing takes some ms, so it is done four times a second, `before` each time called."""
+        """The view has changed. Drawing takes some ms, so it happens four times a second, after a call of `before`."""
         self._view = view
         now = time.monotonic()
         if now < self._due:

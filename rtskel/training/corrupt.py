@@ -168,19 +168,12 @@ def runs(
     return taken
 
 
-def burst_mask(
-    poses: Poses,
-    share: Amount,
-    generator: torch.Generator,
-    shortest: int = 5,
-    longest: int = 15,
-    inside: bool = False,
-) -> Poses:
-    """All joints but the root missing in bursts of `shortest` to `longest` frames, for a share of the frames.
+def burst_mask(poses: Poses, share: Amount, generator: torch.Generator, inside: bool = False) -> Poses:
+    """All joints but the root missing in bursts of 5 to 15 frames, for a share of the frames.
 
     inside: whole bursts only, never on the first frame: for whole sequences, in which nothing precedes it.
     """
-    gone = runs(poses.missing, share, shortest, longest, generator, inside)
+    gone = runs(poses.missing, share, 5, 15, generator, inside)
     return poses.hide(gone[..., None] & poses.movable())
 
 
@@ -207,6 +200,16 @@ def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch
     for t in range(1, shape[1]):
         steps.append(a * steps[-1] + fresh * white[:, t])
     return torch.stack(steps, 1)
+
+
+def rotations(angles: Tensor) -> Tensor:
+    """Rotation matrices [B, 3, 3] of yaw (about y), pitch (about x) and roll (about z), angles [B, 3] in radians."""
+    (cy, cx, cz), (sy, sx, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
+    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
+    pitch = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
+    roll = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one], -1).view(-1, 3, 3)
+    return roll @ pitch @ yaw
 
 
 def measured_error(

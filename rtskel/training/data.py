@@ -24,12 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rtskel.configs import Config
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, read
 from rtskel.recordings import lift_recording
 from rtskel.refine.canonical import canonical_frames
-from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
-from rtskel.training.corrupt import autoregressive, means_of_three
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
+from rtskel.training.corrupt import autoregressive, means_of_three, rotations
+from rtskel.training.paired import PairedConfig, read_pairs, split_pairs
 from rtskel.training.score import CANONICAL_MM
 from rtskel.training.synthesize import synthesize
 
@@ -143,7 +145,7 @@ def _write_header(file: IO[bytes], frames: int, joints: int) -> None:
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Config, option="augmentation option"):
     """How clean windows are varied before they are corrupted.
 
     Attributes:
@@ -300,16 +302,6 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     return (x + path + drift) @ rotation.transpose(-1, -2)
 
 
-def rotations(angles: Tensor) -> Tensor:
-    """Rotation matrices [B, 3, 3] of yaw (about y), pitch (about x) and roll (about z), angles [B, 3] in radians."""
-    (cy, cx, cz), (sy, sx, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    zero, one = torch.zeros_like(cy), torch.ones_like(cy)
-    yaw = torch.stack([cy, zero, sy, zero, one, zero, -sy, zero, cy], -1).view(-1, 3, 3)
-    pitch = torch.stack([one, zero, zero, zero, cx, -sx, zero, sx, cx], -1).view(-1, 3, 3)
-    roll = torch.stack([cz, -sz, zero, sz, cz, zero, zero, zero, one], -1).view(-1, 3, 3)
-    return roll @ pitch @ yaw
-
-
 def pad_windows(
     clean: Tensor, x: Tensor, missing: Tensor, a: AugmentConfig, g: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -362,6 +354,9 @@ def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skel
 FIRST_SEED = 10_000
 """Seeds of synthetic clips start here; the bundled demo recording has another one."""
 
+SHORTEST_HAND = 10
+"""Frames of the shortest clip of a hand."""
+
 BODY = list(UPPER_BODY_50.groups["body"])
 """Joints that motion capture without hands has."""
 
@@ -412,7 +407,7 @@ def build_corpus(
     from MediaPipe fingerspelling are attached along the forearm. How2Sign is lifted from 2D and is for training.
 
     Args:
-        also: further sequences, such as `rtskel.training.paired.true_sequences`.
+        also: further sequences, such as `true_sequences`.
 
     Returns:
         Sequences and frames by "source/split".
@@ -450,13 +445,11 @@ def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence
         yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), in_canonical_units(r)
 
 
-def recorded_sequences(
-    paths: Iterable[str | Path], holdout: int = BuildConfig.holdout
-) -> Iterator[tuple[Sequence, Array]]:
+def recorded_sequences(paths: Iterable[str | Path]) -> Iterator[tuple[Sequence, Array]]:
     """The complete stretches of recordings that `rtskel.formats.read` reads, in training units.
 
     A stretch ends where a joint is missing or a frame was dropped; stretches shorter than a second are left out. One
-    recording in `holdout`, starting with the first, is for validation. The source is "recordings".
+    recording in `BuildConfig.holdout`, starting with the first, is for validation. The source is "recordings".
 
     Raises:
         FormatError: a recording is 2D, or none has a complete stretch.
@@ -466,7 +459,7 @@ def recorded_sequences(
         for recording in read(path):
             if recording.dims != 3:
                 raise FormatError(f"{path}: 2D poses; lift them to 3D first")
-            split = "dev" if number % holdout == 0 else "train"
+            split = "dev" if number % BuildConfig.holdout == 0 else "train"
             number += 1
             whole = np.asarray(~recording.missing.any(1))
             for part in _stretches(recording, whole, f"{Path(path).name}/{recording.name}", "recordings", split):
@@ -474,6 +467,13 @@ def recorded_sequences(
                 yield part
     if number and not used:
         raise FormatError(f"{number} recordings without a second in which no joint is missing: refine them first")
+
+
+def true_sequences(folder: str | Path) -> Iterator[tuple[Sequence, Array]]:
+    """The true motion of the pairs to learn from, for a corpus: source "pairs", about the neck's median."""
+    for pair in split_pairs(read_pairs(folder), PairedConfig.holdout)[0]:
+        origin = np.median(pair.truth[:, [NECK]], axis=0)
+        yield Sequence(pair.name, "pairs", "train", pair.fps, 0, 0), pair.truth - origin
 
 
 def _stretches(
@@ -515,7 +515,7 @@ def phoenix_hands(xyz: Array) -> Iterator[Array]:
     yield xyz[:, _LEFT] - xyz[:, _LEFT[:1]]
 
 
-def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
+def mediapipe_hands(path: Path) -> Iterator[Array]:
     """Right hands at the origin [N, 21, 3] from MediaPipe Holistic clips, smoothed over three frames, typical bones."""
     with np.load(path) as file:
         ends = np.cumsum(file["length"])
@@ -528,7 +528,7 @@ def mediapipe_hands(path: Path, shortest: int = 10) -> Iterator[Array]:
             seen = np.isfinite(hand).all(axis=(1, 2)) & (hand[..., 3] > 0).all(axis=1)
             edges = np.flatnonzero(np.diff(np.concatenate([[0], seen.astype(int), [0]])))
             for a, b in zip(edges[::2], edges[1::2], strict=True):
-                if b - a >= shortest:
+                if b - a >= SHORTEST_HAND:
                     xyz = hand[a:b, :, :3] - hand[a:b, :1, :3]
                     xyz[..., 2] *= -float(width[clip])  # depth is in image widths and grows away from the camera
                     xyz = means_of_three(np.concatenate([xyz[:1], xyz, xyz[-1:]])) * (_FLIP if side == "left" else 1)
@@ -594,8 +594,6 @@ def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.ran
 
 def main(argv: list[str] | None = None) -> int:
     """`python -m rtskel.training.data SHARED CORPUS`: builds a corpus and prints what went in."""
-    from rtskel.training.paired import true_sequences  # it imports this module
-
     parser = argparse.ArgumentParser(prog="python -m rtskel.training.data", description=main.__doc__)
     parser.add_argument("data", nargs="+", help="the shared data's folder, or recordings of complete 3D poses")
     parser.add_argument("out", help="folder of the corpus")

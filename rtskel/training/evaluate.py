@@ -248,9 +248,9 @@ def _measure(
     return *pooled(slice(None)), {measure: tuple(row) for measure, row in zip(MEASURES, table, strict=True)}
 
 
-def geometric_mean(scores: Sequence[Score], lookahead: int | None, group: str = "all") -> float:
-    """Geometric mean of the MSE over the ten conditions."""
-    return log_mean([s.mse for s in scores if s.lookahead == lookahead and s.group == group and s.condition in TEN])
+def geometric_mean(scores: Sequence[Score], lookahead: int | None) -> float:
+    """Geometric mean of the MSE of all joints over the ten conditions."""
+    return log_mean([s.mse for s in scores if s.lookahead == lookahead and s.group == "all" and s.condition in TEN])
 
 
 def sequences_of(path: str | Path) -> tuple[list[Array], list[Array]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,18 +29,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rtskel.configs import Config
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats.jointmap import JointMap
 from rtskel.skeleton import (
     LEFT_SHOULDER,
-    NECK,
     RIGHT_SHOULDER,
     SHOULDER_WIDTH,
     UPPER_BODY_50,
     Skeleton,
     axes_matrix,
 )
-from rtskel.training import data
+from rtskel.training.corrupt import rotations
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -172,7 +172,7 @@ def split_pairs(pairs: Sequence[Pair], holdout: int) -> tuple[list[Pair], list[P
 
 
 @dataclass(frozen=True)
-class PairedConfig:
+class PairedConfig(Config, option="option of pairs"):
     """How windows of pairs are drawn and varied. What is done to the truth is done to the estimate.
 
     Attributes:
@@ -211,13 +211,6 @@ class PairedConfig:
     brisk: float = 0.006
     stillness: float = 0.006
     holdout: int = 10
-
-
-def true_sequences(folder: str | Path) -> Iterator[tuple[data.Sequence, Array]]:
-    """The true motion of the pairs to learn from, for a corpus: source "pairs", about the neck's median."""
-    for pair in split_pairs(read_pairs(folder), PairedConfig.holdout)[0]:
-        origin = np.median(pair.truth[:, [NECK]], axis=0)
-        yield data.Sequence(pair.name, "pairs", "train", pair.fps, 0, 0), pair.truth - origin
 
 
 class PairedWindows:
@@ -284,7 +277,7 @@ class PairedWindows:
         truth = truth + torch.tensor(tree.chain, device=device) @ (bone * (factor.exp() - 1))
         angles = 2 * torch.rand(count, 3, generator=g, device=device) - 1
         angles = angles * torch.tensor([c.yaw, c.pitch, c.roll], device=device) * (torch.pi / 180)
-        turn = data.rotations(angles)[:, None].transpose(-1, -2)
+        turn = rotations(angles)[:, None].transpose(-1, -2)
         return error @ turn, truth @ turn
 
     def _lose_hands(self, missing: Tensor) -> Tensor:

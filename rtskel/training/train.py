@@ -16,7 +16,7 @@ import os
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -27,17 +27,17 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from rtskel.configs import Config
 from rtskel.engine import Engine
 from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
 from rtskel.formats.jointmap import mediapipe_map
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig, at, facing, open_gate
 from rtskel.skeleton import skeleton
+from rtskel.training.checkpoint import moments, read_tensors, restore, under, write_tensors
 from rtskel.training.corrupt import TRAINING, Poses, recipe
 from rtskel.training.data import AugmentConfig, Corpus, Windows, bone_statistics, pad_windows, to_canonical_windows
 from rtskel.training.evaluate import ModelEngine, Score, evaluate, geometric_mean, refine_all
@@ -61,14 +61,11 @@ TAIL = 30.0
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter_low", "jitter_high", "live")
 """Kinds of corruption that move every frame: the loss on acceleration is trained on these."""
 
-_LISTS = ("faster", "smoothness")
-"""Options of pairs that are several numbers."""
-
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config, option="training option"):
     """A training run. The schedule runs over `steps`, or over `time_budget` seconds, whichever ends first.
 
     Attributes:
@@ -145,40 +142,6 @@ class TrainConfig:
             raise ValueError(f"precision {self.precision!r}: fp32 or bf16 expected")
         for kind in (*self.kinds, *self.taught):
             recipe(kind)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; a key that is not a field raises ValueError."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown training option {unknown[0]!r}")
-        made = dict(values)
-        if isinstance(made.get("model"), Mapping):
-            made["model"] = SkeletorConfig.from_dict(made["model"])
-        if isinstance(made.get("augment"), Mapping):
-            augment = dict(made["augment"])
-            extra = sorted(set(augment) - {f.name for f in fields(AugmentConfig)})
-            if extra:
-                raise ValueError(f"unknown augmentation option {extra[0]!r}")
-            made["augment"] = AugmentConfig(
-                **augment | ({"rates": tuple(augment["rates"])} if "rates" in augment else {})
-            )
-        if isinstance(made.get("paired"), Mapping):
-            paired = dict(made["paired"])
-            extra = sorted(set(paired) - {f.name for f in fields(PairedConfig)})
-            if extra:
-                raise ValueError(f"unknown option of pairs {extra[0]!r}")
-            made["paired"] = PairedConfig(**paired | {k: tuple(paired[k]) for k in _LISTS if k in paired})
-        for key in ("kinds", "taught", "floors", "shares", "smoothness"):
-            if key in made and not isinstance(made[key], list | tuple):
-                raise ValueError(f"{key} {made[key]!r}: a list expected")
-            made |= {key: tuple(made[key])} if key in made else {}
-        made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
-        return cls(**made)
 
 
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
@@ -499,8 +462,7 @@ class Trainer:
         """Every tensor that the rest of the run depends on, by name."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
-            tensors |= {f"optimiser.{k}.{n}": v for n, v in self.optimiser.state[parameter].items()}
+        tensors |= moments(self.optimiser)
         generators = [self.generator.get_state()] * processes()
         if processes() > 1:
             dist.all_gather_object(generators, self.generator.get_state())
@@ -510,8 +472,7 @@ class Trainer:
 
     def save(self, path: str | Path) -> None:
         """Writes a checkpoint, complete or not at all. Every process of a run must call it."""
-        path = Path(path)
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in self.state().items()}
+        tensors = self.state()
         if rank():
             return
         best = self.best if math.isfinite(self.best) else None
@@ -520,12 +481,7 @@ class Trainer:
             "corpus": self.corpus.fingerprint,
             "books": json.dumps({"steps": self.steps, "elapsed": self.elapsed, "best": best}),
         }
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(tensors, str(partial), header)
-            partial.replace(path)
-        except (SafetensorError, OSError) as error:
-            raise RtskelError(f"{path}: cannot be written ({error}); the previous checkpoint is kept") from None
+        write_tensors(Path(path), tensors, header)
 
     def load(self, path: str | Path) -> None:
         """Continues from a checkpoint of the same model config, kinds, sources and corpus.
@@ -533,14 +489,12 @@ class Trainer:
         Raises:
             RtskelError: not a checkpoint, or one of another run; then nothing has changed.
         """
+        tensors, header = read_tensors(path, "books", "checkpoint")
         try:
-            with safe_open(str(path), framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             values, books, fingerprint = json.loads(header["config"]), json.loads(header["books"]), header["corpus"]
             running, generators = tensors["running"], tensors["generators"]
             of_pairs = tensors["of_pairs"] if self.paired else None
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise RtskelError(f"{path}: not a checkpoint ({error})") from None
         try:
             stored = TrainConfig.from_dict(values)
@@ -555,14 +509,9 @@ class Trainer:
         if len(generators) != processes():
             raise RtskelError(f"{path}: a checkpoint of {len(generators)} processes, not of {processes()}")
 
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(under("model."))
-        self.average.load_state_dict(under("average."))
-        for k, parameter in enumerate(p for group in self.optimiser.param_groups for p in group["params"]):
-            moments = under(f"optimiser.{k}.")
-            self.optimiser.state[parameter] = {n: v.to(self.device) if v.dim() else v for n, v in moments.items()}
+        self.model.load_state_dict(under("model.", tensors))
+        self.average.load_state_dict(under("average.", tensors))
+        restore(self.optimiser, tensors)
         self.running.copy_(running)
         if of_pairs is not None:
             self.of_pairs.copy_(of_pairs)
@@ -605,9 +554,9 @@ def bent(x: Tensor) -> Tensor:
     return three[:, 0] - 2 * three[:, 1] + three[:, 2]
 
 
-def score_pairs(engine: Engine, pairs: Sequence[Pair], radius: int = 2) -> dict[str, PairedErrors]:
-    """An engine's errors on pairs, by "lookahead/group": "0/body", "0/hands", "4/body", "4/hands"."""
-    refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, (0, 4), radius)
+def score_pairs(engine: Engine, pairs: Sequence[Pair]) -> dict[str, PairedErrors]:
+    """An engine's errors on pairs, radius 2, by "lookahead/group": "0/body", "0/hands", "4/body", "4/hands"."""
+    refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, (0, 4), 2)
     groups = {k: v for k, v in joint_groups(engine.info.skeleton_id).items() if k != "all"}
     return {
         f"{ahead}/{k}": paired_errors(out, pairs, joints)
@@ -616,9 +565,9 @@ def score_pairs(engine: Engine, pairs: Sequence[Pair], radius: int = 2) -> dict[
     }
 
 
-def validation_sequences(corpus: Corpus, source: str = "phoenix") -> list[Any]:
-    """The dev sequences of a source (if it has none, of the whole corpus), as arrays [N, J, 3]."""
-    return [corpus.frames(s) for s in corpus.select("dev", source) or corpus.select("dev")]
+def validation_sequences(corpus: Corpus) -> list[Any]:
+    """The dev sequences of PHOENIX14T (without it, of the whole corpus), as arrays [N, J, 3]."""
+    return [corpus.frames(s) for s in corpus.select("dev", "phoenix") or corpus.select("dev")]
 
 
 def processes() -> int:

@@ -7,14 +7,15 @@ as signing. So `Inputs` says what is done with it, and every result says the `In
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.configs import Config
 from rtskel.engine import Engine, open_engine
 from rtskel.errors import RtskelError
 from rtskel.filters import Filter, last_seen, next_seen
@@ -53,7 +54,7 @@ class Frames(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class Inputs(Config, option="option of inputs"):
     """What is done with poses before they are translated.
 
     Attributes:
@@ -90,15 +91,6 @@ class Inputs:
         ahead = "offline" if self.lookahead is None else f"lookahead {self.lookahead}"
         gap = "" if self.max_gap is None else f", gaps up to {self.max_gap}"
         return f"{self.refine} ({ahead}, unseen: {self.unseen}{gap})"
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return asdict(self)
 
     def filter(self) -> Filter | None:
         """The filter, if it is one: its name is of letters, where a file's has a suffix."""

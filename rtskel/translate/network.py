@@ -14,8 +14,8 @@ softmax(Wg h_t + bg) is learned beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rtskel.configs import Config
 from rtskel.model import Attention, EncoderLayer, sinusoids
 from rtskel.skeleton import skeleton
 from rtskel.translate.text import PAD
 
 
 @dataclass(frozen=True)
-class TranslatorConfig:
+class TranslatorConfig(Config, option="option of the network"):
     """Sizes of a translation network; the defaults are the Skeletor paper's (section 5.6).
 
     Attributes:
@@ -70,18 +71,6 @@ class TranslatorConfig:
     def features(self) -> int:
         """Numbers that describe a frame, D."""
         return 3 * skeleton(self.skeleton).joints * (2 if self.bones else 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TranslatorConfig:
-        """The inverse of `to_dict`; a key that is not a field raises ValueError."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown option of the network {unknown[0]!r}")
-        return cls(**values)
 
 
 class DecoderLayer(nn.Module):

@@ -11,8 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from rtskel.configs import Config
 from rtskel.errors import RtskelError
 from rtskel.skeleton import skeleton
+from rtskel.training.checkpoint import moments, read_tensors, restore, under, write_tensors
 from rtskel.translate.data import Sentence
 from rtskel.translate.inputs import Frames, Inputs
 from rtskel.translate.metrics import bleu
 from rtskel.translate.network import TranslationNetwork, TranslatorConfig
 from rtskel.translate.text import BEGIN, END, PAD, Vocabulary
-from rtskel.translate.translator import Search, Translator, read_tensors, write_tensors
+from rtskel.translate.translator import Search, Translator
 
 POOL = 8
 """Batches whose sentences are sorted by length together, so that little is padded."""
@@ -40,7 +42,7 @@ RUN = "rtskel.translation run"
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config, option="training option"):
     """A training run; the defaults are the Skeletor paper's (section 5.6) and its translator's.
 
     Attributes:
@@ -82,25 +84,6 @@ class TrainConfig:
             raise ValueError("factor in 0..1, least_lr above 0, ctc and weight_decay of at least 0 expected")
         if not (self.beams and self.alphas and min(self.beams) >= 1):
             raise ValueError("beams and alphas: some to choose from expected")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every field, as JSON can hold it."""
-        return {key: None if value == math.inf else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; a key that is not a field raises ValueError, a value of another type TypeError."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown training option {unknown[0]!r}")
-        made = dict(values)
-        if isinstance(made.get("network"), Mapping):
-            made["network"] = TranslatorConfig.from_dict(made["network"])
-        for key in ("beams", "alphas"):
-            if key in made:
-                made[key] = tuple(made[key])
-        made |= {key: math.inf for key in ("time_budget", "clip") if made.get(key, 0.0) is None}
-        return cls(**made)
 
 
 @dataclass(frozen=True)
@@ -236,8 +219,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Writes a checkpoint, complete or not at all."""
         tensors = {f"network.{k}": v for k, v in self.translator.network.state_dict().items()}
-        for k, parameter in enumerate(self.translator.network.parameters()):
-            tensors |= {f"optimiser.{k}.{n}": v for n, v in self.optimiser.state.get(parameter, {}).items()}
+        tensors |= moments(self.optimiser)
         tensors["random"] = torch.get_rng_state()
         books = {"epochs": self.epochs, "stale": self.stale, "elapsed": self.elapsed, "lr": self.lr, "best": self.best}
         about = {"books": books, "of": self._identity()}
@@ -249,19 +231,12 @@ class Trainer:
         Raises:
             RtskelError: not a checkpoint, or one of another run; then nothing has changed.
         """
-        tensors, header = read_tensors(path, RUN)
-        about = json.loads(header)
+        tensors, header = read_tensors(path, RUN, "translation run")
+        about = json.loads(header[RUN])
         if about["of"] != self._identity():
             raise RtskelError(f"{path}: a checkpoint of another config, of other sentences or inputs")
-        network = self.translator.network
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-        for k, parameter in enumerate(network.parameters()):
-            prefix = f"optimiser.{k}."
-            moments = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-            if moments:
-                self.optimiser.state[parameter] = {
-                    n: v.to(parameter.device) if v.dim() else v for n, v in moments.items()
-                }
+        self.translator.network.load_state_dict(under("network.", tensors))
+        restore(self.optimiser, tensors)
         torch.set_rng_state(tensors["random"])
         books = about["books"]
         self.epochs, self.stale, self.elapsed, self.lr = (books[k] for k in ("epochs", "stale", "elapsed", "lr"))

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rtskel.errors import RtskelError
 from rtskel.skeleton import skeleton
+from rtskel.training.checkpoint import read_tensors, write_tensors
 from rtskel.translate.inputs import Frames, Inputs
 from rtskel.translate.network import TranslationNetwork, TranslatorConfig
 from rtskel.translate.search import beam_search
@@ -124,9 +123,9 @@ class Translator:
         Raises:
             RtskelError: no such file, or not a translator.
         """
-        tensors, header = read_tensors(Path(path), HEADER)
+        tensors, header = read_tensors(path, HEADER, "translator")
         try:
-            about = json.loads(header)
+            about = json.loads(header[HEADER])
             words = Vocabulary(tuple(about["words"]))
             glosses = None if about["glosses"] is None else Vocabulary(tuple(about["glosses"]))
             config = TranslatorConfig.from_dict(about["config"])
@@ -136,35 +135,3 @@ class Translator:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RtskelError(f"{path}: not a translator ({' '.join(str(error).split())[:200]})") from None
         return cls(network.eval(), words, glosses, inputs, search)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """A .safetensors file, complete or not at all.
-
-    Raises:
-        RtskelError: it cannot be written; what was there is kept.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(
-            {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, str(partial), header
-        )
-        partial.replace(path)
-    except (SafetensorError, OSError) as error:
-        raise RtskelError(f"{path}: cannot be written ({error})") from None
-
-
-def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a .safetensors file, and that entry of its header.
-
-    Raises:
-        RtskelError: it cannot be read, or its header has no such entry.
-    """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            header = (file.metadata() or {})[key]
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except KeyError:
-        raise RtskelError(f"{path}: not a {key.removeprefix('rtskel.')}") from None
-    except (SafetensorError, OSError) as error:
-        raise RtskelError(f"{path}: cannot be read ({error})") from None

@@ -1,7 +1,7 @@
 """The wire format, version 1: message objects to bytes and back. No sockets, no clocks.
 
 In: message objects, or a topic and a body from anyone. Out: bytes, or checked message objects, or one `WireError`.
-Never NaN on the wire, and nothing but `WireError` is raised for foreign bytes. WIRE.md is the specification.
+Must hold: no NaN on the wire, and foreign bytes raise nothing but `WireError`. WIRE.md is the specification.
 """
 
 from rtskel.errors import WireError as WireError

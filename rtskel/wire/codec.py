@@ -1,8 +1,8 @@
 """`encode` and `decode`: messages to the two ZeroMQ parts (topic, body) and back. Pure functions.
 
-WIRE.md specifies the format; from it a client in another language can be written. Whatever this module does that the
-page does not say is a defect of the page. An invalid message raises a `WireError` of one line that names the stream and
-the field; foreign bytes never raise anything else.
+WIRE.md specifies the format, so that clients in other languages can be written from it. Behaviour of this module that
+the page does not mention is a defect of the page. An invalid message raises a `WireError` of one line that names the
+stream and the field; foreign bytes never raise anything else.
 
 Both directions share one check of every field, so rtskel never sends what it would refuse. Numbers on the wire are
 finite. There is one exception in reading: a raw pose of a foreign client decodes whatever its coordinates are, so that
@@ -117,7 +117,7 @@ def _decode_raw_batch(body: f.Body) -> tuple[bytes, RawBatch]:
 def _raw_values(header: f.Header, name: str, body: f.Body, lead: tuple[int, ...]) -> tuple[Any, ...]:
     """The attributes of a raw message from `epoch` on; its arrays are [*lead, J, 3] and [*lead, J]."""
     source, space, xyz, confidence = _raw_fields(body)
-    try:  # nearly every frame of a stream: all numbers are there, and `space` is the one before
+    try:  # nearly every frame of a stream: all numbers are there, and `space` has not changed
         epoch, seq, time_ns, clock, fps = source
         skeleton, joints, axes, mirrored = f.usual_space(*space)
         usual = type(epoch) is type(seq) is type(time_ns) is int and type(fps) is float and type(clock) is str
@@ -423,7 +423,7 @@ _DECODERS: dict[str, Callable[[f.Body], tuple[bytes, Message]]] = {
 
 
 class _Packing(threading.local):
-    """A packer per thread: a new one per message would take half as long again, and a shared one is not safe."""
+    """A packer per thread: a new one per message costs half as much as packing, and a shared one is not safe."""
 
     def __init__(self) -> None:
         self.pack: Callable[[Any], bytes] = msgpack.Packer(buf_size=f.MAX_BODY).pack

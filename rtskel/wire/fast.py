@@ -1,7 +1,7 @@
-"""Many messages at once, in C++ (engines/native/bulk.h): raw messages like others before, refined poses to bytes.
+"""Many messages at once, in C++ (engines/native/bulk.h): recognises raw messages, and encodes refined poses.
 
-All messages of a stream are alike but for a few numbers and their arrays (`rtskel.wire.raw_template`,
-`rtskel.wire.RefinedEncoder`), whatever order and forms a client writes its fields in. Once one of them was decoded or
+The messages of a stream differ only in a few numbers and their arrays (`rtskel.wire.raw_template`,
+`rtskel.wire.RefinedEncoder`), in whatever order and form a client writes its fields. Once one of them was decoded or
 encoded with every check, the others need only be compared with it or copied from it.
 """
 
@@ -24,7 +24,7 @@ oldest are forgotten.
 
 
 class RawReader:
-    """Knows raw messages by one that was accepted before.
+    """Recognises raw messages by comparing them with one that was accepted before.
 
     Args:
         joints: of a pose, J.
@@ -47,7 +47,7 @@ class RawReader:
         return native.RawReader(joints)
 
     def expect(self, topic: bytes, body: bytes, places: Sequence[int]) -> None:
-        """From now on, messages like this one, but for seq, time_ns and arrays, are of the streams at these places.
+        """From now on, messages that equal this one except for seq, time_ns and arrays belong to these places.
 
         Its poses have J joints, and a place each.
         """
@@ -80,7 +80,7 @@ class RawReader:
 
 
 class PoseWriter:
-    """Encodes refined poses: those of each stream and lookahead alike but for what varies, see `RefinedEncoder`.
+    """Encodes refined poses; those of one stream and lookahead share all but a few fields, see `RefinedEncoder`.
 
     Args:
         joints: of a pose, J.
@@ -98,7 +98,7 @@ class PoseWriter:
         return native.PoseWriter(joints)
 
     def add(self, sample: RefinedPose) -> int:
-        """A kind of poses, by one of them; what `write` is told. WireError if it cannot be encoded."""
+        """Adds a kind of poses, given one of them; returns its number for `write`. WireError: it cannot be encoded."""
         encoder = RefinedEncoder(sample)
         kind: int = self._writer.add(encoder)
         if kind == len(self.topics):
@@ -108,7 +108,7 @@ class PoseWriter:
         return kind
 
     def discard(self, kind: int) -> None:
-        """There are no more poses of that kind; its number may be given to another."""
+        """There are no more poses of that kind; its number may be reused."""
         self._writer.discard(kind)
 
     def write(

@@ -134,7 +134,7 @@ def checked(value: Any, types: Types, kind: str, stream: object, name: str) -> A
 
 
 def check_place(kind: str, stream: str, seq: int | None, time_ns: int, fps: float = MAX_FPS) -> None:
-    """Number and time of a raw frame, so that no time that is computed from them overflows."""
+    """Checks number and time of a raw frame, so that no time computed from them overflows."""
     if time_ns > MAX_TIME:
         raise offence(kind, stream, f"source.time_ns is {time_ns}, more than 2**62-1")
     if seq is not None and seq > fps * MAX_SPAN_S:

@@ -25,7 +25,7 @@ _M = TypeVar("_M")
 class About:
     """What poses are of, as far as their sender says. Refined poses say the same as the raw ones.
 
-    It does not change within a stream's life: a message that says something else starts the stream afresh.
+    It does not change within a stream's life: a message that says something else restarts the stream.
 
     Attributes:
         unit: of positions: "m", "cm", "mm", "px", or any other name. None: unknown; likewise below.
@@ -127,7 +127,7 @@ class StreamEnd:
     """The estimator ends a stream. Sent on the stream's raw topic.
 
     Attributes:
-        seq: number of slots in the stream, that is the next frame number. None: the last frame sent was the last one.
+        seq: number of slots in the stream, which is the next frame number. None: the last frame sent was the last one.
     """
 
     stream: str
@@ -257,7 +257,7 @@ class Event:
         kind: "start", "gap", "stale", "end", "reset", "evicted", "engine", "error", or a name that a later version
             adds.
         epoch: the server's.
-        seq: the output slot from which it holds; None if it concerns no slot.
+        seq: the first output slot that it concerns; None if it concerns none.
         detail: one line for people.
         counts: numbers for programs, by name, such as {"late": 3}.
     """
@@ -320,7 +320,7 @@ class Sync:
 class Taken:
     """The server's answer to `Sync` messages: it has read everything that these clients sent before them.
 
-    The server sends it to publishers on the raw socket, against the direction of the poses.
+    The server sends it to publishers on the raw socket, in the opposite direction to the poses.
 
     Attributes:
         epoch: the server's.
@@ -337,8 +337,8 @@ Message: TypeAlias = RawPose | RawBatch | StreamEnd | RefinedPose | RefinedBatch
 def _maker(cls: type[_M]) -> Callable[..., _M]:
     """A constructor of a frozen, slotted dataclass that takes a quarter of the time of its own.
 
-    A frozen dataclass makes one call per field to initialise itself. Its twin of the same layout, which is not frozen,
-    stores the fields directly and is then frozen by changing its class.
+    A frozen dataclass makes one call per field to initialise itself. This makes an instance of an unfrozen class of the
+    same layout, which stores the fields directly, and then changes its class.
     """
     twin: Any = make_dataclass(cls.__name__, [f.name for f in dataclass_fields(cls)], slots=True, eq=False)  # type: ignore[arg-type]
 

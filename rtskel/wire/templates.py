@@ -55,7 +55,7 @@ def raw_template(topic: bytes, body: bytes) -> RawTemplate | None:
         topic, body: of a `RawPose` or `RawBatch`, which `decode` has accepted.
 
     Returns:
-        None if there are fields or elements that this version does not know: they may vary, too.
+        None if there are fields or elements that this version does not know: they may vary as well.
     """
     unpacker = msgpack.Unpacker()
     unpacker.feed(body)
@@ -102,13 +102,13 @@ _le_bytes: Callable[[F32], bytes] = np.ndarray.tobytes if _F4.isnative else lamb
 class RefinedEncoder:
     """`encode` for the refined poses of one stream at one lookahead: byte for byte the same, in a third of the time.
 
-    What they have in common is checked and packed once. What varies is not checked: the caller sees to it that numbers
-    are 0..MAX_COUNT and floats finite. Used by one thread.
+    What they have in common is checked and packed once. What varies is not checked: the caller ensures that numbers are
+    in 0..MAX_COUNT and floats are finite. Used by one thread.
 
     Attributes:
         topic: of all these poses.
         pieces: what is in front of seq, source_seq, receive_ns, xyz, confidence, sigma and missing; the numbers in
-            between are in the order of `__call__`, but windows and flags, which follow seq.
+            between are in the order of `__call__`, except windows and flags, which follow seq.
 
     Args:
         sample: any of these poses.

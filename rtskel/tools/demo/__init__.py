@@ -28,7 +28,7 @@ __all__ = ["DemoConfig", "Result", "run"]
 
 
 def run(config: DemoConfig) -> int:
-    """Run the demo; returns 0 if every pose came once and refinement helped on every row, else 1.
+    """Run the demo; returns 0 if every pose arrived once and refinement helped in every row, else 1.
 
     Raises:
         RtskelError: a recording or engine that cannot be used.

@@ -55,7 +55,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A pose that arrived, and where the time went."""
+    """A pose that arrived, and where its latency comes from."""
 
     pose: RefinedPose
     spent: Latency | None

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from typing import Self
 
+from rtskel.closing import Closing
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording
 from rtskel.tools.replay import Item, Publishers, ReplayConfig, replay
@@ -18,7 +19,7 @@ START_S = 120.0
 """How long the server may take to start: opening a plan compiles its kernels."""
 
 
-class ServerProcess:
+class ServerProcess(Closing):
     """A server process on ports of the system's choice."""
 
     def __init__(self, lookaheads: tuple[int, ...], engine: str | None) -> None:
@@ -57,10 +58,8 @@ class ServerProcess:
             said = self._log.read().strip().splitlines() or ["without a message"]
             raise RtskelError(f"the server stopped: {said[-1].removeprefix('rtskel: error: ')}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Ends it."""
         self._process.terminate()  # SIGTERM: it completes all streams first
         try:
             self._process.communicate(timeout=20)

@@ -128,7 +128,7 @@ def _rows(lookahead: int, skeleton: str, streams: list[Truth], arrivals: list[li
     """The errors at one lookahead, for each group of joints."""
     refined = []
     for stream, of_stream in zip(streams, arrivals, strict=True):
-        poses = stream.raw.copy()  # stays only where no pose arrived, which is reported as a problem
+        poses = stream.raw.copy()  # remains only where no pose arrived, which is reported as a problem
         for arrival in of_stream:
             if slot_of(arrival.pose) < len(poses):
                 poses[slot_of(arrival.pose)] = arrival.pose.xyz
