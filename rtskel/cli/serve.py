@@ -291,9 +291,10 @@ def _together(args: argparse.Namespace, config: ServeConfig, metrics: tuple[str,
     shard = partial(_shard, options, args.log_json, metrics is not None)
     with contextlib.ExitStack() as stack:
         shards = stack.enter_context(Shards(config, args.shards, shard))
-        first = shards.ready[0]
+        first = shards.first
         where: dict[str, Any] = {"raw": shards.raw_endpoint, "refined": shards.refined_endpoint, "model": first.model}
-        where["shards"] = shards.pids
+        told = shards.serving.values()
+        where["shards"] = [{"pid": pid, "raw": ready.raw, "refined": ready.refined} for pid, ready in told]
         if metrics is not None:
             where["metrics"] = stack.enter_context(ShardMetrics(shards, *metrics)).url
         _say(args, config, where, f"{first.runs_on}, {args.shards} shards")

@@ -18,7 +18,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -173,6 +173,7 @@ class Shards(Closing):
 
     Attributes:
         raw_endpoint, refined_endpoint: of the front.
+        first: what the first shard has said of itself at the start.
         undrained: windows and messages that all of them could not refine at the end, once `run` has returned.
 
     Args:
@@ -210,19 +211,19 @@ class Shards(Closing):
                 shard.listen(self._clock())
                 if not shard.alive:
                     raise ServeError(shard.problem or f"shard {which} ended with status {shard.process.exitcode}")
-        first = self.ready[0]
-        about = first.model, first.skeleton, config.lookaheads
-        self._front.announce([each.raw for each in self.ready], [each.refined for each in self.ready], about)
+        told = [shard.ready for shard in self._shards if shard.ready]
+        about = told[0].model, told[0].skeleton, config.lookaheads
+        self._front.announce([ready.raw for ready in told], [ready.refined for ready in told], about)
+        self.first = told[0]
 
     @property
-    def ready(self) -> Sequence[Ready]:
-        """What the shards that serve now have said of themselves."""
-        return [shard.ready for shard in self._shards if shard.alive and shard.ready]
-
-    @property
-    def pids(self) -> Sequence[int | None]:
-        """The process of each shard; None for one that is not there now."""
-        return [shard.process.pid if shard.alive else None for shard in self._shards]
+    def serving(self) -> Mapping[int, tuple[int, Ready]]:
+        """The shards that serve now: process, and what it has said of itself."""
+        return {
+            which: (shard.process.pid, shard.ready)
+            for which, shard in enumerate(self._shards)
+            if shard.alive and shard.ready
+        }
 
     def figures(self) -> list[tuple[str, int]]:
         """Of each shard: where its metrics are ("": nowhere now), and how often it was started again."""

@@ -104,7 +104,7 @@ class ServerProcess:
             raise RuntimeError(f"exit status {self.process.returncode}: {said}")
         where = json.loads(line)
         self.raw, self.refined, self.metrics = where["raw"], where["refined"], where.get("metrics")
-        self.shards: list[int] = where.get("shards", [])
+        self.shards: list[int] = [shard["pid"] for shard in where.get("shards", [])]
 
     @property
     def alive(self) -> bool:
