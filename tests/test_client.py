@@ -13,7 +13,7 @@ import zmq
 from rtskel import GroupPublisher, Publisher, Subscriber, WireError, wire
 from rtskel.client import ServerBack, ServerGone
 from rtskel.client import publisher as publisher_module
-from rtskel.client import subscriber as subscriber_module
+from rtskel.client import reader as reader_module
 from rtskel.client import uplink as uplink_module
 from rtskel.skeleton import UPPER_BODY_50
 from tests.sockets import TIMEOUT, RawReceiver, RefinedSender, no_socket_left_open
@@ -33,7 +33,7 @@ def _sockets(monkeypatch):
 def clock(monkeypatch):
     """The clock of clients: of an estimator that stands still, of a reader that is slow. A busy machine is neither."""
     now = [100.0]
-    for module in publisher_module, subscriber_module:
+    for module in publisher_module, reader_module:
         monkeypatch.setattr(module, "_now", lambda: now[0])
     return now
 
@@ -41,7 +41,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def impatient(monkeypatch):
     """Readers that take a server to be gone after three heartbeats, however short they are."""
-    monkeypatch.setattr(subscriber_module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(reader_module, "SILENCE_S", 0.0)
 
 
 NOWHERE = {"endpoint": "tcp://127.0.0.1:9", "wait": 0}
@@ -739,8 +739,8 @@ def test_latest_drains_again_at_each_call():
         assert names([subscriber.recv(0)]) == [("a", 4, 0)]
         server.send(pose("b", seq=1), dataclasses.replace(BEAT, seq=1))
         while subscriber.heartbeat.seq == 0:
-            assert subscriber._zmq.poll(1000 * TIMEOUT)
-            subscriber._take()
+            assert subscriber._readers[0].socket.zmq.poll(1000 * TIMEOUT)
+            subscriber._readers[0].take()
         assert names([subscriber.recv(0), subscriber.recv(0)]) == [("b", 4, 1), "beat"]
 
 
@@ -887,8 +887,8 @@ def connected_again(endpoint, subscriber, requests):
     with RefinedSender(endpoint) as server:
         asked = {}
         while len(asked) < requests:
-            subscriber._recover()
-            subscriber._take()  # a socket subscribes again while it is used
+            subscriber._readers[0]._recover()
+            subscriber._readers[0].take()  # a socket subscribes again while it is used
             topic = server.socket.recv() if server.socket.poll(10) else b""
             if topic[:1] == b"\1" and (prefix := wire.asked_again(topic[1:])):
                 asked[prefix] = topic[1:]
@@ -1003,7 +1003,7 @@ def test_iterating_ends_when_the_server_is_gone(impatient):
 
 
 def test_a_server_that_never_was_is_gone(monkeypatch):
-    monkeypatch.setattr(subscriber_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(reader_module, "PATIENCE_S", 0.1)
     with Subscriber("tcp://127.0.0.1:9", when_gone="end") as subscriber:
         (gone,) = subscriber
     assert gone.epoch is None
@@ -1029,8 +1029,8 @@ def backlog(subscriber, server, poses):
     """Sends these poses, and returns when all of them have come."""
     server.send(*poses, dataclasses.replace(BEAT, seq=poses[-1].seq))
     while subscriber.heartbeat is None or subscriber.heartbeat.seq != poses[-1].seq:
-        assert subscriber._zmq.poll(1000 * TIMEOUT)
-        subscriber._take()
+        assert subscriber._readers[0].socket.zmq.poll(1000 * TIMEOUT)
+        subscriber._readers[0].take()
 
 
 def given(subscriber, clock, seconds):

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ from rtskel.cli import (
     view,
 )
 from rtskel.cli.options import Layout, Parser
-from rtskel.cli.output import note
+from rtskel.cli.output import note, notes
 from rtskel.cli.status import FAILED, INTERRUPTED, NO_READER, USAGE, Incomplete, Terminated
 from rtskel.errors import RtskelError
 
@@ -106,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
-    logging.getLogger("rtskel").addHandler(_NOTES)
+    notes()
     try:
         status = _run(argv)
         sys.stdout.flush()
@@ -126,17 +125,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # such as a full disk under stdout
         _error(error)
         return USAGE
-
-
-class _Notes(logging.Handler):
-    """Shows the library's warnings as any other note."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            note(record.getMessage())
-
-
-_NOTES = _Notes(logging.WARNING)
 
 
 def _error(error: Exception) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import sys
 import time
@@ -28,6 +30,30 @@ def log_json() -> None:
     """From now on notes are JSON objects, one a line: `time` in ISO 8601 and `message`."""
     global _as_json
     _as_json = True
+
+
+class _Notes(logging.Handler):
+    """Shows the library's warnings as any other note."""
+
+    def __init__(self, before: str) -> None:
+        super().__init__(logging.WARNING)
+        self._before = before
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            note(self._before + record.getMessage())
+
+
+_handlers: list[logging.Handler] = []
+
+
+def notes(before: str = "") -> None:
+    """From now on the library's warnings are notes, each with that before it."""
+    log = logging.getLogger("rtskel")
+    while _handlers:
+        log.removeHandler(_handlers.pop())
+    _handlers.append(_Notes(before))
+    log.addHandler(_handlers[0])
 
 
 def undelivered(endpoint: str, dropped: int, refusals: Mapping[str, Mapping[str, int]]) -> str:

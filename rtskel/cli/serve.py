@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rtskel.cli.options import (
     Command,
@@ -16,13 +21,20 @@ from rtskel.cli.options import (
     number,
     positive,
 )
-from rtskel.cli.output import log_json, print_json
+from rtskel.cli.output import log_json, notes, print_json
 from rtskel.cli.settings import printed, settings_options
 from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
 from rtskel.errors import RtskelError
 from rtskel.text import printable
+
+if TYPE_CHECKING:
+    from rtskel.engine import Engine
+    from rtskel.serve import ServeConfig, Server
+    from rtskel.serve.shards import Link
+
+    Ready: TypeAlias = Callable[[Server, Engine, contextlib.ExitStack], None]
 
 LIFT_LOOKAHEAD = 2
 """On motion capture with noise and holes, two frames reduce the error by 9%; two more reduce it by 1%."""
@@ -40,6 +52,7 @@ examples:
   rtskel serve --engine skeletor.plan
   rtskel serve --lift --min-confidence 0.3     estimators without depth, such as OpenPose
   rtskel serve --metrics 9400                  figures for Prometheus
+  rtskel serve --shards 4                      four processes behind one pair of endpoints
   rtskel serve --config rtskel.toml            options from a file; --print-config writes one
   rtskel serve --raw tcp://0.0.0.0:5555 --refined tcp://0.0.0.0:5556 --keys keys/server"""
 
@@ -61,6 +74,13 @@ def _options(parser: Parser) -> None:
         "--metrics",
         metavar="[HOST:]PORT",
         help="serve /metrics for Prometheus, /healthz and /readyz there (default host 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--shards",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="serve with N processes, each with an engine, which share the streams (default 1)",
     )
     parser.add_argument("--log-json", action="store_true", help="log to stderr as JSON objects, one a line")
     settings_options(parser)
@@ -140,11 +160,6 @@ def _stream_options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.curve import ServerKeys
-    from rtskel.engine import Engine, open_engine
-    from rtskel.serve import ServeConfig, Server, StreamConfig, run_server
-    from rtskel.serve.notify import notify
-
     if args.print_config:
         print("\n".join(printed(args.parser, args)))
         return OK
@@ -156,12 +171,19 @@ def _run(args: argparse.Namespace) -> int:
         from rtskel.view import address
 
         address(args.view)  # and the package that it needs is there: before anything is served
-    if args.metrics:
-        from rtskel.serve.metrics import Metrics
+    where = _metrics_at(args.metrics) if args.metrics else None
+    number, undrained = (_alone if args.shards == 1 else _together)(args, _config(args), where)
+    if undrained:
+        raise Incomplete(f"{undrained} windows and messages were left after {args.drain_s:g} s")
+    return INTERRUPTED if number == signal.SIGINT else OK
 
-        host, port = _metrics_at(args.metrics)
+
+def _config(args: argparse.Namespace) -> ServeConfig:
+    from rtskel.curve import ServerKeys
+    from rtskel.serve import ServeConfig, StreamConfig
+
     with options_in_range():
-        config = ServeConfig(
+        return ServeConfig(
             raw=args.raw,
             refined=args.refined,
             lookaheads=args.lookahead,
@@ -186,41 +208,138 @@ def _run(args: argparse.Namespace) -> int:
             insecure=args.insecure,
         )
 
-    def ready(server: Server) -> None:
-        where = {"raw": server.raw_endpoint, "refined": server.refined_endpoint, "model": engine.info.model_id}
-        if args.metrics:
-            where["metrics"] = stack.enter_context(Metrics(server, host, port)).url
-        if args.json:
-            ahead = {"lookaheads": config.lookaheads, "lift_lookahead": config.lift}
-            print_json(where | ahead | {"runs_on": engine.info.builder})
-        else:
-            lifting = "" if config.lift is None else f", of 2D poses {config.lift} frames more"
-            line = (
-                f"raw poses at {where['raw']}, refined poses at {where['refined']} with lookahead "
-                f"{', '.join(map(str, config.lookaheads))}{lifting}; {where['model']} on {engine.info.builder}"
-            )
-            line += f"; metrics at {where['metrics']}" if args.metrics else ""
-            print(f"rtskel: {printable(line)}", flush=True)
-        if args.view:
-            stack.enter_context(viewing(server.refined_endpoint, args.view))
-        server.on_heartbeat.append(lambda _: notify("WATCHDOG=1"))
-        notify("READY=1")
 
-    options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
+@dataclass(frozen=True)
+class _EngineOptions:
+    """How to open the engine; can be sent to another process."""
+
+    file: str | None
+    precision: str | None
+    threads: int | None
+    rings: bool | None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, threads: int | None) -> _EngineOptions:
+        return cls(args.engine, args.precision, threads, args.gpu_rings or None)
+
+    def open(self) -> Engine:
+        from rtskel.engine import open_engine
+
+        return open_engine(self.file, precision=self.precision, threads=self.threads, rings=self.rings)
+
+
+def _serve(config: ServeConfig, options: _EngineOptions, ready: Ready) -> tuple[int, int]:
+    """Serve until a signal comes; gives it, and how much was left undone at the end.
+
+    Args:
+        ready: called with the server, its engine, and what is to be closed at the end.
+    """
+    from rtskel.serve import run_server
+    from rtskel.serve.notify import notify
+
     undrained: list[int] = []
 
     def ended(server: Server) -> None:
         notify("STOPPING=1")
         undrained.append(server.undrained)
 
-    def reopen() -> Engine:
-        return open_engine(args.engine, **options)
+    with options.open() as engine, contextlib.ExitStack() as stack:
+        number = run_server(
+            config,
+            engine,
+            lambda server: ready(server, engine, stack),
+            on_end=ended,
+            reopen=options.open,
+        )
+    return number, sum(undrained)
 
-    with reopen() as engine, contextlib.ExitStack() as stack:
-        number = run_server(config, engine, ready, on_end=ended, reopen=reopen)
-    if any(undrained):
-        raise Incomplete(f"{undrained[0]} windows and messages were left after {args.drain_s:g} s")
-    return INTERRUPTED if number == signal.SIGINT else OK
+
+def _alone(args: argparse.Namespace, config: ServeConfig, metrics: tuple[str, int] | None) -> tuple[int, int]:
+    """One server, in this process."""
+    from rtskel.serve.notify import notify
+
+    if metrics is not None:
+        from rtskel.serve.metrics import Metrics
+
+    def ready(server: Server, engine: Engine, stack: contextlib.ExitStack) -> None:
+        where: dict[str, Any] = {"raw": server.raw_endpoint, "refined": server.refined_endpoint}
+        where["model"] = engine.info.model_id
+        if metrics is not None:
+            where["metrics"] = stack.enter_context(Metrics(server, *metrics)).url
+        _say(args, config, where, engine.info.builder)
+        if args.view:
+            stack.enter_context(viewing(server.refined_endpoint, args.view))
+        server.on_heartbeat.append(lambda _: notify("WATCHDOG=1"))
+        notify("READY=1")
+
+    return _serve(config, _EngineOptions.of(args, args.threads), ready)
+
+
+def _together(args: argparse.Namespace, config: ServeConfig, metrics: tuple[str, int] | None) -> tuple[int, int]:
+    """Several shards, which this process looks after."""
+    from rtskel.engine import takes
+    from rtskel.serve.notify import notify
+    from rtskel.serve.shards import Shards, threads_of_each
+
+    if metrics is not None:
+        from rtskel.serve.shard_metrics import ShardMetrics
+
+    threads = args.threads
+    if threads is None and takes(args.engine, "threads"):
+        threads = threads_of_each(args.shards)
+    options = _EngineOptions.of(args, threads)
+    shard = partial(_shard, options, args.log_json, metrics is not None)
+    with contextlib.ExitStack() as stack:
+        shards = stack.enter_context(Shards(config, args.shards, shard))
+        first = shards.first
+        where: dict[str, Any] = {"raw": shards.raw_endpoint, "refined": shards.refined_endpoint, "model": first.model}
+        told = shards.serving.values()
+        where["shards"] = [{"pid": pid, "raw": ready.raw, "refined": ready.refined} for pid, ready in told]
+        if metrics is not None:
+            where["metrics"] = stack.enter_context(ShardMetrics(shards, *metrics)).url
+        _say(args, config, where, f"{first.runs_on}, {args.shards} shards")
+        if args.view:
+            stack.enter_context(viewing(shards.refined_endpoint, args.view))
+        notify("READY=1")
+        number = shards.run(lambda: notify("WATCHDOG=1"))
+        return number, shards.undrained
+
+
+def _shard(options: _EngineOptions, as_json: bool, metrics: bool, config: ServeConfig, link: Link) -> None:
+    """One of them, in a process of its own."""
+    from rtskel.serve.shards import Ready
+
+    os.environ.pop("NOTIFY_SOCKET", None)  # the service manager hears of the parent
+    notes(f"shard {config.shard[0]}: " if config.shard else "")
+    if as_json:
+        log_json()
+    if metrics:
+        from rtskel.serve.metrics import Metrics
+
+    def ready(server: Server, engine: Engine, stack: contextlib.ExitStack) -> None:
+        url = stack.enter_context(Metrics(server, "127.0.0.1", 0)).url if metrics else ""
+        info = engine.info
+        link.ready(
+            Ready(server.raw_endpoint, server.refined_endpoint, info.model_id, info.skeleton_id, info.builder, url)
+        )
+        server.on_heartbeat.append(lambda _: link.beat())
+
+    _, undrained = _serve(config, options, ready)
+    link.end(undrained)
+
+
+def _say(args: argparse.Namespace, config: ServeConfig, where: dict[str, Any], runs_on: str) -> None:
+    """Where clients find what, on stdout."""
+    if args.json:
+        print_json(where | {"lookaheads": config.lookaheads, "lift_lookahead": config.lift, "runs_on": runs_on})
+        return
+    lifting = "" if config.lift is None else f", of 2D poses {config.lift} frames more"
+    line = (
+        f"raw poses at {where['raw']}, refined poses at {where['refined']} with lookahead "
+        f"{', '.join(map(str, config.lookaheads))}{lifting}; {where['model']} on {runs_on}"
+    )
+    line += f"; metrics at {where['metrics']}" if "metrics" in where else ""
+    print(f"rtskel: {printable(line)}", flush=True)
 
 
 def _metrics_at(text: str) -> tuple[str, int]:

@@ -14,7 +14,8 @@ Needs numpy, pyzmq and msgpack only.
 """
 
 from rtskel.client.publisher import GroupPublisher, Publisher
-from rtskel.client.subscriber import ServerBack, ServerGone, Subscriber
+from rtskel.client.reader import ServerBack, ServerGone
+from rtskel.client.subscriber import Subscriber
 from rtskel.wire import RAW_ENDPOINT, REFINED_ENDPOINT
 
 __all__ = ["RAW_ENDPOINT", "REFINED_ENDPOINT", "GroupPublisher", "Publisher", "ServerBack", "ServerGone", "Subscriber"]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rtskel import wire
+from rtskel.client.routes import Routes
 from rtskel.client.socket import Context, deadline_of
 from rtskel.client.uplink import Frame, Uplink, log
 from rtskel.closing import Closing
@@ -56,11 +57,11 @@ class _Sender(Closing):
 
     def __post_init__(self) -> None:
         self._begin()
-        self._uplink = Uplink(self.endpoint, self.keys, self.queue, self.context).join(self)
+        self._routes = Routes(self.endpoint, self.keys, self.queue, self.context).join(self)
 
     def __enter__(self) -> Self:
         try:
-            self._uplink.wait(self._topic, deadline_of(self.wait))
+            self._routes.wait(self._topic, self._only, deadline_of(self.wait))
         except AccessError as error:
             self._why = str(error)  # for what comes next, a frame or another wait
         return self
@@ -80,6 +81,16 @@ class _Sender(Closing):
         self._topic: bytes
         self._name, self._topic = self._checked()
 
+    @property
+    def _only(self) -> str | None:
+        """The stream that this sends; None: several."""
+        return None
+
+    @property
+    def _uplink(self) -> Uplink:
+        """The connection to a server, that of the stream if this sends one only."""
+        return self._routes.all(self._only)[0]
+
     def _start_afresh(self) -> None:
         self.epoch = secrets.randbits(48)
         self._next: int | None = 0  # number of the next frame; None once a frame was placed by its time
@@ -98,8 +109,8 @@ class _Sender(Closing):
 
     @property
     def has_subscriber(self) -> bool:
-        """Whether a server is connected and takes these frames."""
-        return self._uplink.reaches(self._topic)
+        """Whether a server is connected and takes these frames; of a group with several servers, whether all do."""
+        return self._routes.reaches(self._topic, self._only)
 
     def wait_for_subscriber(self, timeout: float | None = None) -> None:
         """Returns as soon as a server takes these frames. Frames sent before that are dropped.
@@ -111,7 +122,7 @@ class _Sender(Closing):
             TimeoutError: no server came in that time.
             AccessError: the server does not admit this client.
         """
-        if not self._uplink.wait(self._topic, deadline_of(timeout)):
+        if not self._routes.wait(self._topic, self._only, deadline_of(timeout)):
             raise TimeoutError(f"no server takes raw poses of {self._name} at {self.endpoint}")
 
     def close(self) -> None:
@@ -127,7 +138,7 @@ class _Sender(Closing):
             self._end(dict(self._open))
         finally:
             self._closed = True
-            self._uplink.close(self.linger)
+            self._routes.close(self.linger)
 
     def summary(self) -> str:
         """What has not reached the server, in a line; "" if everything has."""
@@ -143,7 +154,7 @@ class _Sender(Closing):
         for reason, count in event.counts.items():
             before = self._refused.get((event.stream, reason), 0)
             if not self.refusals[reason]:
-                self._uplink.say(f"the server at {self.endpoint} on stream {event.stream!r}: {event.detail}")
+                self._routes.say(f"the server at {self.endpoint} on stream {event.stream!r}: {event.detail}")
             # The server counts from the stream's start on; a new server begins anew.
             self.refusals[reason] += count - before if count > before else count
             self._refused[event.stream, reason] = count
@@ -196,7 +207,7 @@ class _Sender(Closing):
         self._next = None if number is None else max(self._next or 0, number + 1)  # frames may come out of order
         self._last = math.inf if block else _now()  # a recording that waits for the server does not stand still
         self._open |= dict.fromkeys(streams, self._next)
-        self._uplink.senders.update(dict.fromkeys(streams, self))
+        self._routes.senders.update(dict.fromkeys(streams, self))
         self._lossless = block
         self.non_finite += not_finite
 
@@ -214,20 +225,21 @@ class _Sender(Closing):
         for stream, seq in streams.items():
             end = wire.StreamEnd(stream, self.epoch, seq, time_ns, self.clock)
             # Without a server there is nothing to wait for: it does not know this stream.
-            timeout = max(0.0, until - time.monotonic()) if self._lossless or self.has_subscriber else 0.0
-            sent &= self._send(*wire.encode(end), self._lossless, timeout)
+            heard = self._lossless or self._routes.reaches(self._topic, stream)
+            timeout = max(0.0, until - time.monotonic()) if heard else 0.0
+            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout)
             self._open.pop(stream, None)
         return sent
 
-    def _send(self, topic: bytes, body: bytes, block: bool, timeout: float | None, poses: int = 1) -> bool:
+    def _send(self, stream: str, topic: bytes, body: bytes, block: bool, timeout: float | None, poses: int = 1) -> bool:
         if self._closed:
             raise ValueError(f"the publisher of {self._name} is closed")
-        sent = self._uplink.send(Frame(self, topic, body, poses, block), deadline_of(timeout))
+        sent = self._routes.send(Frame(self, stream, topic, body, poses, block), deadline_of(timeout))
         self.sent += poses * sent
         self.dropped += poses * (not sent)
         if not sent and not self._warned and not self.has_subscriber:
             self._warned = True
-            why = self._uplink.refusal() or self._why or f"no server takes raw poses of {self._name} at {self.endpoint}"
+            why = self._routes.refusal() or self._why or f"no server takes raw poses of {self._name} at {self.endpoint}"
             log.warning("%s: they are dropped", why)
         return sent
 
@@ -239,7 +251,8 @@ class Publisher(_Sender):
     Making one begins to connect and returns at once, whether or not a server is there.
 
     Args:
-        endpoint: where the server takes raw poses.
+        endpoint: where the server takes raw poses. Several servers, with commas between them or in a file
+            (`file:servers.txt`, see `rtskel.client.servers`), share the streams: each goes to one of them.
         stream: stream id, 1..64 of [A-Za-z0-9._-].
         fps: frames per second of the camera.
         skeleton: skeleton id, which fixes the number of joints J and their order.
@@ -276,6 +289,10 @@ class Publisher(_Sender):
     stream: str
     person: str | None = None
 
+    @property
+    def _only(self) -> str:
+        return self.stream
+
     def sibling(self, stream: str, *, fps: float | None = None, person: str | None = None) -> Publisher:
         """A publisher of another stream over the same socket, with the same options but for the person, and its own
         counters.
@@ -285,7 +302,7 @@ class Publisher(_Sender):
         other = copy.copy(self)
         other.stream, other.fps, other.person = stream, self.fps if fps is None else fps, person
         other._begin()
-        other._uplink.join(other)
+        other._routes.join(other)
         return other
 
     def _known(self) -> wire.About:
@@ -332,7 +349,7 @@ class Publisher(_Sender):
         frame, not_finite = self._frame(xyz, confidence, seq, time_ns, ())
         topic, body = wire.encode(wire.RawPose(self.stream, **frame, lossless=block))
         self._count([self.stream], frame["seq"], not_finite, block)
-        return self._send(topic, body, block, None if block else 0.0)
+        return self._send(self.stream, topic, body, block, None if block else 0.0)
 
     def end(self, seq: int | None = None) -> bool:
         """Ends the stream, so that the server flushes its last frames at once. Later frames start it afresh, in another
@@ -414,15 +431,24 @@ class GroupPublisher(_Sender):
         points, trust = frame.pop("xyz"), frame.pop("confidence")
         if len(set(streams)) < len(streams):
             raise WireError(f"{self._name}: streams names one twice")
+        if block:
+            self._routes.wait_to_split(self._topic)
         # Rarely more than one message. Ids and header take what the poses leave of a body.
         header = 1024 if self._about == wire.About() else 4096
         most = min(wire.MAX_ELEMENTS, (wire.MAX_BODY - header) // (16 * points.shape[1] + 72)) or 1
-        parts = [slice(first, first + most) for first in range(0, len(streams), most)]
+        parts = [own[first : first + most] for own in self._routes.split(streams) for first in range(0, len(own), most)]
         batches = [
-            wire.RawBatch(self.group, streams[part], **frame, xyz=points[part], confidence=trust[part], lossless=block)
+            wire.RawBatch(
+                self.group,
+                [streams[k] for k in part],
+                **frame,
+                xyz=points[part],
+                confidence=trust[part],
+                lossless=block,
+            )
             for part in parts
         ]
-        messages = [wire.encode(batch) for batch in batches]
+        messages = [(batch.streams[0], *wire.encode(batch)) for batch in batches]
         self._count(streams, frame["seq"], not_finite, block)
         timeout = None if block else 0.0
         return all([self._send(*m, block, timeout, len(b.streams)) for m, b in zip(messages, batches, strict=True)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
@@ -30,6 +30,7 @@ class Socket:
     Attributes:
         endpoint: of the server.
         zmq: the socket itself.
+        context: of the socket.
     """
 
     def __init__(self, kind: int, endpoint: str, keys: ClientKeys | None, context: Context) -> None:
@@ -41,6 +42,7 @@ class Socket:
             if context is None:
                 context = self._own = zmq.Context()
                 stack.callback(context.term)
+            self.context = context
             self.zmq: zmq.Socket[bytes] = context.socket(kind)
             stack.callback(self.zmq.close, 0)
             address = f"inproc://rtskel-handshakes-{next(_numbers)}"
@@ -53,9 +55,7 @@ class Socket:
         self._why = ""  # the server has refused this client
         self._failures = 0  # handshakes that failed without a reason, in a row
         self._retry_at: float | None = None
-        self._poller = zmq.Poller()
-        self._poller.register(self.zmq, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        self._poller = poller_of([self])
 
     @contextmanager
     def closed_on_error(self) -> Iterator[None]:
@@ -80,12 +80,12 @@ class Socket:
         Raises:
             AccessError: the server does not admit this client.
         """
-        if self._retry_at is not None:
-            left = remaining_ms(self._retry_at)
-            timeout_ms = left if timeout_ms < 0 else min(timeout_ms, left)
-        self._poller.poll(timeout_ms)
-        if refusal := self.refusal():
-            raise AccessError(refusal)
+        wait_for_any([self], timeout_ms, self._poller)
+
+    @property
+    def retry_ms(self) -> int:
+        """Milliseconds until it connects again to a server that refused this client; -1: it is not about to."""
+        return remaining_ms(self._retry_at)
 
     @property
     def connections(self) -> int:
@@ -132,6 +132,23 @@ class Socket:
         self._monitor.close(0)
         if self._own is not None:
             self._own.term()
+
+
+def poller_of(sockets: Iterable[Socket]) -> zmq.Poller:
+    """Polls all of them, and their monitors."""
+    poller = zmq.Poller()
+    for socket in sockets:
+        poller.register(socket.zmq, zmq.POLLIN)
+        poller.register(socket._monitor, zmq.POLLIN)
+    return poller
+
+
+def wait_for_any(sockets: Sequence[Socket], timeout_ms: int, poller: zmq.Poller) -> None:
+    """`Socket.wait` for several, with the `poller_of` them."""
+    poller.poll(min((ms for ms in (timeout_ms, *(socket.retry_ms for socket in sockets)) if ms >= 0), default=-1))
+    for socket in sockets:
+        if refusal := socket.refusal():
+            raise AccessError(refusal)
 
 
 def deadline_of(timeout: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The connection of publishers to a server: what is on the way, and what the server has taken."""
+"""The connection of publishers to one server: what is on the way, and what the server has taken."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,10 +28,6 @@ SILENCE_S = 3.0
 
 HANG_S = 60.0
 """After so many seconds without a word, a server that is connected is given up."""
-
-
-MAX_LINES = 5
-"""Lines that are logged of what the server refuses, and of what has not reached it."""
 
 
 class Sender(Protocol):
@@ -57,11 +54,13 @@ class Frame:
     """A message on the way to the server.
 
     Attributes:
+        stream: whose it is; of a group, one of those that it holds.
         poses: in it.
         lossless: it is sent again if the connection breaks before the server has taken it.
     """
 
     sender: Sender
+    stream: str
     topic: bytes
     body: bytes
     poses: int = 1
@@ -71,20 +70,31 @@ class Frame:
 class Uplink:
     """The XPUB socket of one or more publishers.
 
-    Attributes:
+    Args:
         endpoint: of the server.
+        senders: who sends which stream; filled in by whoever uses this.
+        queue: messages that may wait for a slow server.
+
+    Attributes:
         socket: the ZeroMQ socket.
-        senders: who sends which stream.
+        context: its context.
         heartbeat: the server's newest heartbeat; servers of older versions send none to publishers.
+        shards: if there is a front at the endpoint, where its shards take raw poses: it takes none itself.
     """
 
-    def __init__(self, endpoint: str, keys: ClientKeys | None, queue: int, context: Context) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        keys: ClientKeys | None,
+        queue: int,
+        context: Context,
+        senders: Mapping[str, Sender],
+    ) -> None:
         self.endpoint = endpoint
-        self.senders: dict[str, Sender] = {}
         self.heartbeat: wire.Heartbeat | None = None
+        self.shards: tuple[str, ...] = ()
         self._heard = 0.0  # when the server last said something
-        self._senders: list[Sender] = []
-        self._open = 0
+        self._senders = senders
         self._subscriptions: Counter[bytes] = Counter()
         self._connection = 0  # counts connections that broke
         self._flight: deque[Frame | int] = deque()  # frames on the way, and the questions between them
@@ -92,9 +102,8 @@ class Uplink:
         self._client = secrets.randbits(62)
         self._asked, self._asked_at, self._since = 0, 0.0, 0  # the last question, when, and frames since
         self._known = False  # the server of this connection knows that somebody listens to it
-        self._said = 0
         self._socket = Socket(zmq.XPUB, endpoint, keys, context)
-        self.socket = self._socket.zmq
+        self.socket, self.context = self._socket.zmq, self._socket.context
         with self._socket.closed_on_error():
             self.socket.xpub_verboser = True  # report every subscription and its end, so that the count is exact
             self.socket.xpub_nodrop = True  # a full queue is an error that can be counted, not a silent loss
@@ -102,21 +111,12 @@ class Uplink:
             self.socket.sndhwm = queue
             self._socket.connect()
 
-    def join(self, sender: Sender) -> Uplink:
-        """The same connection for one more publisher."""
-        self._senders.append(sender)
-        self._open += 1
-        return self
-
     def close(self, linger: float) -> None:
-        """One publisher is done. The last one waits until the server has taken everything, and closes the socket.
+        """Waits until the server has taken everything, and closes the socket.
 
         It waits up to `linger` seconds; if lossless frames are on the way, longer, as long as the server is connected
         and says something. What it has not taken by then is counted as missed.
         """
-        self._open -= 1
-        if self._open:
-            return
         try:
             self._confirm(linger)
         finally:
@@ -125,18 +125,6 @@ class Uplink:
             for frame in [*self._flight, *self._waiting]:
                 if isinstance(frame, Frame):
                     self._missed(frame)
-            self._said = 0
-            for sender in self._senders:
-                if line := sender.summary():
-                    self.say(line)
-
-    def say(self, line: str) -> None:
-        """Logs a line, unless there were too many of them."""
-        self._said += 1
-        if self._said <= MAX_LINES:
-            log.warning("%s", line)
-        elif self._said == MAX_LINES + 1:
-            log.warning("and more of that kind, which is only counted")
 
     @property
     def answers(self) -> bool:
@@ -149,14 +137,21 @@ class Uplink:
 
     def reaches(self, topic: bytes) -> bool:
         """Whether the server has subscribed to that topic, as far as is known now."""
-        self._listen()
+        self.listen()
         return any(topic.startswith(prefix) for prefix in self._subscriptions)
 
-    def _listen(self) -> None:
+    @property
+    def known(self) -> bool:
+        """Whether somebody is there who has said what he takes."""
+        return bool(self._subscriptions)
+
+    def listen(self) -> None:
+        """Takes in what the server has said."""
         while int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN:
             message = self.socket.recv(zmq.NOBLOCK)
             if message[:1] == b"\1":
                 self._subscriptions[message[1:]] += 1
+                self._notice(message[1:])
             elif message[:1] == b"\0":
                 self._subscriptions -= Counter([message[1:]])  # removes what is no longer subscribed to
                 if not self._subscriptions:
@@ -164,8 +159,18 @@ class Uplink:
             else:
                 self._hear(message)
 
+    def _notice(self, topic: bytes) -> None:
+        """The server takes that: it is one that works, or a front."""
+        if topic.startswith(wire.SHARDS_PREFIX):
+            try:
+                self.shards = wire.told_shards(topic)
+            except WireError as error:
+                log.warning("%s: %s", self.endpoint, error)
+        elif topic == wire.RAW_PREFIX:
+            self.shards = ()
+
     def wait(self, topic: bytes, deadline: float | None) -> bool:
-        """Waits until the server subscribes to that topic; False if the deadline passes.
+        """Waits until the server subscribes to that topic; False if the deadline passes, or it is a front.
 
         Raises:
             AccessError: the server does not admit this client.
@@ -173,7 +178,7 @@ class Uplink:
         tell = deadline_of(SILENCE_S)
         while not self.reaches(topic):
             left = remaining_ms(deadline)
-            if left == 0:
+            if left == 0 or self.shards:
                 return False
             if remaining_ms(tell) == 0:
                 log.warning("waiting for a server that takes raw poses at %s", self.endpoint)
@@ -198,10 +203,20 @@ class Uplink:
                 frame.sender.unconfirmed -= frame.poses
         return sent
 
+    def recall(self) -> list[Frame]:
+        """Takes back the frames that wait to be sent."""
+        frames = [*self._waiting]
+        self._waiting.clear()
+        return frames
+
+    def take_over(self, frames: Iterable[Frame]) -> None:
+        """Frames that another connection has given back wait here to be sent."""
+        self._waiting.extend(frames)
+
     def _confirm(self, linger: float) -> None:
         start = time.monotonic()
         told = False
-        self._listen()
+        self.listen()
         while self._flight or self._waiting:
             asked = not self._since and time.monotonic() - self._asked_at < ASK_S
             if self.answers and self._send_waiting(0.0) and not asked:
@@ -221,7 +236,7 @@ class Uplink:
             except AccessError as error:
                 log.warning("%s", error)
                 return
-            self._listen()
+            self.listen()
 
     def _send_waiting(self, deadline: float | None) -> bool:
         """Whether all waiting frames were queued for a server before the deadline, in order."""
@@ -245,7 +260,7 @@ class Uplink:
                 # returns without an error if the server goes away meanwhile: then nobody has the message.
                 self.socket.sndtimeo = 1000 if left < 0 else min(left, 1000)
                 queued = self._queue(frame.topic, frame.body, 0)
-                self._listen()
+                self.listen()
             if connection != self._connection:
                 if not answers:
                     self._waiting.appendleft(frame)
@@ -286,8 +301,8 @@ class Uplink:
         self._heard = time.monotonic()
         if isinstance(message, wire.Heartbeat):
             self.heartbeat = message
-        elif isinstance(message, wire.Event) and message.kind == "error" and message.stream in self.senders:
-            self.senders[message.stream].refused(message)
+        elif isinstance(message, wire.Event) and message.kind == "error" and message.stream in self._senders:
+            self._senders[message.stream].refused(message)
         elif isinstance(message, wire.Taken):
             for client, number in message.numbers.tolist():
                 if client == self._client:

@@ -16,7 +16,7 @@ from rtskel.engine.base import Engine, NullEngine
 from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
-__all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine"]
+__all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine", "takes"]
 
 BUNDLED = "skeletor-realtime.onnx"
 
@@ -36,6 +36,12 @@ def bundled() -> Path:
         if path.is_file():
             return path
     raise EngineError(f"the bundled weights {BUNDLED} are not installed: name an engine file")
+
+
+def takes(path: str | Path | None, option: str) -> bool:
+    """Whether that kind of engine has an option of `open_engine`; EngineError if it is none."""
+    path = bundled() if path is None else path
+    return option in _KINDS["null" if str(path) == "null" else describe(path).kind][2]
 
 
 def open_engine(

@@ -84,6 +84,8 @@ class ServeConfig:
             hang: poses pass through unrefined until it returns; 0: wait for ever.
         keys: CURVE keys; both endpoints then let in only the clients on their list.
         insecure: bind addresses that other machines can reach without keys.
+        shard: which shard this is, and of how many (see `rtskel.serve.shards`): with keys, it takes those streams only
+            that belong to it, so that no client can use another's stream id at another shard. None: it is alone.
     """
 
     raw: str = "tcp://127.0.0.1:5555"
@@ -104,6 +106,7 @@ class ServeConfig:
     engine_timeout_s: float = 5.0
     keys: ServerKeys | None = None
     insecure: bool = False
+    shard: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_s", "receive_queue", "send_queue", "max_waiting"):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import numpy as np
@@ -75,11 +75,22 @@ class Latencies:
         return list(zip(bounds, below, strict=True)), float(self._sums_s[which])
 
 
-class Metrics(Closing):
+class Watched(Protocol):
+    """What can be asked whether it is well, from any thread."""
+
+    def unhealthy(self) -> str:
+        """Why it does not run as it should; "" if it does."""
+
+    def unready(self) -> str:
+        """Why frames are not refined now; "" if they are."""
+
+
+class Pages(Closing):
     """Serves `/metrics`, `/healthz` and `/readyz` until it is closed.
 
     Args:
-        server: to watch; nothing of it is changed.
+        watched: whose health it is.
+        figures: what `/metrics` says.
         host, port: to listen on; port 0 is chosen by the system.
 
     Attributes:
@@ -89,14 +100,11 @@ class Metrics(Closing):
         ServeError: the address cannot be listened on.
     """
 
-    def __init__(self, server: Server, host: str, port: int) -> None:
-        self._server = server
-        latencies = Latencies()
-        server.on_poses.append(latencies.add)
+    def __init__(self, watched: Watched, figures: Sequence[Collector], host: str, port: int) -> None:
+        self._watched = watched
         registry = CollectorRegistry()
-        registry.register(_Figures(server, latencies))
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
+        for collector in figures:
+            registry.register(collector)
         self._figures = make_wsgi_app(registry)
         try:
             self._http = _http(host, port)
@@ -121,8 +129,23 @@ class Metrics(Closing):
             return figures
         if path not in ("/healthz", "/readyz"):
             return _text(start, HTTPStatus.NOT_FOUND, "/metrics, /healthz and /readyz are here")
-        problem = self._server.unhealthy() or (self._server.unready() if path == "/readyz" else "")
+        problem = self._watched.unhealthy() or (self._watched.unready() if path == "/readyz" else "")
         return _text(start, HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK, problem or "ok")
+
+
+class Metrics(Pages):
+    """Those of a server.
+
+    Args:
+        server: to watch; nothing of it is changed.
+        host, port: as in `Pages`.
+    """
+
+    def __init__(self, server: Server, host: str, port: int) -> None:
+        latencies = Latencies()
+        server.on_poses.append(latencies.add)
+        own = ProcessCollector(registry=None), PlatformCollector(registry=None)
+        super().__init__(server, [_Figures(server, latencies), *own], host, port)
 
 
 def _text(start: Callable[..., Any], status: HTTPStatus, words: str) -> Iterable[bytes]:

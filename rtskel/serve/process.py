@@ -80,16 +80,16 @@ def _signals(server: Server) -> Iterator[list[int]]:
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if _ALARM is None:
-            for each in _ENDS:
+            for each in ENDS:
                 signal.signal(each, signal.SIG_DFL)
         _expect_progress(server.patience_s)
         server.stop()
 
-    taken = _ENDS if _ALARM is None else (*_ENDS, _ALARM)
+    taken = ENDS if _ALARM is None else (*ENDS, _ALARM)
     before = {number: signal.signal(number, handle) for number in taken}
-    if _RELOAD is not None:
-        before[_RELOAD] = signal.signal(_RELOAD, lambda *_: server.reload())
-    native.guard_signals(list(_ENDS), math.ceil(server.patience_s))
+    if RELOAD is not None:
+        before[RELOAD] = signal.signal(RELOAD, lambda *_: server.reload())
+    native.guard_signals(list(ENDS), math.ceil(server.patience_s))
     try:
         yield received
     finally:
@@ -98,10 +98,10 @@ def _signals(server: Server) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-_ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+ENDS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 """What ends a server in order; Windows has no SIGHUP."""
 
-_RELOAD = getattr(signal, "SIGUSR1", None)
+RELOAD = getattr(signal, "SIGUSR1", None)
 """What has the engine replaced; Windows has none."""
 
 _ALARM = getattr(signal, "SIGALRM", None)

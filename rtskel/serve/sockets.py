@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,12 +76,16 @@ class Sockets:
     Args:
         config: endpoints, queues and keys.
         joints: of a pose.
+        takes: prefixes of the topics that publishers are told to send.
 
     Raises:
         ServeError: an endpoint must not be bound without keys.
     """
 
-    def __init__(self, config: ServeConfig, *, joints: int) -> None:
+    # Everything, so that whoever sends other things can be named; the others are what clients wait for.
+    TAKES = (wire.RAW_BATCH_PREFIX, wire.SYNC_TOPIC, wire.RAW_PREFIX, b"")
+
+    def __init__(self, config: ServeConfig, *, joints: int, takes: Sequence[bytes] = TAKES) -> None:
         self._config = config
         self._min_pose = 16 * joints  # bytes, and a raw message has hardly more for each of its poses
         with ExitStack() as stack:
@@ -104,9 +108,8 @@ class Sockets:
             self._publishers = Connections(stack, context, self._raw, "raw")
             self._hoards: Any = None
             stack.callback(lambda: self._hoards and self._hoards.stop())
-            # Everything, so that whoever sends other things can be named; the others are what clients wait for.
-            for prefix in (wire.RAW_BATCH_PREFIX, wire.SYNC_TOPIC, wire.RAW_PREFIX, b""):
-                self._raw.send(b"\1" + prefix)
+            for prefix in takes:
+                self.take(prefix)
             self._refined = _socket(stack, context, zmq.XPUB, config.refined, config.keys, config.linger_s)
             self._refined.sndhwm = config.send_queue
             self._refined.rcvhwm = SUBSCRIPTION_QUEUE
@@ -131,6 +134,10 @@ class Sockets:
             host, _, port = raw.removeprefix("tcp://").rpartition(":")
             self._hoards = native.HoardWatch(host.strip("[]"), int(port), MAX_UNFINISHED, most, WATCH_S, self._waker)
         return raw, _bind(self._refined, self._config.refined)
+
+    def take(self, prefix: bytes) -> None:
+        """Publishers are told to send what is on topics that begin so."""
+        self._raw.send(b"\1" + prefix)
 
     def close(self) -> None:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
@@ -183,7 +190,7 @@ class Sockets:
                 self._ask(data, clock(), source, refuse)
                 inbox.others += 1
                 continue
-            if admission is not None and (why := _forbidden(admission, topic, data)):
+            if admission is not None and (why := _forbidden(admission, topic, data, self._config.shard)):
                 refuse(name, "forbidden", f"message on {ascii(name[:100])[1:]}: {why}", source)
                 inbox.others += 1
                 continue
@@ -287,12 +294,14 @@ def _socket(
     return socket
 
 
-def _forbidden(admission: Admission, topic: zmq.Frame, body: bytes) -> str:
+def _forbidden(admission: Admission, topic: zmq.Frame, body: bytes, shard: tuple[int, int] | None) -> str:
     """Why a message is not taken from whoever sent it; "" if it is."""
     key = admission.key_of(topic, PUBLISH)
     if key is None:
         return "its sender is no longer on the list of clients"
     for stream in wire.streams_of(topic.bytes, body):
+        if shard is not None and (its := wire.choose(stream, wire.shard_names(shard[1]))) != shard[0]:
+            return f"stream {stream} belongs to shard {its}"
         if not admission.owns(key, stream):
             return f"stream {stream} belongs to another client's key"
     return ""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.client import ServerBack, ServerGone
-from rtskel.client.subscriber import Given
+from rtskel.client.reader import Given
 from rtskel.formats.capture import slot_of
 from rtskel.skeleton import SKELETONS
 from rtskel.text import printable

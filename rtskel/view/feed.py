@@ -12,7 +12,7 @@ import numpy as np
 
 from rtskel import wire
 from rtskel.client import ServerBack, ServerGone, Subscriber
-from rtskel.client.subscriber import Given
+from rtskel.client.reader import Given
 from rtskel.errors import FormatError
 from rtskel.formats import Recording
 from rtskel.skeleton import SKELETONS, to_canonical

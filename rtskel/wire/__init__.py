@@ -37,6 +37,12 @@ from rtskel.wire.messages import Source as Source
 from rtskel.wire.messages import StreamEnd as StreamEnd
 from rtskel.wire.messages import Sync as Sync
 from rtskel.wire.messages import Taken as Taken
+from rtskel.wire.shards import SHARDS_PREFIX as SHARDS_PREFIX
+from rtskel.wire.shards import choose as choose
+from rtskel.wire.shards import reached as reached
+from rtskel.wire.shards import shard_names as shard_names
+from rtskel.wire.shards import shards_topic as shards_topic
+from rtskel.wire.shards import told_shards as told_shards
 from rtskel.wire.templates import RawTemplate as RawTemplate
 from rtskel.wire.templates import RefinedBatchEncoder as RefinedBatchEncoder
 from rtskel.wire.templates import RefinedEncoder as RefinedEncoder

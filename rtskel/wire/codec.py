@@ -43,6 +43,7 @@ from rtskel.wire.messages import (
     make_refined,
     to_flags,
 )
+from rtskel.wire.shards import check_shards
 
 _Parts: TypeAlias = tuple[bytes, f.Body]
 
@@ -353,6 +354,8 @@ def _decode_event(body: f.Body) -> tuple[bytes, Event]:
 def _encode_heartbeat(beat: Heartbeat) -> _Parts:
     body = {"v": f.VERSION, "kind": "heartbeat", **{name: getattr(beat, name) for name in _HEARTBEAT}}
     body |= {"counts": dict(beat.counts), "lookaheads": list(beat.lookaheads)}
+    if beat.shards:
+        body["shards"] = list(beat.shards)
     return _decode_heartbeat(body)[0], body
 
 
@@ -365,6 +368,8 @@ def _decode_heartbeat(body: f.Body) -> tuple[bytes, Heartbeat]:
     values["counts"] = f.check_counts(kind, None, body["counts"])
     lookaheads = f.check_elements(kind, None, "lookaheads", body["lookaheads"], least=0)
     values["lookaheads"] = tuple(f.checked(value, f.COUNT, kind, None, "lookaheads") for value in lookaheads)
+    if "shards" in body:
+        values["shards"] = check_shards(body["shards"])
     return topics.HEARTBEAT_TOPIC, Heartbeat(**values)
 
 

@@ -286,6 +286,7 @@ class Heartbeat:
         model, skeleton: of the engine.
         lookaheads: those that are published.
         loop_fps: raw frames per second since the last heartbeat.
+        shards: of a front: where its shards, which do the work, publish refined poses (see `wire.reached`).
     """
 
     epoch: int
@@ -301,6 +302,7 @@ class Heartbeat:
     lookaheads: Sequence[int]
     loop_fps: float
     clock: str = "monotonic"
+    shards: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

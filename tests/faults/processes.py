@@ -75,6 +75,7 @@ class ServerProcess:
     Attributes:
         raw, refined: endpoints as bound.
         metrics: URL, with the option `--metrics`.
+        shards: their processes as they were at first, with the option `--shards`.
         process: the Popen.
     """
 
@@ -103,6 +104,7 @@ class ServerProcess:
             raise RuntimeError(f"exit status {self.process.returncode}: {said}")
         where = json.loads(line)
         self.raw, self.refined, self.metrics = where["raw"], where["refined"], where.get("metrics")
+        self.shards: list[int] = [shard["pid"] for shard in where.get("shards", [])]
 
     @property
     def alive(self) -> bool:
