@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <map>
 #include <stdexcept>
 #include <vector>
 
@@ -163,6 +164,8 @@ class Ring {
           stale_(cfg.streams, 0),
           last_(cfg.streams, NONE),
           ended_(cfg.streams, false),
+          group_(cfg.streams, 0),
+          group_turns(cfg.streams, 0),
           here(cfg.window),
           scratch(static_cast<std::size_t>(cfg.window) * cfg.joints),
           origin(3 * cfg.joints),
@@ -326,6 +329,7 @@ class Ring {
 
   public:
     std::vector<std::uint8_t> ended_;
+    std::vector<std::int32_t> group_;  // by stream, 0..streams-1: whose shares of the engine are one share
 
   private:
     std::vector<int> bones;      // joints that have a parent
@@ -334,7 +338,8 @@ class Ring {
     std::vector<float> scratch, origin;
     std::vector<double> mean, squares;
     std::vector<const float*> averaged;
-    int turn = 0;
+    int turn = 0, group_turn = 0;   // whose turn it is: of all streams, of the groups ...
+    std::vector<int> group_turns;  // ... and of each group's streams
 
     // What the canonical frame of every window with this frame needs: computed once per frame instead of once per window, and
     // close together in memory.
@@ -390,25 +395,51 @@ class Ring {
         return next_[s];
     }
 
+    // Something that waits for the engine: windows next..end - 1 of a stream, or as many of a group.
+    struct Ready {
+        int who;
+        std::int64_t next, end;
+    };
+
+    // The next batch: equal shares of what is ready. Where not all of it fits, each group has a share, and its streams share that.
     void share(std::size_t room) {
         plan.clear();
-        struct Ready {
-            int stream;
-            std::int64_t next, end;
-        };
         std::vector<Ready> ready;
-        for (int k = 0; k < cfg.streams; ++k) {
-            const int s = (turn + k) % cfg.streams;
+        std::size_t total = 0;
+        bool several = false;
+        for (int s = 0; s < cfg.streams; ++s) {
             const std::int64_t from = first(s), to = limit(s) + 1;
-            if (from < to) ready.push_back({s, from, to});
+            if (from >= to) continue;
+            ready.push_back({s, from, to});
+            total += to - from;
+            several |= group_[s] != group_[ready[0].who];
         }
-        while (!ready.empty() && plan.size() < room) {
-            const std::int64_t each = std::max<std::int64_t>(1, (room - plan.size()) / ready.size());
+        const auto add = [this](int s, std::int64_t window) { plan.push_back({s, window, {0, 0, 0}, 1, false}); };
+        if (!several || total <= room) return deal(ready, room, turn, add);
+
+        std::map<int, std::vector<Ready>> streams;
+        for (const Ready& r : ready) streams[group_[r.who]].push_back(r);
+        std::vector<Ready> groups;
+        for (const auto& [g, members] : streams) {
+            groups.push_back({g, 0, 0});
+            for (const Ready& r : members) groups.back().end += r.end - r.next;
+        }
+        std::map<int, std::size_t> quota;
+        deal(groups, room, group_turn, [&](int g, std::int64_t) { ++quota[g]; });
+        for (const auto& [g, windows] : quota) deal(streams[g], windows, group_turns.at(g), add);
+    }
+
+    // Gives `room` to those that have something ready, each as much as the others or all it has; the turn goes round.
+    template <typename Take>
+    void deal(std::vector<Ready>& ready, std::size_t room, int& turn, Take take) {
+        std::rotate(ready.begin(), std::find_if(ready.begin(), ready.end(), [&](const Ready& r) { return r.who >= turn; }), ready.end());
+        while (!ready.empty() && room) {
+            const std::int64_t each = std::max<std::int64_t>(1, room / ready.size());
             for (Ready& r : ready) {
-                const std::int64_t take = std::min({each, r.end - r.next, static_cast<std::int64_t>(room - plan.size())});
-                for (std::int64_t k = 0; k < take; ++k) plan.push_back({r.stream, r.next + k, {0, 0, 0}, 1, false});
-                if (take) turn = (r.stream + 1) % cfg.streams;
-                r.next += take;
+                const std::int64_t end = r.next + std::min({each, r.end - r.next, static_cast<std::int64_t>(room)});
+                if (r.next < end) turn = (r.who + 1) % cfg.streams;
+                room -= end - r.next;
+                while (r.next < end) take(r.who, r.next++);
             }
             ready.erase(std::remove_if(ready.begin(), ready.end(), [](const Ready& r) { return r.next >= r.end; }), ready.end());
         }
@@ -694,6 +725,10 @@ inline void bind_ring(nb::module_& m) {
         .def_prop_ro("ended", [](nb::handle self) {
             const auto& ended = nb::cast<Ring&>(self).ended_;
             return View<bool>(reinterpret_cast<const bool*>(ended.data()), {ended.size()}, self);
+        })
+        .def_prop_ro("group", [](nb::handle self) {
+            auto& group = nb::cast<Ring&>(self).group_;
+            return nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>(group.data(), {group.size()}, self);
         });
 }
 

@@ -169,6 +169,13 @@ class RefinerBank:
         return self._ring.ended
 
     @property
+    def group(self) -> NDArray[np.int32]:
+        """[S] which group each stream belongs to, 0..S-1, all 0 at first; may be written. Where more is ready than fits
+        in a batch, each group has an equal share of it, and its streams share that.
+        """
+        return self._ring.group
+
+    @property
     def drained(self) -> NDArray[np.bool_]:
         """[S] whether the stream has ended and all of its output is out."""
         return self.ended & ((self._ring.next > self.newest + self._max_reach) | (self.newest < 0))
@@ -236,8 +243,8 @@ class RefinerBank:
             self._ring.reset(self._rows(stream))
 
     def step(self, max_windows: int | None = None) -> Refined:
-        """Run one engine batch of at most `max_windows` (and `engine.max_batch`) pending windows; returns what it
-        completes.
+        """Run one engine batch of at most `max_windows` (and `engine.max_batch`) pending windows, see `group`; returns
+        what it completes.
 
         If the engine raises, nothing has changed: the same windows are still pending.
 

@@ -17,6 +17,7 @@ on the host, the numbers on a GPU), and the specification in numpy, tests/oracle
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -57,7 +58,8 @@ class HostRing(Protocol):
         """Forget everything about these streams."""
 
     def gather(self, x: NDArray[np.float32], missing: NDArray[np.bool_]) -> int:
-        """Fill up to B canonical windows, x [B, W, J, 3] and missing [B, W, J], streams sharing the batch fairly.
+        """Fill up to B canonical windows, x [B, W, J, 3] and missing [B, W, J], in equal shares of what is ready. Where
+        not all of it fits, each `group` has a share, and its streams share that.
 
         Returns how many were filled. Nothing is decided until `average`: without it, the same windows come again.
         """
@@ -100,6 +102,10 @@ class HostRing(Protocol):
     @property
     def ended(self) -> NDArray[np.bool_]:
         """[S] whether the stream has ended."""
+
+    @property
+    def group(self) -> NDArray[np.int32]:
+        """[S] which group each stream belongs to, 0..S-1, all 0 at first: see `gather`. May be written."""
 
 
 def native_ring(config: RingConfig) -> _native.Ring:
@@ -157,8 +163,10 @@ class RingState:
     def __init__(self, config: RingConfig) -> None:
         self.config = config
         self._reach = [config.reach(lookahead) for lookahead in config.lookaheads]
+        self.group = np.zeros(config.streams, np.int32)
         self._streams = [self._opened() for _ in range(config.streams)]
-        self._turn = 0
+        self._turn = self._group_turn = 0
+        self._group_turns = [0] * config.streams
 
     def _opened(self) -> _Stream:
         return _Stream(np.full(self.config.capacity, -1, np.int64))
@@ -236,19 +244,35 @@ class RingState:
         return sum(len(self._ready(st)) for st in self._streams)
 
     def _share(self, room: int) -> list[tuple[int, int]]:
-        """The next batch, at most `room` (stream, window): equal shares of what is ready, the turn going round."""
-        ready = [(s, self._ready(st)) for s, st in enumerate(self._streams)]
-        ready = sorted((entry for entry in ready if entry[1]), key=lambda entry: (entry[0] < self._turn, entry[0]))
-        plan: list[tuple[int, int]] = []
-        while ready and len(plan) < room:
-            share = max(1, (room - len(plan)) // len(ready))
-            for s, windows in ready:
-                take = windows[: min(share, room - len(plan))]
-                plan += [(s, e) for e in take]
-                if take:
-                    self._turn = (s + 1) % self.config.streams
-            ready = [(s, windows[share:]) for s, windows in ready if len(windows) > share]
+        """The next batch, at most `room` (stream, window), see `HostRing.gather`."""
+        ready = {s: windows for s, st in enumerate(self._streams) if (windows := self._ready(st))}
+        groups: dict[int, dict[int, range]] = {}
+        for s, windows in ready.items():
+            groups.setdefault(int(self.group[s]), {})[s] = windows
+        sizes = {g: range(sum(map(len, members.values()))) for g, members in sorted(groups.items())}
+        if len(groups) <= 1 or sum(map(len, sizes.values())) <= room:
+            plan, self._turn = self._deal(ready, room, self._turn)
+            return plan
+        units, self._group_turn = self._deal(sizes, room, self._group_turn)
+        plan = []
+        for g, quota in sorted(Counter(g for g, _ in units).items()):
+            part, self._group_turns[g] = self._deal(groups[g], quota, self._group_turns[g])
+            plan += part
         return plan
+
+    def _deal(self, ready: dict[int, range], room: int, turn: int) -> tuple[list[tuple[int, int]], int]:
+        """Up to `room` of what is ready, each with as much as the others or all it has; and whose turn is next."""
+        waiting = sorted(ready.items(), key=lambda entry: (entry[0] < turn, entry[0]))
+        taken: list[tuple[int, int]] = []
+        while waiting and len(taken) < room:
+            share = max(1, (room - len(taken)) // len(waiting))
+            for who, units in waiting:
+                take = units[: min(share, room - len(taken))]
+                taken += [(who, unit) for unit in take]
+                if take:
+                    turn = (who + 1) % self.config.streams
+            waiting = [(who, units[share:]) for who, units in waiting if len(units) > share]
+        return taken, turn
 
     def _completed(self, s: int, e: int) -> list[int]:
         """The lookaheads whose output window e of stream s completes, none if it has run before."""
@@ -312,7 +336,7 @@ class EngineRing(RingState, ABC):
 
     @abstractmethod
     def step(self, room: int) -> Refined:
-        """Run up to `room` windows, streams sharing the batch fairly: what they complete."""
+        """Run up to `room` windows, shared as in `HostRing.gather`: what they complete."""
 
     @abstractmethod
     def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], /, *columns: NDArray[Any]) -> None:

@@ -169,9 +169,9 @@ class PlaceTable:
         return stream
 
     @property
-    def full(self) -> bool:
-        """Whether every place is held."""
-        return not self._free
+    def free(self) -> int:
+        """How many places nobody holds."""
+        return len(self._free)
 
     def take(self, stream: Stream) -> int:
         """The lowest free place, for that stream."""

@@ -115,7 +115,7 @@ class Batches:
 
     def _leave_out(self, now: int, *, hurry: bool) -> Refined | None:
         """Of live streams whose next window has waited for that long, the newest first: what older ones complete. In a
-        hurry, also of streams that have as many windows waiting as others on average, or more, however short a time.
+        hurry, also of streams that have more than their share waiting (`Room.beyond`), however short a time.
         """
         bank, used = self._bank, self._common.places.used
         self._look_at = now + _LOOK_EVERY
@@ -124,8 +124,12 @@ class Batches:
         if hurry:
             waiting = np.maximum(refinable[:used] + 1 - following[:used], 0)
             some = self._arrays.behind(used, following, refinable, now)
-            share = waiting.sum() / max(1, np.count_nonzero(waiting))
-            places = np.union1d(places, some[waiting[some] >= share])
+            tails = np.zeros_like(waiting)
+            for stream in self._common.draining:
+                tails[stream.place] = (
+                    stream.last + self._common.furthest - max(following[stream.place] - 1, stream.last)
+                )
+            places = np.union1d(places, some[self._common.room.beyond(waiting, tails)[some]])
         if not len(places):
             return None
         before = bank.next_window[places]

@@ -61,7 +61,7 @@ UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
 
 LOOK_EVERY = SECOND // 10
-"""How often it is asked who was cut off for a message without end."""
+"""How often it is asked which publishers have gone, and who was cut off for a message without end."""
 
 REOPEN_EVERY = 30 * SECOND
 """Shortest time between two attempts to replace an engine that hangs."""
@@ -157,7 +157,7 @@ class Server(Closing):
         self._unread = False  # messages are waiting in the socket
         self._unread_since = clock()  # and ever since then, if so: frames, not only what is refused
         self._read_up_to = clock()  # all that had come by then has been read
-        self._look_at = clock()  # when to ask for messages without end
+        self._look_at = clock()  # when to ask who has gone
         with ExitStack() as stack:
             stack.callback(self._engine.release)
             self._sockets = Sockets(config, joints=bank.joints)
@@ -238,7 +238,7 @@ class Server(Closing):
             self._tell()
             self._refine()  # at once: what else there is to do can wait for it
             self._take_subscriptions()
-            self._tell_endless(now)
+            self._watch_publishers(now)
             self._replace_engine(now)
             self._advance(now)
             self._tell()
@@ -309,11 +309,13 @@ class Server(Closing):
     def _offend(self, topic: bytes, kind: str, detail: str, now: int, source: int) -> None:
         self._table.offend(wire.stream_of(topic) or "", kind, detail, now, source=source)
 
-    def _tell_endless(self, now: int) -> None:
-        """Of publishers of messages that never end, who were cut off before they fill the memory."""
+    def _watch_publishers(self, now: int) -> None:
+        """Who has gone; and who sent messages that never end, and was cut off before they fill the memory."""
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY
+        if gone := self._sockets.publishers_gone():
+            self._table.left(gone)
         if found := self._sockets.endless():
             self._table.offend("", "hoarding", "a publisher sent a message without end: disconnected", now, found)
 

@@ -271,10 +271,12 @@ class Sockets:
             connections.failed = 0
         return failed
 
+    def publishers_gone(self) -> set[int]:
+        """The connections of publishers that have ended since the last call."""
+        return {descriptor for descriptor, came in self._publishers.changed() if not came}
+
     def endless(self) -> int:
         """How many publishers were cut off since the last call, because they sent a message without end."""
-        for _ in self._publishers.changed():
-            pass
         return int(self._hoards.found()) if self._hoards is not None else 0
 
     def send(self, messages: Iterable[tuple[bytes, bytes]]) -> None:

@@ -42,13 +42,12 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-
 from rtskel.refine import RefinerBank
 from rtskel.serve.arrays import PlaceTable, StreamArrays
 from rtskel.serve.config import StreamConfig
 from rtskel.serve.phase import Phase
-from rtskel.serve.reports import SECOND, Reports
+from rtskel.serve.reports import SECOND, UNKNOWN, Reports
+from rtskel.serve.room import YOUNG, Room
 from rtskel.skeleton import signed_axes
 from rtskel.wire import About, Flag, RawPose, StreamEnd
 
@@ -57,12 +56,6 @@ if TYPE_CHECKING:
 
 MAX_NUMBER = 2**62
 """Largest frame number and source time taken: what is derived from them stays within 64 bits."""
-
-YOUNG = 3
-"""A stream of fewer slots is not filled in before a later frame comes, others by as many slots as they have."""
-
-SILENT = SECOND // 5
-"""After so long without a frame, beside the slack, such a stream gives its place to another, if there is no other."""
 
 MIN_FPS = 0.1
 """Lowest rate taken: deadlines are counted in frames."""
@@ -108,6 +101,7 @@ class Common:
     places: PlaceTable
     reports: Reports
     intake: Intake
+    room: Room
     furthest: int
     ending: list[Stream] = field(default_factory=list)
     draining: list[Stream] = field(default_factory=list)
@@ -145,32 +139,13 @@ class Common:
         self.reports.offend(msg.stream, kind, f"frame {msg.seq} of stream {msg.stream}: {what}", now)
         return False
 
-    def has_room(self, msg: RawPose, now: int) -> bool:
-        """Whether there is a place for another stream; else it is refused, and a young one that is silent makes room
-        for its next frame.
-        """
-        if self.places.full:
-            detail = f"stream {msg.stream} refused: {len(self.places)} streams are served already (max_streams)"
-            self.reports.offend(msg.stream, "refused", detail, now)
-            self._make_room(now)
-        return not self.places.full
-
-    def _make_room(self, now: int) -> None:
-        arrays, used = self.arrays, slice(self.places.used)
-        young = arrays.live[used] & ~arrays.lossless[used] & (arrays.newest[used] - arrays.first[used] + 1 < YOUNG)
-        heard = np.where(young, arrays.heard[used], now)
-        place = int(heard.argmin())
-        if heard[place] + self.slack + SILENT < now:
-            stream = self.places[place]
-            if stream.state is State.OPEN and not stream.waiting:
-                stream.close("stale", "its place is for another")
-
 
 class Stream:
     """One stream.
 
     Attributes:
         name: its id.
+        publisher: the connection that it counts for, see `rtskel.serve.room`.
         state: see above.
         place: in the bank and the arrays; -1 while CLOSED.
         like: a message like all of the segment, but for seq, time_ns and arrays.
@@ -186,11 +161,12 @@ class Stream:
     __slots__ = (
         *("_back", "_closed_time", "_closing", "_common", "_corrected", "_dropped", "_first", "_held", "_last_number"),
         *("_next_number", "_past", "_phase", "_restarting", "_rivals", "_silent_since", "base", "end_slot", "ended"),
-        *("evict", "last", "like", "name", "origin", "place", "state", "waiting"),
+        *("evict", "last", "like", "name", "origin", "place", "publisher", "state", "waiting"),
     )
 
-    def __init__(self, name: str, common: Common) -> None:
+    def __init__(self, name: str, common: Common, publisher: int = UNKNOWN) -> None:
         self.name = name
+        self.publisher = publisher
         self.state = State.CLOSED
         self.place = -1
         self.like: RawPose | None = None
@@ -592,7 +568,8 @@ class Stream:
 
     def _reopen(self, msg: RawPose, now: int) -> None:
         """A frame for a stream that is closed: it starts afresh, unless the frame is an old one."""
-        if not self._common.has_room(msg, now):
+        common = self._common
+        if not common.room.admits(self.name, self.publisher, msg.fps, len(common.draining), now):
             return
         same = msg.epoch == self.source.epoch
         kind = "start" if self.ended else "reset"
@@ -650,7 +627,7 @@ class Stream:
         self.state = State.OPEN
 
         arrays = common.arrays
-        place = self.place = common.places.take(self)
+        place = self.place = common.room.take(self)
         arrays.newest[place] = arrays.first[place] = slot
         arrays.live[place] = True
         arrays.until[place] = NEVER
@@ -702,13 +679,22 @@ class Stream:
         common.arrays.live[place] = False
         common.draining.append(self)
 
+    def give_way(self, why: str, now: int, *, patient: bool = False) -> bool:
+        """Its place is for another, if frames of it still come in; if that is `patient`, and nothing is undecided."""
+        if self.state not in (State.OPEN, State.HELD) or (patient and (self.waiting or self.state is State.HELD)):
+            return False
+        if self._held is not None:
+            self._drop_held(now)
+        self.close("stale", why)
+        return True
+
     def finish(self, now: int) -> None:
         """The segment's output is out: its place is free."""
         common, place = self._common, self.place
         self._last_number, self._silent_since = self.origin + self.newest, self.heard
         self._dropped = common.arrays.compiled.dropped(place)
         common.bank.reset(place)
-        common.places.give_back(place)
+        common.room.give_back(self)
         self.place = -1
         self.state = State.CLOSED
         self.base += self.last + 1

@@ -45,18 +45,22 @@ What a user can rely on, for a stream of `fps` frames a second:
   captured after the end; else it is late.
 - *Idle.* A stream that sends nothing for `idle_s` is ended if it was not (event `end`, detail "idle") and forgotten
   (event `evicted`): its place is free for another, and its number in the output begins at 0 again.
-- *Room.* Where `max_streams` are served, frames of other streams are refused. A stream of fewer than three slots that
-  has been silent for a fifth of a second (and the slack) then gives its place to the next frame of another one.
+- *Room* is shared by publisher (the connection a message came by), not by stream: see `rtskel.serve.room`. Where
+  `max_streams` are served, frames of other streams are refused. Two things then make room for the next frame of another
+  stream: one of fewer than three slots that has been silent for a fifth of a second (and the slack) ends; else, if the
+  publisher that asks has fewer places than another one by at least two, the youngest stream of the one with the most
+  ends (`stale`). Whoever has no more than an equal share keeps its streams and every slot of them.
 - *Overload.* No frame is dropped here, and every slot is published. But where a live stream's frames have waited
   for the engine for longer than `behind_s`, its newest window is refined next and the older ones are left out; and
-  where no more can wait, or that has happened and the engine has not caught up since, so it is with every stream that
-  has as many windows waiting as others have on average, or more. Slots that wanted those windows are averaged
-  over the ones that did run (PARTIAL_AVERAGE), or pass through as they came (PASSTHROUGH). The windows left out are
-  counted as `overload`. So it is with a stream whose end has come: what waits of it does not delay others once the
-  load is over. `max_age_s` bounds the age of what comes out, see `StreamConfig`. Streams that are `lossless` have every
-  window refined: the server stops reading when too many of their frames wait, so that the queues of the publishers
-  fill, and these wait, or count what they lose. Frames further ahead of the engine than its ring holds wait in the
-  order they came.
+  where no more can wait, or that has happened and the engine has not caught up since, so it is with the publishers that
+  have as many windows waiting as others have on average, or more, and with those of their streams of which the same is
+  true. Each batch of the engine is shared equally by the publishers that have windows waiting. Slots that wanted the
+  windows left out are averaged over the ones that did run (PARTIAL_AVERAGE), or pass through as they came
+  (PASSTHROUGH). The windows left out are counted as `overload`. So it is with a stream whose end has come: what waits
+  of it does not delay others once the load is over. `max_age_s` bounds the age of what comes out, see `StreamConfig`.
+  Streams that are `lossless` have every window refined: the server stops reading when too many of their frames wait, so
+  that the queues of the publishers fill, and these wait, or count what they lose. Frames further ahead of the engine
+  than its ring holds wait in the order they came.
 - *Offenders* are counted by kind in `counts` and named in `error` events: the first of a kind and stream at once,
   then the running count at most once a second.
 """
@@ -64,7 +68,7 @@ What a user can rely on, for a stream of `fps` frames a second:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +81,8 @@ from rtskel.serve.config import StreamConfig
 from rtskel.serve.emission import Batches, Emission
 from rtskel.serve.intake import Intake
 from rtskel.serve.reports import SECOND, UNKNOWN, Reports
-from rtskel.serve.stream import MAX_NUMBER, NEVER, YOUNG, Common, Message, State, Stream
+from rtskel.serve.room import YOUNG, Room
+from rtskel.serve.stream import MAX_NUMBER, NEVER, Common, Message, State, Stream
 from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
 
 MAX_HOLE = SECOND
@@ -117,7 +122,9 @@ class StreamTable:
         options = {"jump": config.max_gap + 1, "furthest": furthest}
         self._intake = Intake(bank, self._arrays, self._places, self._reports, **options)
         config = replace(config, behind_s=config.patience_s)
-        self._common = Common(bank, config, self._arrays, self._places, self._reports, self._intake, furthest)
+        self._room = Room(bank, self._arrays, self._places, self._reports, config.slack_s * SECOND)
+        given = self._arrays, self._places, self._reports, self._intake, self._room
+        self._common = Common(bank, config, *given, furthest)
         self._batches = Batches(self._common)
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._idle = round(config.idle_s * SECOND)
@@ -187,6 +194,12 @@ class StreamTable:
         self._reports.offend(stream, kind, detail, now, count)
         self._reports.source = UNKNOWN
 
+    def left(self, publishers: Collection[int]) -> None:
+        """Those publishers are gone, and others may get their numbers: whoever goes on with their streams has them."""
+        for stream in self._room.left(self._streams.values(), publishers):
+            if stream.place >= 0:
+                self._intake.forget(stream.place)
+
     def model_changed(self, model: str, now: int) -> None:
         """Another engine refines from now on: the poses that come say so, and an event."""
         self._model = model
@@ -251,26 +264,32 @@ class StreamTable:
 
     def _feed(self, msg: Message, now: int) -> int:
         """Take one stream's message the plain way; its place if others like it may take the fast way, else -1."""
-        stream = self._streams.get(msg.stream)
+        stream, source = self._streams.get(msg.stream), self._reports.source
         if stream is None:
             stream = self._admit(msg, now)
-        elif stream.waiting or not stream.take(msg, now):
-            stream.wait(msg, now)
+        else:
+            if source not in (UNKNOWN, stream.publisher) and (stream.publisher == UNKNOWN or stream.place < 0):
+                self._room.belongs(stream, source)
+            if stream.waiting or not stream.take(msg, now):
+                stream.wait(msg, now)
         if stream is not None and isinstance(msg, RawPose) and stream.expects(msg):
             return stream.place
         return -1
 
     def _admit(self, msg: Message, now: int) -> Stream | None:
-        common = self._common
+        common, publisher = self._common, self._reports.source
         if isinstance(msg, StreamEnd):
             detail = f"end of stream {msg.stream} at epoch {msg.epoch}, of which no frame came"
             self._reports.offend(msg.stream, "unexpected_end", detail, now)
             return None
-        if not common.acceptable(msg, now) or not common.has_room(msg, now):
+        if not common.acceptable(msg, now):
             return None
-        stream = self._streams[msg.stream] = Stream(msg.stream, common)
-        while len(self._streams) > 2 * self.config.max_streams:
-            self._forget(next(other for other in self._streams.values() if other.state is State.CLOSED), "room", now)
+        if not self._room.admits(msg.stream, publisher, msg.fps, len(common.draining), now):
+            return None
+        while len(self._streams) >= 2 * self.config.max_streams:
+            self._forget(self._room.to_forget(self._streams.values()), "room", now)
+        stream = self._streams[msg.stream] = Stream(msg.stream, common, publisher)
+        self._room.named(stream)
         stream.start(msg, now, base=0, kind="start")
         self._sweep_at = min(self._sweep_at, now + self._idle)
         return stream
@@ -279,6 +298,7 @@ class StreamTable:
         stream.clear()
         if not self._common.stopping:
             stream.event("evicted", why, now)
+        self._room.forgotten(stream)
         del self._streams[stream.name]
 
     # --- time ---------------------------------------------------------------------------------------------------------

@@ -254,3 +254,35 @@ def test_two_hundred_names_in_one_message():
             )
             assert peer.send(peer.message(*wire.encode(wire.RawBatch(**fields))))
         neighbour.served(40)
+
+
+def test_a_newcomer_beside_one_that_holds_all_places():
+    """Twenty ids at 25 frames a second by one connection, eight places: it has to leave one to whoever comes."""
+    with ServerProcess("--max-streams", 8) as server, Peer(server.raw, "XPUB") as peer:
+        stop = threading.Event()
+
+        def crowd() -> None:
+            for n in itertools.count():
+                assert peer.send(b"".join(peer.message(*raw(n, stream=f"crowd{k}")) for k in range(20)))
+                if stop.wait(1 / FPS):
+                    return
+
+        with Reader(server.refined) as reader:
+            thread = threading.Thread(target=crowd)
+            thread.start()
+            try:
+                reader.until(lambda reader: reader.streams == 8, "all places are taken")
+                reader.until_counted("refused", 200)
+                newcomer = Odd(server)
+                for n in range(75):
+                    newcomer.send(newcomer.raw(n))
+                reader.until(lambda reader: any(pose.source_seq == 74 for pose in reader.select(newcomer.name)))
+            finally:
+                stop.set()
+                thread.join()
+                newcomer.peer.close()
+        came = [pose.source_seq for pose in reader.select(newcomer.name) if pose.receive_ns]
+        print(f"the first frame that came out: {came[0]}")
+        assert came == list(range(came[0], 75))
+        assert came[0] <= 25
+        assert server.alive
