@@ -15,6 +15,7 @@ import pytest
 from rtskel.cli import main
 from rtskel.errors import RtskelError
 from rtskel.formats import read
+from rtskel.formats.jointmap import mediapipe_map
 from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD
 from rtskel.skeleton import RIGHT_SHOULDER, UPPER_BODY_50
 from rtskel.tools.estimate import Pose, live, look, people, person_id, poses, publish, recording
@@ -210,7 +211,7 @@ def test_whoever_leaves_a_camera_stops_it():
 def run(clip, sender: Sender, estimator: Estimator, **options) -> None:
     with Video(clip) as video:
         clock = sender.clock
-        find = partial(poses, estimator=estimator)
+        find = partial(poses, estimator=estimator, corrected=False)
         publish(video, find, sender, now_ns=clock.now_ns, sleep=clock.sleep, **options)
 
 
@@ -260,7 +261,7 @@ def test_without_a_server_nothing_is_sent(clip):
 def test_as_a_recording(clip):
     clock = Clock()
     with Video(clip) as video:
-        kept = [pose for pose in poses(video, Estimator(clock)) if pose.number not in (2, 3)]
+        kept = [pose for pose in poses(video, Estimator(clock), corrected=False) if pose.number not in (2, 3)]
         take = recording(kept, video, "take")
         assert (take.unit, take.axes, take.fps, take.image_size) == ("m", "RDA", FPS, (160, 120))
         assert take.slots.tolist() == [0, 1, *range(4, FRAMES)]
@@ -341,7 +342,7 @@ def mediapipe(monkeypatch) -> list[Any]:
 
 def test_metres(mediapipe):
     with Holistic(complexity=2, smooth=True) as model:
-        (pose,) = poses([Frame(0, 0, np.zeros((120, 160, 3), np.uint8))], model)
+        (pose,) = poses([Frame(0, 0, np.zeros((120, 160, 3), np.uint8))], model, corrected=False)
     nobody = 0  # in the first image, by which models are loaded
     heavy = "mediapipe/modules/pose_landmark/pose_landmark_heavy.tflite"
     assert mediapipe == [heavy, {"model_complexity": 2, "smooth_landmarks": True}, nobody, 0, "close"]
@@ -354,6 +355,15 @@ def test_metres(mediapipe):
     np.testing.assert_allclose(at["right_index_4"] - at["right_wrist"], [0, -0.096, 0], atol=1e-6)
     np.testing.assert_allclose(at["left_index_4"] - at["left_wrist"], [0, -0.096, -0.04], atol=1e-6)
     np.testing.assert_allclose(pose.confidence, [0.9] * 8 + [1.0] * 42)
+
+
+def test_joints_are_moved_to_where_bodies_have_them(mediapipe):
+    images = [Frame(n, 0, np.zeros((120, 160, 3), np.uint8)) for n in range(2)]
+    with Holistic() as model:
+        (found, _), (moved, _) = (list(poses(images, model, corrected=corrected)) for corrected in (False, True))
+    expected = mediapipe_map().apply(found.xyz[None], found.confidence[None] == 0)[0]
+    np.testing.assert_array_equal(moved.xyz, expected)
+    assert np.abs(moved.xyz - found.xyz).max() > 0.005
 
 
 def test_pixels(mediapipe):

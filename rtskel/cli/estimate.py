@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 MORE = """\
 Waits for a server, then plays VIDEO as a camera would: a frame that comes while the estimator is busy is dropped. Poses
-are in metres, as MediaPipe estimates them; --pixels keeps image coordinates, to draw over the video.
+are in metres. MediaPipe's elbows, for instance, lie inward of the body's and above: joints are moved to where bodies
+have them, as far as that is the same for everybody; --uncorrected leaves them. --pixels keeps image coordinates, to
+draw over the video.
 
 With --people N, up to N people become streams ID-1, ID-2, ... of their own, in the order in which they are seen first.
 Who leaves keeps his stream, and gets it back when he returns near where he was, or within the image while nobody else
@@ -46,6 +48,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--save", metavar="FILE", help="also write the published poses to this recording")
     parser.add_argument("-o", "--out", metavar="FILE", help="write every frame to this recording, publish nothing")
     parser.add_argument("--pixels", action="store_true", help="poses in image coordinates, not in metres")
+    parser.add_argument("--uncorrected", action="store_true", help="leave joints where MediaPipe puts them")
     parser.add_argument(
         "--complexity", type=int, choices=[0, 1, 2], default=1, help="of MediaPipe's body model (default 1)"
     )
@@ -98,11 +101,12 @@ def _run(args: argparse.Namespace) -> int:
     ):
         options = {"complexity": args.complexity, "smooth": args.smooth}
         find: estimate.Poses
+        kind = {"pixels": args.pixels, "corrected": not args.uncorrected}
         if args.people:
             several = stack.enter_context(HolisticPeople(args.people, **options))
-            find = partial(estimate.people, estimator=several, most=args.people, pixels=args.pixels)
+            find = partial(estimate.people, estimator=several, most=args.people, **kind)
         else:
-            find = partial(estimate.poses, estimator=stack.enter_context(Holistic(**options)), pixels=args.pixels)
+            find = partial(estimate.poses, estimator=stack.enter_context(Holistic(**options)), **kind)
         if video.note:
             note(f"{video.name}: {video.note}")
         if file:

@@ -70,14 +70,24 @@ Poses = Callable[[Iterable[Frame]], Iterator[Pose]]
 """Finds poses in the frames of one video: `poses` or `people` with an estimator."""
 
 
-def poses(frames: Iterable[Frame], estimator: Estimator, *, pixels: bool = False) -> Iterator[Pose]:
-    """The poses in the frames of one video, in metres or pixels."""
-    assembler = Assembler(world=not pixels)
+def poses(
+    frames: Iterable[Frame], estimator: Estimator, *, pixels: bool = False, corrected: bool = True
+) -> Iterator[Pose]:
+    """The poses in the frames of one video.
+
+    Args:
+        pixels: in image coordinates, instead of metres from the hips.
+        corrected: of poses in metres, joints where the body has them, not where MediaPipe puts them
+            (`rtskel.formats.jointmap`).
+    """
+    assembler = Assembler(world=not pixels, corrected=corrected)
     for frame in frames:
         yield Pose(frame.number, frame.time_ns, *assembler.joints(*estimator.find(frame.image)))
 
 
-def people(frames: Iterable[Frame], estimator: PeopleEstimator, most: int, *, pixels: bool = False) -> Iterator[Pose]:
+def people(
+    frames: Iterable[Frame], estimator: PeopleEstimator, most: int, *, pixels: bool = False, corrected: bool = True
+) -> Iterator[Pose]:
     """The poses of everybody who has been seen in the frames of one video so far, each in his own place of P.
 
     Who is out of sight has no joints, and gets his place back when he returns: `rtskel.formats.people` has the rule.
@@ -87,9 +97,10 @@ def people(frames: Iterable[Frame], estimator: PeopleEstimator, most: int, *, pi
         estimator: finds people, and follows them.
         most: people in the video at most.
         pixels: poses in image coordinates, instead of metres from each person's own hips.
+        corrected: as in `poses`.
     """
     follower = Follower(most)
-    assemblers = [Assembler(world=not pixels) for _ in range(most)]
+    assemblers = [Assembler(world=not pixels, corrected=corrected) for _ in range(most)]
     for frame in frames:
         found = estimator.find(frame.image)
         image = np.zeros((len(found), UPPER_BODY_50.joints, 3), np.float32)
