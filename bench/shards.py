@@ -94,7 +94,8 @@ def count_poses(endpoint: str, names: Sequence[str], lookahead: int, warm_up: in
     """Takes the poses without decoding them; tells when those of the warm-up have come, and all."""
     topics = [topic for name in names for topic in (wire.event_topic(name), wire.refined_topic(name, lookahead))]
     with subscribed(endpoint, [*topics, wire.HEARTBEAT_TOPIC]) as socket:
-        socket.recv_multipart()  # the subscriptions are in force
+        for _ in range(2):  # heartbeats; at the second one all other subscriptions are in force, in whatever order
+            socket.recv_multipart()
         control.send("ready")
         got, ends, warm = 0, 0, False
         while ends < len(names) and socket.poll(60_000):
