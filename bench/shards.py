@@ -19,18 +19,13 @@ The arrangements are measured in turn, so that a change of the machine's load af
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -38,7 +33,7 @@ import numpy as np
 import zmq
 from measure.loads import Messages, publish, subscribed
 from measure.poses import body, frame
-from measure.processes import started
+from measure.processes import Service, command_line, started
 from measure.report import arguments, percentiles, report, table
 
 from rtskel import wire
@@ -52,53 +47,18 @@ ARRANGEMENTS = {"alone": 1, "2 shards": 2, "broker": 1}
 FPS = 25.0
 
 
-@dataclass
-class Serving:
-    """Servers at work.
-
-    Attributes:
-        raw, refined: where clients find them.
-        servers: each one's own endpoints.
-        processes: those of the servers, and of what else frames pass through.
-    """
-
-    raw: str
-    refined: str
-    servers: list[tuple[str, str]]
-    processes: list[int]
-
-    def cpu_seconds(self) -> float:
-        """CPU time so far of all processes, all threads."""
-        tasks = (task for pid in self.processes for task in Path(f"/proc/{pid}/task").iterdir())
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
 @contextmanager
-def serving(arrangement: str, streams: int, lookaheads: Sequence[int]) -> Iterator[Serving]:
-    """Servers in that arrangement, on ports that the system chooses; ended by SIGTERM."""
-    count = ARRANGEMENTS[arrangement]
-    command = [sys.executable, "-P", "-m", "rtskel", "serve", "--json", "--engine", "null", "--slack-ms", "5000"]
-    command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*", "--max-streams", str(streams)]
-    command += ["--lookahead", ",".join(map(str, lookaheads)), "--shards", str(count)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        where = json.loads(process.stdout.readline() or "null")
-        if where is None:
-            raise SystemExit("the server did not start: see its message above")
-        shards = where.get("shards", [])
-        own = [(shard["raw"], shard["refined"]) for shard in shards] or [(where["raw"], where["refined"])]
-        pids = [process.pid, *(shard["pid"] for shard in shards)]
+def serving(arrangement: str, streams: int, lookahead: int) -> Iterator[Service]:
+    """Servers in that arrangement."""
+    options = "--engine", "null", "--slack-ms", 5000, "--max-streams", streams, "--lookahead", lookahead
+    with command_line(*options, "--shards", ARRANGEMENTS[arrangement]) as service:
         if arrangement != "broker":
-            yield Serving(where["raw"], where["refined"], own, pids)
+            yield service
             return
-        with started(broker, *own[0]) as (proxy, connection):
+        with started(broker, service.raw, service.refined) as (proxy, connection):
             raw, refined = connection.recv()
-            yield Serving(raw, refined, [(raw, refined)], [*pids, proxy.pid])
+            yield Service(raw, refined, [(raw, refined)], [*service.processes, proxy.pid])
             proxy.terminate()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def broker(raw: str, refined: str, control: Connection) -> None:
@@ -134,7 +94,8 @@ def count_poses(endpoint: str, names: Sequence[str], lookahead: int, warm_up: in
     """Takes the poses without decoding them; tells when those of the warm-up have come, and all."""
     topics = [topic for name in names for topic in (wire.event_topic(name), wire.refined_topic(name, lookahead))]
     with subscribed(endpoint, [*topics, wire.HEARTBEAT_TOPIC]) as socket:
-        socket.recv_multipart()  # the subscriptions are in force
+        for _ in range(2):  # heartbeats; at the second one all other subscriptions are in force, in whatever order
+            socket.recv_multipart()
         control.send("ready")
         got, ends, warm = 0, 0, False
         while ends < len(names) and socket.poll(60_000):
@@ -152,7 +113,7 @@ def count_poses(endpoint: str, names: Sequence[str], lookahead: int, warm_up: in
 def throughput(arrangement: str, streams: int, frames: int, lookahead: int) -> dict[str, float]:
     """One run at saturation."""
     names = [f"s{k}" for k in range(streams)]
-    with serving(arrangement, streams, [lookahead]) as servers, ExitStack() as stack:
+    with serving(arrangement, streams, lookahead) as servers, ExitStack() as stack:
         numbers = wire.shard_names(len(servers.servers))
         shares = [[name for name in names if wire.choose(name, numbers) == which] for which in range(len(numbers))]
         readers, writers = [], []
@@ -220,7 +181,7 @@ def read(refined: str, streams: int, control: Connection) -> None:
 
 def latency(arrangement: str, streams: int, seconds: float) -> dict[str, Any]:
     """One run at the cameras' rate: milliseconds, and what was lost."""
-    with serving(arrangement, streams, [0]) as servers, started(read, servers.refined, streams) as (_, received):
+    with serving(arrangement, streams, 0) as servers, started(read, servers.refined, streams) as (_, received):
         received.recv()
         with started(cameras, servers.raw, streams, seconds) as (_, sent):
             sent.recv()

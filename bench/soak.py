@@ -1,11 +1,14 @@
 """Does a server stay as it is for hours? 64 streams with dropped frames, every slot once, memory flat.
 
+With `--shards N`, N of them behind one pair of endpoints: memory, descriptors and threads are of all together.
+
 A publisher process sends the frames of many streams in real time and leaves some out; a subscriber process takes every
 refined pose and sees that each slot of each stream came once, in order, filled in where its frame was left out. The
 server's memory, descriptors and threads are read every few seconds. After the warm-up the memory must stay within 2% of
 its median, or the exit status is 1.
 
     python bench/soak.py --save soak                              # half an hour
+    python bench/soak.py --shards 2 --save soak-shards
     python bench/soak.py --minutes 1 --streams 8 --warm-up 0.2    # to see that it works
 """
 
@@ -16,12 +19,14 @@ import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure.processes import resident, serving, started
+from measure.processes import Service, command_line, resident, serving, started
 from measure.report import arguments, report
 
 from rtskel.cli import positive
@@ -33,6 +38,7 @@ from rtskel.wire import Event, RefinedBatch, RefinedPose
 JOINTS = UPPER_BODY_50.joints
 GROUP = 16  # people in one message
 DROPPED = 0.05
+LOOKAHEADS = (0, 4)
 FLAT = 0.02
 
 
@@ -84,28 +90,44 @@ def subscribe(endpoint: str, streams: int, lookaheads: int, link: Connection) ->
     link.send({"slots": slots, "complete": complete, "out of turn": out_of_turn, "filled in": filled, "lost": lost})
 
 
+@contextmanager
+def servers(args: argparse.Namespace) -> Iterator[Service]:
+    """One server, or shards."""
+    if args.shards == 1:
+        config = ServeConfig(lookaheads=LOOKAHEADS, streams=StreamConfig(max_streams=args.streams, slack_s=args.slack))
+        with serving(args.engine, config) as server:
+            yield Service(server.raw, server.refined, [(server.raw, server.refined)], [server.pid])
+        return
+    options: list[object] = ["--lookahead", ",".join(map(str, LOOKAHEADS)), "--max-streams", args.streams]
+    options += ["--slack-ms", 1000 * args.slack, "--shards", args.shards]
+    options += [] if args.engine == "bundled" else ["--engine", args.engine]
+    with command_line(*options) as service:
+        yield service
+
+
 def soak(args: argparse.Namespace) -> dict[str, Any]:
     """One run."""
-    lookaheads = (0, 4)
-    config = ServeConfig(lookaheads=lookaheads, streams=StreamConfig(max_streams=args.streams, slack_s=args.slack))
     seconds = 60 * args.minutes
     rows: list[dict[str, float]] = []
     with (
-        serving(args.engine, config) as server,
-        started(subscribe, server.refined, args.streams, len(lookaheads)) as (_, received),
+        servers(args) as server,
+        started(subscribe, server.refined, args.streams, len(LOOKAHEADS)) as (_, received),
     ):
         received.recv()
         with started(publish, server.raw, args.streams, args.fps, seconds, args.seed) as (_, sent):
-            process, begin = Path(f"/proc/{server.pid}"), time.monotonic()
+            processes, begin = [Path(f"/proc/{pid}") for pid in server.processes], time.monotonic()
             while not sent.poll(args.every):
-                row = {"s": round(time.monotonic() - begin, 1), "MiB": round(resident(server.pid) / 2**20, 2)}
-                row |= {"descriptors": len(list((process / "fd").iterdir()))}
-                rows.append(row | {"threads": len(list((process / "task").iterdir()))})
+                mib = sum(map(resident, server.processes)) / 2**20
+                row = {"s": round(time.monotonic() - begin, 1), "MiB": round(mib, 2)}
+                for name, folder in (("descriptors", "fd"), ("threads", "task")):
+                    row[name] = sum(len(list((process / folder).iterdir())) for process in processes)
+                rows.append(row)
             frames, dropped, unsent = sent.recv()
         got = received.recv()
     steady = [row["MiB"] for row in rows if row["s"] >= 60 * args.warm_up]
     middle = statistics.median(steady)
     return {
+        "shards": args.shards,
         "streams": args.streams,
         "frames of each": frames,
         "left out": dropped,
@@ -126,6 +148,7 @@ def main() -> int:
     parser.add_argument("--engine", default="null", help="null, bundled, or the path of an engine")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before memory counts")
+    parser.add_argument("--shards", type=positive, default=1)
     parser.add_argument("--streams", type=positive, default=64)
     parser.add_argument("--fps", type=float, default=25.0)
     parser.add_argument("--slack", type=float, default=1.0, help="seconds that a frame may be late")

@@ -393,8 +393,9 @@ def _on_ray(job: Job, todo: list[Item], count: int, address: str) -> Iterator[Ou
     items = [Item(item.source.resolve(), item.result) for item in todo]
     try:
         ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a plain one, where a node does not start in time
         raise RtskelError(f"--ray {address}: {' '.join(str(error).split())}") from None
+    resources: dict[str, Any] = dict(job.task.resources())
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         # One block each: actors take one block at a time, and it is computed again if the actor dies.
@@ -404,7 +405,7 @@ def _on_ray(job: Job, todo: list[Item], count: int, address: str) -> Iterator[Ou
             fn_constructor_args=(there, items),
             batch_size=1,
             concurrency=count,
-            **job.task.resources(),
+            **resources,
         )
         for row in rows.iter_rows():
             yield Outcome(todo[row["number"]], row["frames"], row["seconds"], row["error"] or None)

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from rtskel.client import ServerBack, ServerGone
 from rtskel.skeleton import UPPER_BODY_50
+from rtskel.tools.collect import Beats
 from rtskel.tools.watch import JsonLines, LiveTable, as_json
 from rtskel.wire import Event, Flag, Heartbeat, StreamEnd
 from tests.test_collect import MS, pose
@@ -159,3 +160,22 @@ def test_a_server_that_goes_and_comes() -> None:
     assert "a new server is there, its streams start afresh" in text
     assert "the server is back" in text
     assert "no server for 5 s" in text
+
+
+def test_heartbeats_of_several_servers_are_added_up():
+    def beat(epoch, **values):
+        given = {"seq": 0, "time_ns": 0, "interval_ns": 10**9, "model": "m", "skeleton": "s", "lookaheads": (0,)}
+        return Heartbeat(**given | {"epoch": epoch, "frames_in": 1, "frames_out": 2, "loop_fps": 5.0} | values)
+
+    beats = Beats()
+    assert beats.together(0) is None
+    beats.add(beat(1, streams=3, counts={"late": 1}), 0)
+    beats.add(beat(2, streams=4, counts={"late": 2, "missing": 1}), 10**9)
+    beats.add(beat(1, streams=5, counts={"late": 1}), 2 * 10**9)
+    both = beats.together(2 * 10**9)
+    assert (both.epoch, both.streams, both.loop_fps, both.counts) == (1, 9, 10.0, {"late": 3, "missing": 1})
+    assert beats.together(5 * 10**9).streams == 5, "the other one is silent"
+    assert beats.together(90 * 10**9).streams == 5, "the newest, if all are"
+    beats.add(ServerBack(3, restarted=True), 3 * 10**9)
+    beats.add(beat(3, streams=1, counts={}), 3 * 10**9)
+    assert beats.together(3 * 10**9).streams == 1

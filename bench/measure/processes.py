@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -92,6 +95,47 @@ def serving(engine: str, config: ServeConfig, *, max_batch: int = 64, record: bo
         yield found
         process.terminate()
         found.stamps = np.frombuffer(connection.recv_bytes(), np.int64)
+
+
+@dataclass
+class Service:
+    """What `rtskel serve` has started.
+
+    Attributes:
+        raw, refined: where clients find it.
+        servers: each server's own endpoints; several with --shards.
+        processes: those of the servers, and of what looks after them.
+    """
+
+    raw: str
+    refined: str
+    servers: list[tuple[str, str]]
+    processes: list[int]
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far of all processes, all threads."""
+        tasks = (task for pid in self.processes for task in Path(f"/proc/{pid}/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+@contextmanager
+def command_line(*options: object) -> Iterator[Service]:
+    """`rtskel serve` with these options, on ports that the system chooses; ended by SIGTERM."""
+    command = [sys.executable, "-P", "-m", "rtskel", "serve", "--json"]
+    command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*", *map(str, options)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        where = json.loads(process.stdout.readline() or "null")
+        if where is None:
+            raise SystemExit("the server did not start: see its message above")
+        shards = where.get("shards", [])
+        own = [(shard["raw"], shard["refined"]) for shard in shards] or [(where["raw"], where["refined"])]
+        yield Service(where["raw"], where["refined"], own, [process.pid, *(shard["pid"] for shard in shards)])
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
 
 
 def _serve(engine: str, config: ServeConfig, max_batch: int, record: bool, control: Connection) -> None:

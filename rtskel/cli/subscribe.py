@@ -15,7 +15,7 @@ from rtskel.client import REFINED_ENDPOINT
 from rtskel.errors import RtskelError
 
 if TYPE_CHECKING:
-    from rtskel.client import Subscriber
+    from rtskel.client import ServerBack, ServerGone, Subscriber
     from rtskel.tools.capture import Capture
     from rtskel.tools.watch import JsonLines, LiveTable
 
@@ -107,7 +107,7 @@ def _receive(
     from rtskel.wire import RefinedPose
 
     shown = stack.enter_context(Display(console())) if isinstance(output, LiveTable) else None
-    gone_at: float | None = None
+    gone = _Gone()
     ends, poses, silence = Ends(), 0, _Silence(args.refined, args.wait, told=shown is not None and shown.live)
     while not (poses == args.frames or (args.until_end and ends.over(time.monotonic()))):
         try:
@@ -127,11 +127,10 @@ def _receive(
             if isinstance(message, ServerGone | ServerBack):
                 if shown is None or not shown.live:
                     note(in_words(message))
-                known = isinstance(message, ServerGone) and message.epoch is not None
-                gone_at = time.monotonic() if known else None
-        if args.until_end and gone_at is not None and time.monotonic() - gone_at > PATIENCE_S:
+                gone.add(message)
+        if args.until_end and (where := gone.for_good()):
             if ends.open:
-                raise Incomplete(f"the server at {args.refined} is gone, and {ends.open} streams had not ended")
+                raise Incomplete(f"the server at {where} is gone, and {ends.open} streams had not ended")
             break
         if capture is not None:
             try:
@@ -141,6 +140,25 @@ def _receive(
         if shown is not None and isinstance(output, LiveTable):
             shown.update(output, lambda: output.lost(subscriber.lost))
     return poses
+
+
+class _Gone:
+    """Servers that have stopped, and when that was known."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def add(self, change: ServerGone | ServerBack) -> None:
+        from rtskel.client import ServerGone
+
+        self._since.pop(change.endpoint, None)
+        if isinstance(change, ServerGone) and change.epoch is not None:
+            self._since[change.endpoint] = time.monotonic()
+
+    def for_good(self) -> str:
+        """The endpoint of one that has not come back for PATIENCE_S; "" if there is none."""
+        now = time.monotonic()
+        return next((endpoint for endpoint, since in self._since.items() if now - since > PATIENCE_S), "")
 
 
 class _Silence:

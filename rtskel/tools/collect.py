@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.client import ServerBack
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, check_writable, write, write_apart
-from rtskel.wire import Event, Flag, RefinedPose
+from rtskel.wire import Event, Flag, Heartbeat, RefinedPose
 
 
 def check_savable(path: str) -> str:
@@ -102,6 +104,36 @@ class Ends:
     def over(self, now: float) -> bool:
         """Whether all streams have ended, and none has begun in the `QUIET` seconds before `now`."""
         return self._seen and not self._open and now - self._changed >= self.QUIET
+
+
+class Beats:
+    """The newest heartbeat of each server that is alive, as one of all of them."""
+
+    def __init__(self) -> None:
+        self._beats: dict[int, tuple[Heartbeat, int]] = {}  # by the server's epoch; and when it came
+
+    def add(self, message: object, now_ns: int) -> None:
+        """Take a message that came then."""
+        if isinstance(message, Heartbeat):
+            self._beats.pop(message.epoch, None)
+            self._beats[message.epoch] = message, now_ns
+        elif isinstance(message, ServerBack) and message.restarted:  # which was another one before
+            self._beats.clear()
+
+    def together(self, now_ns: int) -> Heartbeat | None:
+        """The newest one, with the streams, frames and counts of all; None if there is none yet."""
+        if not self._beats:
+            return None
+        newest, _ = next(reversed(self._beats.values()))
+        beats = [beat for beat, came in self._beats.values() if now_ns - came <= 3 * beat.interval_ns] or [newest]
+        return replace(
+            newest,
+            streams=sum(beat.streams for beat in beats),
+            frames_in=sum(beat.frames_in for beat in beats),
+            frames_out=sum(beat.frames_out for beat in beats),
+            loop_fps=sum(beat.loop_fps for beat in beats),
+            counts=dict(sum((Counter(beat.counts) for beat in beats), Counter())),
+        )
 
 
 PARTS = ("lookahead", "queue", "engine", "transport")

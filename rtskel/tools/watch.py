@@ -19,7 +19,7 @@ from rtskel.client.reader import Given
 from rtskel.formats.capture import slot_of
 from rtskel.skeleton import SKELETONS
 from rtskel.text import printable
-from rtskel.tools.collect import latency
+from rtskel.tools.collect import Beats, latency
 from rtskel.wire import About, Event, Flag, Heartbeat, RefinedPose
 
 if TYPE_CHECKING:
@@ -79,10 +79,16 @@ def as_json(message: Given, arrived_ns: int) -> dict[str, Any]:
             "counts": dict(message.counts),
         }
     if isinstance(message, ServerGone):
-        return {"kind": "server", "event": "gone", "epoch": message.epoch, "silent_s": round(message.silent_s, 3)}
+        gone = {"kind": "server", "event": "gone", "epoch": message.epoch, "silent_s": round(message.silent_s, 3)}
+        return gone | _which(message)
     if isinstance(message, ServerBack):
-        return {"kind": "server", "event": "back", "epoch": message.epoch, "restarted": message.restarted}
+        back = {"kind": "server", "event": "back", "epoch": message.epoch, "restarted": message.restarted}
+        return back | _which(message)
     raise TypeError(f"{type(message).__name__} does not come from a server")
+
+
+def _which(change: ServerGone | ServerBack) -> dict[str, str]:
+    return {"endpoint": change.endpoint} if change.endpoint else {}
 
 
 def _known(about: About) -> dict[str, Any]:
@@ -244,11 +250,12 @@ class LiveTable:
         self._forgotten = 0
         self._lookaheads: set[int] = set()
         self._events: deque[str] = deque(maxlen=5)
-        self._heartbeat: Heartbeat | None = None
+        self._beats = Beats()
         self._heartbeat_came = 0
 
     def add(self, message: Given, arrived_ns: int) -> None:
         """Take a message that arrived at that time on the monotonic clock."""
+        self._beats.add(message, arrived_ns)
         if isinstance(message, RefinedPose):
             key = message.stream, message.lookahead
             row = self._rows.get(key)
@@ -268,7 +275,7 @@ class LiveTable:
                     if (message.stream, lookahead) in self._rows:
                         self._rows[message.stream, lookahead].note = "ended" if message.kind == "end" else "stale"
         elif isinstance(message, Heartbeat):
-            self._heartbeat, self._heartbeat_came = message, arrived_ns
+            self._heartbeat_came = arrived_ns
         elif isinstance(message, (ServerGone, ServerBack)):
             self._events.append(in_words(message))
 
@@ -303,7 +310,7 @@ class LiveTable:
         return Group(*parts, *(Text(printable(event), style="dim") for event in self._events))
 
     def _server(self, now_ns: int) -> str:
-        beat = self._heartbeat
+        beat = self._beats.together(now_ns)
         if beat is None:
             return f"waiting for a server at {printable(self._endpoint)} ..."
         silent = (now_ns - self._heartbeat_came) / 1e9

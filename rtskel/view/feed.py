@@ -16,6 +16,7 @@ from rtskel.client.reader import Given
 from rtskel.errors import FormatError
 from rtskel.formats import Recording
 from rtskel.skeleton import SKELETONS, to_canonical
+from rtskel.tools.collect import Beats
 from rtskel.view.packets import Track, pack, text
 
 MOST_STREAMS = 64
@@ -77,6 +78,7 @@ class LiveFeed:
         self._tracks: dict[tuple[str, int | None], Track] = {}
         self._made = 0
         self._unshown: set[str] = set()
+        self._beats = Beats()
 
     def backlog(self) -> list[str | bytes]:
         """What a viewer who joins now needs first: a description of each track."""
@@ -104,6 +106,7 @@ class LiveFeed:
         return messages
 
     def _translate(self, message: Given, arrived_ns: int) -> Iterator[str | bytes]:
+        self._beats.add(message, arrived_ns)
         match message:
             case wire.RefinedPose():
                 yield from self._refined(message, arrived_ns)
@@ -116,15 +119,16 @@ class LiveFeed:
                     "event", stream=message.stream, kind=message.kind, detail=message.detail, now=arrived_ns / 1e6
                 )
             case wire.Heartbeat():
+                beat = self._beats.together(arrived_ns) or message
                 yield text(
                     "beat",
                     now=arrived_ns / 1e6,
-                    interval=message.interval_ns / 1e6,
-                    model=message.model,
-                    lookaheads=list(message.lookaheads),
-                    streams=message.streams,
-                    fps=message.loop_fps,
-                    counts=dict(message.counts),
+                    interval=beat.interval_ns / 1e6,
+                    model=beat.model,
+                    lookaheads=list(beat.lookaheads),
+                    streams=beat.streams,
+                    fps=beat.loop_fps,
+                    counts=dict(beat.counts),
                     unshown=len(self._unshown),
                 )
             case ServerGone():

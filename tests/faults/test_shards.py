@@ -19,6 +19,7 @@ from rtskel.client import Publisher, ServerBack, ServerGone, Subscriber
 from rtskel.curve import ClientKeys, keygen
 from rtskel.engine import open_engine
 from rtskel.errors import AccessError, EngineError, ServeError
+from rtskel.formats import Recording, read, write
 from rtskel.refine import refine
 from rtskel.serve import ServeConfig
 from rtskel.serve import shards as shards_module
@@ -349,11 +350,32 @@ def test_figures_of_all_shards_at_one_address():
         assert 'rtskel_shard_restarts_total{shard="0"} 1.0' in get(f"{server.metrics}/metrics")[1]
 
 
+def test_programs_of_the_command_line_need_no_option(tmp_path):
+    streams = [*names_of("01", 0, 2), *names_of("01", 1, 2)]
+    recordings = [Recording(clip(60, seed), FPS, stream) for seed, stream in enumerate(streams)]
+    write(tmp_path / "in.npz", recordings)
+    saved = tmp_path / "out.npz"
+    with ServerProcess("--shards", 2) as server:
+        command = rtskel("subscribe", "--refined", server.refined, "--save", saved, "--until-end", "--lookahead", 4)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as reading, Reader(server.refined) as reader:
+            # Both read events of all streams; the program's are in force once it has had a heartbeat of each shard.
+            publish = rtskel("publish", tmp_path / "in.npz", "--raw", server.raw, "--together", "--speed", "inf")
+            wait_for(lambda: (tmp_path / "out.npz.part").exists(), "it begins")
+            reader.beats(4)
+            subprocess.run(publish, check=True, timeout=PATIENCE, capture_output=True)
+            _, said = reading.communicate(timeout=PATIENCE)
+        assert reading.returncode == 0, said
+    found = {recording.name: recording for recording in read(saved)}
+    for recording in recordings:
+        expected = refine(recording.xyz, engine=open_engine("null"), lookahead=4)
+        np.testing.assert_array_equal(found[recording.name].xyz, expected)
+
+
 # --- several hosts ----------------------------------------------------------------------------------------------------
 
 
 def test_several_servers_in_a_list(tmp_path):
-    """Programs of the command line, with one file: each stream at one server, and all of them read."""
+    """Each stream at one server, and all of them read; one that is killed is missed, and the other's go on."""
     with ServerProcess() as one, ServerProcess() as two:
         servers = tmp_path / "servers.txt"
         servers.write_text(f"# raw refined\n{one.raw} {one.refined}\n{two.raw} {two.refined}\n")
