@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,14 +56,19 @@ def command_lines():
     return lines_of("rtskel")
 
 
+@cache
+def help_of(name):
+    """What a command of training says of itself, which takes a process that imports torch."""
+    command = [sys.executable, "-P", "-m", "rtskel", name, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+
+
 def parsed(argv):
     """Parses a command line as the command does, without running it."""
     name, *rest = argv
     if name in TRAINING:
-        command = [sys.executable, "-P", "-m", "rtskel", name, "--help"]
-        help_text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         for word in rest:
-            assert not word.startswith("--") or word in help_text, f"rtskel {name} has no option {word}"
+            assert not word.startswith("--") or word in help_of(name), f"rtskel {name} has no option {word}"
         return None
     (command,) = [command for command in COMMANDS if command.name == name]
     parser = Parser(prog=f"rtskel {name}")
