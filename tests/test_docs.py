@@ -7,13 +7,15 @@ import shlex
 import subprocess
 import sys
 import threading
+import tomllib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rtskel import UPPER_BODY_50, Recording, write
-from rtskel.cli import plugins
+from rtskel.cli import plugins, settings
 from rtskel.cli.main import COMMANDS, TRAINING, main
 from rtskel.cli.options import Parser
 from rtskel.errors import RtskelError
@@ -37,26 +39,36 @@ def blocks(language):
     return found
 
 
-def command_lines():
+def lines_of(*start):
+    """(where, the words that follow) of each command on any page that begins so."""
     found = []
     for block in blocks("sh"):
         code = block.values[0].replace("\\\n", " ")
         for line in code.splitlines():
             for part in re.split(r"&&|\|", line):
                 words = shlex.split(part, comments=True)
-                if words[:1] == ["rtskel"]:
-                    found.append(pytest.param(words[1:], id=f"{block.id} {' '.join(words)}"[:90]))
+                if tuple(words[: len(start)]) == start:
+                    found.append(pytest.param(words[len(start) :], id=f"{block.id} {' '.join(words)}"[:90]))
     return found
+
+
+def command_lines():
+    return lines_of("rtskel")
+
+
+@cache
+def help_of(name):
+    """What a command of training says of itself, which takes a process that imports torch."""
+    command = [sys.executable, "-P", "-m", "rtskel", name, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
 
 
 def parsed(argv):
     """Parses a command line as the command does, without running it."""
     name, *rest = argv
     if name in TRAINING:
-        command = [sys.executable, "-P", "-m", "rtskel", name, "--help"]
-        help_text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         for word in rest:
-            assert not word.startswith("--") or word in help_text, f"rtskel {name} has no option {word}"
+            assert not word.startswith("--") or word in help_of(name), f"rtskel {name} has no option {word}"
         return None
     (command,) = [command for command in COMMANDS if command.name == name]
     parser = Parser(prog=f"rtskel {name}")
@@ -83,6 +95,42 @@ def test_a_command_that_does_not_exist_would_be_found():
         with pytest.raises(RtskelError, match=f"unknown option {option}"):
             parsed([*wrong, option])
     assert len(command_lines()) > 50
+
+
+@pytest.mark.parametrize("argv", lines_of("python"))
+def test_scripts_on_the_pages_have_these_options(argv, monkeypatch, capsys):
+    module, *rest = argv[1:] if argv[0] == "-m" else [Path(argv[0]).stem, *argv[1:]]
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as leave:
+        importlib.import_module(module).main()
+    assert leave.value.code == 0
+    known = re.findall(r"--[\w-]+", capsys.readouterr().out)
+    assert [word for word in rest if word.startswith("--") and word not in known] == []
+
+
+def test_extras_on_the_pages_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {}
+    for page in PAGES:
+        for match in re.finditer(r"(?:'\.|rtskel)\[([\w,-]+)\]'", page.read_text()):
+            named |= dict.fromkeys(match[1].split(","), page.name)
+    assert {extra: page for extra, page in named.items() if extra not in extras} == {}
+    assert len(named) > 8
+
+
+def test_the_service_starts_as_the_page_says(tmp_path):
+    (serve,) = [command for command in COMMANDS if command.name == "serve"]
+    parser = Parser(prog="rtskel serve")
+    serve.options(parser)
+    for number, block in enumerate(blocks("toml")):
+        if "entry-points" not in block.values[0]:
+            file = tmp_path / f"{number}.toml"
+            file.write_text(block.values[0])
+            assert parser.parse_args(settings.arguments(parser, str(file))).lookahead == (0, 4)
+    (start,) = re.findall(r"^ExecStart=\S+/rtskel (.*)$", (ROOT / "examples/service/rtskel.service").read_text(), re.M)
+    parsed(shlex.split(start))
+    (start,) = re.findall(r"^CMD (.*)$", (ROOT / "examples/service/Dockerfile").read_text(), re.M)
+    parsed(json.loads(start))
 
 
 @pytest.mark.parametrize("code", blocks("python"))

@@ -649,6 +649,29 @@ def test_mediapipe_finds_the_signer():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason=f"mediapipe is not installed: {INSTALL}")
+def test_mediapipe_without_its_face_mesh_says_the_same():
+    """Bit for bit; and so does, up to rounding, the copy of it that follows one of several people."""
+    from mediapipe.python.solutions.holistic import Holistic as Whole
+
+    from rtskel.formats.mediapipe import landmarks
+
+    with Video(shared_data("video/SOUP.mp4")) as video:
+        images = [frame.image for frame in video][:20]
+    with Holistic() as ours, HolisticPeople(1) as several, Whole(smooth_landmarks=False) as theirs:
+        theirs.process(np.zeros((64, 64, 3), np.uint8))
+        for image in images:
+            expected, sure = landmarks(theirs.process(image), (image.shape[1], image.shape[0]))
+            points, confidence = ours.find(image)
+            (copy,) = several.find(image).values()
+            assert points.keys() == copy[0].keys() == expected.keys()
+            for part, wanted in expected.items():
+                np.testing.assert_array_equal(points[part], wanted)
+                np.testing.assert_array_equal(confidence[part], sure[part])
+                np.testing.assert_allclose(copy[0][part], wanted, atol=0.01)
+                np.testing.assert_allclose(copy[1][part], sure[part], atol=1e-4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mediapipe") is None, reason=f"mediapipe is not installed: {INSTALL}")
 def test_mediapipe_keeps_two_people_apart():
     """One signer passes before the other, goes away, and comes back elsewhere."""
     import cv2

@@ -207,6 +207,21 @@ def test_live_numbers_that_go_over_to_each_other_are_seen_by_looks() -> None:
     assert standing(12, 8, 7) == [0, 1]
 
 
+def test_live_another_light_changes_nobody() -> None:
+    follower = Follower(2)
+    xyz = np.stack([SHAPE, SHAPE + np.float32([300, 0])])
+    for frame in range(60):
+        looks = [[0.8, 0.1, 0.1, 0.0], [0.1, 0.8, 0.1, 0.0]] if frame < 20 else [[0.0, 0.0, 0.2, 0.8]] * 2
+        at = follower.place(frame, xyz, np.ones(xyz.shape[:2], np.float32), np.array([4, 6]), np.array(looks, "f"))
+        assert at.tolist() == [0, 1]
+
+
+def test_live_a_row_without_joints_is_nobody() -> None:
+    follower = Follower(2)
+    assert follower.place(0, SHAPE[None], np.zeros((1, J), np.float32), np.array([3])).tolist() == [-1]
+    assert follower.streams == 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_live_three_people_who_walk_to_and_fro_keep_their_streams(seed: int) -> None:
     """Each goes his own way at his own depth. Who is behind somebody is not found, others are lost at random for up to

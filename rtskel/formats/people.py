@@ -20,9 +20,10 @@ Live, identities are an estimator's, which follows people from image to image an
 count while they last. Of two that are found at one place, the one who came there from farther away is not shown, and
 given up if they stay at one place for more than `SHORT_GAP` frames: then only one of them is seen, twice.
 Looks decide before places do: people whose colours have nothing in common are `UNLIKE` sizes farther apart, and half of
-that is out of reach. An identity that has looked so different for more than `SHORT_GAP` frames has changed over to
-somebody else. Where the number of people is known, no more streams begin: who comes when all have begun continues,
-wherever that was, the stream of whoever looked like him, or the nearest that nobody has continued for `GONE` frames.
+that is out of reach. An identity that looks so different, and like somebody else, for more than `SHORT_GAP` frames has
+changed over to him. Where the number of people is known, no more streams begin: who comes when all have begun
+continues, wherever that was, the stream of whoever looked like him, or the nearest that nobody has continued for `GONE`
+frames.
 """
 
 from __future__ import annotations
@@ -424,15 +425,19 @@ class Follower:
         return of_row[begun:]
 
     def _changed_over(self, known: dict[int, int], track_of: dict[int, int], looks: NDArray[np.float32]) -> list[int]:
-        """Rows that do not look like their streams for so long that they are taken off those that are known."""
-        strange = [row for row, stream in known.items() if unlike(looks[row], self._looks[stream]) > MOST_UNLIKE]
+        """Rows that look like other streams than theirs for so long that they are taken off those that are known."""
+        strange = []
+        for row, stream in known.items():
+            differ = unlike(looks[row], self._looks)
+            if differ[stream] > MOST_UNLIKE and (differ[self._looks.any(axis=1)] <= MOST_UNLIKE).any():
+                strange.append(row)
         self._strange = {track_of[row]: self._strange.get(track_of[row], 0) + 1 for row in strange}
         changed = [row for row in strange if self._strange[track_of[row]] > SHORT_GAP]
         for row in strange:
             if row in changed:
                 del known[row]
             else:
-                looks[row] = 0  # somebody before him, or another light
+                looks[row] = 0  # perhaps that other one is only before him
         return changed
 
     def _once(self, rows: _Rows, known: dict[int, int], track_of: dict[int, int]) -> list[int]:
@@ -445,7 +450,7 @@ class Follower:
         before, self._hidden = self._hidden, {}
         kept = new[:0]
         for row in new[np.lexsort((came, np.array(late)))].tolist():
-            if not _same(rows, row, kept).any():
+            if rows.present[row].any() and not _same(rows, row, kept).any():
                 kept = np.append(kept, row)
             elif row in known and (frames := before.get(track_of[row], 0)) < SHORT_GAP:
                 self._hidden[track_of[row]] = frames + 1
