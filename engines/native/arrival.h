@@ -28,7 +28,7 @@ class ArrivalClock {
           newest(places),
           newest_time(places) {}
 
-    // A stream begins that claims a slot every `claim` ns: at `now` slot `last` arrived, and slot `s` is due.
+    // A stream begins that states a slot every `claim` ns: slot `last` arrived at `now`, and slot `s` is due.
     void start(std::size_t p, std::int64_t s, double now, std::int64_t last, double claim) {
         slot[p] = static_cast<double>(s);
         time[p] = newest_time[p] = now;
@@ -36,7 +36,7 @@ class ArrivalClock {
         claim_period(p, claim);
     }
 
-    // From slot `s` on the stream claims another period.
+    // From slot `s` on the stream states another period.
     void retime(std::size_t p, std::int64_t s, double claim) {
         turn(p, s);
         claim_period(p, claim);
@@ -48,7 +48,7 @@ class ArrivalClock {
 
     // The last slot that is due by that time.
     std::int64_t due_until(std::size_t p, double now) const {
-        // A little more: at its own due time, rounding must not make a slot a little too early.
+        // A little more, so that rounding does not make a slot too early at its own due time.
         return static_cast<std::int64_t>(std::floor((now - time.at(p)) / period_[p] + 1e-4)) + static_cast<std::int64_t>(slot[p]);
     }
 
@@ -56,7 +56,7 @@ class ArrivalClock {
     void arrived(std::size_t p, std::int64_t last, double now, std::int64_t complete) {
         const double slots = static_cast<double>(last - newest[p]);
         if (slots <= 0) return;
-        const double sample = std::min((now - newest_time[p]) / slots, 2 * pace[p]);  // one long pause is no pace
+        const double sample = std::min((now - newest_time[p]) / slots, 2 * pace[p]);  // one long pause is not a pace
         pace[p] += std::max(std::min(slots / memory, 1.0), 1 / (2 + samples[p])) * (sample - pace[p]);
         samples[p] += 1;
         newest[p] = last;

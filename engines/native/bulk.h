@@ -1,4 +1,4 @@
-// Raw messages that are known but for their numbers and arrays, and refined poses as bytes. The Python oracles are in
+// Raw messages of which only the numbers and arrays are new, and refined poses as bytes. The Python oracles are in
 // tests/oracles/messages.py, class for class.
 //
 // These classes handle Python's bytes, so they keep the GIL, and are used by one thread at a time.
@@ -32,7 +32,7 @@ inline bool little_endian() {
     return first == 1;
 }
 
-// The wire is little-endian; where the machine is not, every value of `size` bytes is turned round.
+// The wire is little-endian; on other machines, every value of `size` bytes is reversed.
 inline void copy_values(void* to, const void* from, std::size_t count, std::size_t size) {
     std::memcpy(to, from, count * size);
     if (!little_endian())
@@ -46,13 +46,13 @@ inline bool all_finite(const float* values, std::size_t count) {
 }
 
 inline std::string_view bytes_of(nb::handle object) {
-    const nb::bytes bytes = nb::cast<nb::bytes>(object);  // held by the caller's list, too
+    const nb::bytes bytes = nb::cast<nb::bytes>(object);  // also held by the caller's list
     return {bytes.c_str(), bytes.size()};
 }
 
 // --- raw messages in --------------------------------------------------------------------------------------------------
 
-// A msgpack integer of 0 to 2**63 - 1; moves `at` behind it. Whether there was one.
+// Reads a msgpack integer of 0 to 2**63 - 1 and moves `at` past it; false if there is none.
 inline bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& value) {
     if (at >= body.size()) return false;
     const auto first = static_cast<std::uint8_t>(body[at]);
@@ -75,7 +75,7 @@ inline bool read_unsigned(std::string_view body, std::size_t& at, std::int64_t& 
 // What every stream may say, see rtskel/wire/fields.py: MIN_FPS * MAX_SPAN_S and MAX_TIME. Larger numbers are left to `decode`.
 constexpr std::int64_t MAX_SEQ = 300'000'000;
 constexpr std::int64_t MAX_TIME = (std::int64_t{1} << 62) - 1;
-constexpr std::size_t MAX_BODY = 65536;  // rtskel.wire.MAX_BODY: longer ones are refused, also if they are only long for their numbers
+constexpr std::size_t MAX_BODY = 65536;  // rtskel.wire.MAX_BODY: longer ones are refused
 
 class RawReader {
   public:
@@ -96,7 +96,7 @@ class RawReader {
         if (all.empty()) expected.erase(found);
     }
 
-    // A message of which only the numbers and arrays are not known before.
+    // A message of which only the numbers and arrays are new.
     struct Found {
         const std::vector<std::int32_t>* places;  // one for each pose; nullptr: it is not expected. Valid until the next add or remove
         std::int64_t seq, time_ns;

@@ -1,6 +1,6 @@
-// From the message into the ring: the fast way, for frames that just follow. The plain way, which is its specification, is
-// rtskel.wire.decode and rtskel/serve/stream.py. To a server that has slept since the last frame one call instead of many is all the
-// difference: whatever it touches, code or data, comes from memory.
+// From the message into the ring: the fast way, for frames that simply continue their streams. The plain way, which is its specification, is
+// rtskel.wire.decode and rtskel/serve/stream.py. One call instead of many matters most to a server that slept since the last frame, because
+// all code and data that it touches then come from memory.
 
 #pragma once
 
@@ -39,7 +39,7 @@ class FastPath {
     // Whether frames go into the ring here; else `rows` gives them to the caller.
     bool stores() const { return ring != nullptr; }
 
-    // Takes these messages, read at these times, if all of their frames just follow: how many frames; else -1, and nothing has changed.
+    // Takes these messages, read at these times, if all of their frames simply continue: how many frames; else -1, and nothing has changed.
     // `next` is the first window that has not run, by place; not needed with a ring.
     std::int64_t take_all(nb::list names, nb::list bodies, std::vector<std::int64_t> read, std::optional<In<std::int64_t>> next) {
         if (!find(names, bodies, [](std::size_t) { return false; })) return -1;
@@ -59,9 +59,9 @@ class FastPath {
         return others;
     }
 
-    // Takes those of the matched messages all of whose frames just follow; arguments as above. Returns how many frames were taken, and which
-    // expected messages were not: those with anything unusual, and all others of the same streams and of the streams at the places
-    // `busy`, for their order matters.
+    // Takes those of the matched messages whose frames all simply continue; arguments as above. Returns how many frames were taken, and which
+    // expected messages were not: those with anything unusual, and, because order matters, all others of the same streams and of the streams
+    // at the places `busy`.
     nb::tuple take(std::vector<std::int64_t> read, std::vector<std::int32_t> busy, std::optional<In<std::int64_t>> next) {
         begin(read, next);
         for (std::int32_t p : busy) leave(static_cast<std::int32_t>(arrays.checked(p)));
@@ -80,7 +80,7 @@ class FastPath {
     }
 
   private:
-    // Looks for all messages; `other` is told of one that is not expected, and says whether to go on. Whether it went on to the end.
+    // Matches all messages; `other` gets each one that is not expected, and returns whether to continue. Whether it reached the end.
     template <typename Other>
     bool find(nb::list names, nb::list bodies, Other other) {
         if (names.size() != bodies.size()) throw std::invalid_argument("as many topics as bodies");
@@ -110,7 +110,7 @@ class FastPath {
         return any_plain && std::any_of(f.places->begin(), f.places->end(), [this](std::int32_t p) { return plain[p] == call; });
     }
 
-    // Marks the streams of messages with anything unusual; whether there was none, or none new.
+    // Marks the streams of messages with anything unusual; whether none was new.
     bool choose(const std::int64_t* next) {
         bool settled = true;
         for (const auto& f : found) {

@@ -1,5 +1,5 @@
-// Finds connections by which a message without end comes in: of its parts, ZeroMQ keeps them all. In a thread of its own, for what such a
-// connection brings in a tenth of a second fills the memory, and the server's loop may take longer than that. Used by rtskel/serve/sockets.py.
+// Finds connections that send a message without end: ZeroMQ keeps all of its parts. It runs in a thread of its own, because such a
+// connection can fill the memory in a tenth of a second, and the server's loop may take longer than that. Used by rtskel/serve/sockets.py.
 
 #pragma once
 
@@ -42,10 +42,10 @@
 
 namespace rtskel {
 
-// Watches the TCP connections that this process has accepted on a port of an address of this machine (of all, if it is that). What ZeroMQ holds of one is what it has taken from the kernel since a
-// whole message of it was last read. A connection is hung up on if that is more than `most` bytes; or more than `unfinished` bytes, and the
-// server has since read all whole messages twice, of which none was of this connection. While there is such a one, a byte is written to
-// `waker`, so that the server reads.
+// Watches the TCP connections that this process has accepted on a port of an address of this machine, or of all addresses. What ZeroMQ
+// holds of a connection is what it has taken from the kernel since the server last read a whole message of it. The connection is closed if
+// that is more than `most` bytes, or more than `unfinished` bytes after the server has read all whole messages twice and none was from this
+// connection. While there is such a connection, a byte is written to `waker`, so that the server reads.
 class HoardWatch {
   public:
     HoardWatch(const std::string& host, int port, std::uint64_t unfinished, std::uint64_t most, double interval, int waker)
@@ -53,7 +53,7 @@ class HoardWatch {
 #ifdef __linux__
         sigset_t all, before;
         sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the thread that waits for them
+        pthread_sigmask(SIG_SETMASK, &all, &before);  // the thread that waits for signals gets them
         thread = std::thread([this] { run(); });
         pthread_setname_np(thread.native_handle(), "rtskel/hoards");
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -69,7 +69,7 @@ class HoardWatch {
         rounds += all;
     }
 
-    // How many connections were hung up on since the last call.
+    // How many connections were closed since the last call.
     int found() {
         const std::lock_guard<std::mutex> lock(mutex);
         return std::exchange(count, 0);
@@ -101,9 +101,9 @@ class HoardWatch {
 
 #ifdef __linux__
     struct Connection {
-        std::uint64_t cookie = 0;  // of the kernel; another one: another connection by the same descriptor
+        std::uint64_t cookie = 0;  // of the kernel; if it changes, the descriptor is another connection
         std::uint64_t whole = 0;   // bytes taken when the last whole message was known to be read
-        std::uint64_t decided = 0;  // the round after which it has no excuse; 0: it is not suspected
+        std::uint64_t decided = 0;  // the round after which it is closed; 0: it is not suspected
         std::uint64_t seen = 0;
         bool ours = false, cut = false;
     };
@@ -120,8 +120,8 @@ class HoardWatch {
             const auto round = rounds;
             lock.unlock();
             const int cut = look(folder, whole, round);
-            // With thousands of connections, looking takes a 20th of a core at the most. What is spent waiting, such as for the lock of a
-            // socket that ZeroMQ reads from without a pause, does not count: it is then that looking is urgent.
+            // With thousands of connections, looking takes at most a 20th of a core. Time spent waiting does not count, such as for the lock of
+            // a socket that ZeroMQ reads from without a pause: looking is then most urgent.
             const auto pause = std::max(interval, 20 * (cpu_time() - began));
             lock.lock();
             count += cut;
@@ -193,14 +193,14 @@ class HoardWatch {
         return address.ss_family == AF_INET6 && ntohs(own.sin6_port) == port && is_host(AF_INET6, &own.sin6_addr, sizeof own.sin6_addr);
     }
 
-    // Whether that is the address; every one is if it is a wildcard, or none of this family.
+    // Whether that is the address; a wildcard, or an address of another family, matches every one.
     bool is_host(int family, const void* address, std::size_t size) const {
         in6_addr wanted = {};
         const in6_addr any = {};
         return inet_pton(family, host.c_str(), &wanted) != 1 || !std::memcmp(&wanted, &any, size) || !std::memcmp(&wanted, address, size);
     }
 
-    // That have come by a connection since it was made, and that ZeroMQ has taken from the kernel.
+    // Bytes that came over a connection since it was made and that ZeroMQ has taken from the kernel.
     static bool bytes_taken(int descriptor, std::uint64_t& taken) {
         constexpr std::size_t received_at = 128;  // of tcpi_bytes_received in struct tcp_info, since Linux 4.1; older headers do not have it
         char info[received_at + sizeof taken];
@@ -212,10 +212,10 @@ class HoardWatch {
         return true;
     }
 
-    // ZeroMQ finds the connection closed by its peer, and frees all that it holds of it. A descriptor of our own says for sure whose it is.
+    // To ZeroMQ the peer has closed the connection, and it frees all that it holds of it. A duplicate descriptor makes sure which one it is.
     static bool hang_up(int descriptor, std::uint64_t cookie) {
         const int copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
-        const int ours = copy < 0 ? descriptor : copy;  // none is left: nearly as sure
+        const int ours = copy < 0 ? descriptor : copy;  // no descriptor is left: nearly as sure
         std::uint64_t now = 0;
         const bool done = is_socket(ours, now) && now == cookie && !shutdown(ours, SHUT_RDWR);
         if (copy >= 0) close(copy);

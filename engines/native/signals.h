@@ -1,4 +1,4 @@
-// Signals that end a process even if Python cannot run: if a runtime hangs and holds the GIL, no Python handler is ever called.
+// Signals that end the process even if Python cannot run: while a runtime hangs and holds the GIL, no Python handler is called.
 
 #pragma once
 

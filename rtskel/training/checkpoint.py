@@ -39,8 +39,10 @@ def read_tensors(path: str | Path, key: str, what: str) -> tuple[Tensors, dict[s
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise RtskelError(f"{path}: not a {what} (cannot be read: {error})") from None
+    except OSError as error:
+        raise RtskelError(f"{path}: cannot be read ({error})") from None
+    except SafetensorError as error:
+        raise RtskelError(f"{path}: cannot be read, not a {what} ({error})") from None
     if key not in header:
         raise RtskelError(f"{path}: not a {what}")
     return tensors, header
