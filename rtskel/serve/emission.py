@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.refine import Refined
+from rtskel.serve.common import Common
 from rtskel.serve.reports import SECOND
-from rtskel.serve.stream import Common, Stream
+from rtskel.serve.stream import Stream
 from rtskel.wire import Flag
 
 _LOOK_EVERY = SECOND // 100
@@ -127,7 +128,7 @@ class Batches:
             tails = np.zeros_like(waiting)
             for stream in self._common.draining:
                 tails[stream.place] = (
-                    stream.last + self._common.furthest - max(following[stream.place] - 1, stream.last)
+                    stream.segment.last + self._common.furthest - max(following[stream.place] - 1, stream.segment.last)
                 )
             places = np.union1d(places, some[self._common.room.beyond(waiting, tails)[some]])
         if not len(places):

@@ -8,17 +8,19 @@ that were read together, all of one stream go the same way, for their order matt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rtskel.errors import WireError
 from rtskel.refine import Put, RefinerBank
 from rtskel.serve.arrays import Places, PlaceTable, Slots, StreamArrays
+from rtskel.serve.common import MAX_NUMBER, Message
 from rtskel.serve.reports import Reports
-from rtskel.serve.stream import MAX_NUMBER, Stream
-from rtskel.wire import RawPose
+from rtskel.serve.stream import Stream
+from rtskel.wire import RawBatch, RawPose, StreamEnd, decode
 from rtskel.wire.fast import RawReader
 
 
@@ -124,7 +126,7 @@ class Intake:
         """Names a stream whose frame has joints that are no numbers."""
         bad = int((~(np.isfinite(msg.xyz).all(axis=1) & np.isfinite(msg.confidence))).sum())
         if bad:
-            detail = f"frame {stream.number(msg)} of stream {stream.name}: {bad} joints are NaN or infinite"
+            detail = f"frame {stream.segment.number(msg)} of stream {stream.name}: {bad} joints are NaN or infinite"
             self._reports.offend(stream.name, "nonfinite", f"{detail}, taken as missing", now)
 
     def _store(
@@ -142,6 +144,22 @@ class Intake:
         status = self._bank.put(place, slot, xyz, confidence)
         self._arrays.came(place, slot, read, captured, before, status, self._bank.watermark)
         return status
+
+
+def decoded(
+    which: list[int], topics: list[bytes], bodies: list[bytes], refuse: Callable[[int, WireError], None]
+) -> dict[int, Message | RawBatch]:
+    """Those messages, by index; `refuse` is told which make no sense here, and why."""
+    messages: dict[int, Message | RawBatch] = {}
+    for k in which:
+        try:
+            message = decode(topics[k], bodies[k])
+            if not isinstance(message, RawPose | RawBatch | StreamEnd):
+                raise WireError(f"{type(message).__name__} where raw poses belong")
+            messages[k] = message
+        except WireError as error:
+            refuse(k, error)
+    return messages
 
 
 def _fast_path(reader: RawReader, arrays: StreamArrays, bank: RefinerBank, jump: int, furthest: int) -> Any:

@@ -76,20 +76,16 @@ import numpy as np
 from rtskel.errors import WireError
 from rtskel.refine import RefinerBank
 from rtskel.serve.arrays import PlaceTable, StreamArrays
-from rtskel.serve.arrival import EARLY_IF_UNSURE
+from rtskel.serve.common import NEVER, Common, Message, State
 from rtskel.serve.config import StreamConfig
+from rtskel.serve.deadlines import Deadlines
 from rtskel.serve.emission import Batches, Emission
-from rtskel.serve.intake import Intake
+from rtskel.serve.intake import Intake, decoded
+from rtskel.serve.progress import Progress
 from rtskel.serve.reports import SECOND, UNKNOWN, Reports
-from rtskel.serve.room import YOUNG, Room
-from rtskel.serve.stream import MAX_NUMBER, NEVER, Common, Message, State, Stream
-from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd, decode
-
-MAX_HOLE = SECOND
-"""How long a slot is waited for after a frame behind it came, beside the slack, in ns: slow streams wait no longer."""
-
-MAX_EARLY = 256
-"""Frames of a stream that may wait behind a hole."""
+from rtskel.serve.room import Room
+from rtskel.serve.stream import Stream
+from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd
 
 CLOCK = "monotonic"
 """Name of the clock of every time that the table gives out."""
@@ -129,7 +125,9 @@ class StreamTable:
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._idle = round(config.idle_s * SECOND)
         self._sweep_at = NEVER
-        self._overloaded = False  # windows were left out, and the engine has not been done with all since
+        self._deadlines = Deadlines(self._common)
+        self._unfinished = Progress(self._common, self._deadlines, self._forget, self._stop)
+        self._progress = self._unfinished.make
 
     # --- what the caller asks -----------------------------------------------------------------------------------------
 
@@ -183,10 +181,7 @@ class StreamTable:
 
     def next_deadline(self) -> float:
         """When `advance` has something to do at the latest, in ns; infinity if never."""
-        deadline = min(self._sweep_at, self._reports.next_deadline())
-        for stream in self._common.suspects.values():
-            deadline = min(deadline, stream.suspect_until)
-        return min(deadline, float(self._deadlines().min())) if self._places.used else deadline
+        return min(self._sweep_at, self._reports.next_deadline(), self._deadlines.next())
 
     def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1, *, source: int = UNKNOWN) -> None:
         """Count an offence, and say so at times: see `Reports.offend`."""
@@ -223,9 +218,9 @@ class StreamTable:
         if (count := self._intake.take_all(topics, bodies, read)) >= 0:
             return count  # nothing changed that what waits, drains or ends could wait for
         unexpected = self._intake.unexpected(topics, bodies)
-        messages = self._decoded(unexpected, topics, bodies, refuse)
+        messages = decoded(unexpected, topics, bodies, refuse)
         count, left = self._intake.take(read, self._busy(messages))
-        messages |= self._decoded(left, topics, bodies, refuse)
+        messages |= decoded(left, topics, bodies, refuse)
         for k in sorted(messages):
             message = messages[k]
             self._reports.source = UNKNOWN if sources is None else sources[k]
@@ -238,21 +233,6 @@ class StreamTable:
         self._reports.source = UNKNOWN
         self._progress(None)
         return count
-
-    @staticmethod
-    def _decoded(
-        which: list[int], topics: list[bytes], bodies: list[bytes], refuse: Callable[[int, WireError], None]
-    ) -> dict[int, Message | RawBatch]:
-        messages: dict[int, Message | RawBatch] = {}
-        for k in which:
-            try:
-                message = decode(topics[k], bodies[k])
-                if not isinstance(message, RawPose | RawBatch | StreamEnd):
-                    raise WireError(f"{type(message).__name__} where raw poses belong")
-                messages[k] = message
-            except WireError as error:
-                refuse(k, error)
-        return messages
 
     def _busy(self, messages: dict[int, Message | RawBatch]) -> list[int]:
         """The places of the streams that these messages are of."""
@@ -295,7 +275,7 @@ class StreamTable:
         return stream
 
     def _forget(self, stream: Stream, why: str, now: int) -> None:
-        stream.clear()
+        stream.returning.drop()
         if not self._common.stopping:
             stream.event("evicted", why, now)
         self._room.forgotten(stream)
@@ -303,23 +283,9 @@ class StreamTable:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _deadlines(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """[used places] when the first slot that is not there has to be given up, or something else be decided."""
-        gap = self.config.max_gap
-        watermark, slack = self.bank.watermark, self._common.slack
-        return self._arrays.deadlines(self._places.used, watermark, slack, MAX_HOLE, YOUNG, gap)
-
     def advance(self, now: int) -> None:
         """Act on the deadlines up to `now`, a time up to which every message was read and fed."""
-        if self._places.used:
-            expired = np.flatnonzero(self._deadlines() <= now).tolist()
-            if expired:
-                self._expire([self._places[place] for place in expired], now)
-        for stream in list(self._common.suspects.values()):
-            if now >= stream.suspect_until:
-                stream.clear()
-            elif stream.suspect_until == NEVER:
-                del self._common.suspects[stream.name]
+        self._deadlines.expire(now)
         if now >= self._sweep_at:
             self._sweep(now)
         self._reports.tell(now)
@@ -330,70 +296,16 @@ class StreamTable:
         self._arrays.pause(ns)
         self._sweep_at += ns
 
-    def _expire(self, streams: list[Stream], now: int) -> None:
-        arrays, settled = self._arrays, []
-        watermark = self.bank.watermark
-        for stream in streams:
-            last = self._overdue(stream, now)
-            if stream.state is State.ENDING:
-                last = stream.end_slot if now >= arrays.until[stream.place] else min(last, stream.end_slot)
-            else:
-                last = min(last, stream.newest + stream.filled)
-            complete = int(watermark[stream.place])
-            last = max(last, arrays.overtaken(stream.place, complete, now - self._common.slack - MAX_HOLE))
-            first = complete + 1
-            for slot in stream.waiting_slots():  # they came: not missing, only too early for the ring
-                if first < slot <= last:
-                    last = slot - 1
-            if last >= first:
-                stream.give_up(first, last)
-                settled.append((stream.place, last))
-        if settled:
-            self._settle(settled)
-        for stream in streams:
-            if stream.waiting or stream.state not in (State.OPEN, State.HELD):
-                if stream.state is not State.ENDING:
-                    arrays.until[stream.place] = NEVER  # what waits decides
-                continue
-            silent = self._overdue(stream, now) > stream.newest + self.config.max_gap
-            stale = silent and not stream.source.lossless
-            decided = now >= arrays.until[stream.place]
-            if decided and stream.contested:
-                stream.settle_contest(now)
-            elif stream.state is State.HELD and (stale or decided):
-                stream.confirm_held(None, now)
-            elif stream.state is State.OPEN and stale:
-                silence = (now - arrays.arrival.last_arrival(stream.place)) / SECOND
-                stream.close("stale", f"no frame for {silence:.1f} s")
-
-    def _overdue(self, stream: Stream, now: int) -> int:
-        """The last slot whose deadline has passed."""
-        if self._common.stopping:  # nothing else will come
-            return MAX_NUMBER
-        return self._arrays.arrival.due_until(stream.place, now - self._common.slack)
-
-    def _settle(self, settled: list[tuple[int, int]]) -> None:
-        """Of each place, all up to that slot counts as come."""
-        arrays = self._arrays
-        self.bank.settle(*np.array(settled, np.int64).T)
-        watermark = self.bank.watermark
-        for place, _ in settled:
-            # Where frames were waiting after the hole, the last of them says when the slots up to it were complete.
-            reached = int(watermark[place])
-            at = reached % arrays.ring
-            if arrays.slot[place, at] == reached:
-                # What was given up may still be on its way, unless much has overtaken it, as in a replay at full speed.
-                sure = arrays.newest[place] - reached > 2 * self._common.furthest
-                arrays.arrival.follow(
-                    place, reached, float(arrays.received[place, at]), 1.0 if sure else EARLY_IF_UNSURE
-                )
+    def give_up_holes(self) -> None:
+        """Whatever waits behind a slot that did not come, waits no longer."""
+        self._unfinished.give_up_holes()
 
     def _sweep(self, now: int) -> None:
         """Forget streams that have been silent for long."""
         self._sweep_at = NEVER
         for stream in list(self._streams.values()):
-            if now < stream.heard + self._idle:
-                self._sweep_at = min(self._sweep_at, stream.heard + self._idle)
+            if now < stream.segment.heard + self._idle:
+                self._sweep_at = min(self._sweep_at, stream.segment.heard + self._idle)
             elif stream.state is State.CLOSED:
                 if not stream.ended:
                     stream.event("end", "idle", now)
@@ -403,97 +315,6 @@ class StreamTable:
                 stream.close("end", "idle")
             else:  # on its way out, or its frames wait for the engine
                 self._sweep_at = min(self._sweep_at, now + self._idle)
-
-    def _progress(self, now: int | None) -> None:
-        """Finish what has become possible: ends all of whose frames are there, drained segments, waiting messages."""
-        common = self._common
-        while True:
-            if common.ending:
-                watermark = self.bank.watermark
-                for stream in common.ending:
-                    complete = stream.state is State.ENDING and watermark[stream.place] >= stream.end_slot
-                    if complete and not self._may_leave_out(stream):
-                        stream.close("end", "end", stream.end_slot)
-                common.ending = [stream for stream in common.ending if stream.state is State.ENDING]
-            drained: list[Stream] = []
-            if common.draining:
-                following = self.bank.next_window
-                drained = [s for s in common.draining if following[s.place] > s.last + common.furthest]
-                for stream in drained:
-                    common.draining.remove(stream)
-                    at = stream.heard if now is None else now
-                    stream.finish(at)
-                    if stream.evict and not stream.waiting:
-                        self._forget(stream, stream.why_closed, at)
-            if not self._resume() and not drained:
-                return
-
-    def _may_leave_out(self, stream: Stream) -> bool:
-        """Whether older windows of the stream wait, which overload may leave out as long as it is not closed."""
-        common, bank = self._common, self.bank
-        if not self._overloaded or common.stopping or stream.source.lossless:
-            return False
-        last = bank.config.whole_hops(int(bank.refinable[stream.place]))
-        return last - int(bank.next_window[stream.place]) >= bank.config.hop
-
-    def _resume(self) -> bool:
-        """Take waiting messages as far as possible; whether there was any."""
-        common = self._common
-        if not common.blocked:
-            return False
-        taken = False
-        room = self.bank.next_window + self.bank.config.ahead  # a step moves it, nothing here does
-        for stream in list(common.blocked.values()):
-            if common.stopping and stream.place >= 0 and self._arrays.live[stream.place]:
-                self._expire([stream], stream.heard)
-            while stream.waiting and stream.state is not State.DRAINING:
-                slot = next(stream.waiting_slots(), -1)
-                if stream.place >= 0 and room[stream.place] <= slot <= stream.newest + common.jump:
-                    taken |= self._take_in_reach(stream, int(room[stream.place]))
-                    if len(stream.waiting) > MAX_EARLY:
-                        self._give_up_hole(stream)
-                    break  # the first one is still too far ahead of the engine
-                if not stream.take(*stream.waiting[0]):
-                    break
-                stream.waiting.popleft()
-                common.backlog -= 1
-                taken = True
-            if not stream.waiting:
-                del common.blocked[stream.name]
-                if common.stopping:
-                    self._stop(stream, stream.heard)
-        self._intake.put()
-        return taken
-
-    def give_up_holes(self) -> None:
-        """Whatever waits behind a slot that did not come, waits no longer."""
-        for stream in list(self._common.blocked.values()):
-            if stream.place >= 0:
-                self._give_up_hole(stream)
-        self._progress(None)
-
-    def _give_up_hole(self, stream: Stream) -> None:
-        """Much came after a slot that did not: it is not waited for until its deadline."""
-        place, arrays = stream.place, self._arrays
-        first = int(self.bank.watermark[place]) + 1
-        came = arrays.slot[place][arrays.slot[place] > first]
-        if len(came) and self.bank.next_window[place] > self.bank.config.whole_hops(int(self.bank.refinable[place])):
-            last = int(came.min()) - 1
-            stream.give_up(first, last)
-            self._settle([(place, last)])
-
-    def _take_in_reach(self, stream: Stream, room: int) -> bool:
-        """Take waiting frames below slot `room`, though others wait before them: the engine may be waiting for one."""
-        refinable = self.bank.config.whole_hops(int(self.bank.refinable[stream.place]))
-        if self.bank.next_window[stream.place] <= refinable:
-            return False  # it has other work, and order is kept
-        within = [slot < room for slot in stream.waiting_slots()]
-        count = len(stream.waiting)
-        for message, reaches in zip(list(stream.waiting), within, strict=False):
-            if reaches and stream.take(*message):
-                stream.waiting.remove(message)
-        self._common.backlog -= count - len(stream.waiting)
-        return len(stream.waiting) < count
 
     # --- poses out ----------------------------------------------------------------------------------------------------
 
@@ -513,7 +334,8 @@ class StreamTable:
         """
         left_out = self.counts["overload"]
         end = self._batches.run(deliver, clock, engine_times, crowded)
-        self._overloaded = self.counts["overload"] > left_out or (self._overloaded and self.bank.pending > 0)
+        overloaded = self._unfinished.overloaded and self.bank.pending > 0
+        self._unfinished.overloaded = overloaded or self.counts["overload"] > left_out
         self._progress(end)
         self._batches.rest()
 
@@ -524,7 +346,8 @@ class StreamTable:
     def sample(self, place: int, lookahead: int) -> RefinedPose:
         """A pose of the stream at that place: what all its poses at one lookahead have in common."""
         stream = self._places[place]
-        source = stream.source
+        segment = stream.segment
+        source = segment.like
         nothing = np.zeros((self.bank.joints, 3), np.float32)
         return RefinedPose(
             stream=stream.name,
@@ -535,7 +358,7 @@ class StreamTable:
             source_seq=None,
             source_time_ns=0,
             source_clock=source.clock,
-            fps=stream.fps,
+            fps=segment.fps,
             receive_ns=0,
             infer_start_ns=0,
             infer_end_ns=0,
@@ -561,7 +384,7 @@ class StreamTable:
         self._common.stopping = True
         self._intake.put()
         for stream in list(self._common.suspects.values()):
-            stream.clear()
+            stream.returning.drop()
         self._reports.tell(now, everything=True)
         for stream in list(self._streams.values()):
             if not stream.waiting:

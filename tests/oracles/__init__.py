@@ -6,7 +6,7 @@ import pytest
 
 from rtskel.serve import intake
 from rtskel.serve.arrays import StreamArrays
-from rtskel.serve.stream import MAX_NUMBER
+from rtskel.serve.common import MAX_NUMBER
 from rtskel.wire.fast import RawReader
 from tests.oracles.arrays import NumpyStreamArrays
 from tests.oracles.fast_path import PythonFastPath
