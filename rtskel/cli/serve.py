@@ -16,7 +16,7 @@ from rtskel.cli.options import (
     number,
     positive,
 )
-from rtskel.cli.output import log_json, print_json
+from rtskel.cli.output import log_json, note, print_json
 from rtskel.cli.settings import printed, settings_options
 from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
@@ -38,6 +38,7 @@ examples:
   rtskel serve --lookahead 0,4,12
   rtskel serve --view                          and show the streams in the browser, see rtskel view
   rtskel serve --engine skeletor.plan
+  rtskel serve --engine skeletor.safetensors --gpu
   rtskel serve --lift --min-confidence 0.3     estimators without depth, such as OpenPose
   rtskel serve --metrics 9400                  figures for Prometheus
   rtskel serve --config rtskel.toml            options from a file; --print-config writes one
@@ -67,7 +68,7 @@ def _options(parser: Parser) -> None:
     listen_option(parser, "--view", "also run rtskel view, and serve its page there", nargs="?", const=LISTEN)
     lookaheads_option(parser, "4")
     engine_options(parser)
-    parser.add_argument("--gpu-rings", action="store_true", help="with a .plan: keep the streams' frames on the GPU")
+    parser.add_argument("--gpu-rings", action="store_true", help="keep the streams' frames on the GPU, too")
     parser.add_argument("--lift", action="store_true", help="also accept 2D poses, and estimate their depth")
     parser.add_argument(
         "--lift-lookahead",
@@ -206,7 +207,12 @@ def _run(args: argparse.Namespace) -> int:
         server.on_heartbeat.append(lambda _: notify("WATCHDOG=1"))
         notify("READY=1")
 
-    options = {"precision": args.precision, "threads": args.threads, "rings": args.gpu_rings or None}
+    device = "cuda" if args.gpu else None
+    options = {"precision": args.precision, "threads": args.threads, "device": device, "rings": args.gpu_rings or None}
+    if args.gpu:
+        note(
+            "preparing the GPU; what this machine has not compiled before takes about half a minute for each batch size"
+        )
     undrained: list[int] = []
 
     def ended(server: Server) -> None:
