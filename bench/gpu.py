@@ -1,26 +1,37 @@
 """On a GPU: are the results right, what does a frame take, how many windows a second, how far from the limits?
 
-Needs a machine with an NVIDIA GPU, no network; without a GPU it says so and exits with 2. Four questions:
+    python bench/gpu.py --out gpu.json       # under five minutes on a machine with an NVIDIA GPU; no network
+    python bench/gpu.py --smoke              # every part on the CPU, tiny: that it runs, not how fast
 
-- Do rings on the GPU (`rtskel.engine.device_ring`) give the same results as rings on the host? With a network that
-  copies its input, which needs no TensorRT, and with every plan that runs here.
-- How long from a frame in host memory to its refined pose in host memory, one stream, rings on the GPU and on the host?
-- How many windows a second by batch size, one new frame of each stream a step, two steps in flight; which share of the
-  GPU's largest bf16 product, and of the roofline (the time that the FLOPs or the bytes alone would take)?
-- Does a plan of TensorRT-RTX run on this GPU, even if its support list omits it?
+Each part runs in a process of its own, with a time limit: what fails, hangs or breaks the GPU's context loses its own
+figures only. --out is written after every part. Figures that have a target stand beside it, and beside PyTorch eager
+(the same engine, its network not compiled) in the same run.
 
-For comparison PyTorch with CUDA graphs, windows up and predictions down, as the plan's engine does without rings.
+- `right`: the law and the engines' conformance suite (`tests`), and the largest difference to float32 on the CPU.
+- `start`: seconds from the start of a process to its first pose, kernels not compiled before, and compiled before.
+- `stream`: us from a frame in host memory to its refined pose there, whole and with a network that copies its input.
+- `streams`: windows a second, one new frame of each stream a step, two steps in flight; us of host a window; shares of
+  the GPU's largest bf16 product and of the roofline (the time that the FLOPs or the bytes alone would take).
+- `bulk`: frames a second of many recordings, 16 frames of each a step.
+- `training`: a step, and the share that drawing the batch takes.
+- `plans`: the same of every plan of TensorRT and TensorRT-RTX that builds and runs here.
 
-    python bench/gpu.py
+With --smoke the GPU is the stand-in of `tests/fake_gpu.py`: kernels and network run on the CPU.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
+import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +46,27 @@ from rtskel.engine.cuda import Cuda
 from rtskel.engine.cuda_engine import ExecutionSlot
 from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.tensorrt_build import build_plan
+from rtskel.engine.torch_cuda import CACHE, TorchEngine
 from rtskel.errors import EngineError
 from rtskel.refine import Refined, RefinerBank
 from rtskel.refine.ring import EngineRing
-from rtskel.skeleton import UPPER_BODY_50
+from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
 
+ROOT = Path(__file__).resolve().parents[1]
 JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
-TARGETS = {"batch 1, us": 150.0, "share of the bf16 peak": 0.5}
+SHOULDERS_MM = 370.0
+TARGETS = {
+    "right: mm RMS from float32 on the CPU": ("at most", 0.1),
+    "start: seconds, second start": ("at most", 10.0),
+    "stream: us, p50": ("at most", 200.0),
+    "stream: us around the network, p50": ("at most", 60.0),
+    "streams: windows a second, batch 1024": ("at least", 400_000.0),
+    "streams: us of host a window, batch 1024": ("at most", 1.0),
+    "bulk: frames a second": ("at least", 600_000.0),
+    "training: share of drawing, batch 1024": ("at most", 0.25),
+    "training: windows a second, batch 1024": ("at least", 15_000.0),
+}
 
 
 class Copying(RingEngine):
@@ -77,7 +101,7 @@ def bank_of(engine: Engine, streams: int) -> RefinerBank:
 
 
 def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[str, Any]:
-    """Largest difference between two engines' poses, in their unit; whether everything else is equal."""
+    """Differences between two engines' poses, in their unit and with shoulders 370 mm apart; are the books equal?"""
     xyz, confidence = clips(streams, frames)
     found = []
     for engine in (one, other):
@@ -91,11 +115,15 @@ def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[st
             parts.append(bank.step())
         found.append(Refined.concatenate(parts))
     a, b = found
+    across = np.linalg.norm(xyz[:, :, LEFT_SHOULDER] - xyz[:, :, RIGHT_SHOULDER], axis=-1)
+    mm = SHOULDERS_MM / float(np.median(across)) * np.linalg.norm(a.xyz - b.xyz, axis=-1)
     books = ("stream", "slot", "lookahead", "windows", "flags", "confidence")
     return {
         "poses": len(a),
         "xyz": float(np.abs(a.xyz - b.xyz).max()),
         "sigma": float(np.abs(a.sigma - b.sigma).max()),
+        "mm RMS": float(np.sqrt(np.square(mm).mean())),
+        "mm RMS of the worst pose": float(np.sqrt(np.square(mm).mean(1)).max()),
         "books equal": all(np.array_equal(getattr(a, name), getattr(b, name)) for name in books),
     }
 
@@ -113,31 +141,68 @@ def latency(engine: Engine, frames: int) -> dict[str, float]:
     return percentiles(times[min(len(times) // 4, 200) :])
 
 
-def throughput(engine: Engine, batch: int, seconds: float) -> dict[str, float]:
-    """Windows a second, one new frame of each of `batch` streams a step; with rings on the GPU two steps in flight."""
-    xyz, confidence = clips(batch, 50)
-    bank, slot, taken = bank_of(engine, batch), 0, 0
+@contextlib.contextmanager
+def waiting(engine: Any) -> Iterator[list[float]]:
+    """A list that grows by the seconds of each wait for the GPU."""
+    waits: list[float] = []
+    if not isinstance(engine, RingEngine):
+        yield waits
+        return
+    call = engine.cuda.call
+
+    def timed(name: str, *given: Any) -> Any:
+        if not name.endswith("Synchronize"):
+            return call(name, *given)
+        start = time.perf_counter()
+        try:
+            return call(name, *given)
+        finally:
+            waits.append(time.perf_counter() - start)
+
+    engine.cuda.call = timed  # type: ignore[method-assign]
+    try:
+        yield waits
+    finally:
+        engine.cuda.call = call  # type: ignore[method-assign]
+
+
+def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dict[str, float]:
+    """Windows a second, and us of host a window; rings on the GPU have two steps in flight.
+
+    Args:
+        batch: windows in a step.
+        each: new frames of each stream in a step.
+    """
+    streams, taken = batch // each, 0
+    xyz, confidence = clips(streams, 48)
+    bank = bank_of(engine, streams)
     ring: Any = bank._ring
     ahead = isinstance(ring, EngineRing)
-    streams = np.arange(batch)
+    of = np.repeat(np.arange(streams), each)
+    warm, step = 20, 0
     start = until = time.perf_counter()
-    warm = 20
-    while slot < warm + 10 or time.perf_counter() < until:
-        if slot == warm:
-            start, taken = time.perf_counter(), 0
-            until = start + seconds
-        bank.put(streams, np.full(batch, slot), xyz[slot % 50], confidence[slot % 50])
-        if not ahead:
-            taken += len(bank.step())
-        else:
-            ring.submit(batch)
-            if slot:
-                taken += len(ring.collect())
-        slot += 1
-    elapsed = time.perf_counter() - start
-    if ahead:
-        ring.collect()
-    return {"windows_per_second": taken / elapsed, "us": 1e6 * elapsed / taken}
+    with waiting(engine) as waits:
+        while step < warm + 10 or time.perf_counter() < until:
+            if step == warm:
+                start, taken = time.perf_counter(), 0
+                until = start + seconds
+                waits.clear()
+            slots = np.arange(step * each, (step + 1) * each)
+            new = (slots % 48)[:, None], np.arange(streams)
+            frames, sure = xyz[new].swapaxes(0, 1), confidence[new].swapaxes(0, 1)
+            bank.put(of, np.tile(slots, streams), frames.reshape(-1, JOINTS, 3), sure.reshape(-1, JOINTS))
+            if not ahead:
+                taken += len(bank.step())
+            else:
+                ring.submit(streams * each)
+                if step:
+                    taken += len(ring.collect())
+            step += 1
+        elapsed = time.perf_counter() - start
+        if ahead:
+            ring.collect()
+        host = {"us of host": 1e6 * max(0.0, elapsed - sum(waits)) / taken} if waits else {}
+    return {"windows_per_second": taken / elapsed, "us": 1e6 * elapsed / taken, **host}
 
 
 def gpu_seconds(function: Callable[[], Any], runs: int = 10) -> float:
@@ -184,45 +249,6 @@ def shares(limit: dict[str, float], batch: int, windows_per_second: float) -> di
         "peak": windows_per_second * limit["FLOPs a window"] / limit["FLOP/s"],
         "roofline": windows_per_second * max(compute, memory) / batch,
     }
-
-
-def torch_graphs(weights: str, batches: list[int], runs: int) -> dict[str, Any]:
-    """PyTorch in bf16 with CUDA graphs: us from windows in pinned host memory to predictions there, by batch."""
-    import torch
-
-    from rtskel.engine.weights import load_weights
-
-    model = load_weights(weights).cuda().eval()
-    model.trunk.to(torch.bfloat16)
-    positions = torch.from_numpy(ring_config(model.config.window, [LOOKAHEAD], RADIUS).positions).cuda()
-    found = {}
-    for batch in batches:
-        host = torch.randn(batch, model.config.window, JOINTS, 3).pin_memory()
-        gone = torch.zeros(host.shape[:3], dtype=torch.bool).pin_memory()
-        x, missing, graph = host.cuda(), gone.cuda(), torch.cuda.CUDAGraph()
-        answer = torch.zeros(batch, len(positions), JOINTS, 3).pin_memory()
-
-        def step(x: Any = x, missing: Any = missing, host: Any = host, gone: Any = gone, answer: Any = answer) -> None:
-            x.copy_(host, non_blocking=True)
-            missing.copy_(gone, non_blocking=True)
-            answer.copy_(model(x, missing, positions), non_blocking=True)
-
-        with torch.inference_mode():
-            cuda: Any = torch.cuda  # whose types are incomplete
-            with cuda.stream(cuda.Stream()):
-                for _ in range(3):
-                    step()
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
-                step()
-            times = []
-            for _ in range(runs):
-                start = time.perf_counter()
-                graph.replay()
-                torch.cuda.synchronize()
-                times.append(1e6 * (time.perf_counter() - start))
-        found[str(batch)] = percentiles(times[len(times) // 4 :])
-    return found
 
 
 def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | EngineError]:
@@ -279,27 +305,204 @@ def of_engine(open_it: Opener, limit: dict[str, float], options: Namespace) -> d
     return found
 
 
-def run(cuda: Cuda, options: Namespace) -> dict[str, Any]:
-    """Everything that can be measured here."""
-    measured: dict[str, Any] = {"GPU": cuda.capability}
+# -- parts: one process each -------------------------------------------------------------------------------------------
+
+
+def weights(options: Namespace, batch: int, **how: Any) -> Engine:
+    """PyTorch's engine on the GPU, rings beside it; each batch size is prepared when it is used."""
+    return TorchEngine(options.weights, max_batch=batch, **{"warm_up": False, "rings": True, "graphs": True} | how)
+
+
+def right(options: Namespace) -> dict[str, Any]:
+    """The law and the conformance suite, and differences to the reference."""
+    found: dict[str, Any] = {}
+
+    def suite() -> dict[str, Any]:
+        chosen = ["-k", "(law and chunking) or reference or (says and cuda)"] if options.smoke else ["-k", "cuda"]
+        files = ["tests/test_torch_cuda.py", "tests/test_engine.py"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rf",
+            "--no-header",
+            "-p",
+            "no:cacheprovider",
+            *files,
+            *chosen,
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=options.suite_s, check=False)
+        said = [
+            line
+            for line in done.stdout.splitlines()
+            if re.match(r"FAILED|ERROR|contract|.*(passed|failed|error)", line)
+        ]
+        return {"status": done.returncode, "lines": said[-12:]}
+
+    def against(one: Engine, other: Engine) -> dict[str, Any]:
+        with one as a, other as b:
+            return difference(a, b, 3, options.sequence)
+
+    reference: Callable[[], Engine] = lambda: open_engine(options.weights, max_batch=4)  # noqa: E731
+    null = NullEngine(window=WINDOW, max_batch=4)
+    attempt(found, "a network that copies, rings on the GPU against the host's", lambda: against(Copying(4), null))
+    for name, how in {"fp32": {}, "bf16": {}, "bf16, eager": {"compiled": False}}.items():
+        precision = name.split(",")[0]
+        attempt(
+            found,
+            f"{name}, against float32 on the CPU",
+            lambda how=how, precision=precision: against(weights(options, 4, precision=precision, **how), reference()),
+        )
+    attempt(found, "law and conformance", suite)
+    return found
+
+
+def start(options: Namespace) -> dict[str, Any]:
+    """Seconds to the first pose in a new process: kernels not compiled before, and compiled before."""
+    found: dict[str, Any] = {}
+    for name in ("first start, s", "second start, s"):
+        began = time.monotonic()
+        done = part_in_a_process("open", options, 200.0)
+        found[name] = done.get("unavailable") or time.monotonic() - began
+        found[name.replace(", s", ": of which until open, s")] = done.get("open, s", "")
+    return found
+
+
+def opened(options: Namespace) -> dict[str, Any]:
+    """What a process does until its first pose (part of `start`)."""
+    began = time.monotonic()
+    with weights(options, options.start_batch, warm_up=True) as engine:
+        bank = bank_of(engine, options.start_batch)
+        found = {"open, s": time.monotonic() - began}
+        xyz, confidence = clips(1, LOOKAHEAD + 1)
+        bank.put(np.zeros(len(xyz), int), np.arange(len(xyz)), xyz[:, 0], confidence[:, 0])
+        assert len(bank.step())
+    return found
+
+
+def stream(options: Namespace) -> dict[str, Any]:
+    """Latency of one stream."""
+    found: dict[str, Any] = {}
+    engines: dict[str, Callable[[], Engine]] = {
+        "us": lambda: weights(options, 1),
+        "us around the network": lambda: Copying(1),
+        "us, eager in a graph": lambda: weights(options, 1, compiled=False),
+        "us, eager": lambda: weights(options, 1, compiled=False, graphs=False, rings=False),
+        "us, fp32": lambda: weights(options, 1, precision="fp32"),
+    }
+    for name, open_it in engines.items():
+
+        def measured(open_it: Callable[[], Engine] = open_it) -> dict[str, float]:
+            with open_it() as engine:
+                return latency(engine, options.frames)
+
+        attempt(found, name, measured)
+    return found
+
+
+def streams(options: Namespace) -> dict[str, Any]:
+    """Windows a second by batch."""
+    found: dict[str, Any] = {}
+    limit: dict[str, float] = {}
+    attempt(found, "limits", lambda: limit.update(limits(options.weights)) or limit)
+    engines: dict[str, Callable[[int], Engine]] = {
+        "": lambda batch: weights(options, batch),
+        ", eager in a graph": lambda batch: weights(options, batch, compiled=False),
+        ", a network that copies": lambda batch: Copying(batch),
+    }
+    for batch in sorted(options.batches, reverse=True):
+        for name, open_it in engines.items():
+
+            def measured(open_it: Callable[[int], Engine] = open_it, batch: int = batch) -> dict[str, float]:
+                with open_it(batch) as engine:
+                    rates = throughput(engine, batch, options.seconds)
+                return rates | shares(limit, batch, rates["windows_per_second"])
+
+            attempt(found, f"batch {batch}{name}", measured)
+    return found
+
+
+def bulk(options: Namespace) -> dict[str, Any]:
+    """Frames a second of many recordings at once."""
+    found: dict[str, Any] = {}
+    batch = max(options.batches)
+    for name, how in {"frames a second": {}, "frames a second, eager": {"compiled": False}}.items():
+
+        def measured(how: Any = how) -> dict[str, float]:
+            with weights(options, batch, **how) as engine:
+                return throughput(engine, batch, options.seconds, each=min(16, batch))
+
+        attempt(found, name, measured)
+    return found
+
+
+def training(options: Namespace) -> dict[str, Any]:
+    """Steps of training: milliseconds, the share of drawing, windows a second."""
+    import torch
+
+    from rtskel.training.data import Corpus, Sequence, write_corpus
+    from rtskel.training.train import RECIPES, TrainConfig, Trainer
+
+    found: dict[str, Any] = {}
+    device = "cpu" if options.smoke else "cuda"
+    steps = 2 if options.smoke else 10
+
+    def timed(function: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(steps + 2):
+            began = time.perf_counter()
+            function()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return float(np.median(times[2:]))
+
+    def measured(batch: int, compiled: bool) -> dict[str, float]:
+        recipe: TrainConfig = RECIPES["realtime"]
+        config = TrainConfig(
+            **{
+                **recipe.__dict__,
+                "batch": batch,
+                "sources": {"synthetic": 1.0},
+                "compile": compiled,
+                "pairs": "",
+                "init": "",
+            }
+        )
+        trainer = Trainer(config, corpus, device)
+        step, draw = timed(trainer.step), timed(trainer.draw)
+        return {"ms": 1e3 * step, "ms, drawing": 1e3 * draw, "share of drawing": draw / step, "windows": batch / step}
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = [synthesize(8.0, seed=seed).xyz.astype(np.float32) for seed in range(2 if options.smoke else 16)]
+        splits = [(Sequence(str(k), "synthetic", "train", 25.0, 0, 0), xyz) for k, xyz in enumerate(made)]
+        write_corpus(folder, splits)
+        corpus = Corpus(folder)
+        for batch in options.training:
+            attempt(found, f"batch {batch}, eager", measured, batch, False)
+        if not options.smoke:
+            attempt(found, f"batch {options.training[-1]}", measured, options.training[-1], True)
+        corpus.release()
+    return found
+
+
+def of_plans(options: Namespace) -> dict[str, Any]:
+    """Every plan that runs here."""
+    measured: dict[str, Any] = {}
     limit: dict[str, float] = {}
     attempt(measured, "limits", lambda: limit.update(limits(options.weights)) or limit)
 
-    def right(one: Opener, other: Opener) -> dict[str, Any]:
+    def compared(one: Opener, other: Opener) -> dict[str, Any]:
         with one(4) as a, other(4) as b:
-            return difference(a, b, 3, 60)
-
-    def null(batch: int) -> Engine:
-        return NullEngine(window=WINDOW, max_batch=batch)
+            return difference(a, b, 3, options.sequence)
 
     def reference(batch: int) -> Engine:
         return open_engine(options.weights, max_batch=batch)
 
-    attempt(measured, "rings on the GPU against the host's, a network that copies", right, Copying, null)
-    attempt(measured, "rings on the GPU, a network that copies", of_engine, Copying, {}, options)
     with tempfile.TemporaryDirectory() as folder:
         built: dict[str, Any] = {}
-        attempt(built, "plans", plans, Path(folder), options, cuda.capability)
+        attempt(built, "plans", plans, Path(folder), options, Cuda("bench/gpu.py", 0).capability)
         if "unavailable" in built["plans"]:
             return measured | built
         for name, path in built["plans"].items():
@@ -307,13 +510,89 @@ def run(cuda: Cuda, options: Namespace) -> dict[str, Any]:
                 measured[name] = unavailable(path)
                 continue
             on_gpu, on_host = opener(path, True), opener(path, False)
-            attempt(measured, f"{name}: rings on the GPU against the host's", right, on_gpu, on_host)
-            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", right, on_gpu, reference)
+            attempt(measured, f"{name}: rings on the GPU against the host's", compared, on_gpu, on_host)
+            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", compared, on_gpu, reference)
             attempt(measured, f"{name}: rings on the GPU", of_engine, on_gpu, limit, options)
             attempt(measured, f"{name}: rings on the host", of_engine, on_host, limit, options)
-    name, sizes = "PyTorch with CUDA graphs, us a run from windows to predictions", [1, *options.batches]
-    attempt(measured, name, torch_graphs, options.weights, sizes, options.frames)
     return measured
+
+
+Part = Callable[[Namespace], dict[str, Any]]
+PARTS: dict[str, tuple[Part, float]] = {
+    "start": (start, 230.0),
+    "stream": (stream, 90.0),
+    "streams": (streams, 150.0),
+    "right": (right, 150.0),
+    "bulk": (bulk, 45.0),
+    "training": (training, 75.0),
+    "plans": (of_plans, 120.0),
+}
+"""What is measured, in order, and the most seconds that it may take. What is measured first compiles for the rest."""
+
+
+def part_in_a_process(name: str, options: Namespace, seconds: float) -> dict[str, Any]:
+    """The result of a part, run in a process of its own with the same options; or why there is none."""
+    command = [sys.executable, __file__, *options.given, "--part", name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"unavailable": f"not done after {seconds:.0f} s"}
+    except (ValueError, IndexError):
+        return unavailable(RuntimeError(f"status {done.returncode}: {done.stderr.strip()[-250:]}"))
+    return found
+
+
+def stand_ins(folder: str) -> None:
+    """Puts the CPU in the GPU's place."""
+    sys.path.append(str(ROOT))
+    from rtskel.engine import device_ring, torch_cuda
+
+    fake_gpu: Any = importlib.import_module("tests.fake_gpu")
+    cuda = fake_gpu.FakeRuntime()
+    kernels = fake_gpu.host_kernels(folder)
+    sizes = [kernels.rtskel_sizes(0), kernels.rtskel_sizes(1)]
+    sys.modules["cuda.bindings.runtime"] = cuda
+    sys.modules["cuda.bindings.driver"] = fake_gpu.FakeDriver(cuda, kernels, sizes)
+    torch_cuda.TorchCuda = fake_gpu.fake_torch(cuda)  # type: ignore[misc]
+    (image := Path(folder) / "device.fatbin").write_bytes(b"kernels")
+    device_ring.compiled = lambda: image
+
+
+def beside_targets(measured: dict[str, Any]) -> dict[str, Any]:
+    """Each figure that has a target, with that and whether it was met; None where it was not measured."""
+
+    def figure(*path: str) -> float | None:
+        value: Any = measured
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value if isinstance(value, (int, float)) else None
+
+    most = "batch 1024"
+    trained = next((name for name in (most, f"{most}, eager") if figure("training", name, "ms")), most)
+    figures = dict(
+        zip(
+            TARGETS,
+            (
+                figure("right", "bf16, against float32 on the CPU", "mm RMS"),
+                figure("start", "second start, s"),
+                figure("stream", "us", "p50"),
+                figure("stream", "us around the network", "p50"),
+                figure("streams", most, "windows_per_second"),
+                figure("streams", most, "us of host"),
+                figure("bulk", "frames a second", "windows_per_second"),
+                figure("training", trained, "share of drawing"),
+                figure("training", trained, "windows"),
+            ),
+            strict=True,
+        )
+    )
+    found = {}
+    for name, (sense, target) in TARGETS.items():
+        value = figures[name]
+        met = None if value is None else value <= target if sense == "at most" else value >= target
+        found[name] = {"measured": value, "target": f"{sense} {target:g}", "met": met}
+    return found
 
 
 def lines(measured: dict[str, Any], indent: str = "") -> list[str]:
@@ -329,23 +608,71 @@ def lines(measured: dict[str, Any], indent: str = "") -> list[str]:
     return found
 
 
-def main() -> None:
-    """Command line."""
+def options_of(given: list[str]) -> Namespace:
+    """Command line; with --smoke whatever is not said is tiny."""
     parser = arguments(__doc__)
-    parser.add_argument("--weights", default=str(WEIGHTS), help="weights to export, and for PyTorch")
+    parser.add_argument("--weights", default=str(WEIGHTS), help="weights to run, and to export")
     parser.add_argument("--graph", help="an exported .onnx, if there is no PyTorch to export with")
     parser.add_argument("--batches", type=counts, default=[16, 64, 256, 1024], help="streams in a step")
+    parser.add_argument("--training", type=counts, default=[32, 1024], help="windows in a batch of training")
     parser.add_argument("--frames", type=positive, default=2000, help="for latency")
+    parser.add_argument("--sequence", type=positive, default=60, help="frames that are compared")
+    parser.add_argument("--start-batch", type=positive, default=64, help="largest batch of a start")
     parser.add_argument("--seconds", type=float, default=1.0, help="for throughput, each batch")
-    options = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=4.8, help="parts that would begin later are left out")
+    parser.add_argument("--out", metavar="FILE", help="write the JSON here, after every part")
+    parser.add_argument("--smoke", action="store_true", help="all parts on the CPU, tiny")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas between them")
+    parser.add_argument("--part", choices=[*PARTS, "open"], help="only this one, in this process, as JSON")
+    options = parser.parse_args(given)
+    options.given, options.suite_s = given, 110.0
+    if options.smoke:
+        tiny = {"batches": [2], "training": [8], "frames": 8, "sequence": 8, "start_batch": 2, "seconds": 0.0}
+        for name, value in tiny.items():
+            if getattr(options, name) == parser.get_default(name):
+                setattr(options, name, value)
+        options.minutes, options.suite_s = 60.0, 1200.0
+    return options
+
+
+def one_part(options: Namespace) -> None:
+    """Prints one part's result as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        if options.smoke:
+            stand_ins(folder)
+        print(json.dumps((opened if options.part == "open" else PARTS[options.part][0])(options)))
+
+
+def main() -> None:
+    """Command line."""
+    options = options_of(sys.argv[1:])
+    if options.part:
+        one_part(options)
+        return
+    gpu = "none: the CPU in its place"
     try:
-        cuda = Cuda("bench/gpu.py", 0)
+        if not options.smoke:
+            gpu = Cuda("bench/gpu.py", 0).capability
     except EngineError as error:
         print(f"rtskel: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    measured = run(cuda, options)
-    targets = "targets: " + ", ".join(f"{name}: {value:g}" for name, value in TARGETS.items())
-    report({"bench": "gpu", "measured": measured, "targets": TARGETS}, [*lines(measured), targets], options)
+    measured: dict[str, Any] = {"GPU": gpu}
+    result: dict[str, Any] = {"bench": "gpu", "smoke": options.smoke, "measured": measured}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ[CACHE] = cache  # empty, so that the first start is one
+        for name in options.parts.split(","):
+            most = PARTS[name][1] if not options.smoke else 1800.0
+            left = 60 * options.minutes - (time.monotonic() - began)
+            if left < 5:
+                measured[name] = {"unavailable": "no time was left"}
+            else:
+                measured[name] = part_in_a_process(name, options, min(most, left))
+            result["targets"] = beside_targets(measured)
+            if options.out:
+                Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{name}: done after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    report(result, [*lines(measured), *lines({"targets": result["targets"]})], options)
 
 
 if __name__ == "__main__":

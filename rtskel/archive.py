@@ -57,6 +57,7 @@ class Refine:
     engine: str | None = None
     precision: str | None = None
     threads: int | None = None
+    device: str | None = None
     lookahead: int | None = None
     radius: int = 2
     min_confidence: float = 0.0
@@ -68,8 +69,8 @@ class Refine:
         Raises:
             RtskelError: the engine cannot be opened, or an option is out of range.
         """
-        threads = self.threads or (1 if self._kind() in ("onnx", "safetensors") else None)
-        with open_engine(self.engine, precision=self.precision, threads=threads) as engine:
+        threads = self.threads or (None if self._on_gpu() or self._kind() == "null" else 1)
+        with open_engine(self.engine, precision=self.precision, threads=threads, device=self.device) as engine:
             options = {"lookahead": self.lookahead, "radius": self.radius, "min_confidence": self.min_confidence}
             try:
                 RefinerBank(engine, **options)  # type: ignore[arg-type]
@@ -83,8 +84,11 @@ class Refine:
         return {"task": "refine", **asdict(self), "engine": model}
 
     def resources(self) -> dict[str, float]:
-        """See `Task`: a GPU for a plan, otherwise the engine's threads."""
-        return {"num_gpus": 1.0} if self._kind() == "plan" else {"num_cpus": float(self.threads or 1)}
+        """See `Task`: a GPU, or the engine's threads."""
+        return {"num_gpus": 1.0} if self._on_gpu() else {"num_cpus": float(self.threads or 1)}
+
+    def _on_gpu(self) -> bool:
+        return self.device is not None or self._kind() == "plan"
 
     def _kind(self) -> str:
         return "null" if self.engine == "null" else describe(self.engine or bundled()).kind

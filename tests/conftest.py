@@ -43,6 +43,26 @@ def gpu(monkeypatch):
     return install
 
 
+@pytest.fixture
+def torch_gpu(gpu, monkeypatch):
+    """As `gpu`, for PyTorch's engine, which computes on the CPU, in the memory and on the streams of the stand-in.
+
+    Where there is a GPU, that is what it runs on, uncompiled, and nothing is a stand-in.
+    """
+
+    def install(make=gpu, **behaviour):
+        from rtskel.engine import torch_cuda
+
+        if torch_cuda.available():
+            monkeypatch.setattr(torch_cuda.TorchCuda, "compiled", lambda self, model: model)
+            return None
+        cuda = make(**behaviour)
+        monkeypatch.setattr(torch_cuda, "TorchCuda", fake_gpu.fake_torch(cuda))
+        return cuda
+
+    return install
+
+
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
     """The kernels of rings on the GPU, compiled for the host."""

@@ -314,6 +314,40 @@ class FakeDriver(Recorded):
         return (CUresult.CUDA_SUCCESS,)
 
 
+def fake_torch(cuda):
+    """A class in place of `TorchCuda` that computes on the CPU, uncompiled, in the memory and on the streams of `cuda`.
+
+    As on a GPU, tensors show live device memory, and nothing happens before its stream gets to it; a network must have
+    run once before it is captured.
+    """
+
+    class FakeTorch:
+        builder = "torch on the stand-in"
+
+        def __init__(self, torch, path, device):
+            self._torch, self.device, self._ran = torch, torch.device("cpu"), set()
+
+        def compiled(self, model):
+            assert not any(parameter.device.type != "cpu" for parameter in model.parameters())
+            return model
+
+        def tensor(self, address, shape, kind):
+            count = int(np.prod(shape)) * np.dtype(kind).itemsize
+            return self._torch.from_numpy(np.frombuffer(cuda._range(address, count, "device"), kind).reshape(shape))
+
+        def enqueue(self, stream, work):
+            assert stream.capturing is None or work in self._ran, "must have run once before it is captured"
+            self._ran.add(work)
+
+            def run():
+                with self._torch.inference_mode():
+                    work()
+
+            cuda._do(stream, run)
+
+    return FakeTorch
+
+
 class DataType(enum.Enum):
     FLOAT = 0
     BOOL = 4

@@ -81,7 +81,7 @@ def test_a_built_plan_without_a_gpu(tiny, tmp_path):
     build_plan(tiny, path)
     with pytest.raises(EngineError) as error:
         open_engine(path)
-    assert str(error.value).startswith(f"{path}: running a plan needs an NVIDIA GPU and its driver")
+    assert str(error.value).startswith(f"{path}: this needs an NVIDIA GPU and its driver")
     assert "\n" not in str(error.value)
 
 

@@ -165,7 +165,7 @@ def test_completion(capsys, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", "-c", f". {tmp_path}/rtskel.bash; {ask}"], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.splitlines() == ["serve", "--gpu-rings", "fp32 bf16 int8", ""]
+    assert done.stdout.splitlines() == ["serve", "--gpu --gpu-rings", "fp32 bf16 int8", ""]
 
 
 def test_python_m_rtskel() -> None:

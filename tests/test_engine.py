@@ -38,9 +38,10 @@ CONFIG = SkeletorConfig(
 )  # fmt: skip
 
 ONNX_KINDS = ["onnx", "onnx-bf16", "onnx-int8", "onnx-older"]
-KINDS = ["null", *ONNX_KINDS, "safetensors", "plan", "plan-rtx", "plan-no-graphs", "plan-older"]
+CUDA_KINDS = ["safetensors-cuda", "safetensors-cuda-bf16", "safetensors-cuda-no-graphs"]
+KINDS = ["null", *ONNX_KINDS, "safetensors", *CUDA_KINDS, "plan", "plan-rtx", "plan-no-graphs", "plan-older"]
 """`older`: files made before engines could be asked for some positions only."""
-TOLERANCE = {"onnx-bf16": 5e-2, "onnx-int8": 5e-2}
+TOLERANCE = {"onnx-bf16": 5e-2, "onnx-int8": 5e-2, "safetensors-cuda-bf16": 5e-2}
 """Canonical units (shoulders are 1/3 apart), 1e-5 where nothing is said. bf16 rounds to 8 bits, int8 to 7 and a sign;
 weights are random.
 """
@@ -83,7 +84,7 @@ def without_positions(path, older):
 
 
 @pytest.fixture
-def open_kind(folder, gpu, tmp_path):
+def open_kind(folder, gpu, torch_gpu, tmp_path):
     """Opens engines by kind and closes them."""
     opened = []
 
@@ -94,6 +95,10 @@ def open_kind(folder, gpu, tmp_path):
             options |= {"window": WINDOW, "joints": JOINTS}
         if kind in ("onnx-bf16", "onnx-int8"):
             options["precision"] = kind.removeprefix("onnx-")
+        if kind in CUDA_KINDS:
+            torch_gpu()
+            path, precision = folder / "tiny.safetensors", "bf16" if kind.endswith("bf16") else "fp32"
+            options = {"device": "cuda", "precision": precision, "graphs": not kind.endswith("no-graphs")} | options
         if kind.startswith("plan"):
             gpu(rtx=kind == "plan-rtx")
             path = tmp_path / "tiny.plan"
@@ -143,7 +148,8 @@ def test_it_says_what_it_is(engine, kind):
     assert (info.window, info.joints, info.skeleton_id) == (WINDOW, JOINTS, "upper-body-50")
     assert (engine.window, engine.joints, engine.max_batch) == (WINDOW, JOINTS, MAX_BATCH)
     assert info.model_id == ("null" if kind == "null" else f"tiny-{info.weights_hash[:12]}")
-    assert info.precision == (kind.removeprefix("onnx-") if kind in ("onnx-bf16", "onnx-int8") else "fp32")
+    last = kind.split("-")[-1]
+    assert info.precision == (last if last in ("bf16", "int8") else "fp32")
     assert info.builder
     assert hash(info) == hash(dataclasses.replace(info))
 
@@ -365,8 +371,10 @@ def test_another_thread(engine):
 
 
 @pytest.mark.parametrize("check", contract.ALL, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in CUDA_KINDS[1:]])
 def test_law(check, engine, kind):
-    check(engine, native_ring, tolerance(kind))
+    less = kind in CUDA_KINDS and check is contract.lengths_radii_lookaheads
+    check(engine, native_ring, tolerance(kind), **({"radii": range(0, 6, 5)} if less else {}))
 
 
 @pytest.mark.parametrize("kind", ONNX_KINDS)

@@ -35,7 +35,8 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "serve": [
         (("serve", "--engine", "none.onnx"), ("none.onnx",)),
         (("serve", "--engine", "text.npz"), ("text.npz", ".onnx")),
-        (("serve", "--gpu"), ("unknown option --gpu", "--gpu-rings?", "rtskel serve --help")),
+        (("serve", "--gpu-ring"), ("unknown option --gpu-ring", "--gpu-rings?", "rtskel serve --help")),
+        ((*SERVE, "--gpu"), ("device", "null")),
         ((*SERVE, "--gpu-rings"), ("rings", "null")),
         ((*SERVE, "--lookahead", "4,-1"), ("--lookahead", "'4,-1'")),
         ((*SERVE, "--radius", "-1"), ("--radius", "'-1'", "0 or more")),

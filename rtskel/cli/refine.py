@@ -39,7 +39,8 @@ def _run(args: argparse.Namespace) -> int:
     check_writable(out)
     recordings = read(args, file)
     how = {"lookahead": args.lookahead, "radius": args.radius, "min_confidence": args.min_confidence}
-    with open_engine(args.engine, precision=args.precision, threads=args.threads) as engine:
+    device = "cuda" if args.gpu else None
+    with open_engine(args.engine, precision=args.precision, threads=args.threads, device=device) as engine:
         try:
             with options_in_range():
                 refined = each_recording(recordings, partial(refine_recording, engine=engine, **how))
@@ -53,7 +54,8 @@ def _archive(args: argparse.Namespace) -> int:
     from rtskel.archive import Refine
 
     how = {"lookahead": args.lookahead, "radius": args.radius, "min_confidence": args.min_confidence}
-    return run_archive(args, Refine(args.engine, args.precision, args.threads, **how))
+    device = "cuda" if args.gpu else None
+    return run_archive(args, Refine(args.engine, args.precision, args.threads, device, **how))
 
 
 COMMAND = Command("refine", "refine a recording, from file to file", MORE, _options, _run)

@@ -21,7 +21,7 @@ from rtskel.cli.options import (
     number,
     positive,
 )
-from rtskel.cli.output import log_json, notes, print_json
+from rtskel.cli.output import log_json, note, notes, print_json
 from rtskel.cli.settings import printed, settings_options
 from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
@@ -50,6 +50,7 @@ examples:
   rtskel serve --lookahead 0,4,12
   rtskel serve --view                          and show the streams in the browser, see rtskel view
   rtskel serve --engine skeletor.plan
+  rtskel serve --engine skeletor.safetensors --gpu
   rtskel serve --lift --min-confidence 0.3     estimators without depth, such as OpenPose
   rtskel serve --metrics 9400                  figures for Prometheus
   rtskel serve --shards 4                      four processes behind one pair of endpoints
@@ -87,7 +88,7 @@ def _options(parser: Parser) -> None:
     listen_option(parser, "--view", "also run rtskel view, and serve its page there", nargs="?", const=LISTEN)
     lookaheads_option(parser, "4")
     engine_options(parser)
-    parser.add_argument("--gpu-rings", action="store_true", help="with a .plan: keep the streams' frames on the GPU")
+    parser.add_argument("--gpu-rings", action="store_true", help="keep the streams' frames on the GPU, too")
     parser.add_argument("--lift", action="store_true", help="also accept 2D poses, and estimate their depth")
     parser.add_argument(
         "--lift-lookahead",
@@ -171,6 +172,10 @@ def _run(args: argparse.Namespace) -> int:
         from rtskel.view import address
 
         address(args.view)  # and the package that it needs is there: before anything is served
+    if args.gpu:
+        note(
+            "preparing the GPU; what this machine has not compiled before takes about half a minute for each batch size"
+        )
     where = _metrics_at(args.metrics) if args.metrics else None
     number, undrained = (_alone if args.shards == 1 else _together)(args, _config(args), where)
     if undrained:
@@ -216,16 +221,19 @@ class _EngineOptions:
     file: str | None
     precision: str | None
     threads: int | None
+    device: str | None
     rings: bool | None
 
     @classmethod
     def of(cls, args: argparse.Namespace, threads: int | None) -> _EngineOptions:
-        return cls(args.engine, args.precision, threads, args.gpu_rings or None)
+        return cls(args.engine, args.precision, threads, "cuda" if args.gpu else None, args.gpu_rings or None)
 
     def open(self) -> Engine:
         from rtskel.engine import open_engine
 
-        return open_engine(self.file, precision=self.precision, threads=self.threads, rings=self.rings)
+        return open_engine(
+            self.file, precision=self.precision, threads=self.threads, device=self.device, rings=self.rings
+        )
 
 
 def _serve(config: ServeConfig, options: _EngineOptions, ready: Ready) -> tuple[int, int]:

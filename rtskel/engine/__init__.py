@@ -1,13 +1,15 @@
 """Engines: windows of poses in, refined windows out, one contract (`Engine`) for every runtime.
 
-`open_engine(path)` picks by suffix: `.onnx` (CPU, the default), `.plan` (NVIDIA GPUs), `.safetensors` (PyTorch, the
-reference), and the word "null" (the identity). Importing this package imports no runtime; opening an engine imports
-its own. What cannot be opened or run is an EngineError of one line that names the file.
+`open_engine(path)` picks by suffix: `.onnx` (CPU, the default), `.plan` (NVIDIA GPUs), `.safetensors` (PyTorch: the
+reference on the CPU or, with `device`, compiled for a GPU), and the word "null" (the identity). Importing this package
+imports no runtime; opening an engine imports its own. What cannot be opened or run is an EngineError of one line that
+names the file.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,19 @@ __all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_en
 
 BUNDLED = "skeletor-realtime.onnx"
 
+_ON_A_GPU = ("graphs", "warm_up", "rings")
+
 # kind -> module, class, and the options that it takes.
 _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
     "null": ("rtskel.engine.base", "NullEngine", frozenset({"window", "joints"})),
     "onnx": ("rtskel.engine.openvino", "OnnxEngine", frozenset({"precision", "threads"})),
     "safetensors": ("rtskel.engine.pytorch", "SafetensorsEngine", frozenset({"threads"})),
-    "plan": ("rtskel.engine.tensorrt", "PlanEngine", frozenset({"device", "graphs", "warm_up", "rings"})),
+    "plan": ("rtskel.engine.tensorrt", "PlanEngine", frozenset({"device", *_ON_A_GPU})),
+    "safetensors on a GPU": (
+        "rtskel.engine.torch_cuda",
+        "TorchEngine",
+        frozenset({"device", "precision", *_ON_A_GPU}),
+    ),
 }
 
 
@@ -50,7 +59,7 @@ def open_engine(
     max_batch: int = 64,
     precision: str | None = None,
     threads: int | None = None,
-    device: int = 0,
+    device: int | str | None = None,
     window: int | None = None,
     joints: int | None = None,
     graphs: bool | None = None,
@@ -62,14 +71,16 @@ def open_engine(
     Args:
         path: an engine file, "null" for the identity, None for the bundled weights.
         max_batch: the most windows of one `run`; a plan may have been built for fewer.
-        precision: "fp32", "bf16" or "int8", for `.onnx`; other kinds refuse any but their own.
+        precision: "fp32", "bf16" or "int8", for `.onnx`; "bf16" or "fp32" for `.safetensors` on a GPU; other kinds
+            refuse any but their own.
         threads: CPU threads, for `.onnx` (default: one a core) and `.safetensors` (default: PyTorch's choice).
-        device: index of the GPU, for `.plan`.
+        device: the GPU, for `.plan` (default: the first) and `.safetensors` (default: the CPU): "cuda", "cuda:1", or
+            its index; "cpu".
         window: frames in a window. Sets that of the null engine (default 32); any other engine must have it already.
         joints: joints in a frame, likewise (default 50).
-        graphs: CUDA graphs, for `.plan`; see `rtskel.engine.tensorrt.PlanEngine`.
-        warm_up: prepare every batch size now, for `.plan`.
-        rings: keep the rings of refinement on the GPU, for `.plan`.
+        graphs: CUDA graphs, on a GPU; see `rtskel.engine.tensorrt.PlanEngine`.
+        warm_up: prepare every batch size now, on a GPU.
+        rings: keep the rings of refinement on the GPU.
 
     Raises:
         EngineError: one line that names the file and what is wrong with it, what this machine lacks to run it, or an
@@ -78,11 +89,20 @@ def open_engine(
     path = bundled() if path is None else path
     info = None if str(path) == "null" else describe(path)
     kind = info.kind if info else "null"
+    gpu = _gpu(path, device)
+    if kind == "safetensors" and gpu is not None:
+        kind = "safetensors on a GPU"
+    elif kind == "onnx" and gpu is not None:
+        raise EngineError(
+            f"{path}: option device does not apply: .onnx runs on the CPU (on a GPU: .safetensors, .plan)"
+        )
+    elif kind == "plan" and device == "cpu":
+        raise EngineError(f"{path}: a plan runs on a GPU only")
     module, name, accepted = _KINDS[kind]
     options: dict[str, Any] = {
         "precision": precision,
         "threads": threads,
-        "device": device or None,
+        "device": gpu,
         "window": window,
         "joints": joints,
         "graphs": graphs,
@@ -103,3 +123,13 @@ def open_engine(
     engine_class = getattr(importlib.import_module(module), name)
     engine: Engine = engine_class(*([] if info is None else [path]), max_batch=max_batch, **arguments)
     return engine
+
+
+def _gpu(path: str | Path, device: int | str | None) -> int | None:
+    """The index of the GPU that is meant; None: none was named, or the CPU."""
+    if device is None or device == "cpu" or (isinstance(device, int) and device >= 0):
+        return None if isinstance(device, str) else device
+    found = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if not found:
+        raise EngineError(f"{path}: device must be 'cpu', 'cuda', 'cuda:1' or the index of a GPU, not {device!r}")
+    return int(found[1] or 0)

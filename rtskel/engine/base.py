@@ -152,14 +152,16 @@ class Engine(Closing, ABC):
         """Releases what the engine holds. Called once."""
 
 
-def buckets(largest: int) -> list[int]:
-    """Sizes that an engine prepares for: the powers of two below `largest`, and `largest`."""
-    return [1 << k for k in range((largest - 1).bit_length())] + [largest]
+def buckets(largest: int, growth: int = 2) -> list[int]:
+    """Sizes that an engine prepares for: the powers of `growth` (a power of two) below `largest`, and `largest`."""
+    step = growth.bit_length() - 1
+    return [1 << k for k in range(0, (largest - 1).bit_length(), step)] + [largest]
 
 
-def bucket(size: int, largest: int) -> int:
-    """The smallest of `buckets(largest)` that holds `size`."""
-    return min(1 << (size - 1).bit_length(), largest)
+def bucket(size: int, largest: int, growth: int = 2) -> int:
+    """The smallest of `buckets(largest, growth)` that holds `size`."""
+    step = growth.bit_length() - 1
+    return min(1 << -(-(size - 1).bit_length() // step) * step, largest)
 
 
 class NullEngine(Engine):

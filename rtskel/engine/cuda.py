@@ -58,14 +58,15 @@ class Cuda:
             self.api: Any = importlib.import_module("cuda.bindings.runtime")
         except ImportError:
             raise EngineError(
-                f"{path}: running a plan needs cuda-python (pip install 'rtskel[tensorrt]' or 'rtskel[tensorrt-rtx]')"
+                f"{path}: this needs cuda-python (pip install 'rtskel[cuda]', for weights, or "
+                "'rtskel[tensorrt]' or 'rtskel[tensorrt-rtx]', for plans)"
             ) from None
         try:
             status, count = self.api.cudaGetDeviceCount()
         except RuntimeError as error:  # cuda-python found no library to load
-            raise EngineError(f"{path}: running a plan needs an NVIDIA driver ({error})") from None
+            raise EngineError(f"{path}: this needs an NVIDIA driver ({error})") from None
         if int(status):
-            raise EngineError(f"{path}: running a plan needs an NVIDIA GPU and its driver ({self._say(status)})")
+            raise EngineError(f"{path}: this needs an NVIDIA GPU and its driver ({self._say(status)})")
         if not 0 <= device < count:
             raise EngineError(f"{path}: there is no GPU {device} ({count} found)")
         self.use()

@@ -88,9 +88,14 @@ class CudaEngine(Engine):
             where it can be captured.
         warm_up: prepare every batch size in the first run that asks for a new number of positions.
 
+    Attributes:
+        growth: a batch size that is prepared is so many times the one before.
+
     Raises:
         EngineError: see `Cuda`.
     """
+
+    growth = 2
 
     def __init__(
         self,
@@ -134,6 +139,14 @@ class CudaEngine(Engine):
     def closed(self) -> bool:
         """Whether nothing can run any more."""
         return self._closed
+
+    def prepare(self, wanted: int) -> int:
+        """Prepares what runs that ask for so many positions need: how many a slot of theirs has."""
+        count = bucket(wanted, self.window) if self.selects else 0
+        if self.warms_up and (self.max_batch, count) not in self._slots:
+            for each in buckets(self.max_batch, self.growth):
+                self.slot(each, count)
+        return count
 
     def slot(self, batch: int, positions: int) -> ExecutionSlot:
         """The slot for batches of up to `batch` windows and `positions` positions; made on first use."""
@@ -203,11 +216,8 @@ class CudaEngine(Engine):
     ) -> NDArray[np.float32]:
         batch, wanted = len(x), len(positions)
         self.cuda.use()
-        size, count = bucket(batch, self.max_batch), bucket(wanted, self.window) if self.selects else 0
-        if self.warms_up and (self.max_batch, count) not in self._slots:
-            for each in buckets(self.max_batch):
-                self.slot(each, count)
-        slot = self.slot(size, count)
+        count = self.prepare(wanted)
+        slot = self.slot(bucket(batch, self.max_batch, self.growth), count)
         # Rows beyond the batch keep what an earlier run left there; no row depends on another.
         np.copyto(slot.x[:batch], x)
         np.copyto(slot.missing[:batch], missing)

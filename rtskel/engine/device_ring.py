@@ -113,12 +113,14 @@ class RingEngine(CudaEngine):
         super().__init__(info, max_batch, **options)
 
     def ring(self, config: RingConfig) -> DeviceRing | None:
-        """A ring on the GPU; None if rings are to stay on the host."""
-        if not self._rings:
-            return None
+        """A ring on the GPU, or None if rings are to stay on the host; ready for what it asks of the network."""
         if self.closed:
             raise EngineError(f"{self.info.path}: the engine is closed")
         self.cuda.use()
+        if not self._rings:
+            with self.lock:
+                self.prepare(len(config.positions))
+            return None
         for resources in [resources for resources in self._held if resources.abandoned]:
             self._held.remove(resources)
             resources.release()
@@ -304,7 +306,7 @@ class DeviceRing(EngineRing):
         self._aside = _Bucket(self, max(64, most), None, 1)  # for frames beyond what a step takes, and skipped windows
         self._staged = 0
         self._staging = {name: array.copy() for name, array in self._aside.staging[0].inputs.items() if "frame" in name}
-        for size in buckets(most) if engine.warms_up else (1,):
+        for size in buckets(most, engine.growth) if engine.warms_up else (1,):
             self._bucket(size)
 
     @property
@@ -323,7 +325,7 @@ class DeviceRing(EngineRing):
         )
 
     def _bucket(self, windows: int) -> _Bucket:
-        size = bucket(windows, self.engine.max_batch)
+        size = bucket(windows, self.engine.max_batch, self.engine.growth)
         if size not in self._buckets:
             wanted = bucket(len(self.config.positions), self.config.window) if self.engine.selects else 0
             self._buckets[size] = _Bucket(self, size, self.engine.slot(size, wanted), 2)

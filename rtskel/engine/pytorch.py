@@ -1,4 +1,4 @@
-"""safetensors weights in PyTorch: slow, but the reference that the other engines are checked against."""
+"""safetensors weights in PyTorch on the CPU: slow, but the reference that the other engines are checked against."""
 
 from __future__ import annotations
 
@@ -11,8 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.engine.base import Engine
-from rtskel.engine.metadata import describe
+from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
+
+
+def load_model(path: str | Path) -> tuple[EngineInfo, Any, Any]:
+    """What the file of weights says of itself, PyTorch's module, and the model in float32 on the CPU.
+
+    Raises:
+        EngineError: PyTorch is not installed; unreadable or unfitting file, or weights that are not what their hash
+            says.
+    """
+    info = describe(path)
+    try:
+        torch: Any = importlib.import_module("torch")
+        weights: Any = importlib.import_module("rtskel.engine.weights")
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"{path}: running safetensors weights needs {error.name} (pip install 'rtskel[train]'); "
+            "an exported .onnx needs neither"
+        ) from None
+    model = weights.load_weights(path)
+    if weights.weights_hash(model.state_dict()) != info.weights_hash:
+        raise EngineError(f"{path}: damaged (its weights are not the ones of rtskel.weights_hash)")
+    return info, torch, model
 
 
 class SafetensorsEngine(Engine):
@@ -24,25 +46,13 @@ class SafetensorsEngine(Engine):
         threads: PyTorch's threads, for the whole process; default: left as they are.
 
     Raises:
-        EngineError: PyTorch is not installed; unreadable or unfitting file, or weights that are not what their hash
-            says.
+        EngineError: see `load_model`.
     """
 
     def __init__(self, path: str | Path, *, max_batch: int = 64, threads: int | None = None) -> None:
-        info = describe(path)
-        try:
-            self._torch: Any = importlib.import_module("torch")
-            weights: Any = importlib.import_module("rtskel.engine.weights")
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"{path}: running safetensors weights needs {error.name} (pip install 'rtskel[train]'); "
-                "an exported .onnx needs neither"
-            ) from None
+        info, self._torch, self._model = load_model(path)
         if threads is not None:
             self._torch.set_num_threads(threads)
-        self._model: Any = weights.load_weights(path)
-        if weights.weights_hash(self._model.state_dict()) != info.weights_hash:
-            raise EngineError(f"{path}: damaged (its weights are not the ones of rtskel.weights_hash)")
         super().__init__(replace(info, precision="fp32", builder=f"torch {self._torch.__version__}"), max_batch)
 
     def _run(

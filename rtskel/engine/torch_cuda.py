@@ -1,0 +1,172 @@
+"""safetensors weights in PyTorch on an NVIDIA GPU: compiled, one CUDA graph a run, rings on the GPU beside it.
+
+PyTorch works here on a stream and on tensors that are not its own: those of `CudaEngine`, whose graphs hold upload,
+network and download, or those of a `DeviceRing`, whose graphs hold its kernels as well. What it needs in between comes
+from a pool of memory of its own, which nothing else may use while graphs write to it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rtskel.engine.base import USUAL_POSITIONS
+from rtskel.engine.cuda_engine import ExecutionSlot
+from rtskel.engine.device_ring import RingEngine
+from rtskel.engine.device_ring import compiled as compiled_kernels
+from rtskel.engine.pytorch import load_model
+from rtskel.errors import EngineError
+
+log = logging.getLogger("rtskel.engine")
+
+PRECISIONS = ("bf16", "fp32")
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable of PyTorch's that says where compiled kernels are kept between starts."""
+
+
+class TorchCuda:
+    """PyTorch on one GPU, on a stream and on memory that others have made.
+
+    Args:
+        path: the file of weights; errors name it.
+
+    Raises:
+        EngineError: this PyTorch was built without CUDA.
+    """
+
+    def __init__(self, torch: Any, path: str | Path, device: int) -> None:
+        self._torch = torch
+        if torch.version.cuda is None:
+            raise EngineError(f"{path}: this PyTorch ({torch.__version__}) was built without CUDA; install one with it")
+        self.device = torch.device("cuda", device)
+        self.builder = f"torch {torch.__version__} with CUDA {torch.version.cuda}"
+        self._pool: Any = None
+
+    def compiled(self, model: Any) -> Any:
+        """The model, compiled once for each shape that it meets."""
+        # In /tmp, where PyTorch keeps them, they would be gone after the next boot.
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        os.environ.setdefault(CACHE, str(home / "rtskel" / "torch"))
+        return self._torch.compile(model, dynamic=False, fullgraph=True)
+
+    def tensor(self, address: int, shape: tuple[int, ...], kind: str) -> Any:
+        """A tensor that shows memory of the GPU; `kind` is a type as numpy writes it, such as "<f4"."""
+        shown = {"shape": shape, "typestr": kind, "data": (address, False), "version": 3}
+        return self._torch.as_tensor(SimpleNamespace(__cuda_array_interface__=shown), device=self.device)
+
+    def enqueue(self, stream: Any, work: Callable[[], None]) -> None:
+        """Puts what `work` does on a stream."""
+        torch = self._torch
+        if self._pool is None:
+            self._pool = torch.cuda.MemPool()
+        ours = torch.cuda.ExternalStream(int(stream), device=self.device)
+        # Each batch size is compiled by itself; PyTorch gives up compiling after eight unless told otherwise.
+        limit = torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024)
+        with torch.cuda.stream(ours), torch.cuda.use_mem_pool(self._pool), torch.inference_mode(), limit:
+            work()
+
+
+class TorchEngine(RingEngine):
+    """Runs weights that `rtskel train` wrote on an NVIDIA GPU, compiled by PyTorch.
+
+    The first start on a machine compiles for about half a minute for each batch size, and says so; what was compiled is
+    kept in ~/.cache/rtskel/torch, or where TORCHINDUCTOR_CACHE_DIR says.
+
+    Args:
+        path: the file.
+        max_batch: the most windows of one `run`.
+        device: index of the GPU.
+        precision: "bf16" (default), in which the trunk of the network computes, or "fp32".
+        graphs: CUDA graphs, as in `rtskel.engine.tensorrt.PlanEngine`.
+        warm_up: prepare every batch size (1, 4, 16, ... max_batch) with the first ring, or the first run that asks for
+            so many positions (1, 2, 4, ...). Without it, a size is prepared when it is first used.
+        rings: keep the rings of `rtskel.refine` on the GPU too; None (default): if their kernels were compiled.
+        compiled: have PyTorch compile the network; False: it runs kernel by kernel ("eager"), three times as long.
+
+    Raises:
+        EngineError: PyTorch or cuda-python is not installed or has no CUDA, no driver, no GPU, damaged file, not enough
+            memory.
+    """
+
+    growth = 4  # compiling takes long, and a few windows more in a batch cost a GPU little
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_batch: int = 64,
+        device: int = 0,
+        precision: str | None = None,
+        graphs: bool | None = None,
+        warm_up: bool = True,
+        rings: bool | None = None,
+        compiled: bool = True,
+    ) -> None:
+        if precision not in (None, *PRECISIONS):
+            raise EngineError(f"{path}: precision {precision!r} cannot be had in PyTorch ({' or '.join(PRECISIONS)})")
+        info, torch, model = load_model(path)
+        self._torch: Any = TorchCuda(torch, path, device)
+        info = replace(info, precision=precision or "bf16", builder=self._torch.builder)
+        options: Any = {"device": device, "graphs": graphs, "warm_up": warm_up}
+        super().__init__(info, max_batch, rings=_kernels_are_there() if rings is None else rings, **options)
+        self._model: Any = None
+        try:
+            if info.precision == "bf16":
+                model.trunk.to(torch.bfloat16)
+            self._model = self._on_gpu(model, compiled)
+            self.slot(1, min(USUAL_POSITIONS, self.window))  # fails now if it cannot run
+        except BaseException:
+            self.close()
+            raise
+
+    def _on_gpu(self, model: Any, compiled: bool) -> Any:
+        try:
+            model = model.to(self._torch.device)
+            return self._torch.compiled(model) if compiled else model
+        except RuntimeError as error:
+            raise self._failed(error) from None
+
+    def _prepare(self, slot: ExecutionSlot) -> None:
+        kinds = {"x": "<f4", "missing": "|b1", "positions": "<i8", "y": "<f4"}
+        x, missing, positions, y = (
+            self._torch.tensor(address, slot.y.shape if shape is None else shape, kinds[name])
+            for name, shape, address in slot.tensors()
+        )
+        log.info("%s: preparing batches of %d on the GPU; the first time this compiles", self.info.path, len(slot.y))
+        slot.network = lambda: y.copy_(self._model(x, missing, positions))
+
+    def enqueue_network(self, slot: ExecutionSlot) -> None:
+        """Puts the network alone on the stream."""
+        try:
+            self._torch.enqueue(self.stream, slot.network)
+        except RuntimeError as error:  # of PyTorch, its compiler, or CUDA
+            raise self._failed(error) from None
+
+    def _failed(self, error: RuntimeError) -> EngineError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        return EngineError(f"{self.info.path}: PyTorch failed on the GPU ({reason})")
+
+    def _release_network(self) -> None:
+        self._model = self._torch = None
+
+
+def _kernels_are_there() -> bool:
+    try:
+        compiled_kernels()
+    except EngineError:
+        return False
+    return True
+
+
+def available() -> bool:
+    """Whether PyTorch finds a GPU here."""
+    try:
+        return bool(importlib.import_module("torch").cuda.is_available())
+    except ModuleNotFoundError:
+        return False
