@@ -16,7 +16,7 @@ from rtskel.cli.options import (
     number,
     positive,
 )
-from rtskel.cli.output import log_json, note, print_json
+from rtskel.cli.output import log_json, print_json
 from rtskel.cli.settings import printed, settings_options
 from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
@@ -209,10 +209,6 @@ def _run(args: argparse.Namespace) -> int:
 
     device = "cuda" if args.gpu else None
     options = {"precision": args.precision, "threads": args.threads, "device": device, "rings": args.gpu_rings or None}
-    if args.gpu:
-        note(
-            "preparing the GPU; what this machine has not compiled before takes about half a minute for each batch size"
-        )
     undrained: list[int] = []
 
     def ended(server: Server) -> None:
