@@ -199,9 +199,9 @@ def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dic
                     taken += len(ring.collect())
             step += 1
         elapsed = time.perf_counter() - start
+        host = {"us of host": 1e6 * (elapsed - sum(waits)) / taken} if waits else {}
         if ahead:
             ring.collect()
-        host = {"us of host": 1e6 * max(0.0, elapsed - sum(waits)) / taken} if waits else {}
     return {"windows_per_second": taken / elapsed, "us": 1e6 * elapsed / taken, **host}
 
 
@@ -377,7 +377,8 @@ def opened(options: Namespace) -> dict[str, Any]:
         found = {"open, s": time.monotonic() - began}
         xyz, confidence = clips(1, LOOKAHEAD + 1)
         bank.put(np.zeros(len(xyz), int), np.arange(len(xyz)), xyz[:, 0], confidence[:, 0])
-        assert len(bank.step())
+        while not len(bank.step()):
+            pass
     return found
 
 
@@ -668,7 +669,7 @@ def main() -> None:
                 measured[name] = {"unavailable": "no time was left"}
             else:
                 measured[name] = part_in_a_process(name, options, min(most, left))
-            result["targets"] = beside_targets(measured)
+            result["targets"] = {} if options.smoke else beside_targets(measured)
             if options.out:
                 Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
             print(f"{name}: done after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)

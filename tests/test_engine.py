@@ -4,6 +4,7 @@ Plans run on the stand-ins of `fake_gpu` here: the logic of the engine is real, 
 """
 
 import dataclasses
+import itertools
 import json
 import struct
 import subprocess
@@ -881,10 +882,11 @@ def test_a_runtime_that_fails_later(folder, gpu):
 
 def test_sizes_to_prepare_for():
     assert [buckets(n) for n in (1, 2, 3, 8, 9)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9]]
-    for most in range(1, 20):
-        assert [bucket(n, most) for n in range(1, most + 1)] == [
-            min(size for size in buckets(most) if size >= n) for n in range(1, most + 1)
-        ]
+    assert [buckets(n, 8) for n in (1, 2, 8, 9, 64, 65)] == [[1], [1, 2], [1, 8], [1, 8, 9], [1, 8, 64], [1, 8, 64, 65]]
+    for most, growth in itertools.product(range(1, 70), (2, 4, 8)):
+        sizes = buckets(most, growth)
+        wanted = [min(size for size in sizes if size >= n) for n in range(1, most + 1)]
+        assert [bucket(n, most, growth) for n in range(1, most + 1)] == wanted
 
 
 def public(thing):

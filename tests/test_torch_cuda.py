@@ -1,6 +1,7 @@
 """PyTorch's engine on a GPU: on stand-ins that compute on the CPU, or on a GPU where there is one."""
 
 import gc
+import os
 
 import numpy as np
 import pytest
@@ -73,12 +74,12 @@ def test_what_the_reference_says(precision, tolerance, opened, weights):
 
 
 def test_sizes(opened):
-    """The powers of four and the largest batch are prepared, each with one graph, by the bank that needs them."""
+    """The powers of eight and the largest batch are prepared, each with one graph, by the bank that needs them."""
     engine = opened(max_batch=20, rings=False)
     assert engine.captured == ((1, 4),)
     bank = RefinerBank(engine, lookahead=4, radius=2)
     count = 1 << (len(bank.config.positions) - 1).bit_length()
-    sizes = {(1, 4), *((size, count) for size in (1, 4, 16, 20))}
+    sizes = {(1, 4), *((size, count) for size in (1, 8, 20))}
     assert set(engine.captured) == sizes
     xyz, confidence = contract.sequence(30, seed=1)
     bank.put(np.zeros(30, int), np.arange(30), xyz, confidence)
@@ -169,6 +170,27 @@ def test_the_network_is_one_graph_to_the_compiler():
     with torch.inference_mode():
         y = compiled(x, missing, torch.arange(4))
     assert y.shape == (2, 4, JOINTS, 3)
+
+
+def test_a_first_start_says_what_it_does(tmp_path, monkeypatch, caplog):
+    """While nothing compiled is kept yet, and where: a place that outlives a boot, unless another was chosen."""
+    monkeypatch.setenv(torch_cuda.CACHE, "")
+    monkeypatch.delenv(torch_cuda.CACHE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.version, "cuda", "13.0")
+        of = torch_cuda.TorchCuda(torch, "a.safetensors", 0)
+    model = torch.nn.Identity()
+    of.compiled(model)
+    folder = tmp_path / "rtskel" / "torch"
+    assert os.environ[torch_cuda.CACHE] == str(folder)
+    assert "a.safetensors: first start on this GPU: compiling" in caplog.text
+    assert str(folder) in caplog.text
+    caplog.clear()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel").touch()
+    of.compiled(model)
+    assert caplog.text == ""
 
 
 def test_what_pytorch_is_asked_for_exists():

@@ -21,7 +21,7 @@ from rtskel.cli.options import (
     number,
     positive,
 )
-from rtskel.cli.output import log_json, note, notes, print_json
+from rtskel.cli.output import log_json, notes, print_json
 from rtskel.cli.settings import printed, settings_options
 from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
@@ -172,10 +172,6 @@ def _run(args: argparse.Namespace) -> int:
         from rtskel.view import address
 
         address(args.view)  # and the package that it needs is there: before anything is served
-    if args.gpu:
-        note(
-            "preparing the GPU; what this machine has not compiled before takes about half a minute for each batch size"
-        )
     where = _metrics_at(args.metrics) if args.metrics else None
     number, undrained = (_alone if args.shards == 1 else _together)(args, _config(args), where)
     if undrained:

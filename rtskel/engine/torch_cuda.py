@@ -41,7 +41,7 @@ class TorchCuda:
     """
 
     def __init__(self, torch: Any, path: str | Path, device: int) -> None:
-        self._torch = torch
+        self._torch, self._path = torch, path
         if torch.version.cuda is None:
             raise EngineError(f"{path}: this PyTorch ({torch.__version__}) was built without CUDA; install one with it")
         self.device = torch.device("cuda", device)
@@ -52,7 +52,13 @@ class TorchCuda:
         """The model, compiled once for each shape that it meets."""
         # In /tmp, where PyTorch keeps them, they would be gone after the next boot.
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ.setdefault(CACHE, str(home / "rtskel" / "torch"))
+        folder = Path(os.environ.setdefault(CACHE, str(home / "rtskel" / "torch")))
+        if not (folder.is_dir() and any(folder.iterdir())):
+            log.warning(
+                "%s: first start on this GPU: compiling for about half a minute for each of some batch sizes; what is "
+                "compiled is kept in %s",
+                *(self._path, folder),
+            )
         return self._torch.compile(model, dynamic=False, fullgraph=True)
 
     def tensor(self, address: int, shape: tuple[int, ...], kind: str) -> Any:
@@ -84,7 +90,7 @@ class TorchEngine(RingEngine):
         device: index of the GPU.
         precision: "bf16" (default), in which the trunk of the network computes, or "fp32".
         graphs: CUDA graphs, as in `rtskel.engine.tensorrt.PlanEngine`.
-        warm_up: prepare every batch size (1, 4, 16, ... max_batch) with the first ring, or the first run that asks for
+        warm_up: prepare every batch size (1, 8, 64, ... max_batch) with the first ring, or the first run that asks for
             so many positions (1, 2, 4, ...). Without it, a size is prepared when it is first used.
         rings: keep the rings of `rtskel.refine` on the GPU too; None (default): if their kernels were compiled.
         compiled: have PyTorch compile the network; False: it runs kernel by kernel ("eager"), three times as long.
@@ -94,7 +100,9 @@ class TorchEngine(RingEngine):
             memory.
     """
 
-    growth = 4  # compiling takes long, and a few windows more in a batch cost a GPU little
+    growth = (
+        8  # each size takes half a minute to compile and seconds to load; windows more in a batch cost a GPU little
+    )
 
     def __init__(
         self,
