@@ -106,6 +106,7 @@ class Sockets:
             self._raw.sndhwm = MAX_ANSWERS  # to publishers that do not listen
             self._raw.maxmsgsize = MAX_MESSAGE
             self._publishers = Connections(stack, context, self._raw, "raw")
+            self._gone: set[int] = set()
             self._hoards: Any = None
             stack.callback(lambda: self._hoards and self._hoards.stop())
             for prefix in takes:
@@ -273,11 +274,17 @@ class Sockets:
 
     def publishers_gone(self) -> set[int]:
         """The connections of publishers that have ended since the last call."""
-        return {descriptor for descriptor, came in self._publishers.changed() if not came}
+        self._watch_publishers()
+        gone, self._gone = self._gone, set()
+        return gone
 
     def endless(self) -> int:
         """How many publishers were cut off since the last call, because they sent a message without end."""
+        self._watch_publishers()
         return int(self._hoards.found()) if self._hoards is not None else 0
+
+    def _watch_publishers(self) -> None:
+        self._gone.update(descriptor for descriptor, came in self._publishers.changed() if not came)
 
     def send(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
         """Publish messages."""
