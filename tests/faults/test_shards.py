@@ -362,8 +362,8 @@ def test_programs_of_the_command_line_need_no_option(tmp_path):
             publish = rtskel("publish", tmp_path / "in.npz", "--raw", server.raw, "--together", "--speed", "inf")
             wait_for(lambda: (tmp_path / "out.npz.part").exists(), "it begins")
             reader.beats(4)
-            subprocess.run(publish, check=True, timeout=PATIENCE, capture_output=True)
-            _, said = reading.communicate(timeout=PATIENCE)
+            subprocess.run(publish, check=True, timeout=2 * PATIENCE, capture_output=True)
+            _, said = reading.communicate(timeout=2 * PATIENCE)
         assert reading.returncode == 0, said
     found = {recording.name: recording for recording in read(saved)}
     for recording in recordings:
