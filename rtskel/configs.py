@@ -25,8 +25,10 @@ class Config:
         """The inverse of `to_dict`; fields that are absent have their defaults.
 
         Raises:
-            ValueError: a key that is not a field, or a value where a list is expected.
+            ValueError: not a dictionary, a key that is not a field, or a value where a list is expected.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{cls._option}s {values!r}: a dictionary expected")
         known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(values.keys() - known.keys()):
             raise ValueError(f"unknown {cls._option} {unknown[0]!r}")
