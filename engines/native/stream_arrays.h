@@ -276,12 +276,14 @@ class StreamArrays {
             std::copy_n(spread, joints, known.data() + 3 * joints);
         }
 
-        // The spread grows by a hundredth of the body's size a slot.
+        // The spread grows by a hundredth of the body's size a slot. Sizes are of differences from the first joint, which are exact
+        // however far away the body is.
         void hold(std::int64_t s, float* pose, float* spread, std::size_t joints) const {
             const float *xyz = known.data(), *sigma = xyz + 3 * joints;
             double middle[3] = {}, size = 0;
-            for (std::size_t k = 0; k < 3 * joints; ++k) middle[k % 3] += xyz[k] / static_cast<double>(joints);
-            for (std::size_t k = 0; k < 3 * joints; ++k) size += (xyz[k] - middle[k % 3]) * (xyz[k] - middle[k % 3]);
+            const auto from_first = [xyz](std::size_t k) { return static_cast<double>(xyz[k]) - xyz[k % 3]; };
+            for (std::size_t k = 0; k < 3 * joints; ++k) middle[k % 3] += from_first(k) / static_cast<double>(joints);
+            for (std::size_t k = 0; k < 3 * joints; ++k) size += (from_first(k) - middle[k % 3]) * (from_first(k) - middle[k % 3]);
             const double growth = 0.01 * static_cast<double>(s - slot) * std::sqrt(size / static_cast<double>(joints));
             std::copy_n(xyz, 3 * joints, pose);
             for (std::size_t k = 0; k < joints; ++k) spread[k] = static_cast<float>(std::min(sigma[k] + growth, 3e38));

@@ -101,7 +101,8 @@ class NumpyStreamArrays:
                 line["last"] = s, xyz[row].copy(), sigma[row].copy()
             elif line["last"] is not None and s - line["last"][0] <= gap:
                 known, pose, spread = line["last"]
-                size = np.sqrt(np.square(pose - pose.mean(axis=0, dtype=np.float64)).sum() / len(pose))
+                about = pose.astype(np.float64) - pose[0]
+                size = np.sqrt(np.square(about - about.mean(axis=0)).sum() / len(pose))
                 xyz[row], sigma[row] = pose, spread + 0.01 * (s - known) * size
                 flags[row] |= np.uint32(held)
             elif unseen:
