@@ -51,7 +51,6 @@ LOOKAHEADS = (0, 4)
 RADIUS = 2
 FILTERS: tuple[type[Peer], ...] = (OneEuro, SavitzkyGolay, Gaussian, Kalman)
 GROUPS = {name: joints for name, joints in joint_groups(UPPER_BODY_50.id).items() if name != "all"}
-BODY = list(UPPER_BODY_50.groups["body"])
 KEPT_UNOC = (1, 5)
 """Clips of UNOC of which no pairs for training are made."""
 SIZES_MM = (50, 150, 500)
@@ -162,13 +161,12 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
     """Ours and every filter on pairs: result[lookahead][which], for joints where the estimator has them ("as_found"),
     and where the body has them ("corrected").
     """
-    learnt = read_pairs(training or folder)
-    hang = [hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in learnt]
+    hang = [hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in read_pairs(training or folder)]
     body = Body.learn(hang, UPPER_BODY_50.parents, UPPER_BODY_50.order)
     rivals: list[type[Peer]] = [Hold, *FILTERS]
-    joints = {"as_found": read_pairs(folder), "corrected": read_pairs(folder, mediapipe_map())}
+    versions = {"as_found": read_pairs(folder), "corrected": read_pairs(folder, mediapipe_map())}
     result: dict[str, Any] = {str(lookahead): {} for lookahead in LOOKAHEADS}
-    for which, pairs in joints.items():
+    for which, pairs in versions.items():
         refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, LOOKAHEADS, RADIUS)
         todo = [Job(peer(body), lookahead, pairs) for lookahead in LOOKAHEADS for peer in rivals]
         points: dict[int, list[Point]] = {lookahead: [] for lookahead in LOOKAHEADS}
@@ -188,7 +186,7 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
                     "ours": bone_spread(refined[lookahead]),
                 },
             }
-    pairs = joints["as_found"]
+    pairs = versions["as_found"]
     return result | {
         "clips": len(pairs),
         "frames": sum(len(p.truth) for p in pairs),

@@ -46,7 +46,7 @@ class JointMap:
         Args:
             missing: [N, 50]; the positions of missing joints stay as they are.
         """
-        offset = np.einsum("ni,ijc->njc", self.inputs(xyz), self.weights.astype(xyz.dtype))
+        offset = np.einsum("ni,ijc->njc", self.inputs(xyz), self.weights.astype(xyz.dtype, copy=False))
         known = ~missing & ~missing[:, self.BODY].any(1, keepdims=True)
         return np.where(known[..., None], xyz + offset, xyz)
 

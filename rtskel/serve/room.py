@@ -44,7 +44,6 @@ class Room:
     Args:
         bank, arrays, places, reports: of the streams.
         slack: how long a frame may come after it was due, in ns.
-        draining: the streams that are on their way out: their places will be free.
     """
 
     def __init__(
@@ -103,9 +102,7 @@ class Room:
             theirs = arrays.live[used] & (self._bank.group[used] == richest)
             if theirs.any():
                 slots = np.where(theirs, slots, slots.max() + 1)
-                place = (
-                    len(slots) - 1 - int(slots[::-1].argmin())
-                )  # of several the one that came last, as far as that is known
+                place = len(slots) - 1 - int(slots[::-1].argmin())  # of several, probably the one that came last
                 detail = f"its publisher holds {self._held[richest]} of {len(self._places)} places, others fewer"
                 self._places[place].give_way(detail, now)
 
