@@ -16,7 +16,7 @@ from rtskel.closing import Closing
 from rtskel.errors import ServeError
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.reports import SECOND
-from rtskel.serve.sockets import MAX_SUBSCRIPTIONS, Inbox, Sockets
+from rtskel.serve.sockets import Inbox, Sockets
 from rtskel.serve.subscriptions import Subscriptions
 from rtskel.wire.shards import ANY_HOST
 
@@ -86,18 +86,11 @@ class Front(Closing):
             self._heartbeat(now)
 
     def _take_subscriptions(self, now: int) -> None:
-        readers, messages = self._sockets.subscriptions()
-        for reader, _ in readers:
-            self._subscriptions.forget(reader)
-        gone = {reader for reader, came in readers if not came}
-        for message, reader in messages:
-            if self._subscriptions.take(message, reader, now, fresh=reader in gone):
+        for message, reader, why in self._subscriptions.follow(*self._sockets.subscriptions(), now):
+            if why:
                 self._sockets.cut_off(reader)
             elif message == b"\1" + wire.HEARTBEAT_TOPIC:
                 self._beat_at = 0  # so that a new reader knows at once
-        if len(messages) < MAX_SUBSCRIPTIONS:
-            for reader, _ in self._subscriptions.overdue(now):
-                self._sockets.cut_off(reader)
 
     def _heartbeat(self, now: int) -> None:
         admission = self._sockets.admission

@@ -49,7 +49,7 @@ from rtskel.serve.kept import Kept, Wanted
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
-from rtskel.serve.sockets import MAX_SUBSCRIPTIONS, Inbox, Sockets
+from rtskel.serve.sockets import Inbox, Sockets
 from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import CLOCK, StreamTable
 from rtskel.serve.watched import WatchedEngine
@@ -398,29 +398,19 @@ class Server(Closing):
         return body
 
     def _take_subscriptions(self) -> None:
-        readers, messages = self._sockets.subscriptions()
-        for reader, _ in readers:
-            self._subscriptions.forget(reader)
-        gone = {reader for reader, came in readers if not came}
         now = self._clock()
-        for message, reader in messages:
-            if why := self._subscriptions.take(message, reader, now, fresh=reader in gone):
-                self._cut_off(reader, why, now)
+        for message, reader, why in self._subscriptions.follow(*self._sockets.subscriptions(), now):
+            if why:
+                self._sockets.cut_off(reader)
+                self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
             elif message.startswith(_AGAIN):
                 self._kept.ask(message[1:])
             elif message == b"\1" + wire.HEARTBEAT_TOPIC:
                 # It tells the reader that its subscriptions are in force.
                 self._heartbeat_at = min(self._heartbeat_at, self._last_heartbeat[0] + SOON)
-        if len(messages) < MAX_SUBSCRIPTIONS:
-            for reader, why in self._subscriptions.overdue(now):
-                self._cut_off(reader, why, now)
         if self._wanted.update(now):
             self._outlet.subscribed()
         self._sockets.send(self._kept.answers(now, self._last_beat))
-
-    def _cut_off(self, reader: int, why: str, now: int) -> None:
-        self._sockets.cut_off(reader)
-        self._table.offend("", "subscriptions", f"a reader was disconnected: {why}", now)
 
     def _heartbeat(self, now: int) -> None:
         since, frames = self._last_heartbeat

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rtskel.serve.reports import SECOND
-from rtskel.serve.sockets import MAX_TOPIC
+from rtskel.serve.sockets import MAX_SUBSCRIPTIONS, MAX_TOPIC
 
 MAX_TOPICS = 4096
 """Topics that one reader may subscribe to."""
@@ -52,6 +52,22 @@ class Subscriptions:
         """Whether what is wanted has changed; the caller sets it back."""
         self.ended: list[bytes] = []
         """Topics that nobody holds any more; the caller empties it."""
+
+    def follow(
+        self, readers: list[tuple[int, bool]], messages: list[tuple[bytes, int]], now: int
+    ) -> Iterator[tuple[bytes, int, str]]:
+        """Takes what `Sockets.subscriptions` gives: each message with its reader, and why that is to be cut off.
+
+        Readers that are to be cut off for what was in doubt come last, with an empty message.
+        """
+        for reader, _ in readers:
+            self.forget(reader)
+        gone = {reader for reader, came in readers if not came}
+        for message, reader in messages:
+            yield message, reader, self.take(message, reader, now, fresh=reader in gone)
+        if len(messages) < MAX_SUBSCRIPTIONS:  # all were taken
+            for reader, why in self.overdue(now):
+                yield b"", reader, why
 
     def take(self, message: bytes, reader: int = NOBODY, now: int = 0, *, fresh: bool = False) -> str:
         """A message from the socket, from that reader. `fresh`: another reader may just have had that number.
