@@ -355,7 +355,7 @@ def test_npz_is_never_unpickled(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="pickled"):
         read(path)
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(FormatError, match=r"not an \.npz"):
+    with pytest.raises(FormatError, match=r"pickled Python objects.*save their arrays as \.npz"):
         read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("xyz", b"no array at all")
@@ -461,7 +461,7 @@ def test_files_that_are_not_there_or_unknown(tmp_path: Path) -> None:
         with pytest.raises(FormatError, match=f"{name}.*directory"):
             read(tmp_path / name)
     (tmp_path / "a.bvh").write_text("HIERARCHY")
-    with pytest.raises(FormatError, match=r"'\.bvh' \(known: .*\.skels, \.npz"):
+    with pytest.raises(FormatError, match=r"\.bvh is written, not read: export .*\.trc or \.c3d"):
         read(tmp_path / "a.bvh")
     with pytest.raises(FormatError, match=r"no/such/a\.npz.*cannot be written"):
         write(tmp_path / "no/such/a.npz", Recording(poses(), 25, "a"))

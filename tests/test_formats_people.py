@@ -69,13 +69,15 @@ def test_identities_of_the_file_come_first() -> None:
 
 
 def test_people_who_show_other_joints() -> None:
-    """Somebody of whom only hands are seen for a while is compared by hands; who shares no joint is somebody else."""
+    """Somebody of whom only hands are seen is compared by hands; who shares no joint is the same if he is there."""
     frame, xyz, _ = people({"a": 0.0}, {"a": 0.0}, {"a": 0.0})
     confidence = np.ones((3, J), np.float32)
     confidence[1, :8] = 0
     assert follow(frame, xyz, confidence).tolist() == [0, 0, 0]
     confidence[:, 8:] = 0
     confidence[1] = 1 - confidence[0]
+    assert follow(frame, xyz, confidence).tolist() == [0, 0, 0]
+    xyz[1] += 400
     assert follow(frame, xyz, confidence).tolist() == [0, 1, 0]
 
 

@@ -220,13 +220,16 @@ def reading_options(parser: Parser) -> None:
         "--depth-scale", type=speed, metavar="PX", help="pixels in a unit of MediaPipe's z (default: z is left out, 2D)"
     )
     group.add_argument("--world", action="store_true", help="read MediaPipe's world landmarks, in metres")
+    group.add_argument(
+        "--corrected", action="store_true", help="with --world: move joints to where bodies have them, as estimate does"
+    )
     group.add_argument("--strict", action="store_true", help="refuse a file if anything in it is doubtful")
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `reading_options`, as arguments of `rtskel.formats.read`."""
-    names = ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale", "world", "strict")
-    return {name: getattr(args, name) for name in names}
+    names = ("format", "fps", "unit", "axes", "mirrored", "swap_sides", "image_size", "depth_scale")
+    return {name: getattr(args, name) for name in (*names, "world", "corrected", "strict")}
 
 
 def read(args: argparse.Namespace, file: str | None = None, *, say: bool = True) -> list[Recording]:

@@ -63,7 +63,7 @@ from rtskel.formats import (
 from rtskel.formats.dataframes import to_frame, to_xarray
 from rtskel.formats.doubts import examined
 from rtskel.formats.mediapipe import from_holistic
-from rtskel.formats.parsing import Format, Options, head_of, listed, named, npz_names, read_json, reason
+from rtskel.formats.parsing import Format, Options, head_of, listed, named, npz_names, read_json, reason, zipped
 from rtskel.formats.recording import (
     MM_PER_UNIT,
     SHOULDER_WIDTH_MM,
@@ -135,6 +135,7 @@ def recognise(path: str | Path) -> str:
     if path.is_dir():
         return _of_folder(path)
     head = head_of(path)
+    _refuse(path, head)
     if head.startswith(b"PK"):
         names = npz_names(path)
         return next((form.name for form in _FORMATS if form.arrays(names)), table.NPZ.name)
@@ -144,7 +145,8 @@ def recognise(path: str | Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ".json":
         value = read_json(path, Options())
-        keys = listed(value.keys()) if isinstance(value, dict) else f"a {type(value).__name__}"
+        first = value[0] if isinstance(value, list) and value else value
+        keys = listed(first.keys()) if isinstance(first, dict) else f"a {type(value).__name__}"
         raise FormatError(f"{path}: JSON, but neither OpenPose's (people), nor MMPose's (instances), nor AlphaPose's "
                           f"(image_id), nor MediaPipe's (landmarks), nor rtskel's (xyz); found: {keys}")  # fmt: skip
     for form in _FORMATS:
@@ -152,6 +154,31 @@ def recognise(path: str | Path) -> str:
             return form.name
     known = "a folder of OpenPose's, " + ", ".join(SUFFIXES)
     raise FormatError(f"{path}: unknown recording format {path.suffix!r} (known: {known})")
+
+
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd")
+_OTHERS = (  # how files begin, how they are called, and what to do with them
+    (b"\x89HDF", (".h5", ".hdf5", ".slp", ".nc"), "HDF5: save its arrays as .npz (keypoints [F, P, D], scores [F, P])"),
+    (b"\x80\x04\x95", (".pkl", ".pickle", ".pt", ".pth", ".joblib"), "pickled Python objects, which are never read: "
+     "save their arrays as .npz (keypoints [F, P, D], scores [F, P])"),
+    (b"PAR1", (".parquet",), "a table in Parquet: save it as .csv, with columns such as nose_x"),
+    (b"HIERARCHY", (".bvh",), ".bvh is written, not read: export the positions of joints as .trc or .c3d"),
+    (b"Kaydara FBX", (".fbx",), "FBX is not read: export the positions of joints as .trc or .c3d"),
+    (b"NO_OF_FRAMES", (".tsv", ".qtm"), "a table of Qualisys: export .c3d or .trc"),
+    (b"", (".mp4", ".mov", ".avi", ".webm", ".mkv", ".m4v"), "a video: rtskel estimate finds poses in it"),
+)  # fmt: skip
+
+
+def _refuse(path: Path, head: bytes) -> None:
+    """FormatError, with a way out, for files that people have and rtskel does not read."""
+    suffix = path.suffix.lower()
+    if head.startswith(_PACKED):
+        raise FormatError(f"{path}: packed: unpack it first")
+    if head.startswith(b"PK") and suffix != ".npz" and not any(name_of.endswith(".npy") for name_of in zipped(path)):
+        raise FormatError(f"{path}: a zip archive: unpack it first")
+    for begin, suffixes, words in _OTHERS:
+        if (begin and head.startswith(begin)) or (suffix in suffixes and _marked(head) is None):
+            raise FormatError(f"{path}: {words}")
 
 
 def _marked(head: bytes, folders: bool = False) -> Format | None:
@@ -183,6 +210,7 @@ def read(
     image_size: tuple[int, int] | None = None,
     depth_scale: float | None = None,
     world: bool = False,
+    corrected: bool = False,
     strict: bool = False,
 ) -> list[Recording]:
     """The recordings of a file or folder, in file order; at least one. Their `notes` say what was dropped or doubted.
@@ -197,6 +225,8 @@ def read(
         swap_sides: exchange left and right joints.
         depth_scale: pixels per unit of z in MediaPipe's landmarks, which files do not state. None: read as 2D.
         world: read MediaPipe's world landmarks, in metres, instead of those in the image.
+        corrected: move their joints from where MediaPipe puts them to where bodies have them, as `rtskel estimate`
+            does (`rtskel.formats.jointmap`). For landmarks as MediaPipe gives them, in frames with a whole upper body.
         strict: a FormatError instead of notes.
 
     Raises:
@@ -209,10 +239,20 @@ def read(
     name = recognise(path) if format is None else format
     form = next(form for form in _FORMATS if form.name == name)
     assert form.read is not None
-    for option, given in (("depth_scale", depth_scale is not None), ("world", world)):
+    for option, given in (("depth_scale", depth_scale is not None), ("world", world), ("corrected", corrected)):
         if given and option not in form.takes:
             raise FormatError(f"{path}: --{option.replace('_', '-')} is for MediaPipe's landmarks, this is {name}")
-    options = Options(fps=fps, unit=unit, axes=axes, image_size=image_size, depth_scale=depth_scale, world=world)
+    if corrected and not world:
+        raise FormatError(f"{path}: --corrected moves joints of world landmarks: state --world, too")
+    options = Options(
+        fps=fps,
+        unit=unit,
+        axes=axes,
+        image_size=image_size,
+        depth_scale=depth_scale,
+        world=world,
+        corrected=corrected,
+    )
     stated: dict[str, Any] = {"fps": fps, "axes": axes, "mirrored": mirrored, "unit": unit, "image_size": image_size}
     stated = {key: value for key, value in stated.items() if value is not None}
     by_convention = form.convention and axes is None

@@ -55,6 +55,8 @@ def read_alphapose(path: Path, options: Options) -> list[Recording]:
     rows = []
     for at, (image, person) in enumerate(images):
         place = f"{path}, person {at}"
+        if person.get("keypoints", 0) in (None, []):
+            continue
         if not _KNOWN.issuperset(person):
             options.note(f"unused keys: {listed(person.keys() - _KNOWN)}")
         points = numbers(f"{place}, keypoints", _keypoints(place, person))
@@ -62,7 +64,8 @@ def read_alphapose(path: Path, options: Options) -> list[Recording]:
             raise FormatError(f"{place}, keypoints: {points.size} numbers, x, y, confidence of each point expected")
         points = points.reshape(1, -1, 3)
         (row,) = checked(place, number_of[image], points[..., :2], points[..., 2])
-        rows.append(row._replace(identity=identity(f"{place}, idx", person.get("idx", person.get("track_id")))))
+        who = identity(f"{place}, idx", person.get("idx", person.get("track_id")), options)
+        rows.append(row._replace(identity=who))
     rows.sort(key=lambda row: row.frame)
     return recordings_of(path, path.name if path.is_dir() else path.stem, rows, options)
 
@@ -127,7 +130,8 @@ FORMAT = Format(
     (".json",),
     read_alphapose,
     mark=BOM
-    + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:)'
+    + rb'\s*(?:\[\s*\{.*"image_id"\s*:'
+    + rb'|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:\s*\[\s*(?:\]|\{\s*"joints"\s*:\s*\[))'
     + rb'|\{.*(?:"annotations"\s*:\s*\[\s*\{.*"image_id"|"images"\s*:\s*\[\s*\{.*"file_name"))',
     folders=True,
 )

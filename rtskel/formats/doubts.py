@@ -9,13 +9,19 @@ from numpy.typing import NDArray
 
 from rtskel.errors import FormatError
 from rtskel.formats.parsing import Options
-from rtskel.formats.recording import Recording
+from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.rates import reconcile, too_far_apart
-from rtskel.skeleton import BODY, NECK, skeleton
+from rtskel.skeleton import BODY, LEFT_SHOULDER, NECK, RIGHT_SHOULDER, skeleton
 from rtskel.text import printable
 
 NORMALISED = 2.0
 """Pixel coordinates whose largest is not above this are fractions of the image: nobody is two pixels large."""
+
+_USUAL_FPS = 1.0, 500.0
+_FEW = 5
+
+_SHOULDERS_MM = 100.0, 1000.0
+"""Nobody's are narrower or wider."""
 
 LATEST_START = 1_000_000
 """Frame number up to which a recording may begin; the frames before it count as dropped."""
@@ -33,20 +39,21 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
         FormatError: impossible frame numbers.
     """
     notes: list[str] = []
-    recording = _clock(recording, notes)
+    recording = _clock(recording, notes, options.fps is not None)
     if recording.lookahead is None:
         recording = _present(recording, notes, own)
         recording = in_pixels(recording, options.image_size, notes)
-        if by_convention and recording.dims == 3:
-            strange = _strangely_turned(recording)
-            if strange:
-                notes.append(f"{strange}: axes {recording.axes} are only a convention here (else state --axes)")
+        if recording.dims == 3 and (strange := _impossible_size(recording)):
+            notes.append(strange)
+        if options.axes is None and (strange := _strangely_turned(recording)):
+            convention = f"axes {recording.axes} are only a convention here (else state --axes)"
+            notes.append(f"{strange}: {convention if by_convention else f'are the axes {recording.axes} (--axes)?'}")
     every = dict.fromkeys((*recording.notes, *options.notes, *notes))
     return replace(recording, notes=tuple(printable(words) for words in every))
 
 
-def _clock(recording: Recording, notes: list[str]) -> Recording:
-    """Possible frame numbers, and a rate that agrees with the times."""
+def _clock(recording: Recording, notes: list[str], stated: bool) -> Recording:
+    """Possible frame numbers, and a rate that agrees with the times, which the caller has stated, or the file."""
     slots = recording.slots
     first, last = int(slots[0]), int(slots[-1])
     if too_far_apart(first, last, recording.frames):
@@ -55,6 +62,11 @@ def _clock(recording: Recording, notes: list[str]) -> Recording:
     if first > LATEST_START:
         notes.append(f"frame numbers begin at {first}: counted from there")
         recording = replace(recording, slot=slots - first)
+    step = int(np.gcd.reduce(np.diff(slots))) if recording.frames > _FEW else 1
+    if step > 1:
+        notes.append(f"frame numbers go up by {step}: the frames between them count as dropped")
+    if recording.time_ns is None and not stated and not _USUAL_FPS[0] <= recording.fps <= _USUAL_FPS[1]:
+        notes.append(f"{recording.fps:g} frames per second are stated, and no times confirm that (else state --fps)")
     if recording.time_ns is None or recording.lookahead is not None:  # refined poses are on rtskel's own clock
         return recording
     clock = reconcile(recording.fps, recording.slot, recording.time_ns)
@@ -114,6 +126,19 @@ def in_pixels(recording: Recording, size: tuple[int, int] | None, notes: list[st
     return replace(recording, xyz=xyz.astype(np.float32))
 
 
+def _impossible_size(recording: Recording) -> str:
+    """Why the unit looks wrong for a person; empty if it does not."""
+    size = MM_PER_UNIT.get(recording.unit)
+    both = ~recording.missing[:, [RIGHT_SHOULDER, LEFT_SHOULDER]].any(axis=1)
+    if size is None or not both.any():
+        return ""
+    xyz = recording.xyz[both].astype(np.float64)
+    width = float(np.median(np.linalg.norm(xyz[:, RIGHT_SHOULDER] - xyz[:, LEFT_SHOULDER], axis=-1)))
+    if _SHOULDERS_MM[0] <= width * size <= _SHOULDERS_MM[1]:
+        return ""
+    return f"shoulders are {width:.3g} {recording.unit} apart: is that the unit (else state --unit)?"
+
+
 def _strangely_turned(recording: Recording) -> str:
     """Why the axes look wrong for a person who stands or sits before a camera; empty if they do not."""
     canonical = np.where(recording.missing[..., None], np.nan, recording.canonical())
@@ -122,6 +147,6 @@ def _strangely_turned(recording: Recording) -> str:
     above, ahead = body[:, 0, 1], body[:, front, 2]
     if np.isfinite(above).any() and np.nanmedian(above) > 0:
         return "the head is not above the neck"
-    if np.isfinite(ahead).any() and np.nanmedian(ahead) < 0:
+    if recording.dims == 3 and np.isfinite(ahead).any() and np.nanmedian(ahead) < 0:
         return "head and hands lie behind the shoulders"
     return ""

@@ -1,8 +1,10 @@
 """Folders with one JSON file per frame, and single files of that kind.
 
 Files are named `<clip>_<number><words>.json`, as `take_000000000012_keypoints.json`; a folder may hold several clips.
-Frame numbers count from the smallest one of the clip; an absent number is a dropped frame. If no name has a number,
-files are taken in name order. Hidden files (`._*` of macOS) and an unfinished last file are skipped and reported.
+The number is the last one; where that is part of a word (`000012_cam1.json`, `take_000012_1080p.json`) and tells fewer
+files apart than one before it that stands alone, it is that one. Frame numbers count from the smallest one of the clip;
+an absent number is a dropped frame. If no name has a number, files are taken in name order. Hidden files (`._*` of
+macOS) and an unfinished last file are skipped and reported.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from rtskel.rates import MOST_SLOTS, too_far_apart
 
 def names_in(folder: Path, options: Options | None = None) -> list[str]:
     """The names of the JSON files in a folder, sorted; FormatError if there are none."""
-    every = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+    every = sorted(name for name in os.listdir(folder) if name.lower().endswith(".json"))
     shown = [name for name in every if not name.startswith(".")]
     if options is not None and len(shown) < len(every):
         hidden = next(name for name in every if name.startswith("."))
@@ -43,20 +45,49 @@ def check_span(path: Path | str, first: int, last: int, frames: int) -> None:
         raise FormatError(f"{path}: {frames} frames with numbers from {first} to {last}: no frame numbers")
 
 
-_NUMBER = re.compile(r"(.*?)(\d+)\D*?(?:\.[^.]*)?", re.ASCII)
-"""A name with a frame number: its clip, and the number, the last one before the suffix."""
+_NUMBER = re.compile(r"\d+", re.ASCII)
+
+
+def _parted(names: list[str]) -> list[tuple[str, int] | None]:
+    """Of each name its clip and its frame number; None: it has none."""
+    stems = [re.sub(r"\.[^.]*$", "", name) for name in names]
+    found = [list(_NUMBER.finditer(stem)) for stem in stems]
+    place = _place(stems, found)
+    parted: list[tuple[str, int] | None] = []
+    for stem, numbers in zip(stems, found, strict=True):
+        if len(numbers) < place:
+            parted.append(None)
+            continue
+        number = numbers[-place]
+        after = stem[number.end() :] if place > 1 else ""  # of the last number, words after it tell nothing
+        clip = stem[: number.start()].rstrip("_-. ") + after
+        parted.append((clip.lstrip("_-. ") if place > 1 else clip, int(number[0][-18:])))
+    return parted
+
+
+def _place(stems: list[str], found: list[list[re.Match[str]]]) -> int:
+    """Which of the numbers in names is the frame's, counted from the last one, 1."""
+    count = len(found[0])
+    if count < 2 or len({_NUMBER.sub("0", stem) for stem in stems}) > 1:
+        return 1
+    first = stems[0]
+    beside = [first[max(at.start() - 1, 0) : at.start()] + first[at.end() : at.end() + 1] for at in reversed(found[0])]
+    alone = [not re.search("[A-Za-z]", letters) for letters in beside]
+    kinds = [len({numbers[-place][0] for numbers in found}) for place in range(1, count + 1)]
+    better = [place for place in range(2, count + 1) if alone[place - 1] and kinds[place - 1] > kinds[0]]
+    return better[0] if better and not alone[0] else 1
 
 
 def clips_of(path: Path, options: Options) -> dict[str, dict[int, str]]:
     """For each clip, by the name of its recording: the paths of its files by frame number, ascending from 0."""
     folder, names = (path, names_in(path, options)) if path.is_dir() else (path.parent, [path.name])
-    matches = [_NUMBER.fullmatch(name) for name in names]
+    parted = _parted(names)
     clips: dict[str, dict[int, str]] = {}
-    for place, (name, match) in enumerate(zip(names, matches, strict=True)):
-        if match is None and any(matches):
-            numbered = next(other for other, found in zip(names, matches, strict=True) if found)
+    for place, (name, parts) in enumerate(zip(names, parted, strict=True)):
+        if parts is None and any(parted):
+            numbered = next(other for other, found in zip(names, parted, strict=True) if found)
             raise FormatError(f"{path}: {numbered} has a frame number, {name} has none")
-        clip, number = (match[1].rstrip("_-. "), int(match[2][-18:])) if match else ("", place)
+        clip, number = parts or ("", place)
         clash = clips.setdefault(clip, {}).setdefault(number, name)
         if clash is not name:
             raise FormatError(f"{path}: {clash} and {name} are the same frame")

@@ -11,7 +11,6 @@ the same number of points, the order is taken in which hands lie at their wrists
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 
@@ -22,7 +21,19 @@ from rtskel.errors import FormatError
 from rtskel.formats import mediapipe, mediapipe_arrays, wholebody
 from rtskel.formats.mappings import BY_POINTS, HOLISTIC, by_names
 from rtskel.formats.markers import in_unit, of_named_points, one_of
-from rtskel.formats.parsing import BOM, DEPTH, Format, Options, array_of, content, named, replace_file, shown, text
+from rtskel.formats.parsing import (
+    BOM,
+    DEPTH,
+    NO_VALUE,
+    Format,
+    Options,
+    array_of,
+    cells_of,
+    check_width,
+    content,
+    named,
+    replace_file,
+)
 from rtskel.formats.recording import Recording
 from rtskel.rates import in_ns
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50
@@ -73,23 +84,19 @@ def read_csv(path: Path, options: Options) -> list[Recording]:
 
 def _columns(path: Path, options: Options) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64] | None]:
     """The names of points, their positions [F, P, 3], and the time of each frame, if there is a `timestamp`."""
-    rows = [row for row in csv.reader(io.StringIO(text(path, options))) if row]
-    if len(rows) < 2:
-        raise FormatError(f"{path}: no frames")
-    at = {name.strip(): column for column, name in enumerate(rows[0])}
+    header, rows, lines = cells_of(path, options)
+    check_width(path, header, rows, lines)
+    at = {name: column for column, name in enumerate(header)}
     names = [name[:-2] for name in at if name.endswith("_x") and f"{name[:-2]}_y" in at and f"{name[:-2]}_z" in at]
     columns = [at[f"{name}_{axis}"] for name in names for axis in "xyz"]
     columns += [at["timestamp"]] if "timestamp" in at else []
-    values = np.full((len(rows) - 1, len(columns)), np.nan)
-    for number, row in enumerate(rows[1:]):
-        if len(row) != len(rows[0]):
-            raise FormatError(f"{path}, line {number + 2}: {len(row)} cells, {len(rows[0])} expected")
+    values = np.full((len(rows), len(columns)), np.nan)
+    for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        cells = [row[column] for column in columns]
         try:
-            values[number] = [float(row[column]) if row[column].strip() else np.nan for column in columns]
+            values[number] = [np.nan if cell.strip().lower() in NO_VALUE else float(cell) for cell in cells]
         except ValueError as error:
-            raise FormatError(
-                f"{path}, line {number + 2}: {shown(str(error).rpartition(': ')[2])} is no number"
-            ) from None
+            raise FormatError(f"{path}, line {line}: {str(error).rpartition(': ')[2]} is no number") from None
     points = values[:, : 3 * len(names)].reshape(len(values), len(names), 3)
     return names, points, in_ns(values[:, -1]) if "timestamp" in at else None
 

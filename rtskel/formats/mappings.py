@@ -341,12 +341,49 @@ def stated_confidence(
     points: Mapping[str, NDArray[np.floating]], confidence: Mapping[str, NDArray[np.floating]], options: Options
 ) -> Mapping[str, NDArray[np.floating]]:
     """Confidences of a whole file's points, both as for `gather`: 1 for points with a position where all are 0."""
+    confidence = _found(points, in_shares(confidence, options), options)
     if any((array > 0).any() for array in confidence.values()):
         return confidence
     placed = {part: np.isfinite(array).all(axis=-1) & array.any(axis=-1) for part, array in points.items()}
     if any(array.any() for array in placed.values()):
-        options.note("every confidence is 0: points with a position are used, with confidence 1")
+        what = "no confidence is above 0" if any((array < 0).any() for array in confidence.values()) else _ALL_ZERO
+        options.note(f"{what}: points with a position are used, with confidence 1")
     return {part: array.astype(np.float64) for part, array in placed.items()}
+
+
+def _found(
+    points: Mapping[str, NDArray[np.floating]], confidence: Mapping[str, NDArray[np.floating]], options: Options
+) -> Mapping[str, NDArray[np.floating]]:
+    """Confidences as they are, but 0 for points at (-1, -1), as some programs place those that they have not found."""
+    lost = {part: (array[..., :2] == -1).all(axis=-1) & (confidence[part] > 0) for part, array in points.items()}
+    if not any(array.any() for array in lost.values()):
+        return confidence
+    if max(float(np.nanmax(np.abs(array), initial=0)) for array in points.values()) <= 2:  # fractions of the image
+        return confidence
+    options.note(f"points at (-1, -1) are taken as not found ({sum(int(array.sum()) for array in lost.values())})")
+    return {part: np.where(lost[part], 0, array) for part, array in confidence.items()}
+
+
+def in_shares(confidence: Mapping[str, NDArray[np.floating]], options: Options) -> Mapping[str, NDArray[np.floating]]:
+    """Confidences of a whole file as shares, where they are percent; what else is not within 0..1 is said.
+
+    Scores of SimCC are a little above 1, and COCO's annotations have 0, 1 and 2: neither is worth a word.
+    """
+    known = [array[np.isfinite(array)] for array in confidence.values()]
+    low, high = (float(of(list(map(of, filter(np.size, known))) or [0.0])) for of in (np.min, np.max))
+    if low >= 0 and _LEAST_PERCENT < high <= 100:
+        options.note(f"confidences reach {high:.4g}: taken as percent")
+        return {part: array / 100 for part, array in confidence.items()}
+    if high > _MOST_SURE and not (low >= 0 and all(np.isin(array, (0, 1, 2)).all() for array in known)):
+        options.note(f"confidences reach {high:.4g}: 1 and more count as 1")
+    if low < 0 < high:
+        share = sum(int((array < 0).sum()) for array in known) / max(sum(map(np.size, known)), 1)
+        options.note(f"confidences are as low as {low:.4g}: points below 0 ({share:.0%}) count as not found")
+    return confidence
+
+
+_ALL_ZERO = "every confidence is 0"
+_MOST_SURE, _LEAST_PERCENT = 1.5, 20.0
 
 
 def gather(

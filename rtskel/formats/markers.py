@@ -13,6 +13,7 @@ The 50 joints are written in metres; dropped frames are frames without points.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from rtskel.formats.mappings import by_names, gather
 from rtskel.formats.parsing import Format, Options, content, listed, named, reason, replace_file, shown, text
 from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.rates import reconcile
-from rtskel.skeleton import CANONICAL_AXES, LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical
+from rtskel.skeleton import BODY, CANONICAL_AXES, LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50, from_canonical
 from rtskel.text import printable
 
 TRC_AXES, C3D_AXES = "TUL", "RAU"
@@ -65,6 +66,9 @@ def of_named_points(
     layout = by_names(names)
     if not any(layout.sources[joint] for joint in (NECK, RIGHT_SHOULDER, LEFT_SHOULDER)):
         raise FormatError(f"{path}: no point is a shoulder or neck (found: {listed(set(names))})")
+    absent = [name for joint, name in enumerate(BODY) if not layout.sources[joint]]
+    if absent:
+        options.note(f"no point is a {', '.join(absent)} (found: {listed(set(names))})")
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=-1))
     present: NDArray[np.bool_] = np.asarray(finite & points.any(axis=-1))
     for _, name in layout.sources[NECK]:  # where others are seen, the neck may be the origin
@@ -121,16 +125,22 @@ def one_of(path: Path, recordings: list[Recording]) -> Recording:
 
 def read_trc(path: Path, options: Options) -> list[Recording]:
     """Read marker trajectories from a .trc file."""
-    lines = text(path, options).splitlines()
+    whole_text = text(path, options)
+    lines = whole_text.splitlines()
     if len(lines) < 6 or not lines[0].startswith("PathFileType"):
         raise FormatError(f"{path}: not a .trc file, or truncated ({len(lines)} lines)")
     header = dict(zip(lines[1].split(), lines[2].split(), strict=False))
     names = [name.strip() for name in lines[3].split("\t")[2:] if name.strip()] or lines[3].split()[2:]
     fps = _number(path, "DataRate", header.get("DataRate", header.get("CameraRate", "")))
-    unit = header.get("Units", "").lower()
+    unit = _unit(header.get("Units", ""))
     if unit not in (*MM_PER_UNIT, "px") and options.unit is None:
         options.need(path, "unit", f"Units is {shown(unit)}")
     rows = [(number, line) for number, line in enumerate(lines[5:], 6) if line.strip()]
+    if len(rows) > 1 and not whole_text.endswith(("\n", "\r")) and rows[-1][1].count("\t") < rows[-2][1].count("\t"):
+        options.note(f"unfinished last line skipped: {rows.pop()[0]}")
+    stated = header.get("NumFrames", "")
+    if stated.isascii() and stated.isdigit() and int(stated) > len(rows):
+        options.note(f"{int(stated)} frames are stated, {len(rows)} are there")
     numbers, times, values = [], [], []
     for number, line in rows:
         place = f"{path}, line {number}"
@@ -155,6 +165,14 @@ def read_trc(path: Path, options: Options) -> list[Recording]:
             slot=np.array(numbers, np.int64), time_ns=np.array(times, np.int64),
         )
     ]  # fmt: skip
+
+
+def _unit(word: str) -> str:
+    """A unit as files spell it: mm, MM, meters, millimetres."""
+    word = word.strip().lower()
+    short = {"milli": "mm", "centi": "cm", "": "m"}
+    found = re.fullmatch(r"(milli|centi|)met(?:er|re)s?", word)
+    return short[found[1]] if found else word
 
 
 def _is_flat(points: NDArray[np.float64]) -> bool:
@@ -266,7 +284,7 @@ def _read_apart(path: Path) -> _Read:
         raise FormatError(f"{path}: not a .c3d file that ezc3d can read ({words})")
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as found:
         xyz = np.moveaxis(found["xyz"].astype(np.float64), (0, 1, 2), (2, 1, 0))
-        unit = str(found["unit"]).strip().lower()
+        unit = _unit(str(found["unit"]))
         return xyz, found["lost"].T, found["names"].tolist(), float(found["rate"]), unit
 
 

@@ -42,8 +42,8 @@ _HANDS = tuple(
 POINTS = {**HOLISTIC.components, **HOLISTIC_WORLD.components}
 NAMES = {  # as the Tasks and `solutions` call them, and as toolkits do
     POSE: ("pose_landmarks", "poseLandmarks", "landmarks", "pose"),
-    LEFT: ("left_hand_landmarks", "leftHandLandmarks", "left_hand"),
-    RIGHT: ("right_hand_landmarks", "rightHandLandmarks", "right_hand"),
+    LEFT: ("left_hand_landmarks", "leftHandLandmarks", "left_hand", "leftHand"),
+    RIGHT: ("right_hand_landmarks", "rightHandLandmarks", "right_hand", "rightHand"),
     WORLD: ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks", "world_landmarks"),
 }
 NO_VISIBILITY = "landmarks have no visibility: all are used, with confidence 1"
@@ -124,6 +124,7 @@ def from_holistic(
     image_size: tuple[int, int] | Sequence[tuple[int, int]],
     name: str = "mediapipe",
     world: bool = False,
+    corrected: bool = False,
 ) -> Recording:
     """A recording of MediaPipe's results, frame by frame.
 
@@ -135,6 +136,7 @@ def from_holistic(
         image_size: (width, height) in pixels of the images, or of each image.
         name: of the recording.
         world: in metres from the hip centre instead of in pixels.
+        corrected: of `world`, joints where bodies have them, not where MediaPipe puts them, as in `rtskel.read`.
 
     Returns:
         A recording whose confidences are the visibility of body landmarks, or 1 where there is none, and 1 for the
@@ -143,12 +145,14 @@ def from_holistic(
     Raises:
         FormatError: no results, images of several sizes, or another number of landmarks.
     """
+    if corrected and not world:
+        raise FormatError(f"{name}: corrected moves joints of world landmarks: state world, too")
     sizes = np.unique(np.reshape(image_size, (-1, 2)), axis=0).tolist()
     if len(sizes) != 1:
         what = f"images of several sizes: {sizes[0]} and {sizes[1]}" if sizes else "no image size"
         raise FormatError(f"{name}: {what}")
     size = (int(sizes[0][0]), int(sizes[0][1]))
-    assembler = Assembler(world=world)
+    assembler = Assembler(world=world, corrected=corrected)
     options = Options()
     poses = [assembler.joints(*landmarks(result, size, options)) for result in results]
     if not poses:
@@ -196,6 +200,9 @@ def people_in(result: Any, options: Options) -> list[Found]:
         for at, found in enumerate(_lists(field_of(result, names))):
             if part == POSE and len(found) == len(POINTS[LEFT]):
                 raise FormatError(f"{names[0]}: {len(found)} landmarks, those of a hand alone: a body is needed")
+            if isinstance(found[0], (int, float)):  # x, y, z, visibility of one landmark after another
+                width = next((width for width in (2, 3, 4) if len(found) == width * len(POINTS[part])), len(found))
+                found = [found[first : first + width] for first in range(0, len(found), width)]
             if len(found) != len(POINTS[part]):
                 raise FormatError(f"{names[0]}: {len(found)} landmarks, {len(POINTS[part])} expected")
             while at >= len(people):
@@ -206,6 +213,8 @@ def people_in(result: Any, options: Options) -> list[Found]:
                     options.note("hands with every landmark at exactly 0 are taken as not found")
                     continue
                 sure = np.ones(len(points))
+            elif (sure < 0).any() or (sure > 1.5).any():
+                options.note("visibilities are not within 0..1: below 0 counts as not found, above 1 as 1")
             elif not (sure > 0).any():
                 options.note(NO_VISIBILITY)
                 sure = np.ones(len(points))
@@ -229,7 +238,8 @@ def _lists(found: Any) -> list[Any]:
     if found is None or not hasattr(found, "__len__") or len(found) == 0 or isinstance(found, (str, Mapping)):
         return []
     first = found[0]
-    nested = isinstance(first, (list, tuple)) and (len(first) == 0 or not isinstance(first[0], (int, float)))
+    several = isinstance(first, (list, tuple)) and not 1 <= len(first) <= 5  # a landmark has 2 to 5 numbers
+    nested = several or (isinstance(first, (list, tuple)) and not isinstance(first[0], (int, float)))
     if nested or field_of(first, ("landmark", "landmarks")) is not None:
         return [person for group in found for person in _lists(group)]
     return [found]

@@ -138,7 +138,7 @@ def joints_of(
         body = gather(HOLISTIC_WORLD, {WORLD: points[WORLD]}, {WORLD: sure[WORLD]})
         poses = []
         for rows in clips:
-            assembler = Assembler(world=True)
+            assembler = Assembler(world=True, corrected=options.corrected)
             of_clip = zip(body[0][rows], body[1][rows], image_xyz[rows], seen[rows], strict=True)
             poses += [assembler.place(*row) for row in of_clip]
         return np.stack([pose[0] for pose in poses]), np.stack([pose[1] for pose in poses]), 3

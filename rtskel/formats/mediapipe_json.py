@@ -9,6 +9,7 @@ must be stated if the file does not; z is in image widths. `world` reads world l
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from rtskel.formats.frames import check_span, clips_of, values_of
 from rtskel.formats.mediapipe import (
     AXES,
     LEFT,
+    NAMES,
     POINTS,
     POSE,
     RIGHT,
@@ -37,20 +39,21 @@ from rtskel.formats.mediapipe import (
 from rtskel.formats.parsing import (
     BOM,
     DEPTH,
+    NUMBER_KEYS,
     Format,
     Options,
-    Unfinished,
+    listed,
     named,
     numbers,
-    parse_json,
-    text,
+    rate,
+    read_json,
+    shown,
 )
 from rtskel.formats.people import recordings_of_people
 from rtskel.formats.recording import Recording
 from rtskel.rates import MOST_FPS, in_ns, reconcile
 
 _FRAMES = ("frames", "results", "data", "detections", "landmarks_per_frame", "frameResults")
-_NUMBER = ("frame", "frame_id", "frame_index", "frameIndex", "frame_number", "frameNumber", "frame_idx")
 _TIME_MS = ("timestamp_ms", "timestampMs", "timestampMillis", "time_ms", "timestamp_in_ms")
 _TIME = ("timestamp", "time", "time_s", "t")
 
@@ -64,16 +67,7 @@ def read_mediapipe(path: Path, options: Options) -> list[Recording]:
             results = [{"frame": number, "result": value} for number, _, value in found]
             recordings += _of_results(path, name, {}, results, options)
         return recordings
-    source = text(path, options)
-    try:
-        value = parse_json(path, source)
-    except Unfinished:
-        raise
-    except FormatError:
-        lines = [line for line in source.split("\n") if line.strip()]
-        if len(lines) < 2:
-            raise
-        value = [parse_json(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
+    value = read_json(path, options)
     header = value if isinstance(value, dict) else {}
     held = next((value[key] for key in _FRAMES if isinstance(value.get(key), (list, dict))), None) if header else value
     if held is None and header and all(key.isascii() and key.isdigit() and len(key) < 18 for key in header):
@@ -101,12 +95,15 @@ def _of_results(
             frames.append(people_in(_inner(result), options))
         except FormatError as error:
             raise FormatError(f"{path}, frame {at}: {error}") from None
+    unused = {key for result in results for key in _keys(result) if _plain(key) not in _KNOWN}
+    if unused:
+        options.note(f"unused keys: {listed(unused)}")
     if not any(frames):
         raise FormatError(f"{path}: nobody is found in any frame, or these are not MediaPipe's results")
     slot = _frame_numbers(path, results)
     stated = _rate(header)
     possible = stated is not None and 0 < stated <= MOST_FPS
-    clock = reconcile(options.fps or (stated if possible else None), slot, _times(path, results))
+    clock = reconcile(options.fps or (stated if possible else None), slot, _times(path, results, options))
     if stated is not None and not possible and clock.fps and options.fps is None:
         options.note(f"{stated:g} frames per second are stated, which cannot be: the times hold")
     if clock.note:
@@ -123,6 +120,8 @@ def _of_results(
             " (--world reads metres)" if world else ""
         )
         options.need(path, "image_size", what)
+    if not image and not options.world:
+        raise FormatError(f"{path}: has world landmarks alone: --world reads them (in Python world=True)")
     if options.world and not any(WORLD in points for people in frames for points, _ in people):
         raise FormatError(f"{path}: has no world landmarks")
     if size is None and options.world and image and any(LEFT in p[0] or RIGHT in p[0] for f in frames for p in f):
@@ -143,12 +142,15 @@ def _assembled(
 ) -> list[Recording]:
     fields: dict[str, Any] = {"fps": fps, "axes": AXES, "unit": "m" if options.world else "px", "image_size": size}
     if max(map(len, frames)) <= 1:
-        assembler = Assembler(world=options.world)
+        assembler = Assembler(world=options.world, corrected=options.corrected)
         poses = [assembler.joints(*(in_pixels(people[0], size or (1, 1)) if people else ({}, {}))) for people in frames]
         xyz, sure = np.stack([pose[0] for pose in poses]), np.stack([pose[1] for pose in poses])
         return [named(path, Recording, xyz, name=name, confidence=sure, slot=slot, time_ns=time_ns, **fields)]
     rows = [
-        (number, *Assembler(world=options.world).joints(*in_pixels(person, size or (1, 1))))
+        (
+            number,
+            *Assembler(world=options.world, corrected=options.corrected).joints(*in_pixels(person, size or (1, 1))),
+        )
         for number, people in zip(slot.tolist(), frames, strict=True)
         for person in people
     ]
@@ -178,6 +180,22 @@ def _without_hands(person: Found) -> Found:
     return {part: person[0][part] for part in kept}, {part: person[1][part] for part in kept}
 
 
+def _keys(result: Any) -> set[str]:
+    """The keys of a result, and of what it is wrapped in."""
+    inner = _inner(result)
+    return {str(key) for each in (result, inner) if isinstance(each, Mapping) for key in each}
+
+
+def _plain(key: str) -> str:
+    return key.replace("_", "").lower()
+
+
+_KNOWN = {_plain(name) for names in (*NAMES.values(), NUMBER_KEYS, _TIME_MS, _TIME) for name in names}
+_KNOWN |= {"timestampus", "result", "results", "face", "facelandmarks", "faceblendshapes", "handedness", "handednesses"}
+_KNOWN |= {"segmentationmask", "segmentationmasks", "lefthandworldlandmarks", "righthandworldlandmarks", "image", "fps"}
+_KNOWN |= {"width", "height", "imagewidth", "imageheight", "close"}
+
+
 def _inner(result: Any) -> Any:
     """A result without what programs wrap around it; bare landmarks are a body's."""
     for _ in range(4):
@@ -202,7 +220,7 @@ def _stated(results: list[Any], keys: Iterable[str], kinds: tuple[type, ...]) ->
 
 
 def _frame_numbers(path: Path, results: list[Any]) -> NDArray[np.int64] | None:
-    found: list[int] = _stated(results, _NUMBER, (int,))
+    found: list[int] = _stated(results, NUMBER_KEYS, (int,))
     if not found:
         return None
     first = min(found)
@@ -213,20 +231,27 @@ def _frame_numbers(path: Path, results: list[Any]) -> NDArray[np.int64] | None:
     return np.array([number - first for number in found], np.int64)
 
 
-def _times(path: Path, results: list[Any]) -> NDArray[np.int64] | None:
+def _times(path: Path, results: list[Any], options: Options) -> NDArray[np.int64] | None:
     """Times in ns; where the key does not tell the unit, the one in which frames are 2 to 1000 ms apart."""
     for keys, unit in ((_TIME_MS, 1e6), (("timestamp_us", "timestampUs"), 1e3), (_TIME, 0.0)):
         found = _stated(results, keys, (int, float))
-        if not found:
-            continue
-        return in_ns(numbers(f"{path}, {keys[0]}", found), unit)
-    return _dates(_stated(results, _TIME, (str,)))
+        if found:
+            return in_ns(numbers(f"{path}, {keys[0]}", found), unit)
+        found = _stated(results, keys, (str,))
+        if found and all(re.fullmatch(r"\s*\d+(\.\d*)?\s*", one, re.ASCII) for one in found):
+            return in_ns(np.array([float(one) for one in found]), unit)
+    texts = _stated(results, _TIME, (str,))
+    dates = _dates(texts)
+    if texts and dates is None:
+        options.note(f"times such as {shown(texts[0])} are not understood: left out")
+    return dates
 
 
 def _dates(texts: list[str]) -> NDArray[np.int64] | None:
-    """Dates and times of day as JavaScript and Python write them (ISO 8601), in ns."""
+    """Dates, and times of a day or recording, as JavaScript and Python write them (ISO 8601), in ns."""
     try:
-        days = [datetime.fromisoformat(text) for text in texts]
+        timed = all(re.match(r"\d{1,2}:\d\d:\d\d", text, re.ASCII) for text in texts)
+        days = [datetime.fromisoformat(f"1970-01-01T{text:0>2}+00:00" if timed else text) for text in texts]
         steps = [(day - days[0]) // timedelta(microseconds=1) for day in days]
         first = round((days[0].timestamp() if days else 0.0) * 1e6)
     except (ValueError, TypeError, OverflowError, OSError):
@@ -235,9 +260,7 @@ def _dates(texts: list[str]) -> NDArray[np.int64] | None:
 
 
 def _rate(header: Mapping[str, Any]) -> float | None:
-    value = field_of(header, ("fps", "frame_rate", "frameRate", "framerate"))
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
-    return float(value) if number else None
+    return rate(field_of(header, ("fps", "frame_rate", "frameRate", "framerate")))
 
 
 def _size(header: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -248,9 +271,10 @@ def _size(header: Mapping[str, Any]) -> tuple[int, int] | None:
         pair = field_of(holder, ("image_size", "width_height", "imageSize", "resolution"))
         width = field_of(holder, ("image_width", "imageWidth", "width"))
         height = field_of(holder, ("image_height", "imageHeight", "height"))
-        pair = pair if isinstance(pair, list) else [width, height]
-        if len(pair) == 2 and all(isinstance(side, int) and side > 0 for side in pair):
-            return pair[0], pair[1]
+        pair = pair if isinstance(pair, list) else str(pair).split("x") if pair else [width, height]
+        sides = [int(float(side)) for side in pair if re.fullmatch(r"\s*\d{1,6}(\.0*)?\s*", str(side), re.ASCII)]
+        if len(pair) == len(sides) == 2 and min(sides) > 0:
+            return sides[0], sides[1]
     return None
 
 

@@ -115,8 +115,8 @@ def _people(number: int, file: str, value: Any, options: Options, sizes: set[Any
 
 
 def _with_id(key: str, person: dict[str, Any]) -> dict[str, Any]:
-    """A person of an object by ids."""
-    return {"person_id": int(key), **person} if key.isascii() and key.isdigit() and len(key) < 18 else person
+    """A person of an object by ids; his own id counts before, if he has one."""
+    return person if person and person.get("person_id") not in (None, -1, [-1], []) else person | {"person_id": key}
 
 
 def _person(number: int, place: str, person: Any, options: Options) -> _Row:
@@ -132,14 +132,14 @@ def _person(number: int, place: str, person: Any, options: Options) -> _Row:
         key = "body_parts" if part == PARTS[0] and key not in person and "body_parts" in person else key
         flat.append(_points(place, part, key, person.get(key), 3))
         deep.append(_points(place, part, f"{part}_keypoints_3d", person.get(f"{part}_keypoints_3d"), 4))
-    return _Row(number, place, identity(f"{place}, person_id", person.get("person_id")), flat, deep)
+    return _Row(number, place, identity(f"{place}, person_id", person.get("person_id"), options), flat, deep)
 
 
 def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[np.float32]:
     if found is None or found == []:
         return _NOTHING[width]
     values = numbers(f"{place}, {key}", found)
-    if values.ndim == 2 and values.shape[1] == width:
+    if values.ndim > 1 and (values.shape[-1] == width or values.shape[-1] == values.size):  # however it is nested
         values = values.ravel()
     hand = part != PARTS[0]
     if values.ndim != 1 or len(values) % width or (hand and len(values) != width * _HAND_POINTS):
@@ -179,7 +179,8 @@ def _clip(path: Path, name: str, rows: list[_Row], fps: float, options: Options,
     if fields["unit"] == "px":
         xyz, confidence = _joints([(row.place, row.flat) for row in rows], options)
     frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 2))
-    found = recordings_of_people(path, name, frame, xyz, confidence, identity, note=options.note, fps=fps, **fields)
+    asked: dict[str, Any] = {"note": options.note, "who": options.person}
+    found = recordings_of_people(path, name, frame, xyz, confidence, identity, fps=fps, **asked, **fields)
     return found if fields["image_size"] is None else [in_pixels(one, one.image_size, options.notes) for one in found]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -26,6 +27,7 @@ class Options:
 
     Attributes:
         notes: what the reader dropped or doubted, in the order in which it was found.
+        texts: ids of people that are no numbers, and the number that each of them has got, see `identity`.
     """
 
     fps: float | None = None
@@ -34,12 +36,18 @@ class Options:
     image_size: tuple[int, int] | None = None
     depth_scale: float | None = None
     world: bool = False
+    corrected: bool = False
     notes: list[str] = field(default_factory=list)
+    texts: dict[str, int] = field(default_factory=dict)
 
     def note(self, words: str) -> None:
         """State, once, what was dropped or doubted."""
         if words not in self.notes:
             self.notes.append(words)
+
+    def person(self, number: int) -> str:
+        """Who has this number: as the file calls him, see `identity`."""
+        return next((text for text, of_text in self.texts.items() if of_text == number), str(number))
 
     def need(self, path: Path | str, key: str, what: str) -> Any:
         """A value that this file needs; FormatError names the option if the caller does not state it."""
@@ -84,7 +92,7 @@ class Format:
 BOM = rb"\A(?:\xef\xbb\xbf)?"
 """How a mark begins: at the start of the file, after a byte order mark."""
 
-DEPTH = frozenset({"depth_scale", "world"})
+DEPTH = frozenset({"depth_scale", "world", "corrected"})
 """The options of formats with MediaPipe's landmarks."""
 
 
@@ -155,8 +163,77 @@ def parse_json(place: Path | str, source: str) -> Any:
 
 
 def read_json(path: Path | str, options: Options) -> Any:
-    """The JSON value of a file."""
-    return parse_json(path, text(path, options))
+    """The JSON value of a file; of one with a value in every line (JSON Lines), the list of them.
+
+    An unfinished last line is left out and reported.
+    """
+    source = text(path, options)
+    try:
+        return parse_json(path, source)
+    except FormatError as error:
+        lines = source.rstrip().split("\n")
+        if len(lines) < 2 or isinstance(error, Unfinished):
+            raise
+        try:
+            values = [parse_json(path, lines[0])]
+        except FormatError:
+            raise error from None
+    for number, line in enumerate(lines[1:], 2):
+        if line.strip():
+            try:
+                values.append(parse_json(f"{path}, line {number}", line))
+            except Unfinished:
+                if number < len(lines):
+                    raise
+                options.note(f"unfinished last line skipped: {number}")
+    return values
+
+
+NO_VALUE = {"", "null", "none", "na", "n/a", "#n/a", "-"}
+"""What programs write into a cell for which they have no number."""
+
+_WITH_COMMA = re.compile(r"\A\s*([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)\s*\Z")
+"""A number with a decimal comma."""
+
+
+def cells_of(path: Path, options: Options) -> tuple[list[str], list[list[str]], list[int]]:
+    """A table in text: its header, the cells of each row, and the line number of each row.
+
+    Cells are parted by commas, or by semicolons or tabs, then with decimal commas if there are any. An unfinished last
+    line is left out and reported.
+    """
+    source = text(path, options)
+    first = source.lstrip().split("\n", 1)[0]
+    between = max(",;\t", key=first.count)
+    table = csv.reader(io.StringIO(source, newline=""), strict=True, delimiter=between)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        for row in table:
+            if row:
+                rows.append(row)
+                lines.append(table.line_num)
+    except csv.Error as error:
+        raise FormatError(f"{path}, line {table.line_num}: {error}") from None
+    if len(rows) < 2:
+        raise FormatError(f"{path}: {'no poses' if rows else 'empty file'}")
+    header = [name.strip() for name in rows[0]]
+    if header != rows[0]:
+        rows = [[cell.strip() for cell in row] for row in rows]
+    if between != ",":
+        options.note(f"cells are parted by {'tabs' if between == chr(9) else 'semicolons'}")
+        rows = [[_WITH_COMMA.sub(r"\1.\2", cell) for cell in row] for row in rows]
+    if len(rows) > 2 and len(rows[-1]) < len(header) and not source.endswith(("\n", "\r")):
+        options.note(f"unfinished last line skipped: {lines.pop()}")
+        rows.pop()
+    return header, rows[1:], lines[1:]
+
+
+def check_width(path: Path, header: list[str], rows: list[list[str]], lines: list[int]) -> None:
+    """FormatError if a row has not as many cells as the header."""
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")
 
 
 MOST_BYTES = 2 << 30
@@ -199,11 +276,16 @@ def _array_name(member: zipfile.ZipInfo) -> str:
 
 def npz_names(path: Path) -> set[str]:
     """The names of the arrays in an `.npz` file; none if it is damaged, which `load_npz` reports."""
+    return {name.removesuffix(".npy") for name in zipped(path)}
+
+
+def zipped(path: Path) -> list[str]:
+    """The names of the files in a zip archive, as an `.npz` file is; none if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {_array_name(member) for member in archive.infolist()}
+            return archive.namelist()
     except Exception:  # as in `load_npz`
-        return set()
+        return []
 
 
 def array_of(place: str, data: bytes) -> NDArray[Any]:
@@ -246,8 +328,31 @@ def numbers(place: str, value: Any) -> NDArray[np.float64]:
     except (ValueError, TypeError, OverflowError, RecursionError, MemoryError):
         array = np.array("")
     if array.dtype.kind not in "fiu":
-        raise FormatError(f"{place}: numbers expected, found {shown(value)}")
+        raise FormatError(f"{place}: numbers expected, found {shown(_no_number(value))}")
     return array.astype(np.float64, copy=False)
+
+
+def _no_number(value: Any) -> Any:
+    """The first value in lists of one level or two that is no number; the lists themselves if there is none."""
+    for part in value if isinstance(value, (list, tuple)) else ():
+        for one in part if isinstance(part, (list, tuple)) else (part,):
+            if one is not None and not isinstance(one, (int, float, list, tuple)):
+                return one
+    return value
+
+
+def rate(value: Any) -> float | None:
+    """Frames a second, as a number, or as a text with one or a fraction (30000/1001); None: no such thing."""
+    if isinstance(value, str):
+        found = re.fullmatch(
+            r"\s*(\d{1,9}(?:\.\d*)?)\s*(?:/\s*(\d{1,9}))?\s*(?:fps|hz)?\s*", value, re.ASCII | re.IGNORECASE
+        )
+        if found is None:
+            return None
+        below = int(found[2]) if found[2] else 1
+        return float(found[1]) / below if below else 0.0
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9
+    return float(value) if number else None
 
 
 def shown(value: Any) -> str:
@@ -263,26 +368,40 @@ def shown(value: Any) -> str:
 
 def listed(names: Collection[str], most: int = 8) -> str:
     """Names in a message: the first few, and how many more there are."""
-    shortened = [printable(name if len(name) <= 40 else name[:37] + "...") for name in sorted(names)[:most]]
+    shortened = [printable(name if len(name) <= 40 else name[:37] + "...") or "''" for name in sorted(names)[:most]]
     more = len(names) - len(shortened)
     return (", ".join(shortened) or "nothing") + (f" and {more} more" if more > 0 else "")
 
 
+NUMBER_KEYS = ("frame", "frame_id", "frame_index", "frameIndex", "frame_number", "frameNumber", "frame_idx")
+"""What programs call the number of a frame."""
+
+
 def integer(place: str, value: Any) -> int:
-    """A whole number from JSON."""
+    """A whole number from JSON, also as text."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value, re.ASCII):
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise FormatError(f"{place}: a whole number expected, found {shown(value)}")
     return value
 
 
-def identity(place: str, value: Any) -> int:
-    """The id of a tracked person: a whole number, also as text or in a list of one; -1: none."""
+_FIRST_OF_TEXTS = 2**62
+"""Numbers of people whose ids are texts begin here: no file numbers its people so high."""
+
+
+def identity(place: str, value: Any, options: Options) -> int:
+    """The id of a tracked person: a whole number, or a text, which gets a number; also in a list of one; -1: none."""
     while isinstance(value, list) and len(value) == 1:
         (value,) = value
     if value is None or isinstance(value, list):
         return -1
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
-        return int(value)
+    if isinstance(value, str):
+        if re.fullmatch(r"-?[0-9]{1,18}", value.strip()):
+            return int(value)
+        if value.strip().lower() in ("", "none", "null", "nan", "unknown"):
+            return -1
+        return options.texts.setdefault(value, _FIRST_OF_TEXTS + len(options.texts))
     return (
         int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else integer(place, value)
     )

@@ -8,7 +8,8 @@ The rule, in this order:
    frame are alike, and following it does not make people jump across the image: some programs number the list.
 3. A row with an unknown identity, or in a file without them, continues the nearest free stream within reach. The
    distance is the median over the body's joints (all joints if no body joint is in common) that both show, from where
-   the stream was last seen. It counts in sizes: the diagonal of the box around the joints of the larger of the two.
+   the stream was last seen; if they show no joint in common, that of the middles of both. It counts in sizes: the
+   diagonal of the box around the joints of the larger of the two.
    Within reach is 0.5 sizes, and 0.1 more for every frame in which the stream was not seen, up to 1.5: who vanishes
    and returns nearby goes on as the same stream. A new identity continues a stream that lost its own within
    `SHORT_GAP` frames: trackers that lose their state number the same person anew.
@@ -113,7 +114,7 @@ class _Rows:
         self.from_previous = np.concatenate([[np.inf], self.apart(previous + 1, previous)])
 
     def apart(self, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Median distance [P] of the joints common to rows a and b [P]: the body's, or all; infinite without any."""
+        """Median distance [P] of joints common to rows a and b [P]: the body's, or all; else that of their middles."""
         distances = np.full(len(a), np.inf)
         for at in range(0, len(a), 4096):
             part = slice(at, at + 4096)
@@ -130,7 +131,11 @@ class _Rows:
         count = both.sum(axis=1)
         rows = np.arange(len(a))
         middle = (each[rows, np.maximum(count - 1, 0) // 2] + each[rows, np.minimum(count // 2, each.shape[1] - 1)]) / 2
-        return np.where(count > 0, middle, np.inf)
+        apart = np.where(count > 0, middle, np.inf)
+        if len(none := np.flatnonzero((count == 0) & self.present[a].any(axis=1) & self.present[b].any(axis=1))):
+            middles = self.low[a[none]] + self.high[a[none]] - self.low[b[none]] - self.high[b[none]]
+            apart[none] = np.linalg.norm(middles, axis=-1) / 2
+        return apart
 
     def common(self, a: NDArray[np.int64], b: NDArray[np.int64], of: Callable[..., Any]) -> NDArray[np.float64]:
         """Share [P] of joints that rows a and b have in common, of the fewer or more (`of`) that one of them shows."""
@@ -476,6 +481,7 @@ def recordings_of_people(
     identity: NDArray[np.int64] | None = None,
     *,
     note: Callable[[str], None] = _ignore,
+    who: Callable[[int], str] = str,
     **fields: Any,
 ) -> list[Recording]:
     """A recording for each person, called `name`, or `name-1`, `name-2`, ... if there are several.
@@ -486,6 +492,7 @@ def recordings_of_people(
     Args:
         path: what errors name.
         frame, xyz, confidence, identity, note: as for `follow`; D is 2 or 3.
+        who: what the file calls the person of an identity.
         fields: the other fields of the recordings.
 
     Raises:
@@ -514,7 +521,7 @@ def recordings_of_people(
                 confidence=confidence[rows],
                 slot=frame[rows],
                 dims=dims,
-                person=str(min(ids)) if len(ids) == 1 and min(ids) >= 0 else None,
+                person=who(min(ids)) if len(ids) == 1 and min(ids) >= 0 else None,
                 **fields,
             )
         )

@@ -128,7 +128,7 @@ def read_pose(path: Path, options: Options) -> list[Recording]:
     if options.world and scale is not None:
         if len(set(frame.tolist())) < len(frame):
             raise FormatError(f"{path}: has several people, of whom world landmarks cannot be told apart")
-        assembler = Assembler(world=True)
+        assembler = Assembler(world=True, corrected=options.corrected)
         image = xyz * np.array([1.0, 1.0, scale], np.float32)
         rows = [assembler.place(*row) for row in zip(*joints(HOLISTIC_WORLD, 3), image, confidence, strict=True)]
         xyz, confidence = np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])

@@ -22,7 +22,8 @@ Rows with the same stream, lookahead, person and view are one recording, in row 
 
 `.npz` has one array per column, never pickled. `.csv` has a header line; each joint has columns `nose_x`,
 `nose_y`, `nose_z`, `nose_confidence`, `nose_sigma`, `neck_x`, ... (a joint without x and y is missing); an empty cell
-is the column's default. `.jsonl` has one object per line with the columns as keys, `xyz` as [J][x, y, z] or [J][x, y],
+is the column's default. Cells may be parted by `;` or tabs, with decimal commas, as spreadsheets write them. `.jsonl`
+has one object per line with the columns as keys, `xyz` as [J][x, y, z] or [J][x, y],
 and null for a default. It reads the lines of `rtskel subscribe --json` too; their flags are words
 and are left out, and objects of another `kind` than "pose" are skipped. Unknown columns and keys are noted.
 """
@@ -45,15 +46,19 @@ from numpy.typing import NDArray
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats.parsing import (
     BOM,
+    NO_VALUE,
     Format,
     Options,
     Unfinished,
+    cells_of,
+    check_width,
     listed,
     load_npz,
     named,
     npz_names,
     numbers,
     parse_json,
+    rate,
     replace_file,
     shown,
     text,
@@ -264,9 +269,12 @@ def read_npz(path: Path, options: Options) -> list[Recording]:
     if form.shape != () or str(form) != NPZ_FORMAT:
         raise FormatError(f"{path}: format {shown(str(form))}: {NPZ_FORMAT!r} expected")
     if "xyz" not in columns:
-        raise FormatError(f"{path}: no array 'xyz' (found: {listed({*columns, *unused})})")
+        found = listed({*columns, *unused})
+        raise FormatError(f"{path}: no array 'xyz', nor 'keypoints' or 'pose' (found: {found})")
     if unused:
         options.note(f"unused arrays: {listed(unused)}")
+    if "fps" in columns and columns["fps"].shape == () and rate(columns["fps"].item()) is not None:
+        columns["fps"] = np.array(rate(columns["fps"].item()))
     for key in ("person", "view"):
         if key in columns and columns[key].dtype.kind in "iu":
             columns[key] = columns[key].astype(str)
@@ -310,6 +318,8 @@ def _value(place: str, key: str, value: Any) -> Any:
         return value
     if column.kinds == "iu" and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
+    if key == "fps" and isinstance(value, str) and rate(value) is not None:
+        return rate(value)
     if column.kinds == "fiu" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(numbers(f"{place}, {key}", value))
     raise FormatError(f"{place}, {key}: {shown(value)} is not {_KINDS[column.kinds]}")
@@ -381,6 +391,9 @@ def _of_joints(key: str, rows: list[dict[str, Any]], places: list[str]) -> NDArr
             joints = len(arrays[0]) if arrays else len(row["xyz"])
             arrays.append(np.full(joints, _COLUMNS[key].default))
             continue
+        if isinstance(value, list) and None in value:  # a joint that is not there
+            width = next((len(joint) for joint in value if isinstance(joint, list)), 3)
+            value = [[np.nan] * width if joint is None and key == "xyz" else joint for joint in value]
         array = numbers(f"{place}, {key}", value)
         if key == "xyz":
             if array.ndim != 2 or array.shape[1] not in (2, 3):
@@ -422,7 +435,14 @@ def _shortest(array: NDArray[Any]) -> NDArray[Any]:
 
 def read_csv(path: Path, options: Options) -> list[Recording]:
     """Read recordings from a .csv file."""
-    header, cells, lines = _cells(path, options)
+    header, rows, lines = cells_of(path, options)
+    if not any(name.rpartition("_")[2] in _PARTS for name in header):
+        raise FormatError(f"{path}: no positions (columns such as {UPPER_BODY_50.names[0]}_x; found: {listed(header)})")
+    check_width(path, header, rows, lines)
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise FormatError(f"{path}: column {min(repeated)!r} comes twice")
+    cells = zip(*rows, strict=True)
     of_column = dict(zip(header, cells, strict=True))
 
     def parsed(name: str) -> Any:
@@ -433,7 +453,8 @@ def read_csv(path: Path, options: Options) -> list[Recording]:
         values = []
         for cell, line in zip(of_column[name], lines, strict=True):
             try:
-                values.append(_from_cell(column, cell, default))
+                stated = rate(cell) if name == "fps" else None
+                values.append(_from_cell(column, cell, default) if stated is None else stated)
             except (ValueError, OverflowError):
                 what = _KINDS[column.kinds]
                 raise FormatError(f"{path}, line {line}, {name}: {shown(cell)} is not {what}") from None
@@ -459,7 +480,7 @@ def read_csv(path: Path, options: Options) -> list[Recording]:
         arrays[part][:, body.names.index(joint)] = parsed(name)
     parts = {part for _, part in points}
     if parts.isdisjoint(_PARTS):
-        raise FormatError(f"{path}: no positions (columns such as {body.names[0]}_x)")
+        raise FormatError(f"{path}: no positions (columns such as {body.names[0]}_x; found: {listed(header)})")
     if "z" not in parts:
         arrays["z"] = np.where(np.isfinite(arrays["x"]) & np.isfinite(arrays["y"]), 0.0, np.nan)
         columns.setdefault("dims", np.full(len(lines), 2))
@@ -484,38 +505,10 @@ def _points_of(header: list[str], body: Skeleton) -> tuple[dict[tuple[str, str],
     return points, unknown
 
 
-def _cells(path: Path, options: Options) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
-    """Column names, the cells of each column, and the line number of each row."""
-    source = text(path, options)
-    table = csv.reader(io.StringIO(source, newline=""), strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    try:
-        for row in table:
-            if row:
-                rows.append(row)
-                lines.append(table.line_num)
-    except csv.Error as error:
-        raise FormatError(f"{path}, line {table.line_num}: {error}") from None
-    if len(rows) < 2:
-        raise FormatError(f"{path}: {'no poses' if rows else 'empty file'}")
-    header = rows[0]
-    if len(rows) > 2 and len(rows[-1]) < len(header) and not source.endswith(("\n", "\r")):
-        options.note(f"unfinished last line skipped: {lines.pop()}")
-        rows.pop()
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(header):
-            raise FormatError(f"{path}, line {line}: {len(row)} cells, {len(header)} expected")
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise FormatError(f"{path}: column {min(repeated)!r} comes twice")
-    return header, list(zip(*rows[1:], strict=True)), lines[1:]
-
-
 def _from_cell(column: _Column, cell: str, default: Any) -> Any:
     if column.kinds == "U":
         return cell
-    if not cell.strip():
+    if cell.strip().lower() in NO_VALUE:
         return default
     if column.kinds == "b":
         if cell.strip().lower() not in ("true", "false"):
@@ -557,7 +550,7 @@ CSV = Format(
     (".csv",),
     read_csv,
     write_csv,
-    mark=BOM + rb"[^\r\n]*(?<=[A-Za-z0-9])_[xyz]\"?(?:,|\r|\n|\Z)",
+    mark=BOM + rb"[^\r\n]*(?<=[A-Za-z0-9])_[xyz]\"?[ ]*(?:[,;\t\r\n]|\Z)",
     own=True,
 )
 JSONL = Format("jsonl", (".jsonl",), read_jsonl, write_jsonl, mark=BOM + rb'\s*\{[^\n]*"(?:xyz|kind)"\s*:', own=True)

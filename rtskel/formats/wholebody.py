@@ -15,8 +15,10 @@ rate must be stated, unless there is an array `fps`.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from rtskel.formats.frames import check_span, clips_of, values_of
 from rtskel.formats.mappings import BY_POINTS, OPENPOSE_18, Layout, by_names, gather, stated_confidence
 from rtskel.formats.parsing import (
     BOM,
+    NUMBER_KEYS,
     Format,
     Options,
     identity,
@@ -36,6 +39,7 @@ from rtskel.formats.parsing import (
     load_npz,
     npz_names,
     numbers,
+    rate,
     read_json,
     shown,
 )
@@ -45,7 +49,11 @@ from rtskel.skeleton import CANONICAL_AXES, NECK
 
 _KNOWN_OF_INSTANCE = {"keypoints", "keypoint_scores", "track_id", "bbox", "bbox_score", "bbox_scores"}
 _KNOWN_OF_INSTANCE |= {"keypoints_visible", "track_bbox", "transformed_keypoints"}
+_KNOWN_OF_INSTANCE |= set(NUMBER_KEYS)
 _KNOWN_OF_INSTANCE |= {"score", "box", "name", "class", "confidence"}  # TensorFlow.js, Ultralytics
+_CROWD = 8
+"""In arrays with more people than that, and than frames, people may come first."""
+
 _KNOWN_ARRAYS = {"keypoints", "scores", "keypoint_scores", "fps", "image_size", "track_id", "person_id"}
 
 
@@ -120,6 +128,8 @@ def recordings_of(
     if len(shapes) > 1:
         raise FormatError(f"{path}: some keypoints are 2D, some are 3D")
     ((count, dims),) = shapes
+    if layout is None and (count, dims) == (17, 3):
+        options.note("17 points in 3D without names are taken for COCO's (Human3.6M's are in another order)")
     unit, axes = "px", CANONICAL_AXES
     if dims == 3:
         unit = options.need(path, "unit", "the file does not say in what its 3D keypoints are")
@@ -132,7 +142,7 @@ def recordings_of(
     frame, identity = (np.array([row[at] for row in rows], np.int64) for at in (0, 3))
     return recordings_of_people(
         path, name, frame, xyz, confidence, identity,
-        note=options.note, fps=fps, unit=unit, axes=axes, image_size=options.image_size,
+        note=options.note, who=options.person, fps=fps, unit=unit, axes=axes, image_size=options.image_size,
     )  # fmt: skip
 
 
@@ -176,21 +186,36 @@ def _picture(number: int, file: str, value: Any, options: Options) -> list[Row]:
 
 
 def _frames(path: Path | str, value: Any) -> list[dict[str, Any]]:
-    frames = value
+    frames: Any = value
     if isinstance(value, dict):
         frames = next((value[key] for key in ("instance_info", "instances", "predictions") if key in value), None)
+        if frames is None and value and all(re.fullmatch("[0-9]{1,17}", key) for key in value):
+            frames = [{"frame_id": int(key), "instances": people} for key, people in value.items()]
     if not isinstance(frames, list):
-        raise FormatError(f"{path}: not MMPose's JSON: a list of frames, or instance_info, expected")
+        keys = f" (found: {listed(value.keys())})" if isinstance(value, dict) else ""
+        raise FormatError(f"{path}: not MMPose's JSON: a list of frames, or instance_info, expected{keys}")
     while len(frames) == 1 and isinstance(frames[0], list):  # of MMPose's inferencer: a batch of one picture
         frames = frames[0]
     if frames and isinstance(frames[0], dict) and "keypoints" in frames[0]:
-        frames = [{"instances": frames}]
+        frames = _by_number(path, frames)
     elif frames and all(isinstance(frame, list) for frame in frames):
         frames = [{"instances": frame} for frame in frames]
     for at, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("instances"), list):
             raise FormatError(f"{path}, frame {at}: not MMPose's JSON: no list of instances, found {shown(frame)}")
-    return frames
+    return list(frames)
+
+
+def _by_number(path: Path | str, people: list[Any]) -> list[dict[str, Any]]:
+    """Frames of a list of people: those that state the same frame number, or all of one picture if none is stated."""
+    key = next((key for key in NUMBER_KEYS if key in people[0]), None)
+    if key is None:
+        return [{"instances": people}]
+    frames: dict[int, list[Any]] = {}
+    for at, person in enumerate(people):
+        number = person.get(key) if isinstance(person, dict) else None
+        frames.setdefault(integer(f"{path}, person {at}, {key}", number), []).append(person)
+    return [{"frame_id": number, "instances": frames[number]} for number in sorted(frames)]
 
 
 def _read_json(path: Path, options: Options) -> list[Recording]:
@@ -210,7 +235,13 @@ def _read_json(path: Path, options: Options) -> list[Recording]:
 
 
 def _people(place: str, frame: int, instances: list[Any], options: Options) -> list[Row]:
-    return [_instance(f"{place}, person {at}", frame, instance, options) for at, instance in enumerate(instances)]
+    seen = ((at, one) for at, one in enumerate(instances) if not _empty(one))
+    return [_instance(f"{place}, person {at}", frame, instance, options) for at, instance in seen]
+
+
+def _empty(instance: Any) -> bool:
+    """Whether an instance is nobody: without keypoints, as trackers leave whom they have lost."""
+    return isinstance(instance, dict) and instance.get("keypoints", 0) in (None, [])
 
 
 def _instance(place: str, frame: int, instance: Any, options: Options) -> Row:
@@ -220,9 +251,27 @@ def _instance(place: str, frame: int, instance: Any, options: Options) -> Row:
         options.note(f"unused keys: {listed(instance.keys() - _KNOWN_OF_INSTANCE)}")
     found, sure = _spelled(instance["keypoints"], instance.get("keypoint_scores"))
     points = numbers(f"{place}, keypoints", found)
-    points, scores = _scores_split(points, None if sure is None else numbers(f"{place}, keypoint_scores", sure))
+    scores = None if sure is None else numbers(f"{place}, keypoint_scores", sure)
+    points, scores = _scores_split(*_shaped(points, scores))
     (row,) = checked(place, frame, points[None], scores[None])
-    return row._replace(identity=identity(f"{place}, track_id", instance.get("track_id")))
+    return row._replace(identity=identity(f"{place}, track_id", instance.get("track_id"), options))
+
+
+def _shaped(
+    points: NDArray[np.float64], scores: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Points [P, D] and scores [P] of a person, where they are nested deeper or not at all."""
+    while points.ndim > 2 and len(points) == 1:
+        points = points[0]
+    if points.ndim > 1 and points.shape[-1] == points.size:
+        points = points.ravel()
+    if points.ndim == 1 and points.size:
+        counts = [scores.size] if scores is not None else list(_LAYOUTS)
+        widths = [points.size // count for count in counts if count and points.size in (2 * count, 3 * count)]
+        points = points.reshape(-1, widths[0]) if widths else points
+    if scores is not None and points.ndim == 2 and scores.size == len(points):
+        scores = scores.ravel()
+    return points, scores
 
 
 def _spelled(points: Any, scores: Any) -> tuple[Any, Any]:
@@ -248,7 +297,6 @@ def _layout_of(value: Any, rows: list[Row], options: Options) -> Layout | None:
         layout = by_names([str(named.get(str(at), at)) for at in range(len(named))])
         if layout.sources[NECK]:
             return layout
-    options.note("17 points in 3D without names are taken for COCO's")
     return None
 
 
@@ -268,16 +316,18 @@ def of_arrays(path: Path, columns: dict[str, NDArray[Any]], options: Options) ->
         raise FormatError(f"{path}: no array 'keypoints' (found: {listed(columns.keys())})")
     for key, kinds in (
         ("keypoints", "fiu"),
-        ("scores", "fiu"),
-        ("keypoint_scores", "fiu"),
-        ("track_id", "iu"),
-        ("person_id", "iu"),
+        ("scores", "fiub"),
+        ("keypoint_scores", "fiub"),
+        ("track_id", "iuU"),
+        ("person_id", "iuU"),
     ):
         if key in columns and columns[key].dtype.kind not in kinds:
             raise FormatError(f"{path}: {key} has dtype {columns[key].dtype}: numbers expected")
     points, scores = _scores_split(columns["keypoints"], columns.get("scores", columns.get("keypoint_scores")))
     if points.ndim == 3 and scores.ndim == 2:
         points, scores = points[:, None], scores[:, None]
+    if points.ndim == 4 and points.shape[1] > max(len(points), _CROWD):
+        options.note(f"{len(points)} frames of {points.shape[1]} people: if people come first, exchange the first two")
     if points.ndim != 4 or scores.ndim != 3 or scores.shape[:2] != points.shape[:2]:
         raise FormatError(f"{path}: keypoints {list(points.shape)} and scores {list(scores.shape)}: [frames, points, "
                           "2 or 3] and [frames, points] expected, or [frames, people, ...]")  # fmt: skip
@@ -290,7 +340,9 @@ def of_arrays(path: Path, columns: dict[str, NDArray[Any]], options: Options) ->
     for number, (people, sure) in enumerate(zip(points.astype(np.float64), scores.astype(np.float64), strict=True)):
         of_frame = checked(f"{path}, frame {number}", number, people, sure)
         if ids is not None:
-            of_frame = [row._replace(identity=int(one)) for row, one in zip(of_frame, ids[number], strict=True)]
+            place = f"{path}, frame {number}, track_id"
+            who = [identity(place, one, options) for one in ids[number].tolist()]
+            of_frame = [row._replace(identity=one) for row, one in zip(of_frame, who, strict=True)]
         rows += of_frame
     stated = _stated(path, columns, options)
     return recordings_of(path, path.stem, rows, stated)
@@ -301,15 +353,15 @@ def _stated(path: Path, columns: dict[str, NDArray[Any]], options: Options) -> O
     size = columns.get("image_size")
     if size is not None and (size.dtype.kind not in "iu" or size.shape != (2,)):
         raise FormatError(f"{path}: image_size {shown(size.tolist())}: one (width, height) in pixels expected")
-    rate = columns.get("fps")
-    if rate is not None and (rate.dtype.kind not in "fiu" or rate.shape != ()):
-        raise FormatError(f"{path}: fps {shown(rate.tolist())}: one number expected")
-    return Options(
-        fps=options.fps or (None if rate is None else float(rate)),
-        unit=options.unit,
-        axes=options.axes,
+    stated = columns.get("fps")
+    fps: Any = stated.item() if stated is not None and stated.size == 1 else None
+    fps = rate(fps) if isinstance(fps, str) else fps
+    if stated is not None and fps is None:
+        raise FormatError(f"{path}: fps {shown(stated.tolist())}: one number expected")
+    return replace(
+        options,
+        fps=options.fps or fps,
         image_size=None if size is None else (int(size[0]), int(size[1])),
-        notes=options.notes,
     )
 
 
