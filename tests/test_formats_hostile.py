@@ -310,11 +310,23 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     }
     for file, value in texts.items():
         (folder / file).write_text(json.dumps(value))
+    lines = [{"frame_id": f"{n}", "instances": [{"keypoints": [p.tolist()]}]} for n, p in enumerate(whole_body)]
+    (folder / "lines.json").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "cells.csv").write_text((folder / "x.csv").read_text().replace(",", ";").replace(".", ","))
     np.savez(folder / "rtmw.npz", keypoints=np.stack(whole_body), scores=np.ones((3, 133)), fps=25.0)
     np.savez(folder / "holistic.npz", pose=np.ones((3, 33, 4)), left_hand=np.ones((3, 21, 4)), fps=25.0)
     tail = struct.pack("<fIH", 25, 2, 1) + np.arange(1, 9, dtype="<f4").tobytes()
     (folder / "x.pose").write_bytes(pose_file([("POSE_LANDMARKS", "XYZC", ["NOSE"])], tail))
-    names = [*texts, "rtmw.npz", "holistic.npz", "x.pose", "f_body_3d_xyz.csv", *(path.name for path in paths)]
+    names = [
+        *texts,
+        "lines.json",
+        "cells.csv",
+        "rtmw.npz",
+        "holistic.npz",
+        "x.pose",
+        "f_body_3d_xyz.csv",
+        *(path.name for path in paths),
+    ]
     return {file: (folder / file).read_bytes() for file in names}
 
 
@@ -327,6 +339,7 @@ OPTIONS = st.fixed_dictionaries(
         "axes": st.sampled_from(["RDA", "TUL"]),
         "image_size": st.just((640, 480)),
         "world": st.booleans(),
+        "corrected": st.booleans(),
         "depth_scale": st.just(2.0),
         "format": st.sampled_from([None, *(form for form in FORMATS if form != "c3d")]),  # whose parser is ezc3d's
     },

@@ -391,6 +391,15 @@ def test_what_is_not_installed_is_named_with_its_extra(argv, words, folder) -> N
         assert word in done.stderr
 
 
+def test_saving_poses_needs_no_table(folder, tmp_path) -> None:
+    """Where only a client is installed."""
+    for how in (("--json",), ("--save", f"{tmp_path}/a.npz")):
+        done = without(folder, "subscribe", *how, "--refined", "tcp://127.0.0.1:9", "--wait", "0")
+        assert "no heartbeat from a server at tcp://127.0.0.1:9" in done.stderr
+    done = without(folder, "subscribe")
+    assert "--json and --save need neither" in done.stderr
+
+
 @pytest.mark.parametrize(
     "argv", [("info", "take.npz"), ("convert", "take.npz", "{}/a.csv"), ("lift", "flat.npz", "{}/a.npz"), ("info",)]
 )

@@ -109,6 +109,7 @@ def test_a_browsers_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert 25 < source.fps < 31
         assert "1000 frames per second are stated" in source.note
         assert [frame.time_ns for frame in frames] == [time * 1_000_000 for time in times]
+        assert source.pauses == frames[-1].number + 1 - 41 > 10
         found = [Pose(f.number, f.time_ns, np.ones((50, 3), np.float32), np.ones(50, np.float32)) for f in frames]
         result = recording(found, source, "a")
     assert result.fps == pytest.approx(source.fps, rel=0.01)

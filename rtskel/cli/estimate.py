@@ -127,9 +127,10 @@ def _run(args: argparse.Namespace) -> int:
         publisher, sender = _sender(args, name, video)
         stack.enter_context(sender)
         estimate.publish(video, find, sender, fast=args.fast, wait_s=args.wait, waiting=bar.waiting, each=each)
-    if numbers and (lost := numbers[-1] + 1 - len(numbers)):
+    came = numbers[-1] + 1 - video.pauses if numbers else 0
+    if (lost := came - len(numbers)) > 0:
         more = "" if args.video is None else "; --fast takes every frame"
-        note(f"{lost} of {numbers[-1] + 1} frames came while the estimator was busy, and were lost{more}")
+        note(f"{lost} of {came} frames came while the estimator was busy, and were lost{more}")
     if problem := undelivered(args.raw, publisher.dropped, {name: publisher.refusals} if publisher.refusals else {}):
         raise Incomplete(problem)
     return OK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from rtskel.errors import RtskelError
 
 if TYPE_CHECKING:
     from rtskel.client import ServerBack, ServerGone, Subscriber
+    from rtskel.client.reader import Given
     from rtskel.tools.capture import Capture
     from rtskel.tools.watch import JsonLines, LiveTable
 
@@ -52,6 +54,12 @@ def _run(args: argparse.Namespace) -> int:
     from rtskel.tools.collect import check_savable
     from rtskel.tools.watch import JsonLines, LiveTable
 
+    table = not args.json and importlib.util.find_spec("rich") is not None
+    if not (table or args.json or args.save):
+        raise RtskelError(
+            "the live table of subscribe needs rich, which is not installed: pip install 'rtskel[serve]', or rich "
+            "alone; --json and --save need neither"
+        )
     if args.save and (lacks := check_savable(args.save)):
         note(lacks)
     with (
@@ -68,7 +76,8 @@ def _run(args: argparse.Namespace) -> int:
     ):
         capture = stack.enter_context(_saving(args.save)) if args.save else None
         stack.enter_context(until_terminated())
-        output: JsonLines | LiveTable = JsonLines() if args.json else LiveTable(args.refined)
+        output: JsonLines | LiveTable | _Unseen
+        output = JsonLines() if args.json else LiveTable(args.refined) if table else _Unseen()
         poses = _receive(args, subscriber, output, capture, stack)
     lost = sum(subscriber.lost.values())
     if lost:
@@ -96,7 +105,7 @@ def _saving(path: str) -> Iterator[Capture]:
 def _receive(
     args: argparse.Namespace,
     subscriber: Subscriber,
-    output: JsonLines | LiveTable,
+    output: JsonLines | LiveTable | _Unseen,
     capture: Capture | None,
     stack: contextlib.ExitStack,
 ) -> int:
@@ -140,6 +149,13 @@ def _receive(
         if shown is not None and isinstance(output, LiveTable):
             shown.update(output, lambda: output.lost(subscriber.lost))
     return poses
+
+
+class _Unseen:
+    """Shows nothing, where poses are only saved."""
+
+    def add(self, message: Given, arrived_ns: int) -> None:
+        """Take no notice of a message."""
 
 
 class _Gone:

@@ -174,7 +174,9 @@ def _refuse(path: Path, head: bytes) -> None:
     suffix = path.suffix.lower()
     if head.startswith(_PACKED):
         raise FormatError(f"{path}: packed: unpack it first")
-    if head.startswith(b"PK") and suffix != ".npz" and not any(name_of.endswith(".npy") for name_of in zipped(path)):
+    if head.startswith(b"PK"):
+        if suffix == ".npz" or any(name.endswith(".npy") for name in zipped(path)):
+            return
         raise FormatError(f"{path}: a zip archive: unpack it first")
     for begin, suffixes, words in _OTHERS:
         if (begin and head.startswith(begin)) or (suffix in suffixes and _marked(head) is None):

@@ -45,6 +45,8 @@ def read_alphapose(path: Path, options: Options) -> list[Recording]:
         value = read_json(path, options)
         if isinstance(value, dict) and isinstance(value.get("annotations"), list):
             value, frames, options = _annotations(path, value, options)
+        if isinstance(value, dict) and {"image_id", "keypoints"} <= value.keys():
+            value = [value]
         if isinstance(value, list):
             images = [(_image(f"{path}, person {at}", person), person) for at, person in enumerate(value)]
         elif isinstance(value, dict):
@@ -130,7 +132,7 @@ FORMAT = Format(
     (".json",),
     read_alphapose,
     mark=BOM
-    + rb'\s*(?:\[\s*\{.*"image_id"\s*:'
+    + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{[^{}\n]*"image_id"\s*:'
     + rb'|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:\s*\[\s*(?:\]|\{\s*"joints"\s*:\s*\[))'
     + rb'|\{.*(?:"annotations"\s*:\s*\[\s*\{.*"image_id"|"images"\s*:\s*\[\s*\{.*"file_name"))',
     folders=True,

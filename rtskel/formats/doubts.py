@@ -11,7 +11,7 @@ from rtskel.errors import FormatError
 from rtskel.formats.parsing import Options
 from rtskel.formats.recording import MM_PER_UNIT, Recording
 from rtskel.rates import reconcile, too_far_apart
-from rtskel.skeleton import BODY, LEFT_SHOULDER, NECK, RIGHT_SHOULDER, skeleton
+from rtskel.skeleton import BODY, CANONICAL_AXES, LEFT_SHOULDER, NECK, RIGHT_SHOULDER, skeleton
 from rtskel.text import printable
 
 NORMALISED = 2.0
@@ -45,7 +45,8 @@ def examined(recording: Recording, options: Options, *, own: bool, by_convention
         recording = in_pixels(recording, options.image_size, notes)
         if recording.dims == 3 and (strange := _impossible_size(recording)):
             notes.append(strange)
-        if options.axes is None and (strange := _strangely_turned(recording)):
+        unstated = options.axes is None and not (own and recording.axes != CANONICAL_AXES)
+        if unstated and (strange := _strangely_turned(recording)):
             convention = f"axes {recording.axes} are only a convention here (else state --axes)"
             notes.append(f"{strange}: {convention if by_convention else f'are the axes {recording.axes} (--axes)?'}")
     every = dict.fromkeys((*recording.notes, *options.notes, *notes))

@@ -50,7 +50,7 @@ _NUMBER = re.compile(r"\d+", re.ASCII)
 
 def _parted(names: list[str]) -> list[tuple[str, int] | None]:
     """Of each name its clip and its frame number; None: it has none."""
-    stems = [re.sub(r"\.[^.]*$", "", name) for name in names]
+    stems = [re.sub(r"(?:_keypoints)?\.[^.]*$", "", name) for name in names]
     found = [list(_NUMBER.finditer(stem)) for stem in stems]
     place = _place(stems, found)
     parted: list[tuple[str, int] | None] = []

@@ -153,7 +153,8 @@ def parse_json(place: Path | str, source: str) -> Any:
     try:
         return json.loads(source)
     except json.JSONDecodeError as error:
-        at_end = error.pos >= len(source.rstrip()) or error.msg.startswith("Unterminated")
+        half = re.fullmatch(r"[-+.\w]{0,8}", source[error.pos :].rstrip(), re.ASCII)  # of a number or word, or nothing
+        at_end = half is not None or error.msg.startswith("Unterminated")
         kind = Unfinished if at_end else FormatError
         raise kind(
             f"{place}: not JSON, or truncated (line {error.lineno}, column {error.colno}: {error.msg})"

@@ -57,6 +57,7 @@ class Video(Closing):
         width, height: of a frame, in pixels.
         frames: number of frames, as the file states it; 0: unknown.
         camera: whether it is a camera, whose frames do not wait.
+        pauses: frame numbers up to the frame read last that no frame of the file has.
         first: the first frame. Iterating over a file begins with it, over a camera with the next one.
     """
 
@@ -89,7 +90,7 @@ class Video(Closing):
         self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.frames = 0 if self.camera else max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         self._milliseconds = cv2.CAP_PROP_POS_MSEC
-        self._number = 0
+        self._number = self.pauses = 0
         self._begins_ns = self._last_ns = -1
         first = self._read()
         if first is None:
@@ -115,6 +116,7 @@ class Video(Closing):
         number = self._number if self.camera else self._placer.place(taken / 1e9)
         frame = Frame(number, taken, np.ascontiguousarray(image[..., ::-1], np.uint8))
         self._number += 1
+        self.pauses = number + 1 - self._number
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
