@@ -65,6 +65,26 @@ def test_ids_that_are_texts_and_new_in_every_frame(tmp_path: Path) -> None:
     assert [r.person for r in read(tmp_path / "a.npz", fps=FPS)] == ["x7"]
 
 
+@pytest.mark.parametrize("exchanges", [(20,), (15, 30)])
+def test_ids_that_are_exchanged_now_and_then(tmp_path: Path, exchanges: tuple[int, ...]) -> None:
+    """As trackers do when people meet or turn: nobody jumps to where the other one stands."""
+    frames, ids = [], [3, 8]
+    for n in range(45):
+        ids = ids[::-1] if n in exchanges else ids
+        two = [person.openpose(pixels(n / FPS, x=x), person_id=[k]) for x, k in zip((300, 900), ids, strict=True)]
+        frames.append(two)
+    found = read(person.openpose_folder(tmp_path / "a", frames), fps=FPS)
+    assert [(r.frames, r.person) for r in found] == [(45, None), (45, None)]
+    assert all(np.ptp(r.xyz[:, 1, 0]) < 1 for r in found)
+    said(found, "track ids do not last (2 ids for 2 people)")
+
+
+def test_one_id_for_everybody_is_nobodys(tmp_path: Path) -> None:
+    frames = [[person.openpose(pixels(n / FPS, x=x), person_id=[3]) for x in (300, 900)] for n in range(N)]
+    found = read(person.openpose_folder(tmp_path / "a", frames), fps=FPS)
+    assert [(r.frames, r.person) for r in found] == [(N, None), (N, None)]
+
+
 def test_an_object_of_people_by_name(tmp_path: Path) -> None:
     """Their own ids say nothing (-1): the keys tell who is who."""
     people = [
@@ -592,6 +612,43 @@ def test_keys_that_are_not_read_are_named(tmp_path: Path) -> None:
     known = {"leftHand": "left_hand_landmarks", "rightHand": "right_hand_landmarks", "pose": "pose_landmarks"}
     frames = [{key: both(n)[name] for key, name in known.items()} | {"face": [], "frame": n} for n in range(N)]
     right(read(dump(tmp_path / "a.json", frames), fps=FPS, image_size=person.IMAGE, strict=True)[0], N, atol=7)
+
+
+def test_two_people_in_metres_are_told_apart_by_the_image(tmp_path: Path) -> None:
+    """World landmarks have everybody at the origin."""
+    frames: list[dict[str, Any]] = []
+    for n in range(N):
+        metres = both(n)["pose_world_landmarks"]
+        bodies = [person.landmarks(person.blazepose_33(pixels(n / FPS, x=x)), 0.9) for x in (300, 900)]
+        other = [mark | {"y": mark["y"] + 0.5} for mark in metres]
+        frames.append({"landmarks": bodies, "worldLandmarks": [metres, other]})
+        if n % 3 == 0:
+            frames[n] = {key: value[::-1] for key, value in frames[n].items()}
+    found = read(dump(tmp_path / "a.json", frames), fps=FPS, world=True)
+    assert [r.frames for r in found] == [N, N]
+    assert [float(np.ptp(r.xyz[:, 1, 1])) for r in found] == pytest.approx([0, 0], abs=1e-3)
+    assert sorted(round(float(r.xyz[0, 1, 1]), 2) for r in found) == [0.01, 0.51]
+    for frame in frames:
+        del frame["landmarks"]
+    with pytest.raises(FormatError, match="world landmarks alone do not tell who is who"):
+        read(dump(tmp_path / "a.json", frames), fps=FPS, world=True)
+
+
+def test_frames_apart_keep_their_times_and_numbers(tmp_path: Path) -> None:
+    """In a file each, or by number: with the times, rate and size that each states."""
+    results = [{"poseLandmarks": both(n)["pose_landmarks"], "timestampMs": 50 * n, "frame": 0} for n in range(N)]
+    about = {"width": 1280, "height": 720}
+    for source in (
+        person.folder_of(tmp_path / "a", (result | about for result in results), name="f_{:03}.json"),
+        dump(tmp_path / "b.json", about | {"frames": {str(n): result for n, result in enumerate(results)}}),
+    ):
+        (found,) = read(source)
+        assert (found.fps, found.image_size) == (20, person.IMAGE)
+        assert found.time_ns is not None
+        assert found.time_ns[-1] == (N - 1) * 50_000_000
+    numbered = [{"frame": str(3 * n), "poseLandmarks": r["poseLandmarks"]} for n, r in enumerate(results)]
+    (found,) = read(dump(tmp_path / "c.json", numbered), fps=FPS, image_size=person.IMAGE)
+    assert found.slots.tolist() == list(range(0, 3 * N, 3))
 
 
 def test_world_landmarks_alone_are_named(tmp_path: Path) -> None:

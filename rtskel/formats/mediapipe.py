@@ -46,6 +46,7 @@ NAMES = {  # as the Tasks and `solutions` call them, and as toolkits do
     RIGHT: ("right_hand_landmarks", "rightHandLandmarks", "right_hand", "rightHand"),
     WORLD: ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks", "world_landmarks"),
 }
+BEYOND, MOST_VISIBLE = "visibilities are not within 0..1: below 0 counts as not found, above 1 as 1", 1.5
 NO_VISIBILITY = "landmarks have no visibility: all are used, with confidence 1"
 
 
@@ -213,8 +214,8 @@ def people_in(result: Any, options: Options) -> list[Found]:
                     options.note("hands with every landmark at exactly 0 are taken as not found")
                     continue
                 sure = np.ones(len(points))
-            elif (sure < 0).any() or (sure > 1.5).any():
-                options.note("visibilities are not within 0..1: below 0 counts as not found, above 1 as 1")
+            elif (sure < 0).any() or (sure > MOST_VISIBLE).any():
+                options.note(BEYOND)
             elif not (sure > 0).any():
                 options.note(NO_VISIBILITY)
                 sure = np.ones(len(points))

@@ -23,6 +23,8 @@ from rtskel.formats.doubts import NORMALISED
 from rtskel.formats.mappings import HOLISTIC, HOLISTIC_WORLD, gather
 from rtskel.formats.mediapipe import (
     AXES,
+    BEYOND,
+    MOST_VISIBLE,
     NAMES,
     NO_VISIBILITY,
     POINTS,
@@ -100,6 +102,8 @@ def split(part: str, array: NDArray[Any], options: Options) -> tuple[NDArray[np.
         if not (sure > 0).any() and placed.any():
             options.note(NO_VISIBILITY)
             sure = placed.astype(np.float64)
+        elif "HAND" not in part and ((sure < 0).any() or (sure > MOST_VISIBLE).any()):
+            options.note(BEYOND)
     if "HAND" in part:
         absent = (points == 0).all(axis=(1, 2)) & (sure > 0).any(axis=1)
         if absent.any():

@@ -64,8 +64,9 @@ def read_mediapipe(path: Path, options: Options) -> list[Recording]:
         recordings = []
         for name, files in clips_of(path, options).items():
             found = list(values_of(files, options))
-            results = [{"frame": number, "result": value} for number, _, value in found]
-            recordings += _of_results(path, name, {}, results, options)
+            results = [_numbered(number, value) for number, _, value in found]
+            first = next((value for _, _, value in found if isinstance(value, dict)), {})
+            recordings += _of_results(path, name, first, results, options)
         return recordings
     value = read_json(path, options)
     header = value if isinstance(value, dict) else {}
@@ -73,12 +74,18 @@ def read_mediapipe(path: Path, options: Options) -> list[Recording]:
     if held is None and header and all(key.isascii() and key.isdigit() and len(key) < 18 for key in header):
         held = header  # results by frame number
     if isinstance(held, dict):
-        held = [{"frame": int(key), "result": result} for key, result in held.items() if key.isdigit()]
+        held = [_numbered(int(key), result) for key, result in held.items() if key.isdigit()]
     if held is None or (isinstance(held, list) and len(held) == len(POINTS[POSE]) and _is_mark(held[0])):
         held = [value]
     if not isinstance(held, list):
         raise FormatError(f"{path}: not MediaPipe's JSON: a list of results expected")
     return _of_results(path, path.stem, header, held, options)
+
+
+def _numbered(number: int, result: Any) -> dict[str, Any]:
+    """The result of the frame with this number, whatever number it states itself."""
+    keys = result if isinstance(result, dict) else {"result": result}
+    return {key: value for key, value in keys.items() if key not in NUMBER_KEYS} | {"frame": number}
 
 
 def _is_mark(value: Any) -> bool:
@@ -146,21 +153,28 @@ def _assembled(
         poses = [assembler.joints(*(in_pixels(people[0], size or (1, 1)) if people else ({}, {}))) for people in frames]
         xyz, sure = np.stack([pose[0] for pose in poses]), np.stack([pose[1] for pose in poses])
         return [named(path, Recording, xyz, name=name, confidence=sure, slot=slot, time_ns=time_ns, **fields)]
-    rows = [
-        (
-            number,
-            *Assembler(world=options.world, corrected=options.corrected).joints(*in_pixels(person, size or (1, 1))),
-        )
-        for number, people in zip(slot.tolist(), frames, strict=True)
-        for person in people
-    ]
-    frame = np.array([row[0] for row in rows], np.int64)
-    xyz, sure = np.stack([row[1] for row in rows]), np.stack([row[2] for row in rows])
-    recordings = recordings_of_people(path, name, frame, xyz, sure, note=options.note, **fields)
+    people = [(number, person) for number, found in zip(slot.tolist(), frames, strict=True) for person in found]
+    if not all(POSE in person[0] for _, person in people):
+        raise FormatError(f"{path}: has several people, of whom world landmarks alone do not tell who is who")
+    frame = np.array([number for number, _ in people], np.int64)
+    image, seen = _joints([person for _, person in people], size, Options())
+    place, xyz, sure = (image[..., :2], seen), image, seen
+    if options.world:  # in which everybody is at the origin
+        xyz, sure = _joints([person for _, person in people], size, options)
+    recordings = recordings_of_people(path, name, frame, xyz, sure, place=place, note=options.note, **fields)
     if time_ns is None:
         return recordings
     times = dict(zip(slot.tolist(), time_ns.tolist(), strict=True))
     return [with_times(recording, times) for recording in recordings]
+
+
+def _joints(
+    people: list[Found], size: tuple[int, int] | None, options: Options
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Joints [K, 50, 3] and confidences [K, 50] of people who are not known from one frame to the next."""
+    assemblers = (Assembler(world=options.world, corrected=options.corrected) for _ in people)
+    poses = [one.joints(*in_pixels(person, size or (1, 1))) for one, person in zip(assemblers, people, strict=True)]
+    return np.stack([pose[0] for pose in poses]), np.stack([pose[1] for pose in poses])
 
 
 def with_times(recording: Recording, times: Mapping[int, int]) -> Recording:
@@ -221,6 +235,9 @@ def _stated(results: list[Any], keys: Iterable[str], kinds: tuple[type, ...]) ->
 
 def _frame_numbers(path: Path, results: list[Any]) -> NDArray[np.int64] | None:
     found: list[int] = _stated(results, NUMBER_KEYS, (int,))
+    texts = _stated(results, NUMBER_KEYS, (str,))
+    if texts and all(re.fullmatch("[0-9]{1,18}", one, re.ASCII) for one in texts):
+        found = [int(one) for one in texts]
     if not found:
         return None
     first = min(found)

@@ -5,7 +5,8 @@ The rule, in this order:
 1. Somebody found twice in a frame is one person. Of two rows whose common joints lie within `SAME` sizes of each other,
    the one with more and surer joints stays. (ByteTrack drops duplicate tracks likewise, by overlap and age.)
 2. An identity of the file (OpenPose's `person_id`, MMPose's `track_id`) counts where every row has one, no two of a
-   frame are alike, and following it does not make people jump across the image: some programs number the list.
+   frame are alike, and following it does not make people jump across the image: some programs number the list. Where
+   one that has lasted jumps to somebody else's place now and then, two were exchanged, and people keep their places.
 3. A row with an unknown identity, or in a file without them, continues the nearest free stream within reach. The
    distance is the median over the body's joints (all joints if no body joint is in common) that both show, from where
    the stream was last seen; if they show no joint in common, that of the middles of both. It counts in sizes: the
@@ -92,7 +93,7 @@ def follow(
     if identity is not None and streams.renamed:
         people = "1 person" if streams.count == 1 else f"{streams.count} people"
         note(f"track ids do not last ({len(np.unique(identity))} ids for {people}): "
-             "where an id is new, people are followed by distance")  # fmt: skip
+             "where an id is new or jumps, people are followed by distance")  # fmt: skip
     stream = np.full(len(kept), -1, np.int64)
     stream[kept] = streams.of_row
     return stream
@@ -246,15 +247,32 @@ class _Streams:
         free = list(range(start, end))
         taken: set[int] = set()
         if self.identity is not None:
-            for row in range(start, end):
-                number = self._by_identity.get(self.identity[row])
-                if number is not None and number not in taken:
-                    self.see(row, number)
-                    taken.add(number)
-                    free.remove(row)
+            self._continue_identities(free, taken, jumping=False)
         self.renamed += self.continue_nearest(free, taken)
+        if self.identity is not None:
+            self._continue_identities(free, taken, jumping=True)
         for row in free:
             self.see(row, self.count)
+
+    def _continue_identities(self, free: list[int], taken: set[int], *, jumping: bool) -> None:
+        """Assign those of the free rows whose identity is a stream's; only those that do not jump, or all."""
+        assert self.identity is not None
+        for row in list(free):
+            number = self._by_identity.get(self.identity[row])
+            if number is not None and number not in taken and (jumping or not self._jumps(row, number)):
+                self.see(row, number)
+                taken.add(number)
+                free.remove(row)
+
+    def _jumps(self, row: int, number: int) -> bool:
+        """Whether a row lies out of reach of a stream that was seen a moment ago, and for some time."""
+        last = int(self._known[0, number])
+        gone = int(self.rows.frame[row] - self.rows.frame[last]) - 1
+        if gone > SHORT_GAP or self._known[2, number] <= SHORT_GAP:
+            return False
+        scale = max(float(self.rows.size[row]), float(self._known[1, number]), 1e-9)
+        apart = float(self.rows.apart(np.array([row]), np.array([last]))[0])
+        return apart > (REACH + REACH_A_FRAME * gone) * scale
 
     def continue_nearest(self, free: list[int], taken: set[int], gone: int | None = None) -> int:
         """Assign those of the free rows of a frame that continue a stream, which are taken off the list; how many.
@@ -482,6 +500,7 @@ def recordings_of_people(
     *,
     note: Callable[[str], None] = _ignore,
     who: Callable[[int], str] = str,
+    place: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     **fields: Any,
 ) -> list[Recording]:
     """A recording for each person, called `name`, or `name-1`, `name-2`, ... if there are several.
@@ -493,6 +512,7 @@ def recordings_of_people(
         path: what errors name.
         frame, xyz, confidence, identity, note: as for `follow`; D is 2 or 3.
         who: what the file calls the person of an identity.
+        place: [K, J, D] positions and [K, J] confidences by which people are followed, if not by `xyz`.
         fields: the other fields of the recordings.
 
     Raises:
@@ -503,15 +523,17 @@ def recordings_of_people(
         raise FormatError(f"{path}: nobody is found in any frame")
     frame, xyz, confidence = frame[somebody], xyz[somebody], confidence[somebody]
     identity = None if identity is None else identity[somebody]
-    stream = follow(frame, xyz, confidence, identity, note)
+    where, seen = (xyz, confidence) if place is None else (place[0][somebody], place[1][somebody])
+    stream = follow(frame, where, seen, identity, note)
     dims = xyz.shape[-1]
     if dims == 2:
         xyz = np.concatenate([xyz, np.zeros_like(xyz[..., :1])], axis=-1)
     order = np.argsort(stream, kind="stable")[int((stream < 0).sum()) :]
     members = np.split(order, np.flatnonzero(np.diff(stream[order])) + 1)
     recordings = []
+    every = [set[int]() if identity is None else set(identity[rows].tolist()) for rows in members]
     for number, rows in enumerate(members):
-        ids = set() if identity is None else set(identity[rows].tolist())
+        ids = every[number] if sum(every[number] <= other for other in every) == 1 else set()  # nobody else's
         recordings.append(
             named(
                 path,
