@@ -185,6 +185,20 @@ def test_people_with_their_frame_number_in_one_list(tmp_path: Path) -> None:
     right(read(dump(tmp_path / "c.json", texts), fps=FPS, strict=True)[0], N)
 
 
+def test_people_by_the_name_of_their_image(tmp_path: Path) -> None:
+    """AlphaPose's tracker PoseFlow; nobody in one image."""
+    people = [
+        [{"keypoints": person.with_scores(person.halpe_136(pixels(n / FPS))), "scores": 2.1, "idx": 4}]
+        for n in range(N)
+    ]
+    people[6] = []
+    path = dump(tmp_path / "tracked.json", {f"{n}.PNG": found for n, found in enumerate(people)})
+    assert recognise(path) == "alphapose"
+    (found,) = read(path, fps=FPS, strict=True)
+    assert (found.person, found.slots.tolist()) == ("4", [n for n in range(N) if n != 6])
+    np.testing.assert_allclose(found.xyz[:, 30, :2], [pixels(n / FPS)[30] for n in found.slots], atol=0.01)
+
+
 # Confidences
 
 
@@ -411,8 +425,13 @@ def test_a_rate_that_no_camera_has_is_doubted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "clock",
-    [lambda n: f"{n / FPS:.3f}", lambda n: f"00:00:{n / FPS:06.3f}", lambda n: f"{1_700_000_000_000 + 40 * n}"],
-    ids=["seconds", "h:m:s", "ms since 1970"],
+    [
+        lambda n: f"{n / FPS:.3f}",
+        lambda n: f"00:00:{n / FPS:06.3f}",
+        lambda n: f"0:00:{n / FPS:09.6f}",
+        lambda n: f"{1_700_000_000_000 + 40 * n}",
+    ],
+    ids=["seconds", "h:m:s", "as Python's timedelta", "ms since 1970"],
 )
 def test_times_as_text(tmp_path: Path, clock: Any) -> None:
     body = [person.landmarks(person.blazepose_33(pixels(n / FPS)), 0.9) for n in range(N)]

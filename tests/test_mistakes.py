@@ -146,6 +146,7 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {
         (("convert", "take.npz", "out.csv", "--fps", "-1"), ("--fps", "'-1'")),
         (("convert", "take.npz", "out.csv", "--format", "mp3"), ("mp3",)),
         (("convert", "take.npz", "out.csv", "--depth-scale", "x"), ("--depth-scale", "'x'")),
+        (("convert", "take.npz", "out.csv", "--corrected"), ("--corrected", "MediaPipe's landmarks", "npz")),
         (("convert", "empty", "out.csv"), ("empty",)),
         (("convert", "text.part", "out.csv"), ("text.part", "not a capture")),
     ],

@@ -2,8 +2,8 @@
 
 It reads a list of people, `{"image_id": "7.jpg", "keypoints": [x, y, confidence, ...]}`, with `idx` where they are
 tracked; such a list as `annotations` of an object with `images` (COCO, Halpe); and, by image name or one file per
-image, objects with `bodies` (`joints`) or `people` (`pose_keypoints_2d`). COCO-WholeBody puts feet, face and hands
-beside `keypoints` (`lefthand_kpts`, ...).
+image, lists of people (of PoseFlow, its tracker), or objects with `bodies` (`joints`) or `people`
+(`pose_keypoints_2d`). COCO-WholeBody puts feet, face and hands beside `keypoints` (`lefthand_kpts`, ...).
 
 Frame numbers come from image names, counted from the smallest: the last number in the name that no two images share.
 The number of points tells the layout, as in `rtskel.formats.wholebody`.
@@ -26,7 +26,7 @@ from rtskel.formats.wholebody import checked, recordings_of
 _PARTS = ("keypoints", "foot_kpts", "face_kpts", "lefthand_kpts", "righthand_kpts")
 """Where COCO-WholeBody has its 133 points, in their order."""
 
-_KNOWN = {"image_id", "category_id", "keypoints", "score", "idx", "track_id", "box", "bbox", "joints"}
+_KNOWN = {"image_id", "category_id", "keypoints", "score", "scores", "idx", "track_id", "box", "bbox", "joints"}
 _KNOWN |= {"pose_keypoints_2d", "id", "area", "iscrowd", "num_keypoints", "segmentation", *_PARTS}
 _KNOWN |= {f"{part}_{what}" for part in ("foot", "face", "lefthand", "righthand") for what in ("valid", "box")}
 
@@ -106,7 +106,7 @@ def _image(place: str, person: Any) -> str:
 
 
 def _bodies(place: str, frame: Any) -> list[dict[str, Any]]:
-    people = frame.get("bodies", frame.get("people")) if isinstance(frame, dict) else None
+    people = frame.get("bodies", frame.get("people")) if isinstance(frame, dict) else frame
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
         raise FormatError(f"{place}: not AlphaPose's JSON: no list of bodies")
     return people
@@ -133,6 +133,7 @@ FORMAT = Format(
     read_alphapose,
     mark=BOM
     + rb'\s*(?:\[\s*\{.*"image_id"\s*:|\{[^{}\n]*"image_id"\s*:'
+    + rb'|\{\s*"[^"]*\.(?i:jpe?g|png|bmp)"\s*:\s*\['
     + rb'|\{.{0,400}"(?:version"\s*:\s*"AlphaPose|bodies"\s*:\s*\[\s*(?:\]|\{\s*"joints"\s*:\s*\[))'
     + rb'|\{.*(?:"annotations"\s*:\s*\[\s*\{.*"image_id"|"images"\s*:\s*\[\s*\{.*"file_name"))',
     folders=True,

@@ -267,8 +267,9 @@ def _times(path: Path, results: list[Any], options: Options) -> NDArray[np.int64
 def _dates(texts: list[str]) -> NDArray[np.int64] | None:
     """Dates, and times of a day or recording, as JavaScript and Python write them (ISO 8601), in ns."""
     try:
-        timed = all(re.match(r"\d{1,2}:\d\d:\d\d", text, re.ASCII) for text in texts)
-        days = [datetime.fromisoformat(f"1970-01-01T{text:0>2}+00:00" if timed else text) for text in texts]
+        if all(re.match(r"\d{1,2}:\d\d:\d\d", text, re.ASCII) for text in texts):
+            texts = [f"1970-01-01T{'0' if text[1] == ':' else ''}{text}+00:00" for text in texts]
+        days = [datetime.fromisoformat(text) for text in texts]
         steps = [(day - days[0]) // timedelta(microseconds=1) for day in days]
         first = round((days[0].timestamp() if days else 0.0) * 1e6)
     except (ValueError, TypeError, OverflowError, OSError):
