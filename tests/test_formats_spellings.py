@@ -199,6 +199,37 @@ def test_people_by_the_name_of_their_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.xyz[:, 30, :2], [pixels(n / FPS)[30] for n in found.slots], atol=0.01)
 
 
+def test_3d_without_confidences(tmp_path: Path) -> None:
+    frames = []
+    for n in range(N):
+        xyz = person.joints(n / FPS) * (1, 1, -1) + (0, 0, 2)
+        xyz[[4, 30]] = 0  # not found
+        parts = {"pose": person.body_25(xyz), "hand_left": xyz[8:29], "hand_right": xyz[29:50]}
+        deep = {f"{part}_keypoints_3d": points.ravel().tolist() for part, points in parts.items()}
+        frames.append([person.openpose(pixels(n / FPS)) | deep])
+    found = read(person.openpose_folder(tmp_path / "a", frames), fps=FPS)
+    assert (found[0].unit, found[0].dims) == ("m", 3)
+    assert np.flatnonzero(found[0].missing.any(axis=0)).tolist() == [4, 30]
+    np.testing.assert_allclose(found[0].xyz[3, 7], person.joints(3 / FPS)[7] * (1, 1, -1) + (0, 0, 2), atol=1e-4)
+    said(found, "pose_keypoints_3d have no confidence")
+    frames[2][0]["pose_keypoints_3d"] = [1.0, 2.0]
+    folder = person.openpose_folder(tmp_path / "b", frames)
+    with pytest.raises(FormatError, match=r"pose_keypoints_3d: 2 numbers, x, y, z, confidence of each point expected"):
+        read(folder, fps=FPS)
+
+
+def test_a_last_file_of_zero_bytes_is_unfinished(tmp_path: Path) -> None:
+    """As a machine leaves it that lost its power; and one cut within a number."""
+    folder = person.openpose_folder(tmp_path / "a", ([person.openpose(pixels(n / FPS))] for n in range(N)))
+    last = folder / f"clip_{N - 1:012}_keypoints.json"
+    whole = last.read_bytes()
+    for content in (bytes(4096), whole[: whole.index(b"0.8") + 2], whole[: whole.index(b"[")] + b"-", b" \n"):
+        last.write_bytes(content)
+        found = read(folder, fps=FPS)
+        right(found[0], N - 1)
+        said(found, f"unfinished last file skipped: {last.name}")
+
+
 # Confidences
 
 

@@ -131,8 +131,20 @@ def _person(number: int, place: str, person: Any, options: Options) -> _Row:
         key = f"{part}_keypoints_2d" if f"{part}_keypoints_2d" in person else f"{part}_keypoints"
         key = "body_parts" if part == PARTS[0] and key not in person and "body_parts" in person else key
         flat.append(_points(place, part, key, person.get(key), 3))
-        deep.append(_points(place, part, f"{part}_keypoints_3d", person.get(f"{part}_keypoints_3d"), 4))
+        key = f"{part}_keypoints_3d"
+        deep.append(_points(place, part, key, _with_confidence(person.get(key), part, options), 4))
     return _Row(number, place, identity(f"{place}, person_id", person.get("person_id"), options), flat, deep)
+
+
+def _with_confidence(found: Any, part: str, options: Options) -> Any:
+    """Points in 3D; where they have no confidence, 1 for those with a position."""
+    if not isinstance(found, list) or not found or len(found) % 3 or isinstance(found[0], (list, dict, str)):
+        return found
+    if len(found) != 3 * _HAND_POINTS if part != PARTS[0] else len(found) % 4 == 0:
+        return found
+    options.note("pose_keypoints_3d have no confidence: 1 for points with a position")
+    points = [found[first : first + 3] for first in range(0, len(found), 3)]
+    return [value for point in points for value in (*point, float(any(point)))]
 
 
 def _points(place: str, part: str, key: str, found: Any, width: int) -> NDArray[np.float32]:

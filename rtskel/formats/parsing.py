@@ -153,7 +153,7 @@ def parse_json(place: Path | str, source: str) -> Any:
     try:
         return json.loads(source)
     except json.JSONDecodeError as error:
-        half = re.fullmatch(r"[-+.\w]{0,8}", source[error.pos :].rstrip(), re.ASCII)  # of a number or word, or nothing
+        half = re.fullmatch(r"[-+.\w]{0,8}", source[error.pos :].strip("\0 \t\r\n"), re.ASCII)  # of a word, or nothing
         at_end = half is not None or error.msg.startswith("Unterminated")
         kind = Unfinished if at_end else FormatError
         raise kind(
