@@ -340,7 +340,7 @@ def smaller(text: str) -> str:
     return text
 
 
-LATER = {"gpu.md", "service.md", "speed.md", "view.md"}
+LATER = {"gpu.md", "laboratory.md", "service.md", "speed.md", "translate.md", "view.md"}
 """Pages whose lines have not been seen to run to the end by this test: a busy machine cut it off. They are next."""
 
 RUN = [line for line in LINES if entry(NOT_RUN, line.text) is None and line.page not in LATER]
@@ -497,7 +497,11 @@ class Shell:
             attempt(line, self.run, line)
         for running in list(self.running):
             attempt(running.line or lines[0], self.sees, running)
-        for running in sorted(self.running, key=lambda each: bool(re.search(SERVES, each.command))):  # servers last
+
+        def last(each: Running) -> tuple[bool, bool]:  # servers, and before them what is beside the page's lines
+            return bool(re.search(SERVES, each.command)), not each.line
+
+        for running in sorted(self.running, key=last):
             attempt(running.line or lines[0], self.end, running)
         return problems
 
