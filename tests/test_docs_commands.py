@@ -56,7 +56,7 @@ NOT_RUN = {
     r"^RTSKEL_PICTURES=\. pytest": CI,
     r"^pytest$": CI,
     r"^ruff check": CI,
-    r"^sudo (cp|systemctl)": "changes the machine; the unit is checked in test_docs.py and by systemd-analyze below",
+    r"^sudo (cp|systemctl)": "changes the machine; the command in the unit is parsed in test_docs.py",
     r"^docker compose": "needs a container engine; the file is checked in test_manifests.py",
     r"^kubectl": "needs a cluster; the file is checked in test_manifests.py",
     r"^ssh -L": "needs another machine",
