@@ -8,6 +8,13 @@
 
 namespace nb = nanobind;
 
+// The loops over whole poses, compiled for AVX2 too where the compiler can choose at run time.
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define RTSKEL_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define RTSKEL_WIDE
+#endif
+
 // Arrays from Python: those that are read, and those that are written.
 template <typename T>
 using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;

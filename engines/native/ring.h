@@ -62,36 +62,33 @@ struct Planned {
     bool known;
 };
 
-// The loops over whole poses, compiled for AVX2 too where the compiler can choose at run time.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define RTSKEL_WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define RTSKEL_WIDE
-#endif
-
-constexpr std::size_t FEW = 64, BLOCK = 16;
+constexpr std::size_t FEW = 64, LANES = 8;
 
 // As `median`, for 1 to FEW values. The k-th smallest value is the largest of those that have at most k below them. Counting is
-// faster than sorting, because no branch is mispredicted.
+// faster than sorting, because no branch is mispredicted; the inner loops are such that compilers make vectors of them.
 RTSKEL_WIDE static float median_of_few(const float* v, std::size_t n) {
     constexpr float INF = std::numeric_limits<float>::infinity();
     float value[FEW];
-    std::int32_t below[FEW];
+    std::int32_t below[FEW] = {};
     std::copy_n(v, n, value);
-    for (std::size_t i = n; i % BLOCK; ++i) value[i] = INF;
-    for (std::size_t first = 0; first < n; first += BLOCK) {
-        std::int32_t count[BLOCK] = {};  // of constant size: it stays in registers
-        for (std::size_t j = 0; j < n; ++j)
-            for (std::size_t i = 0; i < BLOCK; ++i) count[i] += value[j] < value[first + i];
-        std::copy_n(count, BLOCK, below + first);
+    std::size_t end = n, j = 0;
+    while (end % LANES) value[end++] = INF;
+    for (; j + 4 <= n; j += 4) {  // several at a time: `below` is read and written less often
+        const float a = value[j], b = value[j + 1], c = value[j + 2], d = value[j + 3];
+        for (std::size_t i = 0; i < end; ++i) below[i] += (a < value[i]) + (b < value[i]) + (c < value[i]) + (d < value[i]);
     }
+    for (; j < n; ++j)
+        for (std::size_t i = 0; i < end; ++i) below[i] += value[j] < value[i];
     const auto lower = static_cast<std::int32_t>((n - 1) / 2), upper = static_cast<std::int32_t>(n / 2);
-    float low = -INF, middle = -INF;
-    for (std::size_t i = 0; i < n; ++i) {
-        low = std::max(low, below[i] <= lower ? value[i] : -INF);
-        middle = std::max(middle, below[i] <= upper ? value[i] : -INF);
-    }
-    return 0.5f * low + 0.5f * middle;
+    float low[LANES], middle[LANES];
+    std::fill_n(low, LANES, -INF);
+    std::fill_n(middle, LANES, -INF);
+    for (std::size_t first = 0; first < end; first += LANES)
+        for (std::size_t i = 0; i < LANES; ++i) {
+            low[i] = std::max(low[i], below[first + i] <= lower ? value[first + i] : -INF);
+            middle[i] = std::max(middle[i], below[first + i] <= upper ? value[first + i] : -INF);
+        }
+    return 0.5f * *std::max_element(low, low + LANES) + 0.5f * *std::max_element(middle, middle + LANES);
 }
 
 // Median of v[0..n), the mean of the two middle values if n is even; 0 if n is 0. Reorders v.
@@ -387,7 +384,7 @@ class Ring {
     // The windows that can run now are first(s)..limit(s).
     std::int64_t limit(int s) const {
         if (ended_[s] && last_[s] >= 0) return last_[s] + furthest;
-        return watermark_[s] - (watermark_[s] + 1) % cfg.hop;
+        return cfg.hop == 1 ? watermark_[s] : watermark_[s] - (watermark_[s] + 1) % cfg.hop;  // a division for each stream adds up
     }
 
     std::int64_t first(int s) const {

@@ -362,7 +362,7 @@ class Server(Closing):
         now = self._clock()
         for told in self.on_poses:
             told(emission, now)
-        messages = [*self._outlet.messages(emission, now)]
+        messages = self._outlet.messages(emission, now)
         self._kept.add(messages, now)
         if self._wanted.lingering:  # some of it is for readers that may come back
             messages = [message for message in messages if self._subscriptions.want(message[0])]

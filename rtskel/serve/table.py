@@ -151,9 +151,8 @@ class StreamTable:
         """Frames that wait for the engine. Tails of ended streams and slots that were given up are no frames: reading
         does not stop for them.
         """
-        used = slice(self._places.used)
-        last = np.minimum(self.bank.refinable[used], self._arrays.newest[used])
-        return self.backlog + int(np.maximum(last + 1 - self.bank.next_window[used], 0).sum())
+        bank = self.bank
+        return self.backlog + self._arrays.waiting(self._places.used, bank.next_window, bank.refinable)
 
     @property
     def streams(self) -> int:
