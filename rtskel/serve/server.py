@@ -60,6 +60,9 @@ REFINE_NS = 10_000_000
 UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
 
+CATCH_UP_NS = SECOND // 10
+"""How long a turn reads on where frames have been unread for too long."""
+
 LOOK_EVERY = SECOND // 10
 """How often it is asked which publishers have gone, and who was cut off for a message without end."""
 
@@ -285,6 +288,20 @@ class Server(Closing):
         if 2 * (self._table.counts.total() - refused) >= len(inbox.topics) + inbox.others:
             # ZeroMQ reads from all publishers in turn: whoever sends what is refused does not make others lag.
             self._unread_since = self._clock()
+        if self._lags():
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Frames have been unread for too long, those of all publishers: read on, and leave out windows for that."""
+        until = self._clock() + CATCH_UP_NS
+        while self._unread and (now := self._clock()) < until:
+            self._table.leave_out(self._deliver, now)
+            self._tell()
+            if (room := self._room()) <= 0:
+                return
+            inbox = Inbox()
+            self._receive(inbox, room)
+            self._take_in(inbox)
 
     def _receive(self, inbox: Inbox, room: int) -> None:
         if not self._unread:

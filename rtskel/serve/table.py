@@ -338,6 +338,15 @@ class StreamTable:
         self._progress(end)
         self._batches.rest()
 
+    def leave_out(self, deliver: Callable[[Emission], None], now: int) -> None:
+        """No more frames can wait, and others are unread: windows are left out at once, as `run` does where it is
+        `crowded`; `deliver` gets the poses of these.
+        """
+        left_out = self.counts["overload"]
+        self._batches.leave_out(deliver, now)
+        self._unfinished.overloaded = self._unfinished.overloaded or self.counts["overload"] > left_out
+        self._progress(now)
+
     def engine_failed(self, error: str, now: int) -> None:
         """The engine did not refine its batch: what these windows complete, now or later, is flagged PASSTHROUGH."""
         self._batches.failed(error, now)
