@@ -22,4 +22,14 @@ within = _native.within
 FOLDER = Path(_native.__file__).parent
 """Where the build puts compiled parts, the GPU kernels among them."""
 
-__all__ = ["FOLDER", "FastPath", "HoardWatch", "PoseWriter", "RawReader", "Ring", "StreamArrays", "guard_signals", "within"]
+__all__ = [
+    "FOLDER",
+    "FastPath",
+    "HoardWatch",
+    "PoseWriter",
+    "RawReader",
+    "Ring",
+    "StreamArrays",
+    "guard_signals",
+    "within",
+]

@@ -45,13 +45,6 @@ inline bool all_finite(const float* values, std::size_t count) {
     return finite;
 }
 
-// Whether no value is further from 0 than that, nor is no number.
-RTSKEL_WIDE static bool within(const float* values, std::size_t count, float limit) {
-    int inside = 1;
-    for (std::size_t k = 0; k < count; ++k) inside &= std::abs(values[k]) <= limit;
-    return inside;
-}
-
 inline std::string_view bytes_of(nb::handle object) {
     const nb::bytes bytes = nb::cast<nb::bytes>(object);  // also held by the caller's list
     return {bytes.c_str(), bytes.size()};

@@ -3,6 +3,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -35,6 +36,13 @@ inline void prefetch(const void* from, std::size_t bytes) {
 #else
     (void)from, (void)bytes;
 #endif
+}
+
+// Whether no value is further from 0 than that, nor is no number.
+RTSKEL_WIDE static bool within(const float* values, std::size_t count, float limit) {
+    int inside = 1;
+    for (std::size_t k = 0; k < count; ++k) inside &= std::abs(values[k]) <= limit;
+    return inside;
 }
 
 }  // namespace rtskel

@@ -142,6 +142,13 @@ RTSKEL_WIDE static void spread(const double* squares, std::size_t joints, double
         sigma[k] = static_cast<float>(std::min(MAX, std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by)));
 }
 
+// Whether every joint counts as there.
+RTSKEL_WIDE static bool sure_of_all(const float* confidence, std::size_t joints, float least) {
+    int all = 1;
+    for (std::size_t k = 0; k < joints; ++k) all &= (confidence[k] > 0.0f) & (confidence[k] >= least);
+    return all;
+}
+
 inline float distance(const float* a, const float* b) {
     const float x = a[0] - b[0], y = a[1] - b[1], z = a[2] - b[2];
     return std::sqrt(x * x + y * y + z * z);
@@ -212,7 +219,12 @@ class Ring {
         const std::size_t at = j % capacity;
         float* to = st.xyz.data() + at * cfg.joints * 3;
         float* sure = st.confidence.data() + at * cfg.joints;
-        for (int k = 0; k < cfg.joints; ++k) {
+        const bool whole = sure_of_all(confidence, cfg.joints, cfg.min_confidence) && within(xyz, 3 * cfg.joints, std::numeric_limits<float>::max());
+        if (whole) {  // usually
+            std::copy_n(xyz, 3 * cfg.joints, to);
+            for (int k = 0; k < cfg.joints; ++k) sure[k] = std::min(confidence[k], 1.0f);
+        }
+        for (int k = 0; k < cfg.joints && !whole; ++k) {
             const float* p = xyz + 3 * k;
             const float c = confidence[k];
             const bool valid = c > 0.0f && c >= cfg.min_confidence && std::isfinite(p[0]) && std::isfinite(p[1]) && std::isfinite(p[2]);

@@ -159,6 +159,7 @@ class Server(Closing):
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
         self._unread_since = clock()  # and ever since then, if so: frames, not only what is refused
+        self._empty_at = clock()  # when nothing was waiting in the socket
         self._read_up_to = clock()  # all that had come by then has been read
         self._look_at = clock()  # when to ask who has gone
         with ExitStack() as stack:
@@ -263,6 +264,7 @@ class Server(Closing):
         until = min(self._table.next_deadline(), self._heartbeat_at, self._look_at, answers)
         if until > now:
             self._sockets.wait(math.ceil((until - now) / 1e6), reading=reading)
+            self._empty_at = self._clock() if reading else self._empty_at  # else it would not have waited
         return max(until, now) + 2e6  # polls count in ms
 
     def _room(self) -> int:
@@ -305,8 +307,10 @@ class Server(Closing):
 
     def _receive(self, inbox: Inbox, room: int) -> None:
         if not self._unread:
-            self._unread_since = self._clock()
+            self._unread_since = self._empty_at
         self._unread = self._sockets.receive(inbox, room, self._clock, self._refuse)
+        if not self._unread:
+            self._empty_at = self._clock()
 
     def _take_in(self, inbox: Inbox) -> None:
         refused: set[int] = set()
