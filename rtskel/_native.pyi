@@ -109,6 +109,9 @@ class FastPath:
     ) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
 
+def within(values: _Float32, limit: float) -> bool:
+    """Whether no value is further from 0 than that, nor is no number."""
+
 def guard_signals(numbers: list[int], patience: int) -> None:
     """In front of the handlers of these signals, without Python: the first one starts an alarm of `patience` seconds,
     which ends the process with status 1; a second one ends it at once.

@@ -17,8 +17,19 @@ RawReader = _native.RawReader
 Ring = _native.Ring
 StreamArrays = _native.StreamArrays
 guard_signals = _native.guard_signals
+within = _native.within
 
 FOLDER = Path(_native.__file__).parent
 """Where the build puts compiled parts, the GPU kernels among them."""
 
-__all__ = ["FOLDER", "FastPath", "HoardWatch", "PoseWriter", "RawReader", "Ring", "StreamArrays", "guard_signals"]
+__all__ = [
+    "FOLDER",
+    "FastPath",
+    "HoardWatch",
+    "PoseWriter",
+    "RawReader",
+    "Ring",
+    "StreamArrays",
+    "guard_signals",
+    "within",
+]

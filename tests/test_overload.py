@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from rtskel.client import GroupPublisher
 from rtskel.refine import Refined, RefinerBank
 from rtskel.skeleton import NECK
 from rtskel.wire import Flag
@@ -383,3 +384,40 @@ def test_whoever_sends_what_is_refused_makes_nobody_lag():
         reader.until_ended()
         reader.check("a", xyz, range(80), 80)
         assert not any("overload" in beat.counts for beat in reader.heartbeats)
+
+
+def test_a_publisher_of_much_does_not_leave_others_unread():
+    """Messages are read in turn, and one publisher's hold 16 poses each: there is room for few of the other's. Frames
+    that have been unread for too long are read at once, and windows are left out for them.
+    """
+    xyz, engine, jump = recording(60), HeldEngine(), [0]
+    unread: list[int] = []
+    run = engine.run
+
+    def counted(*given):
+        if engine.go.is_set():
+            unread.append(17 * 60 - server._frames_in)
+            jump[0] += 2_000_000_000  # so long it takes
+        return run(*given)
+
+    engine.run = counted
+    many = np.broadcast_to(xyz[:, None], (60, 16, *xyz.shape[1:]))
+    with (
+        serving(engine, config={"max_waiting": 64}, clock=lambda: time.monotonic_ns() + jump[0], idle_s=1e6) as server,
+        Reader(server, queue=10_000) as reader,
+        publisher(server, queue=1000) as steady,
+        GroupPublisher(server.raw_endpoint, group="x", fps=25, queue=1000) as heavy,
+    ):
+        heavy.wait_for_subscriber(PATIENCE)
+        engine.tried = True
+        for n in range(60):
+            assert heavy.send([f"x{k}" for k in range(16)], many[n], seq=n)
+            assert steady.send(xyz[n], seq=n)
+        engine.go.set()
+        reader.until(lambda reader: unread and unread[-1] == 0)
+        assert sum(left > 0 for left in unread) < 10
+        heavy.end()
+        steady.end(60)
+        reader.until(lambda reader: sum(event.kind == "end" for event in reader.events) == 17)
+        for stream in ("a", "x0", "x15"):
+            assert [pose.seq for pose in reader.select(stream, 0)] == list(range(60))

@@ -569,6 +569,16 @@ def test_a_stale_stream_that_comes_back_starts_afresh(resumed):
     np.testing.assert_array_equal(rig.xyz()[30:], expected(range(resumed, resumed + 9), resumed + 9, 4, resumed))
 
 
+@pytest.mark.parametrize(("resumed", "detail"), [(2, "no frame came for long"), (4, "frames 2..3 did not come")])
+def test_the_event_of_a_stale_stream_that_comes_back_says_what_did_not_come(resumed, detail):
+    """Of a young stream nothing was filled in: it may go on without a hole."""
+    rig = Rig(max_gap=10).play(on_time(range(2)))
+    rig.until(100 * PERIOD).send(*(frame(n) for n in range(resumed, resumed + 9)), end(resumed + 9))
+    rig.check_order()
+    assert rig.kinds() == ["start", "stale", "gap", "end"]
+    assert next(event.detail for event in rig.events if event.kind == "gap") == detail
+
+
 def test_a_stale_stream_that_goes_on_where_it_was_is_late_until_it_is_past_what_was_filled_in():
     rig = Rig(max_gap=10).play(on_time(range(20)))
     for n in range(20, 50):

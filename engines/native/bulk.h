@@ -282,6 +282,7 @@ class PoseWriter {
 };
 
 inline void bind_bulk(nb::module_& m) {
+    m.def("within", [](In<float> values, float limit) { return within(values.data(), values.size(), limit); });
     nb::class_<RawReader>(m, "RawReader")
         .def(nb::init<std::size_t>(), nb::arg("joints"))
         .def("add", &RawReader::add)

@@ -62,36 +62,33 @@ struct Planned {
     bool known;
 };
 
-// The loops over whole poses, compiled for AVX2 too where the compiler can choose at run time.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define RTSKEL_WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define RTSKEL_WIDE
-#endif
-
-constexpr std::size_t FEW = 64, BLOCK = 16;
+constexpr std::size_t FEW = 64, LANES = 8;
 
 // As `median`, for 1 to FEW values. The k-th smallest value is the largest of those that have at most k below them. Counting is
-// faster than sorting, because no branch is mispredicted.
+// faster than sorting, because no branch is mispredicted; the inner loops are such that compilers make vectors of them.
 RTSKEL_WIDE static float median_of_few(const float* v, std::size_t n) {
     constexpr float INF = std::numeric_limits<float>::infinity();
     float value[FEW];
-    std::int32_t below[FEW];
+    std::int32_t below[FEW] = {};
     std::copy_n(v, n, value);
-    for (std::size_t i = n; i % BLOCK; ++i) value[i] = INF;
-    for (std::size_t first = 0; first < n; first += BLOCK) {
-        std::int32_t count[BLOCK] = {};  // of constant size: it stays in registers
-        for (std::size_t j = 0; j < n; ++j)
-            for (std::size_t i = 0; i < BLOCK; ++i) count[i] += value[j] < value[first + i];
-        std::copy_n(count, BLOCK, below + first);
+    std::size_t end = n, j = 0;
+    while (end % LANES) value[end++] = INF;
+    for (; j + 4 <= n; j += 4) {  // several at a time: `below` is read and written less often
+        const float a = value[j], b = value[j + 1], c = value[j + 2], d = value[j + 3];
+        for (std::size_t i = 0; i < end; ++i) below[i] += (a < value[i]) + (b < value[i]) + (c < value[i]) + (d < value[i]);
     }
+    for (; j < n; ++j)
+        for (std::size_t i = 0; i < end; ++i) below[i] += value[j] < value[i];
     const auto lower = static_cast<std::int32_t>((n - 1) / 2), upper = static_cast<std::int32_t>(n / 2);
-    float low = -INF, middle = -INF;
-    for (std::size_t i = 0; i < n; ++i) {
-        low = std::max(low, below[i] <= lower ? value[i] : -INF);
-        middle = std::max(middle, below[i] <= upper ? value[i] : -INF);
-    }
-    return 0.5f * low + 0.5f * middle;
+    float low[LANES], middle[LANES];
+    std::fill_n(low, LANES, -INF);
+    std::fill_n(middle, LANES, -INF);
+    for (std::size_t first = 0; first < end; first += LANES)
+        for (std::size_t i = 0; i < LANES; ++i) {
+            low[i] = std::max(low[i], below[first + i] <= lower ? value[first + i] : -INF);
+            middle[i] = std::max(middle[i], below[first + i] <= upper ? value[first + i] : -INF);
+        }
+    return 0.5f * *std::max_element(low, low + LANES) + 0.5f * *std::max_element(middle, middle + LANES);
 }
 
 // Median of v[0..n), the mean of the two middle values if n is even; 0 if n is 0. Reorders v.
@@ -143,6 +140,13 @@ RTSKEL_WIDE static void spread(const double* squares, std::size_t joints, double
     constexpr double MAX = std::numeric_limits<float>::max();  // predictions may lie further apart than any float says
     for (std::size_t k = 0; k < joints; ++k)
         sigma[k] = static_cast<float>(std::min(MAX, std::sqrt((squares[3 * k] + squares[3 * k + 1] + squares[3 * k + 2]) / by)));
+}
+
+// Whether every joint counts as there.
+RTSKEL_WIDE static bool sure_of_all(const float* confidence, std::size_t joints, float least) {
+    int all = 1;
+    for (std::size_t k = 0; k < joints; ++k) all &= (confidence[k] > 0.0f) & (confidence[k] >= least);
+    return all;
 }
 
 inline float distance(const float* a, const float* b) {
@@ -215,7 +219,12 @@ class Ring {
         const std::size_t at = j % capacity;
         float* to = st.xyz.data() + at * cfg.joints * 3;
         float* sure = st.confidence.data() + at * cfg.joints;
-        for (int k = 0; k < cfg.joints; ++k) {
+        const bool whole = sure_of_all(confidence, cfg.joints, cfg.min_confidence) && within(xyz, 3 * cfg.joints, std::numeric_limits<float>::max());
+        if (whole) {  // usually
+            std::copy_n(xyz, 3 * cfg.joints, to);
+            for (int k = 0; k < cfg.joints; ++k) sure[k] = std::min(confidence[k], 1.0f);
+        }
+        for (int k = 0; k < cfg.joints && !whole; ++k) {
             const float* p = xyz + 3 * k;
             const float c = confidence[k];
             const bool valid = c > 0.0f && c >= cfg.min_confidence && std::isfinite(p[0]) && std::isfinite(p[1]) && std::isfinite(p[2]);
@@ -387,7 +396,7 @@ class Ring {
     // The windows that can run now are first(s)..limit(s).
     std::int64_t limit(int s) const {
         if (ended_[s] && last_[s] >= 0) return last_[s] + furthest;
-        return watermark_[s] - (watermark_[s] + 1) % cfg.hop;
+        return cfg.hop == 1 ? watermark_[s] : watermark_[s] - (watermark_[s] + 1) % cfg.hop;  // a division for each stream adds up
     }
 
     std::int64_t first(int s) const {

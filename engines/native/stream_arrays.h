@@ -186,6 +186,14 @@ class StreamArrays {
         return found;
     }
 
+    // How many windows wait to run at the places below `used`, `following` to `last` [places], but for those after the last frame that came.
+    std::int64_t waiting(std::size_t used, In<std::int64_t> following, In<std::int64_t> last) const {
+        if (used > places || following.size() < used || last.size() < used) throw std::out_of_range("more places than there are");
+        std::int64_t total = 0;
+        for (std::size_t p = 0; p < used; ++p) total += std::max<std::int64_t>(0, std::min(last.data()[p], newest[p]) + 1 - following.data()[p]);
+        return total;
+    }
+
     // The columns of rtskel.wire.RefinedBatch.numbers for rows (`rtskel.refine.Refined.columns`) that come out at one of these lookaheads;
     // their poses are turned into the axes of their streams. Where nothing is known of a slot, the last known pose takes its place, for at most `gap` slots; then the row is not kept, and has no number; or, with a flag for
     // `unseen` ones, it has no coordinates. Returns how many rows are not kept; `kept` says which.
@@ -327,6 +335,7 @@ inline void bind_stream_arrays(nb::module_& m) {
         .def("pause", &StreamArrays::pause)
         .def("turn_in", &StreamArrays::turn_in)
         .def("behind", &StreamArrays::behind)
+        .def("waiting", &StreamArrays::waiting)
         .def("emit", &StreamArrays::emit)
         .def("kept", &StreamArrays::kept)
         .def("begin", &StreamArrays::begin)

@@ -133,6 +133,12 @@ class StreamArrays:
         places = np.empty(used, np.int64)
         return places[: self.compiled.behind(used, following, watermark, limit, places)]
 
+    def waiting(self, used: int, following: Slots, last: Slots) -> int:
+        """How many windows wait to run at the places below `used`, `following` to `last` [places], but for those after
+        the last frame that came.
+        """
+        return int(self.compiled.waiting(used, following, last))
+
     def emit(
         self, refined: Refined, lookaheads: Sequence[int], gap: int, *, unseen: bool
     ) -> tuple[Slots, NDArray[np.bool_] | None]:

@@ -96,6 +96,11 @@ class Batches:
         self._deliver(refined, start, end, deliver)
         return end
 
+    def leave_out(self, deliver: Callable[[Emission], None], now: int) -> None:
+        """See `StreamTable.leave_out`."""
+        if self._behind < math.inf and (skipped := self._leave_out(now, hurry=True)) is not None:
+            self._deliver(skipped, now, now, deliver)
+
     def _deliver(self, refined: Refined, start: int, end: int, deliver: Callable[[Emission], None]) -> None:
         if len(refined) and len(emission := self._emission(refined, start, end)):
             deliver(emission)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain
 
 from rtskel import wire
 from rtskel.serve.reports import SECOND
@@ -70,7 +69,9 @@ class Kept:
     """Keeps single poses and events, by the time of their sending."""
 
     def __init__(self) -> None:
-        self._sent: deque[tuple[int, int, list[tuple[bytes, bytes]]]] = deque()  # when, bytes, and messages
+        # When, topics, bodies and their lengths. Of what is sent at once the bodies are copied together: so their own
+        # memory is free again as soon as they are sent, and the next ones are written where the cache has it.
+        self._sent: deque[tuple[int, tuple[bytes, ...], bytes, list[int]]] = deque()
         self._bytes = 0
         self._asked: dict[bytes, bytes] = {}  # the topic to answer on, and the prefix that is asked for
         self._answer_at = 0
@@ -80,11 +81,20 @@ class Kept:
         if messages and messages[-1][0].startswith(wire.REFINED_BATCH_PREFIX):
             messages = [message for message in messages if not message[0].startswith(wire.REFINED_BATCH_PREFIX)]
         if messages:
-            size = len(messages) * len(messages[0][1])  # those of one engine call are about equally long
-            self._bytes += size
-            self._sent.append((now, size, messages))
+            topics, bodies = zip(*messages, strict=True)
+            together = b"".join(bodies)
+            self._bytes += len(together)
+            self._sent.append((now, topics, together, [*map(len, bodies)]))
         while self._sent and (now - self._sent[0][0] > KEEP_NS or self._bytes > MAX_KEPT):
-            self._bytes -= self._sent.popleft()[1]
+            self._bytes -= len(self._sent.popleft()[2])
+
+    def _messages(self) -> Iterator[tuple[bytes, bytes]]:
+        """All that is kept, oldest first."""
+        for _, topics, together, lengths in self._sent:
+            end = 0
+            for topic, length in zip(topics, lengths, strict=True):
+                start, end = end, end + length
+                yield topic, together[start:end]
 
     def ask(self, topic: bytes) -> None:
         """A reader has subscribed to that topic, on which it wants messages again."""
@@ -104,7 +114,7 @@ class Kept:
         asked = [(answer, self._asked.pop(answer)) for answer in [*self._asked][:MAX_ASKED]]
         wanted: dict[bytes, list[bytes]] = {}  # where to send messages of a topic again
         left = MAX_ANSWER
-        for topic, body in chain.from_iterable(messages for _, _, messages in self._sent):
+        for topic, body in self._messages():
             if topic not in wanted:
                 wanted[topic] = [answer for answer, prefix in asked if topic.startswith(prefix)]
             for answer in wanted[topic][: max(0, left)]:

@@ -57,16 +57,16 @@ class Outlet:
             self._forget(place)
         self._encoders.clear()
 
-    def messages(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
+    def messages(self, emission: Emission, now: int) -> list[tuple[bytes, bytes]]:
         """What is to be sent of these poses at `now`."""
         for place in self._table.take_changed():
             self._forget(place)
-        if self._singly:
-            yield from self._alone(emission, now)
+        messages = self._alone(emission, now) if self._singly else []
         for lookahead in self._in_batches:
             rows = emission.lookahead == lookahead
             if rows.any():
-                yield from self._batches(lookahead, emission if rows.all() else emission.select(rows), now)
+                messages += self._batches(lookahead, emission if rows.all() else emission.select(rows), now)
+        return messages
 
     def raw(self, topics: list[bytes], bodies: list[bytes], refused: set[int]) -> Iterator[tuple[bytes, bytes]]:
         """Of raw messages, those that somebody reads; not the refused ones, given by their places in the lists."""
@@ -75,18 +75,19 @@ class Outlet:
                 if which not in refused and self._subscriptions.want(topic):
                     yield topic, bodies[which]
 
-    def _alone(self, emission: Emission, now: int) -> Iterator[tuple[bytes, bytes]]:
+    def _alone(self, emission: Emission, now: int) -> list[tuple[bytes, bytes]]:
         # Of few poses, and most often there are few, lists are read faster than arrays.
         poses = list(zip(emission.place.tolist(), emission.lookahead.tolist(), strict=True))
         kinds = [kind if (kind := self._wanted.get(pose)) is not None else self._ask(pose) for pose in poses]
         if min(kinds) == _UNWANTED:
             emission = emission.select(np.array(kinds) != _UNWANTED)
             kinds = [kind for kind in kinds if kind != _UNWANTED]
-        if kinds:
-            times = emission.infer_start_ns, emission.infer_end_ns, now
-            arrays = emission.xyz, emission.confidence, emission.sigma
-            bodies = self._writer.write(kinds, emission.numbers, *times, *arrays)
-            yield from zip(map(self._writer.topics.__getitem__, kinds), bodies, strict=True)
+        if not kinds:
+            return []
+        times = emission.infer_start_ns, emission.infer_end_ns, now
+        arrays = emission.xyz, emission.confidence, emission.sigma
+        bodies = self._writer.write(kinds, emission.numbers, *times, *arrays)
+        return [*zip(map(self._writer.topics.__getitem__, kinds), bodies, strict=True)]
 
     def _forget(self, place: int) -> None:
         """The poses of that place are of another kind than before."""

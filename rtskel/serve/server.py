@@ -60,6 +60,9 @@ REFINE_NS = 10_000_000
 UNREAD_NS = SECOND
 """How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
 
+CATCH_UP_NS = SECOND // 10
+"""How long a turn reads on where frames have been unread for too long."""
+
 LOOK_EVERY = SECOND // 10
 """How often it is asked which publishers have gone, and who was cut off for a message without end."""
 
@@ -156,6 +159,7 @@ class Server(Closing):
         self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
         self._unread_since = clock()  # and ever since then, if so: frames, not only what is refused
+        self._empty_at = clock()  # when nothing was waiting in the socket
         self._read_up_to = clock()  # all that had come by then has been read
         self._look_at = clock()  # when to ask who has gone
         with ExitStack() as stack:
@@ -260,6 +264,7 @@ class Server(Closing):
         until = min(self._table.next_deadline(), self._heartbeat_at, self._look_at, answers)
         if until > now:
             self._sockets.wait(math.ceil((until - now) / 1e6), reading=reading)
+            self._empty_at = self._clock() if reading else self._empty_at  # else it would not have waited
         return max(until, now) + 2e6  # polls count in ms
 
     def _room(self) -> int:
@@ -285,11 +290,27 @@ class Server(Closing):
         if 2 * (self._table.counts.total() - refused) >= len(inbox.topics) + inbox.others:
             # ZeroMQ reads from all publishers in turn: whoever sends what is refused does not make others lag.
             self._unread_since = self._clock()
+        if self._lags():
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Frames have been unread for too long, those of all publishers: read on, and leave out windows for that."""
+        until = self._clock() + CATCH_UP_NS
+        while self._unread and (now := self._clock()) < until:
+            self._table.leave_out(self._deliver, now)
+            self._tell()
+            if (room := self._room()) <= 0:
+                return
+            inbox = Inbox()
+            self._receive(inbox, room)
+            self._take_in(inbox)
 
     def _receive(self, inbox: Inbox, room: int) -> None:
         if not self._unread:
-            self._unread_since = self._clock()
+            self._unread_since = self._empty_at
         self._unread = self._sockets.receive(inbox, room, self._clock, self._refuse)
+        if not self._unread:
+            self._empty_at = self._clock()
 
     def _take_in(self, inbox: Inbox) -> None:
         refused: set[int] = set()
@@ -362,7 +383,7 @@ class Server(Closing):
         now = self._clock()
         for told in self.on_poses:
             told(emission, now)
-        messages = [*self._outlet.messages(emission, now)]
+        messages = self._outlet.messages(emission, now)
         self._kept.add(messages, now)
         if self._wanted.lingering:  # some of it is for readers that may come back
             messages = [message for message in messages if self._subscriptions.want(message[0])]

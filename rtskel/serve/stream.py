@@ -265,7 +265,8 @@ class Stream:
         elif number >= closed.next_number and self.ended:
             self.start(msg, now, base=closed.next_number, kind="start")
         elif number >= closed.next_number:
-            detail = f"frames {closed.last_number + 1}..{number - 1} did not come"
+            missed = f"frames {closed.last_number + 1}..{number - 1} did not come"
+            detail = missed if number > closed.last_number + 1 else "no frame came for long"
             self.start(msg, now, base=None, kind="gap", detail=detail, flags=Flag.GAP_BEFORE)
         else:
             self._reopen_back(msg, number, kind, now)

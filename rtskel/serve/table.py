@@ -151,9 +151,8 @@ class StreamTable:
         """Frames that wait for the engine. Tails of ended streams and slots that were given up are no frames: reading
         does not stop for them.
         """
-        used = slice(self._places.used)
-        last = np.minimum(self.bank.refinable[used], self._arrays.newest[used])
-        return self.backlog + int(np.maximum(last + 1 - self.bank.next_window[used], 0).sum())
+        bank = self.bank
+        return self.backlog + self._arrays.waiting(self._places.used, bank.next_window, bank.refinable)
 
     @property
     def streams(self) -> int:
@@ -338,6 +337,15 @@ class StreamTable:
         self._unfinished.overloaded = overloaded or self.counts["overload"] > left_out
         self._progress(end)
         self._batches.rest()
+
+    def leave_out(self, deliver: Callable[[Emission], None], now: int) -> None:
+        """No more frames can wait, and others are unread: windows are left out at once, as `run` does where it is
+        `crowded`; `deliver` gets the poses of these.
+        """
+        left_out = self.counts["overload"]
+        self._batches.leave_out(deliver, now)
+        self._unfinished.overloaded = self._unfinished.overloaded or self.counts["overload"] > left_out
+        self._progress(now)
 
     def engine_failed(self, error: str, now: int) -> None:
         """The engine did not refine its batch: what these windows complete, now or later, is flagged PASSTHROUGH."""

@@ -87,6 +87,10 @@ class NumpyStreamArrays:
         out[: len(found)] = found
         return len(found)
 
+    def waiting(self, used, following, last):
+        came = np.minimum(last[:used], self.newest[:used])
+        return int(np.maximum(came + 1 - following[:used], 0).sum())
+
     def _waits_since(self, place, first, last):
         slots = np.arange(first, last + 1)
         came = slots[self.slot[place, slots % self.ring] == slots]
