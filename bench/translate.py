@@ -1,13 +1,19 @@
 """Does refinement help a reader? A sign language translator reads poses as they are, filtered and refined.
 
-Sentences are *composed*: clips of real signs (MediaPipe on webcams, 32 signs of ASL) one after another, in an order of
-glosses that differs from English, by the rules below; no person signed them. Clips are disjoint by split: of the takes
-of a sign, in order, the first 60% are for training, the next 15% for dev, the rest for test. A translator learns from
-the raw poses; then it reads test poses that are raw, corrupted (noise of half a limb's length on every joint, hands
-lost in bursts 30% of the time), or with the error that a monocular estimator was measured to have, each as they are,
+Sentences are composed of clips of real signs (`measure.composed`), by rule or with the texts of PHOENIX14T. Their poses
+are raw, corrupted (noise of half a limb's length on every joint, hands lost in bursts 30% of the time), or have the
+error that MediaPipe was measured to have on pictures whose true joints are known (`rtskel pairs`), each as they are,
 with the filter that is best on dev for that condition, and with Skeletor, whose handling of gaps is chosen on dev too.
+Two questions are asked:
 
-    python bench/translate.py --runs runs/translate --save translate
+    read         one translator, which has learned from raw poses, reads each of these
+    retrained    for each of these, a translator that has learned from the like
+
+Translations of the true glosses show what is possible at best.
+
+    rtskel pairs pairs --frames 60000 --data ../shared/data
+    python bench/translate.py --runs runs/translate --pairs pairs --retrain 0 --save translate
+    python bench/translate.py --sentences phoenix --runs runs/translate --pairs pairs --seeds 0 --save translate-phoenix
 
 What is prepared and trained is kept in the folder of --runs, and an interrupted bench continues where it was.
 """
@@ -15,179 +21,82 @@ What is prepared and trained is kept in the folder of --runs, and an interrupted
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measure import composed
 from measure.report import arguments, names, numbers, report, table
-from numpy.typing import NDArray
+from sacrebleu.metrics.chrf import CHRF
 
 from rtskel.cli import positive
 from rtskel.engine import open_engine
 from rtskel.errors import RtskelError
 from rtskel.filters import FILLS
-from rtskel.formats import SKELS_UNIT, Recording, write
-from rtskel.recordings import lift
-from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50
+from rtskel.formats import write
+from rtskel.formats.jointmap import mediapipe_map
+from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training import corrupt
 from rtskel.training.corrupt import Poses
+from rtskel.training.paired import read_pairs
+from rtskel.translate import train as training
 from rtskel.translate.data import Sentence, sentences
 from rtskel.translate.inputs import BUNDLED, Frames, Inputs
-from rtskel.translate.metrics import bleu, compare, score, signatures
+from rtskel.translate.metrics import SAMPLES, SEED, bleu, bleu_metric, rouge_l, signatures
 from rtskel.translate.network import TranslatorConfig
-from rtskel.translate.train import TrainConfig, train
+from rtskel.translate.train import TrainConfig
 from rtskel.translate.translator import Search, Translator
 
-COUNTS = {"train": 3000, "dev": 250, "test": 500}
-"""Sentences of each split."""
-TAKES = {"train": (0.0, 0.6), "dev": (0.6, 0.75), "test": (0.75, 1.0)}
-"""Shares of a sign's takes, in order."""
-TRANSITION = 2
-"""Frames between two signs, interpolated."""
-FPS = 25.0
-NETWORK = TranslatorConfig(stack=2, longest=30)
-EPOCHS = 8
-"""Of training a translator: about three minutes of one core."""
 BLOCK = 50
 """Sentences that are refined and kept together."""
-ASPECT = 0.75
-"""Height by width of the images; the file does not state it."""
-
-LETTERS = "bcefghjklstuvwxyz"
-SIZES, DRINKS = ("small", "medium", "large"), ("coffee", "tea", "water", "muffin")
 
 
-# Sentences by rule
+@dataclass(frozen=True)
+class Kind:
+    """A kind of sentences, and how its translator is trained.
 
-
-def item(random: np.random.Generator) -> tuple[list[str], list[str]]:
-    """What is ordered, in English and in glosses: the thing comes first, then its size."""
-    thing = str(random.choice(DRINKS))
-    size = [str(random.choice(SIZES))] if random.random() < 0.75 else []
-    return ["a", *size, thing], [thing.upper(), *(s.upper() for s in size), "A"]
-
-
-def sentence(random: np.random.Generator) -> tuple[str, str]:
-    """A sentence and its glosses.
-
-    Names come before what is ordered, what is asked comes last, and PLEASE before everything but HELLO; English has
-    them elsewhere.
+    Attributes:
+        counts: sentences of each split.
+        make: sentences of a split, of the takes of signs.
+        config: of the translator.
+        words: kinds of words that are counted.
     """
-    english, gloss = item(random)
-    if random.random() < 0.25:
-        more = item(random)
-        english, gloss = [*english, "and", *more[0]], [*gloss, *more[1]]
-    kind = random.choice(4, p=[0.35, 0.25, 0.2, 0.2])
-    if kind == 0:
-        english, gloss = ["can", "i", "get", *english], [*gloss, "I", "GET", "CAN"]
-    elif kind == 1:
-        english, gloss = ["i", "can", "get", *english], [*gloss, "I", "CAN", "GET"]
-    elif kind == 2:
-        english, gloss = ["get", *english], [*gloss, "GET"]
-    else:
-        english, gloss = ["no", *english[1:]], [*gloss[:-1], "NO"]
-    if random.random() < 0.5:
-        name = [str(letter) for letter in random.choice(list(LETTERS), random.integers(2, 5))]
-        english, gloss = [*english, "for", *name], [*(letter.upper() for letter in name), *gloss]
-    ending = random.random()
-    if ending < 0.3:
-        english, gloss = [*english, "please"], ["PLEASE", *gloss]
-    elif ending < 0.6:
-        english, gloss = [*english, "thank", "you"], [*gloss, "THANK-YOU"]
-    if random.random() < 0.35:
-        english, gloss = ["hello", *english], ["HELLO", *gloss]
-    return " ".join(english), " ".join(gloss)
+
+    counts: dict[str, int]
+    make: Callable[[Path, composed.Clips, str, int], list[Sentence]]
+    config: TrainConfig
+    words: dict[str, Callable[[str], bool]]
 
 
-# Clips
+SCHEDULE: dict[str, Any] = {"patience": 2, "factor": 0.5, "beams": (1,), "alphas": (0.0,)}
+"""Of all translators; the search is greedy."""
 
-
-def clips(path: Path, lifted: bool = True) -> dict[str, list[Frames]]:
-    """The takes of each sign in order: canonical axes, neck at the origin and shoulders 1/3 apart in the median.
-
-    Args:
-        lifted: depth comes from the image, by `rtskel.lift`, as that of PHOENIX14T did; else it is MediaPipe's, with
-            which forearms are three times as long as in the image.
-    """
-    if not path.exists():
-        raise RtskelError(f"{path}: no such file")
-    with np.load(path) as file:
-        points, label, number = file["points"], file["label"].astype(str), file["number"]
-    found: dict[str, list[Frames]] = {}
-    for row in np.lexsort((number, label)):
-        if label[row] != "-":
-            found.setdefault(str(label[row]).upper(), []).append(_clip(points[row], lifted))
-    return found
-
-
-def takes(options: argparse.Namespace) -> dict[str, list[Frames]]:
-    """`clips`, lifted at the first call."""
-    path = options.runs / "clips.npz"
-    if not path.exists():
-        print("clips are read and lifted", file=sys.stderr)
-        found = clips(options.data / "signs" / "words.npz", not options.estimated_depth)
-        every = [(sign, clip) for sign, of in found.items() for clip in of]
-        xyz, missing = (np.stack([clip[k] for _, clip in every]) for k in range(2))
-        np.savez(path, sign=np.array([sign for sign, _ in every]), xyz=xyz, missing=missing)
-    kept: dict[str, list[Frames]] = {}
-    with np.load(path) as file:
-        for sign, xyz, missing in zip(file["sign"], file["xyz"], file["missing"], strict=True):
-            kept.setdefault(str(sign), []).append(Frames(xyz, missing))
-    return kept
-
-
-def _clip(points: NDArray[np.int16], lifted: bool) -> Frames:
-    """Landmarks [N, 49, 3] as joints."""
-    seen = (points != 0).any(-1)
-    xyz = points.astype(np.float32) / 8192 * np.array([1.0, ASPECT, -1.0], np.float32)  # z away from the camera
-    nose, body = xyz[:, :1], xyz[:, [2, 4, 6, 1, 3, 5]]
-    neck = 0.5 * (xyz[:, 1:2] + xyz[:, 2:3])
-    joints = np.concatenate([nose, neck, body, xyz[:, 7:]], 1)
-    here = [seen[:, :1], seen[:, 1:2] & seen[:, 2:3], seen[:, [2, 4, 6, 1, 3, 5]], seen[:, 7:]]
-    missing = ~np.concatenate(here, 1)
-    for wrist, hand in UPPER_BODY_50.hands:  # a hand's depth starts at the body's wrist
-        joints[:, hand, 2] += joints[:, [wrist], 2] - joints[:, hand[:1], 2]
-        missing[:, hand] |= missing[:, [wrist]]
-    if lifted:
-        joints = lift(joints[..., :2], (~missing).astype(np.float32), fps=FPS).xyz
-    width = np.median(np.linalg.norm(joints[:, LEFT_SHOULDER] - joints[:, RIGHT_SHOULDER], axis=-1))
-    joints = (joints - np.median(joints[:, NECK], axis=0)) * np.float32(SHOULDER_WIDTH / width)
-    return Frames(np.where(missing[..., None], np.float32(0), joints).astype(np.float32), missing)
-
-
-def composed(takes: dict[str, list[Frames]], split: str, count: int, seed: int) -> list[Sentence]:
-    """Sentences made of the takes of a split."""
-    random, found = np.random.default_rng([seed, *split.encode()]), list[Sentence]()
-    low, high = TAKES[split]
-    for number in range(count):
-        text, gloss = sentence(random)
-        parts = []
-        for sign in gloss.split():
-            of = takes[sign]
-            parts.append(of[random.integers(int(low * len(of)), int(high * len(of)))])
-        xyz, missing = joined(parts)
-        poses = Recording(xyz, FPS, f"{split}-{number + 1}", confidence=(~missing).astype(np.float32), unit=SKELS_UNIT)
-        found.append(Sentence(poses, text, gloss))
-    return found
-
-
-def joined(parts: Sequence[Frames]) -> Frames:
-    """Clips one after another, with `TRANSITION` frames between them in which what both have moves evenly."""
-    xyz, missing = [parts[0].xyz], [parts[0].missing]
-    share = (np.arange(1, TRANSITION + 1, dtype=np.float32) / (TRANSITION + 1))[:, None, None]
-    for part in parts[1:]:
-        gone = missing[-1][-1] | part.missing[0]
-        between = (1 - share) * xyz[-1][-1] + share * part.xyz[0]
-        xyz += [np.where(gone[:, None], np.float32(0), between), part.xyz]
-        missing += [np.repeat(gone[None], TRANSITION, 0), part.missing]
-    return Frames(np.concatenate(xyz), np.concatenate(missing))
+KINDS = {
+    "rule": Kind(
+        {"train": 3000, "dev": 250, "test": 500},
+        lambda data, takes, split, count: composed.by_rule(takes, split, count),
+        TrainConfig(network=TranslatorConfig(stack=2, longest=30), epochs=8, **SCHEDULE),
+        {
+            "letters": lambda word: word in composed.LETTERS and word != "i",
+            "things": lambda word: word in (*composed.SIZES, *composed.DRINKS),
+            "others": lambda word: word in ("hello", "please", "thank", "can", "get", "no", "i"),
+        },
+    ),
+    "phoenix": Kind(
+        {"train": 7096, "dev": 519, "test": 642},
+        lambda data, *of: composed.phoenix(data / "signs" / "phoenix14t.jsonl.gz", *of),
+        TrainConfig(network=TranslatorConfig(stack=2), epochs=24, ctc=5.0, **SCHEDULE),
+        {"words": lambda word: True},
+    ),
+}
 
 
 # Conditions
@@ -195,33 +104,90 @@ def joined(parts: Sequence[Frames]) -> Frames:
 
 def corrupted(poses: Poses, g: torch.Generator) -> Poses:
     """Noise of half a limb's length on every joint; each hand lost in bursts of 3 to 40 frames, 30% of the time."""
-    return corrupt.hand_gone(corrupt.dense_noise(poses, 0.5, g), 0.3, g)
+    return lost(noisy(poses, g), g)
 
 
-def measured(poses: Poses, g: torch.Generator) -> Poses:
-    """The drift and jitter of a monocular estimator against optical capture."""
-    return corrupt.estimator_error(poses, 1.0, 1.0, 1.0, g)
+def noisy(poses: Poses, g: torch.Generator) -> Poses:
+    """The one half of `corrupted`."""
+    return corrupt.dense_noise(poses, 0.5, g)
+
+
+def lost(poses: Poses, g: torch.Generator) -> Poses:
+    """The other half."""
+    return corrupt.hand_gone(poses, 0.3, g)
+
+
+def laid_over(errors: Sequence[Frames], poses: Poses, g: torch.Generator) -> Poses:
+    """Poses with a stretch of one of these errors, and the joints missing that were missing there.
+
+    A stretch begins anywhere and goes back and forth where it is shorter than the sentence, so that errors go on from
+    frame to frame as they did.
+    """
+    error = errors[int(torch.randint(len(errors), (), generator=g))]
+    length = len(error.xyz)
+    time = (int(torch.randint(length, (), generator=g)) + torch.arange(poses.xyz.shape[1])) % (2 * length - 2)
+    time = torch.minimum(time, 2 * length - 2 - time)
+    xyz, missing = (torch.from_numpy(of)[time][None] for of in error)
+    return poses.move(xyz).hide(missing)
+
+
+def measured_errors(options: argparse.Namespace, split: str) -> list[Frames]:
+    """What MediaPipe, as `rtskel estimate` uses it, was off on the clips of pairs for a split, in canonical units.
+
+    No clip is for two splits: those for training are for training, of those that are kept every third is for dev, the
+    others for test. The clips that are there at the first call are kept.
+    """
+    path = options.runs / "errors.npz"
+    if not path.exists():
+        parts = list[tuple[str, str, Frames]]()
+        for folder in ("train", "kept"):
+            for k, pair in enumerate(read_pairs(options.pairs / folder, mediapipe_map())):
+                error = np.where(pair.missing[..., None], np.float32(0), pair.seen - pair.truth)
+                of = "train" if folder == "train" else "test" if k % 3 else "dev"
+                parts.append((of, f"{folder}/{pair.name}", Frames(error, pair.missing)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            path,
+            split=[of for of, _, _ in parts],
+            name=[name for _, name, _ in parts],
+            length=[len(error.xyz) for _, _, error in parts],
+            xyz=np.concatenate([error.xyz for _, _, error in parts]),
+            missing=np.concatenate([error.missing for _, _, error in parts]),
+        )
+    with np.load(path) as file:
+        ends = np.cumsum(file["length"])[:-1]
+        every = zip(file["split"], np.split(file["xyz"], ends), np.split(file["missing"], ends), strict=True)
+        return [Frames(xyz, missing) for of, xyz, missing in every if of == split]
 
 
 CONDITIONS: dict[str, Callable[[Poses, torch.Generator], Poses] | None] = {
     "raw": None,
     "corrupted": corrupted,
-    "measured": measured,
+    "measured": None,
+    "noisy": noisy,
+    "lost": lost,
 }
+"""What is done to poses; `measured` needs pairs, see `measured_errors`."""
 
 
-def under(condition: str, clean: Sequence[Sentence], seed: int) -> list[Sentence]:
+def under(
+    function: Callable[[Poses, torch.Generator], Poses] | None, clean: Sequence[Sentence], seed: int
+) -> list[Sentence]:
     """Sentences under a condition; sentence k is corrupted with seed 1000 seed + k."""
-    function = CONDITIONS[condition]
     if function is None:
         return list(clean)
     made = []
     for k, of in enumerate(clean):
         xyz, missing = torch.from_numpy(of.poses.xyz)[None], torch.from_numpy(of.poses.missing)[None]
         poses = function(Poses.clean(xyz).hide(missing), torch.Generator().manual_seed(1000 * seed + k))
-        confidence = (~poses.missing[0]).float().numpy()
-        made.append(replace(of, poses=replace(of.poses, xyz=poses.xyz[0].numpy(), confidence=confidence)))
+        made.append(posed(of, Frames(poses.xyz[0].numpy(), poses.missing[0].numpy())))
     return made
+
+
+def posed(of: Sentence, frames: Frames) -> Sentence:
+    """A sentence with other poses."""
+    confidence = (~frames.missing).astype(np.float32)
+    return replace(of, poses=replace(of.poses, xyz=frames.xyz, confidence=confidence))
 
 
 def store(folder: Path, split: str, found: Sequence[Sentence]) -> None:
@@ -233,16 +199,42 @@ def store(folder: Path, split: str, found: Sequence[Sentence]) -> None:
         (folder / f"{split}.{suffix}").write_text(lines, encoding="utf-8")
 
 
+def takes(options: argparse.Namespace) -> composed.Clips:
+    """`composed.clips`, lifted at the first call."""
+    path = options.runs / "clips.npz"
+    if not path.exists():
+        print("clips are read and lifted", file=sys.stderr)
+        found = composed.clips(options.data / "signs" / "words.npz", not options.estimated_depth)
+        every = [(sign, clip) for sign, of in found.items() for clip in of]
+        xyz, missing = (np.stack([clip[k] for _, clip in every]) for k in range(2))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, sign=np.array([sign for sign, _ in every]), xyz=xyz, missing=missing)
+    kept: composed.Clips = {}
+    with np.load(path) as file:
+        for sign, xyz, missing in zip(file["sign"], file["xyz"], file["missing"], strict=True):
+            kept.setdefault(str(sign), []).append(Frames(xyz, missing))
+    return kept
+
+
 def stored(options: argparse.Namespace, condition: str, split: str) -> list[Sentence]:
     """The sentences of a split under a condition, made at the first call."""
-    folder = options.runs / condition
+    folder, kind = base(options) / condition, KINDS[options.sentences]
     if not (folder / f"{split}.text").exists():
         if condition == "raw":
-            made = composed(takes(options), split, COUNTS[split], seed=0)
+            made = kind.make(options.data, takes(options), split, kind.counts[split])
         else:
-            made = under(condition, stored(options, "raw", split), list(COUNTS).index(split))
+            function = CONDITIONS[condition]
+            if condition == "measured":
+                function = partial(laid_over, measured_errors(options, split))
+            made = under(function, stored(options, "raw", split), list(kind.counts).index(split))
         store(folder, split, made)
     return sentences(folder, split)
+
+
+def base(options: argparse.Namespace) -> Path:
+    """The folder of a kind of sentences."""
+    folder: Path = options.runs / options.sentences
+    return folder
 
 
 # Preparation
@@ -262,20 +254,19 @@ GAPS = (24, 12, 3)
 class Prepared:
     """The first sentences of a condition as translators read them; what an engine makes of them is kept on disk."""
 
-    def __init__(self, options: argparse.Namespace, condition: str, split: str) -> None:
-        count = options.dev if split == "dev" else options.test
-        self.sentences = stored(options, condition, split)[:count]
+    def __init__(self, options: argparse.Namespace, condition: str, split: str, count: int | None = None) -> None:
+        self.sentences = stored(options, condition, split)[: count or getattr(options, split)]
+        self.texts = [of.text for of in self.sentences]
         self.poses = [of.poses for of in self.sentences]
         self.raw = Inputs().prepare(self.poses, UPPER_BODY_50.id)
-        self._engine = options.engine or BUNDLED
-        self._base = options.runs / condition / f"{split}-{engine_id(self._engine)}"
+        self._base = base(options) / condition / split
         self._filled = dict[str, list[Frames]]()
 
     def filled(self, inputs: Inputs) -> list[Frames]:
         """Poses in which every joint is filled in."""
         if inputs.refine not in self._filled:
             whole = replace(inputs, unseen="fill", max_gap=None)
-            if inputs.refine != self._engine:
+            if inputs.filter():
                 self._filled[inputs.refine] = whole.prepare(self.poses, UPPER_BODY_50.id)
             else:
                 blocks = range(0, len(self.poses), BLOCK)
@@ -283,8 +274,8 @@ class Prepared:
         return self._filled[inputs.refine]
 
     def _block(self, inputs: Inputs, first: int) -> list[Frames]:
-        """`BLOCK` sentences, refined."""
-        path, poses = self._base.with_name(f"{self._base.name}-{first}.npz"), self.poses[first : first + BLOCK]
+        """`BLOCK` sentences, refined by an engine."""
+        path = self._base.with_name(f"{self._base.name}-{engine_id(inputs.refine)}-{first}.npz")
         ends = np.cumsum([len(frames.xyz) for frames in self.raw[first : first + BLOCK]])
         if path.exists():
             with np.load(path) as file:
@@ -292,6 +283,7 @@ class Prepared:
             if len(xyz) >= ends[-1]:
                 parts = np.split(xyz[: ends[-1]], ends[:-1])
                 return [Frames(part, np.zeros(part.shape[:2], np.bool_)) for part in parts]
+        poses = self.poses[first : first + BLOCK]
         made = inputs.prepare(poses, UPPER_BODY_50.id, threads=torch.get_num_threads())
         np.savez(path, xyz=np.concatenate([frames.xyz for frames in made]))
         print(f"refined: {path.name}", file=sys.stderr, flush=True)
@@ -303,6 +295,10 @@ class Prepared:
             return self.raw
         filled = self.filled(inputs)
         return [inputs.kept(f.xyz, raw.missing) for f, raw in zip(filled, self.raw, strict=True)]
+
+    def prepared(self, inputs: Inputs) -> list[Sentence]:
+        """The sentences, to be read as they are."""
+        return [posed(of, frames) for of, frames in zip(self.sentences, self.frames(inputs), strict=True)]
 
 
 def kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
@@ -317,10 +313,9 @@ def kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
 
 def choose(translator: Translator, dev: Prepared, ways: Sequence[Inputs]) -> tuple[dict[str, Any], dict[str, float]]:
     """The best way to refine, with the best handling of gaps, and what each reached: BLEU-4 of greedy search on dev."""
-    texts = [of.text for of in dev.sentences]
 
     def reached(inputs: Inputs) -> float:
-        return bleu(translator.translate(dev.frames(inputs), Search()), texts)
+        return bleu(translator.translate(dev.frames(inputs), Search()), dev.texts)
 
     values = {str(inputs): (reached(inputs), inputs) for inputs in ways}
     _, best = max(values.values(), key=lambda item: item[0])
@@ -328,6 +323,84 @@ def choose(translator: Translator, dev: Prepared, ways: Sequence[Inputs]) -> tup
     values |= {str(inputs): (reached(inputs), inputs) for inputs in options}
     chosen = max(values.values(), key=lambda item: item[0])[1]
     return chosen.to_dict(), {name: value for name, (value, _) in values.items()}
+
+
+# Translators
+
+
+def translator(
+    options: argparse.Namespace, seed: int, condition: str = "raw", name: str = "as is", inputs: Inputs | None = None
+) -> tuple[Translator, dict[str, Any]]:
+    """The translator of a seed that learns from a condition's poses, prepared so; goes on with what was left."""
+    inputs, config = inputs or Inputs(), KINDS[options.sentences].config
+    out = base(options) / condition / f"translator-{name}-{seed}"
+    done = out / "done.json"
+    if not done.exists():
+        splits = [Prepared(options, condition, split).prepared(inputs) for split in ("train", "dev")]
+        config = replace(config, seed=seed, epochs=options.epochs or config.epochs)
+        resume = (out / "last.safetensors").exists()
+        training.train(config, (splits[0], splits[1]), Inputs(), out, resume=resume)
+        last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+        done.write_text(json.dumps({key: last[key] for key in ("epoch", "elapsed")} | {"inputs": inputs.to_dict()}))
+    about = json.loads(done.read_text())
+    if about.pop("inputs") != inputs.to_dict():
+        raise RtskelError(f"{out}: trained with other inputs than {inputs}")
+    return Translator.load(out / "best.safetensors"), about
+
+
+@dataclass(frozen=True)
+class GlossConfig(TranslatorConfig, option="option of the network"):
+    """A network that reads one of so many glosses in each frame."""
+
+    glosses: int = 0
+
+    @property
+    def features(self) -> int:
+        """Numbers that describe a frame."""
+        return self.glosses
+
+
+@dataclass(frozen=True)
+class Glosses:
+    """A sentence of glosses as a translator reads it: a frame each, 1 at the gloss's place [N, glosses]."""
+
+    xyz: Any
+
+    def features(self, *_: object) -> tuple[Any, Any]:
+        """As of `Frames`."""
+        return self.xyz, np.ones(self.xyz.shape, np.bool_)
+
+
+def topline(options: argparse.Namespace, seed: int) -> list[str]:
+    """Translations of the true glosses of test by a network of the same sizes."""
+    kind, epochs = KINDS[options.sentences], TOPLINE
+    splits = [stored(options, "raw", split)[: getattr(options, split)] for split in ("train", "dev", "test")]
+    known = {gloss: k for k, gloss in enumerate(sorted({g for of in splits[0] for g in str(of.gloss).split()}))}
+
+    def prepared(found: Sequence[Sentence]) -> training.Prepared:
+        rows = [[known.get(gloss, -1) for gloss in str(of.gloss).split()] for of in found]
+        frames: list[Any] = [Glosses(np.float32(np.array(row)[:, None] == np.arange(len(known)))) for row in rows]
+        x, there = zip(*(of.features() for of in frames), strict=True)
+        return training.Prepared(list(x), list(there), frames, [of.text for of in found], [""] * len(found))
+
+    train, dev, test = map(prepared, splits)
+    network = GlossConfig(longest=kind.config.network.longest, glosses=len(known))
+    config = replace(kind.config, network=network, seed=seed, epochs=epochs, ctc=0.0)
+    trainer = training.Trainer(config, train, dev, Inputs())
+    trainer.translator.network.mean.zero_()
+    trainer.translator.network.deviation.fill_(1.0)
+    best = trainer.translator
+    while not trainer.ended:
+        trainer.epoch()
+        trainer.validate()
+        if trainer.improved:
+            best = replace(trainer.translator, network=copy.deepcopy(trainer.translator.network))
+    search, _ = training.choose_search(best, dev, config)
+    return best.translate(test.frames, search)
+
+
+TOPLINE = 10
+"""Epochs of training on glosses."""
 
 
 # Results
@@ -342,88 +415,81 @@ def recall(said: Sequence[str], wanted: Sequence[str], of: Callable[[str], bool]
     return 100.0 * hits / max(total, 1)
 
 
-KINDS: dict[str, Callable[[str], bool]] = {
-    "letters": lambda word: word in LETTERS and word != "i",
-    "things": lambda word: word in (*SIZES, *DRINKS),
-    "others": lambda word: word in ("hello", "please", "thank", "can", "get", "no", "i"),
-}
-
-
-def seed_run(options: argparse.Namespace, seed: int) -> tuple[Translator, dict[str, Any]]:
-    """The translator of a seed, trained on raw poses; goes on with what an earlier call has left."""
-    out = options.runs / f"translator-{seed}"
-    done = out / "done.json"
-    config = TrainConfig(
-        network=NETWORK, seed=seed, epochs=options.epochs, patience=2, factor=0.5, beams=(1, 3), alphas=(0.0, 1.0)
-    )
-    if not done.exists():
-        splits = [stored(options, "raw", split) for split in ("train", "dev")]
-        train(config, (splits[0], splits[1]), Inputs(), out, resume=(out / "last.safetensors").exists())
-        last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
-        done.write_text(json.dumps({key: last[key] for key in ("epoch", "elapsed")}))
-    return Translator.load(out / "best.safetensors"), json.loads(done.read_text())
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Every condition, read by the translator of every seed."""
-    options.runs.mkdir(parents=True, exist_ok=True)
-    translators, trained = zip(*(seed_run(options, seed) for seed in options.seeds), strict=True)
-    model = engine_id(options.engine or BUNDLED)
-    about = {"engine": model, "precision": options.precision, "seed": options.seeds[0], **trained[0]}
-    found = {}
-    for condition in options.conditions:
-        print(f"condition {condition}", file=sys.stderr)
-        found[condition] = read_by_all(options, condition, translators, about)
+def scored(said: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
+    """Translations and their scores; `margin` is half the 95% interval of BLEU-4 over sentences (bootstrap)."""
+    low, high = np.percentile(resampled([said], texts)[1:], [2.5, 97.5])
     return {
-        "engine": model,
-        "depth": "estimated" if options.estimated_depth else "lifted",
-        "sentences": {"train": COUNTS["train"], "dev": options.dev, "test": options.test},
-        "trained": dict(zip(map(str, options.seeds), trained, strict=True)),
-        "conditions": found,
-        "signatures": signatures(),
+        "said": list(said),
+        "bleu": [bleu(said, texts, order) for order in range(1, 5)],
+        "margin": float(high - low) / 2,
+        "chrf": float(CHRF().corpus_score(list(said), [list(texts)]).score),
+        "rouge": float(np.mean([rouge_l(*pair) for pair in zip(said, texts, strict=True)])),
     }
 
 
-def read_by_all(
-    options: argparse.Namespace, condition: str, translators: Sequence[Translator], about: dict[str, Any]
-) -> dict[str, Any]:
-    """The scores of each way to prepare the poses of a condition; the first translator chooses on dev."""
-    dev, test = (Prepared(options, condition, split) for split in ("dev", "test"))
-    texts, folder, chosen = [of.text for of in test.sentences], options.runs / condition, {}
-    skeletor = Inputs(options.engine or BUNDLED, precision=options.precision)
-    for name, of in {"filter": [Inputs(way) for way in FILTERS], "Skeletor": [skeletor]}.items():
-        key = about | {"dev": options.dev, "ways": [way.to_dict() for way in of], "gaps": GAPS}
-        path = folder / f"{name}-{about['engine']}.json"
-        chosen[name] = kept(path, key, partial(choose, translators[0], dev, of))
-    ways = {"as is": Inputs()} | {name: Inputs.from_dict(best) for name, (best, _) in chosen.items()}
-    ways |= {"Skeletor, all filled": replace(skeletor, unseen="fill"), "Skeletor, never seen kept": skeletor}
-    said: dict[str, list[list[str]]] = {way: [] for way in ways}
-    for seed, translator in zip(options.seeds, translators, strict=True):
-        for way, inputs in ways.items():
-            key = about | {"seed": seed, "test": options.test, "inputs": inputs.to_dict()}
-            path = folder / f"{way}-{seed}-{about['engine']}.json"
-            said[way].append(kept(path, key, partial(translated, translator, test, inputs)))
-    rows: dict[str, Any] = {}
-    for way, inputs in ways.items():
-        scores = [score(of_seed, texts) for of_seed in said[way]]
-        rows[way] = {
-            "inputs": inputs.to_dict(),
-            "bleu": [[interval.score for interval in s.bleu] for s in scores],
-            "margin": [s.bleu[3].margin for s in scores],
-            "chrf": [s.chrf.score for s in scores],
-            "rouge": [s.rouge.score for s in scores],
-            "recall": {kind: [recall(x, texts, of_kind) for x in said[way]] for kind, of_kind in KINDS.items()},
-        }
-    for way, other in (("Skeletor", "filter"), ("filter", "as is")):
-        rows[way][f"p against {other}"] = [
-            compare({"first": a, "second": b}, texts)["second"][1] for a, b in zip(said[other], said[way], strict=True)
-        ]
-    return {"rows": rows, "on dev": {name: tried for name, (_, tried) in chosen.items()}}
+def row(options: argparse.Namespace, read: Sequence[dict[str, Any]], texts: Sequence[str]) -> dict[str, Any]:
+    """Scores of each seed, and how many of the words were read, by kind and (those that occur often) by word."""
+    said = [of["said"] for of in read]
+    often = sorted(word for word, n in Counter(" ".join(texts).split()).items() if n >= OFTEN)
+    kinds = KINDS[options.sentences].words
+    return {
+        **{key: [of[key] for of in read] for key in ("bleu", "margin", "chrf", "rouge")},
+        "recall": {kind: [recall(x, texts, of_kind) for x in said] for kind, of_kind in kinds.items()},
+        "words": {word: float(np.mean([recall(x, texts, word.__eq__) for x in said])) for word in often},
+    }
 
 
-def translated(translator: Translator, test: Prepared, inputs: Inputs) -> list[str]:
-    """Translations of sentences that are prepared in that way."""
-    return translator.translate(test.frames(inputs))
+OFTEN = 20
+"""Times that a word is in the texts at least to be counted alone."""
+
+
+def counted(said: Sequence[str], texts: Sequence[str]) -> Any:
+    """What BLEU-4 is made of, of each sentence [N, 10]: matches and n-grams of 1 to 4 words, lengths."""
+    metric = bleu_metric()
+    found = [metric.corpus_score([a], [[b]]) for a, b in zip(said, texts, strict=True)]
+    return np.array([[*of.counts, *of.totals, of.sys_len, of.ref_len] for of in found], np.float64)
+
+
+def bleu_of(counts: Any) -> Any:
+    """BLEU-4 of sums of `counted` [..., 10]."""
+    matches, totals, said, wanted = counts[..., :4], counts[..., 4:8], counts[..., 8], counts[..., 9]
+    with np.errstate(divide="ignore"):
+        precision = np.log(matches / np.maximum(totals, 1)).mean(-1)
+        return 100 * np.exp(precision + np.minimum(0, 1 - wanted / np.maximum(said, 1)))
+
+
+def resampled(ways: Sequence[Sequence[str]], texts: Sequence[str]) -> Any:
+    """The mean BLEU-4 of several translations of the same texts: of all sentences, and of each bootstrap sample."""
+    drawn = np.random.default_rng(SEED).integers(len(texts), size=(SAMPLES, len(texts)))
+    of_each = [counted(said, texts) for said in ways]
+    found = [[bleu_of(counts.sum(0)), *(bleu_of(counts[rows].sum(0)) for rows in drawn)] for counts in of_each]
+    return np.mean(found, 0)
+
+
+def by_chance(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]], texts: Sequence[str]) -> float:
+    """The p-value that the mean BLEU-4 of two ways differs by chance: sacrebleu's paired bootstrap over sentences, with
+    the translations of a sentence by all seeds together.
+    """
+    difference = np.abs(resampled(second, texts) - resampled(first, texts))
+    beyond = difference[1:] - difference[1:].mean() > difference[0]
+    return 1.0 if first == second else float((beyond.sum() + 1) / (SAMPLES + 1))
+
+
+def against(read: dict[str, list[dict[str, Any]]], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """p-values of BLEU-4 of ways against others, for each seed and over all seeds."""
+    found: dict[str, dict[str, Any]] = {way: {} for way in read}
+    for way in read:
+        other = "as is" if way == "filter" else "filter"
+        if way in ("as is", *FILLED) or other not in read:
+            continue
+        said = [[of["said"] for of in read[name]] for name in (other, way)]
+        each = [by_chance([a], [b], texts) for a, b in zip(*said, strict=True)]
+        found[way] = {f"p against {other}": each, "p over seeds": by_chance(said[0], said[1], texts)}
+    return found
+
+
+FILLED = ("Skeletor, all filled", "Skeletor, never seen kept")
+"""Ways to handle gaps that are shown beside the best."""
 
 
 def engine_id(engine: str) -> str:
@@ -432,12 +498,140 @@ def engine_id(engine: str) -> str:
         return opened.info.model_id
 
 
+class Bench:
+    """What was chosen on dev and read of test, condition by condition."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.engines = {"Skeletor" if k == 0 else engine_id(e): e for k, e in enumerate(options.engine or [BUNDLED])}
+        self.models = {name: engine_id(engine) for name, engine in self.engines.items()}
+        self.translators, self.trained = zip(*(translator(options, seed) for seed in options.seeds), strict=True)
+
+    def ways(self, condition: str) -> tuple[dict[str, Inputs], dict[str, dict[str, float]]]:
+        """What is done to the poses of a condition, the best on dev by the first translator; and all that was tried."""
+        options, dev = self.options, Prepared(self.options, condition, "dev", self.options.choose)
+        found, tried = {"as is": Inputs()}, {}
+        tries = {"filter": [Inputs(way) for way in FILTERS]}
+        tries |= {name: [Inputs(engine, precision=options.precision)] for name, engine in self.engines.items()}
+        for name, of in tries.items():
+            path = base(options) / condition / f"chosen-{self.models.get(name, name)}.json"
+            key = {"dev": options.choose, "ways": [way.to_dict() for way in of], "gaps": GAPS, "by": self.about(0)}
+            best, tried[name] = kept(path, key, partial(choose, self.translators[0], dev, of))
+            found[name] = Inputs.from_dict(best)
+        whole = Inputs(self.engines["Skeletor"], precision=options.precision)
+        return found | dict(zip(FILLED, (replace(whole, unseen="fill"), whole), strict=True)), tried
+
+    def about(self, k: int) -> dict[str, Any]:
+        """Which translator it was."""
+        return {"seed": self.options.seeds[k], **self.trained[k]}
+
+    def read(self, condition: str) -> dict[str, Any]:
+        """Question "read": the scores of each way to prepare the poses of a condition."""
+        options, test = self.options, Prepared(self.options, condition, "test")
+        (ways, tried), read = self.ways(condition), dict[str, list[dict[str, Any]]]()
+        for way, inputs in ways.items():
+            read[way] = []
+            for k, seed in enumerate(options.seeds):
+                model = "" if inputs.filter() or inputs.refine == "none" else f"-{engine_id(inputs.refine)}"
+                path = base(options) / condition / f"read-{way}-{seed}{model}.json"
+                key = {"test": options.test, "inputs": inputs.to_dict(), "by": self.about(k)}
+                make = partial(self._read, self.translators[k], test, inputs)
+                read[way].append(kept(path, key, make))
+        return self._rows(ways, read, test.texts) | {"on dev": tried}
+
+    def retrained(self, condition: str) -> dict[str, Any]:
+        """Question "retrained": the same with a translator of its own for each way."""
+        options, test = self.options, Prepared(self.options, condition, "test")
+        ways, read = self.ways(condition)[0], dict[str, list[dict[str, Any]]]()
+        for way in ("as is", "filter", *self.engines):
+            read[way] = []
+            for seed in options.retrain:
+                name = self.models.get(way, way)
+                by, about = translator(options, seed, condition, name, ways[way])
+                path = base(options) / condition / f"retrained-{name}-{seed}.json"
+                key = {"test": options.test, "inputs": ways[way].to_dict(), "by": about}
+                read[way].append(kept(path, key, partial(self._read, by, test, ways[way])))
+        return self._rows(ways, read, test.texts)
+
+    def _read(self, by: Translator, test: Prepared, inputs: Inputs) -> dict[str, Any]:
+        return scored(by.translate(test.frames(inputs)), test.texts)
+
+    def _rows(
+        self, ways: dict[str, Inputs], read: dict[str, list[dict[str, Any]]], texts: Sequence[str]
+    ) -> dict[str, Any]:
+        p = against(read, texts)
+        return {
+            "rows": {
+                way: {"inputs": ways[way].to_dict(), **row(self.options, of, texts), **p[way]}
+                for way, of in read.items()
+            }
+        }
+
+    def topline(self) -> dict[str, Any]:
+        """Translations of true glosses."""
+        options, texts = self.options, [of.text for of in stored(self.options, "raw", "test")[: self.options.test]]
+        read = []
+        for seed in options.seeds:
+            key = {"train": options.train, "dev": options.dev, "test": options.test, "epochs": TOPLINE}
+            make = partial(self._topline, seed, texts)
+            read.append(kept(base(options) / f"topline-{seed}.json", key, make))
+        return row(options, read, texts)
+
+    def _topline(self, seed: int, texts: Sequence[str]) -> dict[str, Any]:
+        return scored(topline(self.options, seed), texts)
+
+
+def available(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """The conditions that can be measured, and why others cannot."""
+    conditions, absent = list(options.conditions), dict[str, str]()
+    if "measured" in conditions and options.pairs is None and not (options.runs / "errors.npz").exists():
+        conditions.remove("measured")
+        absent["measured"] = "needs --pairs, a folder that rtskel pairs has made"
+        print(f"measured: left out: {absent['measured']}", file=sys.stderr)
+    return conditions, absent
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Both questions for every condition."""
+    conditions, absent = available(options)
+    bench = Bench(options)
+    found, retrained = {}, {}
+    for condition in conditions:
+        print(f"condition {condition}", file=sys.stderr)
+        found[condition] = bench.read(condition)
+    glosses = bench.topline()
+    for condition in conditions if options.retrain else ():
+        print(f"condition {condition}, retrained", file=sys.stderr)
+        retrained[condition] = bench.retrained(condition)
+    return {
+        "composed": options.sentences,
+        "engines": bench.models,
+        "depth": "estimated" if options.estimated_depth else "lifted",
+        "sentences": {of: getattr(options, of) for of in ("train", "dev", "choose", "test")},
+        "trained": dict(zip(map(str, options.seeds), bench.trained, strict=True)),
+        "errors": of_errors(options) if "measured" in conditions else None,
+        "left out": absent,
+        "glosses": glosses,
+        "read": found,
+        "retrained": retrained,
+        "signatures": signatures(),
+    }
+
+
+def of_errors(options: argparse.Namespace) -> dict[str, dict[str, int]]:
+    """Clips and frames that errors were measured on, by split."""
+    found = {split: [len(of.xyz) for of in measured_errors(options, split)] for split in ("train", "dev", "test")}
+    return {split: {"clips": len(lengths), "frames": sum(lengths)} for split, lengths in found.items()}
+
+
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as tables."""
     made = []
-    for condition, found in result["conditions"].items():
+    tables = {f"{condition}, {question}": of["rows"] for question in ("read", "retrained")
+              for condition, of in result[question].items()}  # fmt: skip
+    for title, found in {"true glosses": {"": result["glosses"]}, **tables}.items():
         rows: dict[str, dict[str, Any]] = {}
-        for way, of in found["rows"].items():
+        for way, of in found.items():
             bleu4 = [b[3] for b in of["bleu"]]
             rows[way] = {
                 "BLEU-4": float(np.mean(bleu4)),
@@ -447,26 +641,34 @@ def lines(result: dict[str, Any]) -> list[str]:
                 "ROUGE-L": float(np.mean(of["rouge"])),
                 **{kind: float(np.mean(values)) for kind, values in of["recall"].items()},
                 "p": next((", ".join(f"{p:.3f}" for p in v) for k, v in of.items() if k.startswith("p against")), None),
-                "how": str(Inputs.from_dict(of["inputs"])),
+                "p over seeds": of.get("p over seeds"),
+                "how": str(Inputs.from_dict(of["inputs"])) if "inputs" in of else None,
             }
-        made += [*table(condition, rows, ".2f"), ""]
+        made += [*table(title, rows, ".2f"), ""]
     return made
 
 
 def main() -> int:
     """Command line."""
     parser = arguments(__doc__, data=True)
-    parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
+    parser.add_argument("--sentences", choices=list(KINDS), default="rule", help="by rule, or texts of PHOENIX14T")
+    parser.add_argument("--engine", action="append", help="an engine file, or bundled; more than once: several engines")
     parser.add_argument("--runs", type=Path, required=True, help="folder that keeps what is prepared and trained")
+    parser.add_argument("--pairs", type=Path, help="folder of rtskel pairs; without it `measured` is left out")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="with commas between; one translator each")
-    parser.add_argument("--epochs", type=positive, default=EPOCHS, help="of training a translator")
+    parser.add_argument("--retrain", type=numbers, default=[], help="seeds of translators for each condition and way")
+    parser.add_argument("--epochs", type=positive, help="of training a translator")
     parser.add_argument("--estimated-depth", action="store_true", help="depth is MediaPipe's, instead of lifted")
     parser.add_argument("--precision", help="what the engine computes in (default: its own)")
-    parser.add_argument("--dev", type=positive, default=COUNTS["dev"], help="sentences that settings are chosen on")
-    parser.add_argument("--test", type=positive, default=COUNTS["test"], help="sentences that are scored")
+    for split in ("train", "dev", "test"):
+        parser.add_argument(f"--{split}", type=positive, help=f"sentences of {split} (default: all)")
+    parser.add_argument("--choose", type=positive, help="sentences of dev that ways are chosen on (default: all)")
     parser.add_argument("--threads", type=positive, default=1, help="of training")
-    parser.add_argument("--conditions", type=names(list(CONDITIONS)), default=list(CONDITIONS))
+    parser.add_argument("--conditions", type=names(list(CONDITIONS)), default=["raw", "corrupted", "measured"])
     options = parser.parse_args()
+    for split, count in KINDS[options.sentences].counts.items():
+        setattr(options, split, getattr(options, split) or count)
+    options.choose = options.choose or options.dev
     torch.set_num_threads(options.threads)
     try:
         result = run(options)
