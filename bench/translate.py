@@ -645,7 +645,18 @@ def lines(result: dict[str, Any]) -> list[str]:
                 "how": str(Inputs.from_dict(of["inputs"])) if "inputs" in of else None,
             }
         made += [*table(title, rows, ".2f"), ""]
+    raw = result["read"].get("raw")
+    for condition, of in result["read"].items() if raw else ():
+        if condition != "raw":
+            made += [*table(f"{condition}: percent of a word that is read", cost(raw["rows"], of["rows"]), ".1f"), ""]
     return made
+
+
+def cost(raw: dict[str, Any], rows: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """How often the words that errors cost most, at most ten, are read from raw poses and in each way."""
+    before, after = raw["as is"]["words"], rows["as is"]["words"]
+    worst = sorted(before, key=lambda word: after[word] - before[word])[:10]
+    return {word: {"raw": before[word]} | {way: of["words"][word] for way, of in rows.items()} for word in worst}
 
 
 def main() -> int:
