@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rtskel import __version__
-from rtskel.engine import bundled, describe, open_engine
+from rtskel.engine import describe, located, open_engine
 from rtskel.errors import RtskelError
 from rtskel.formats import SUFFIXES, Recording, check_writable, read, write
 from rtskel.manifest import Manifest
@@ -80,7 +80,7 @@ class Refine:
 
     def identity(self) -> dict[str, Any]:
         """See `Task`; the engine by the hash of its weights, not by its path."""
-        model = "null" if self.engine == "null" else describe(self.engine or bundled()).model_id
+        model = "null" if self.engine == "null" else describe(located(self.engine)).model_id
         return {"task": "refine", **asdict(self), "engine": model}
 
     def resources(self) -> dict[str, float]:
@@ -91,7 +91,7 @@ class Refine:
         return self.device is not None or self._kind() == "plan"
 
     def _kind(self) -> str:
-        return "null" if self.engine == "null" else describe(self.engine or bundled()).kind
+        return "null" if self.engine == "null" else describe(located(self.engine)).kind
 
 
 @dataclass(frozen=True)
@@ -417,5 +417,6 @@ def _on_ray(job: Job, todo: list[Item], count: int, address: str) -> Iterator[Ou
         ray.shutdown()
 
 
-def _absolute(engine: str | None) -> str | None:
-    return engine if engine in (None, "null") else str(Path(str(engine)).resolve())
+def _absolute(engine: str | None) -> str:
+    path = located(engine)
+    return "null" if path == "null" else str(Path(path).resolve())

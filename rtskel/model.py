@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -86,24 +86,23 @@ class SkeletorConfig(Config, option="model option"):
         return skeleton(self.skeleton).joints
 
 
+_REALTIME = SkeletorConfig(
+    window=32,
+    d_ff=512,
+    layers=3,
+    missing_channel=True,
+    bones=True,
+    bone_deviation=True,
+    fill=True,
+    momentum=0.4,
+    gate=True,
+    local_regression=True,
+    unmirror=True,
+    pre_norm=True,
+)
+
 PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
-    {
-        "paper": SkeletorConfig(),
-        "realtime": SkeletorConfig(
-            window=32,
-            d_ff=512,
-            layers=3,
-            missing_channel=True,
-            bones=True,
-            bone_deviation=True,
-            fill=True,
-            momentum=0.4,
-            gate=True,
-            local_regression=True,
-            unmirror=True,
-            pre_norm=True,
-        ),
-    }
+    {"paper": SkeletorConfig(), "realtime": _REALTIME, "open": replace(_REALTIME, d_model=448, d_ff=448)}
 )
 
 

@@ -22,7 +22,7 @@ def _options(parser: Parser) -> None:
         "--recording", metavar="FILE", help="clean recording to use as the truth (default: a bundled one)"
     )
     lookaheads_option(parser, "0,4")
-    parser.add_argument("--engine", metavar="FILE", help="engine to serve with (default: the bundled one)")
+    parser.add_argument("--engine", metavar="FILE", help="engine to serve with (default: realtime)")
     parser.add_argument("--speed", type=speed, default=1.0, help="replay this many times as fast (default 1)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 

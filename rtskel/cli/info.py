@@ -28,11 +28,11 @@ def _options(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rtskel.engine import bundled, describe
+    from rtskel.engine import describe, located
     from rtskel.engine.metadata import SUFFIXES
     from rtskel.formats.bvh import describe_bvh
 
-    path = bundled() if args.file is None else Path(args.file)
+    path = Path(located(args.file))
     if path.suffix.lower() == ".bvh":
         _show_facts(args, path, {"kind": "bvh", **describe_bvh(path)})
         return OK

@@ -196,7 +196,7 @@ def min_confidence_option(parser: Parser) -> None:
 
 def engine_options(parser: Parser) -> None:
     """Which engine, and how it refines."""
-    parser.add_argument("--engine", metavar="FILE", help=".onnx, .plan or .safetensors (default: the bundled one)")
+    parser.add_argument("--engine", metavar="FILE", help=".onnx, .plan or .safetensors; `realtime` (default) or `open`")
     parser.add_argument("--gpu", action="store_true", help="with .safetensors or a .plan: run it on an NVIDIA GPU")
     parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], help="compute in this precision, if possible")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of the engine")

@@ -1,9 +1,9 @@
 """Engines: windows of poses in, refined windows out, one contract (`Engine`) for every runtime.
 
 `open_engine(path)` picks by suffix: `.onnx` (CPU, the default), `.plan` (NVIDIA GPUs), `.safetensors` (PyTorch: the
-reference on the CPU or, with `device`, compiled for a GPU), and the word "null" (the identity). Importing this package
-imports no runtime; opening an engine imports its own. What cannot be opened or run is an EngineError of one line that
-names the file.
+reference on the CPU or, with `device`, compiled for a GPU). Words instead of a path are "realtime" and "open", the
+weights that come with rtskel, and "null", the identity. Importing this package imports no runtime; opening an engine
+imports its own. What cannot be opened or run is an EngineError of one line that names the file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from rtskel.engine.base import Engine, NullEngine
 from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
-__all__ = ["Engine", "EngineInfo", "NullEngine", "bundled", "describe", "open_engine", "takes"]
+__all__ = ["BUNDLED", "Engine", "EngineInfo", "NullEngine", "bundled", "describe", "located", "open_engine", "takes"]
 
-BUNDLED = "skeletor-realtime.onnx"
+BUNDLED: Mapping[str, str] = {"realtime": "skeletor-realtime.onnx", "open": "skeletor-open.onnx"}
+"""The weights that come with rtskel, by name: all data, not for commercial use; and data that anyone may use."""
 
 _ON_A_GPU = ("graphs", "warm_up", "rings")
 
@@ -38,18 +39,29 @@ _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
 }
 
 
-def bundled() -> Path:
-    """The weights that come with rtskel: package data when installed, `engines/` in a source checkout."""
+def bundled(name: str = "realtime") -> Path:
+    """The file of weights in `BUNDLED`: package data when installed, in `engines/` in a source checkout."""
     package = Path(__file__).resolve().parents[1]
-    for path in (package / "weights" / BUNDLED, package.parent / "engines" / BUNDLED):
+    for path in (package / "weights" / BUNDLED[name], package.parent / "engines" / BUNDLED[name]):
         if path.is_file():
             return path
-    raise EngineError(f"the bundled weights {BUNDLED} are not installed: name an engine file")
+    raise EngineError(f"the bundled weights {BUNDLED[name]} are not installed: name an engine file")
+
+
+def located(engine: str | Path | None) -> str | Path:
+    """The file that is meant by None or by a name in `BUNDLED`; a path, and "null", as they are.
+
+    Raises:
+        EngineError: bundled weights are not installed.
+    """
+    if engine is None:
+        return bundled()
+    return bundled(str(engine)) if str(engine) in BUNDLED else engine
 
 
 def takes(path: str | Path | None, option: str) -> bool:
     """Whether that kind of engine has an option of `open_engine`; EngineError if it is none."""
-    path = bundled() if path is None else path
+    path = located(path)
     return option in _KINDS["null" if str(path) == "null" else describe(path).kind][2]
 
 
@@ -69,7 +81,7 @@ def open_engine(
     """Opens an engine. Close it when done, or use it as a context manager.
 
     Args:
-        path: an engine file, "null" for the identity, None for the bundled weights.
+        path: an engine file; "realtime" (or None) or "open" for the bundled weights; "null" for the identity.
         max_batch: the most windows of one `run`; a plan may have been built for fewer.
         precision: "fp32", "bf16" or "int8", for `.onnx`; "bf16" or "fp32" for `.safetensors` on a GPU; other kinds
             refuse any but their own.
@@ -86,7 +98,7 @@ def open_engine(
         EngineError: one line that names the file and what is wrong with it, what this machine lacks to run it, or an
             option that this kind of engine does not have.
     """
-    path = bundled() if path is None else path
+    path = located(path)
     info = None if str(path) == "null" else describe(path)
     kind = info.kind if info else "null"
     gpu = _gpu(path, device)

@@ -101,6 +101,16 @@ class Body:
 
     def posed(self, xyz: F64) -> Posed:
         """The body does what a motion [N, 50, 3] does (`retarget`), with forearms and hands outside of its trunk."""
+        turn, heads, joints = self._moved(xyz)
+        vertices, normals = self._skinned(turn, heads)
+        return Posed(vertices, normals, joints)
+
+    def moved(self, xyz: F64) -> F64:
+        """The joints [N, 50, 3] of `posed`, in a tenth of the time."""
+        return self._moved(xyz)[2]
+
+    def _moved(self, xyz: F64) -> tuple[F64, F64, F64]:
+        """Turns [N, B, 3, 3] and heads [N, B, 3] of the bones, and the joints [N, 50, 3]."""
         xyz = xyz.copy()
         for attempt in range(4):
             turn = turns(xyz, self.rig)
@@ -108,8 +118,7 @@ class Body:
             joints = self.joints(turn, heads)
             if attempt == 3 or not self._push_out(xyz, joints):
                 break
-        vertices, normals = self._skinned(turn, heads)
-        return Posed(vertices, normals, joints)
+        return turn, heads, joints
 
     def joints(self, turn: F64, heads: F64) -> F64:
         """The 50 joints [N, 50, 3] of a body whose bones are turned [N, B, 3, 3] and begin at [N, B, 3]."""

@@ -439,9 +439,16 @@ def shared_sequences(data: Path, config: BuildConfig) -> Iterator[tuple[Sequence
             for recording in map(lift_recording, read(folder, fps=24.0)):
                 whole = np.asarray((recording.confidence[:, BODY] > 0).all(1))
                 yield from _stretches(recording, whole, f"how2sign/{recording.name}", "how2sign", "train")
-    for k in range(config.synthetic):
-        r = synthesize(config.synthetic_seconds, 25.0, FIRST_SEED + k)
-        split = "dev" if k % config.holdout == 0 else "train"
+    yield from synthetic_sequences(config.synthetic, config.synthetic_seconds, config.holdout)
+
+
+def synthetic_sequences(
+    clips: int, seconds: float = BuildConfig.synthetic_seconds, holdout: int = BuildConfig.holdout
+) -> Iterator[tuple[Sequence, Array]]:
+    """Clips of `rtskel.training.synthesize`; one in `holdout` is for validation."""
+    for k in range(clips):
+        r = synthesize(seconds, 25.0, FIRST_SEED + k)
+        split = "dev" if k % holdout == 0 else "train"
         yield Sequence(f"synthetic-{FIRST_SEED + k}", "synthetic", split, r.fps, 0, 0), in_canonical_units(r)
 
 

@@ -15,6 +15,7 @@ import math
 import os
 import time
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
@@ -60,6 +61,9 @@ TAIL = 30.0
 
 SHAKY = ("dense_noise", "estimator_low", "estimator_high", "estimator_body", "jitter_low", "jitter_high", "live")
 """Kinds of corruption that move every frame: the loss on acceleration is trained on these."""
+
+VALIDATED = 300
+"""Frames of each source of motion on which a run without PHOENIX14T is validated, at least."""
 
 PAPER_KINDS = ("frame_mask", "joint_mask", "frame_noise_mid", "joint_noise_mid")
 
@@ -147,13 +151,17 @@ class TrainConfig(Config, option="training option"):
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
     {
         "realtime": TrainConfig(),
+        "open": TrainConfig(
+            model=PRESETS["open"],
+            sources={"synthetic": 0.3, "signing": 0.24, "beats": 0.18, "unoc": 0.18, "mesh2motion": 0.1},
+        ),
         "paper": TrainConfig(
             model=PRESETS["paper"], sources={"phoenix": 1.0}, kinds=PAPER_KINDS, lr=1e-5, final_lr=1.0, warmup=1,
             weight_decay=0.0, clip=math.inf, ema=0.0, balance=False, triples=0, precision="fp32",
         ),
     }
 )  # fmt: skip
-"""The recipe of the released weights, and the paper's (Adam with its defaults, 1e-5, MSE, 300,000 iterations)."""
+"""The recipes of the released weights, and the paper's (Adam with its defaults, 1e-5, MSE, 300,000 iterations)."""
 
 
 def present_sources(config: TrainConfig, corpus: Corpus) -> dict[str, float]:
@@ -566,8 +574,17 @@ def score_pairs(engine: Engine, pairs: Sequence[Pair]) -> dict[str, PairedErrors
 
 
 def validation_sequences(corpus: Corpus) -> list[Any]:
-    """The dev sequences of PHOENIX14T (without it, of the whole corpus), as arrays [N, J, 3]."""
-    return [corpus.frames(s) for s in corpus.select("dev", "phoenix") or corpus.select("dev")]
+    """The dev sequences of PHOENIX14T, as arrays [N, J, 3]; without it, the first of each source, up to
+    `VALIDATED` frames of each.
+    """
+    chosen = corpus.select("dev", "phoenix")
+    if not chosen:
+        frames: Counter[str] = Counter()
+        for sequence in corpus.select("dev"):
+            if frames[sequence.source] < VALIDATED:
+                chosen.append(sequence)
+                frames[sequence.source] += sequence.length
+    return [corpus.frames(s) for s in chosen]
 
 
 def processes() -> int:

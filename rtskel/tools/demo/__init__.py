@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from importlib.resources import as_file, files
 
-from rtskel.engine import describe
+from rtskel.engine import describe, located
 from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read
 from rtskel.text import printable
@@ -34,8 +34,8 @@ def run(config: DemoConfig) -> int:
         RtskelError: a recording or engine that cannot be used.
     """
     truths, estimates = _recordings(config)
-    if config.engine not in (None, "null"):
-        describe(config.engine)
+    if config.engine != "null":
+        describe(located(config.engine))
     out = console()
     if not config.json:
         seconds = schedule(estimates, config.replay)[-1].due

@@ -1,0 +1,88 @@
+"""A corpus of bodies that move: the truth of `rtskel pairs`, without pictures and without an estimator.
+
+Each sequence is a person of another build who does what a drawn motion does, as a camera sees it. A frame takes a
+millisecond where a pair takes a hundred, so that there can be many more.
+
+    python -m rtskel.pairs.corpus --frames 400000 CORPUS                               # what is synthesized
+    python -m rtskel.pairs.corpus --frames 400000 --data ../shared/data --open CORPUS  # and what anyone may use
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtskel.errors import RtskelError
+from rtskel.pairs.body import BodyModel, Build
+from rtskel.pairs.camera import Camera
+from rtskel.pairs.clip import KEPT
+from rtskel.pairs.make import Plan, Task, tasks
+from rtskel.pairs.motion import Motions, usable
+from rtskel.pairs.needs import check_installed
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
+from rtskel.tools.video import silent
+from rtskel.training.data import Corpus, synthetic_sequences, write_corpus
+from rtskel.training.data import Sequence as Entry
+
+F32 = NDArray[np.float32]
+
+
+def bodies(plan: Plan, data: Path | None = None) -> Iterator[tuple[Entry, F32]]:
+    """The motions of a plan, each by a body of its own: sequences of a corpus, in training units about the neck.
+
+    Clips that `rtskel pairs` would keep for testing are for validation.
+    """
+    with silent():
+        model = BodyModel()
+    for task in tasks(plan, Motions(plan.sources, data, [Path(path) for path in plan.recordings])):
+        yield _entry(task), _seen(model, task)
+
+
+def _entry(task: Task) -> Entry:
+    split = "dev" if task.split == KEPT else "train"
+    return Entry(task.name, task.drawn.source, split, task.drawn.motion.fps, 0, 0)
+
+
+def _seen(model: BodyModel, task: Task) -> F32:
+    """The joints [N, 50, 3] of a random person who does the task's motion, before a random camera."""
+    random = np.random.default_rng(task.seed)
+    joints = model.body(Build.drawn(random)).moved(task.drawn.motion.xyz)
+    camera = Camera.drawn(random, joints)
+    xyz = camera.seen(joints) * [1.0, 1.0, -1.0]  # canonical axes: z toward the camera
+    width = np.median(np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1))
+    seen: F32 = ((xyz - np.median(xyz[:, [NECK]], axis=0)) * (SHOULDER_WIDTH / width)).astype(np.float32)
+    return seen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m rtskel.pairs.corpus CORPUS`: builds a corpus and prints what went in."""
+    parser = argparse.ArgumentParser(prog="python -m rtskel.pairs.corpus", description=main.__doc__)
+    parser.add_argument("out", help="folder of the corpus")
+    parser.add_argument("--frames", type=int, required=True, help="of bodies that move")
+    parser.add_argument("--synthetic", type=int, default=0, help="clips of synthetic signing beside them (default 0)")
+    parser.add_argument("--seed", type=int, default=1, help="of everything (default 1)")
+    parser.add_argument("--data", type=Path, help="folder with recorded motion (see docs/pairs.md)")
+    parser.add_argument("--open", action="store_true", help="only motion whose licence lets anyone use it")
+    args = parser.parse_args(argv)
+    try:
+        check_installed()
+        plan = Plan(args.frames, args.seed, tuple(usable(args.data, only_open=args.open)))
+        sequences = chain(bodies(plan, args.data), synthetic_sequences(args.synthetic))
+        summary = write_corpus(args.out, sequences)
+    except RtskelError as error:
+        print(f"rtskel.pairs.corpus: error: {error}", file=sys.stderr)
+        return 2
+    for part, (count, frames) in summary.items():
+        print(f"{part:16} {count:6} sequences {frames:9} frames")
+    print(f"fingerprint {Corpus(args.out).fingerprint}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
