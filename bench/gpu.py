@@ -436,8 +436,9 @@ def training(options: Namespace) -> dict[str, Any]:
     """Steps of training: milliseconds, the share of drawing, windows a second."""
     import torch
 
+    from rtskel.training.config import RECIPES, TrainConfig
     from rtskel.training.data import Corpus, Sequence, write_corpus
-    from rtskel.training.train import RECIPES, TrainConfig, Trainer
+    from rtskel.training.train import Trainer
 
     found: dict[str, Any] = {}
     device = "cpu" if options.smoke else "cuda"
@@ -466,7 +467,7 @@ def training(options: Namespace) -> dict[str, Any]:
             }
         )
         trainer = Trainer(config, corpus, device)
-        step, draw = timed(trainer.step), timed(trainer.draw)
+        step, draw = timed(trainer.step), timed(trainer.batches.draw)
         return {"ms": 1e3 * step, "ms, drawing": 1e3 * draw, "share of drawing": draw / step, "windows": batch / step}
 
     with tempfile.TemporaryDirectory() as folder:

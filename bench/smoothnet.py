@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from rtskel.errors import RtskelError
 from rtskel.filters import Lookahead, padded
 from rtskel.model import interpolate
+from rtskel.training.config import RECIPES, TrainConfig, present_sources
 from rtskel.training.data import Corpus
-from rtskel.training.train import RECIPES, TrainConfig, Trainer, present_sources
+from rtskel.training.train import Trainer
 
 WINDOW, HIDDEN, INNER, BLOCKS = 32, 512, 128, 5
 BENDING = 0.1
@@ -92,7 +93,7 @@ def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -
     optimiser = torch.optim.Adam(network.parameters(), lr=RATE)
     for step in range(updates):
         if step % (PARTS // 2) == 0:
-            clean, x, missing = trainer.draw()[:3]
+            clean, x, missing = trainer.batches.draw()[:3]
             x, clean, there = x.permute(0, 2, 3, 1), clean.permute(0, 2, 3, 1), ~missing.transpose(1, 2)
             filled = interpolate(x, there, x.new_zeros(x.shape[1:3]))
             seen = there.any(-1)  # [B, J]: the others cannot be known

@@ -26,9 +26,10 @@ from measure.report import names, table
 
 from rtskel.engine import open_engine
 from rtskel.formats import read
+from rtskel.training.config import RECIPES, TrainConfig, present_sources
 from rtskel.training.data import Corpus
 from rtskel.training.evaluate import SHARE, evaluate
-from rtskel.training.train import RECIPES, TrainConfig, present_sources, train
+from rtskel.training.train import train
 
 RADIUS = 2
 MASKED, NOISE = (0.05, 0.1, 0.15, 0.2, 0.25), (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 import pytest
 
-from rtskel.engine import Engine, NullEngine, bundled, describe, open_engine
+from rtskel.engine import NAMES, Engine, NullEngine, bundled, describe, located, open_engine, takes
 from rtskel.engine.base import bucket, buckets
 from rtskel.engine.metadata import MAGIC, read_metadata
 from rtskel.engine.openvino import PIECES, largest_piece, pieces
@@ -722,17 +722,28 @@ def test_the_null_engine_by_itself():
         NullEngine(window=0)
 
 
-def test_the_bundled_weights():
-    """`open_engine()` opens what `bundled()` names, whatever that is called where rtskel is installed."""
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bundled_weights(name):
+    """A name opens what `bundled` says, whatever that file is called where rtskel is installed."""
     try:
-        path = bundled()
+        path = bundled(name)
     except EngineError as error:
         pytest.skip(str(error))
-    with open_engine(max_batch=2) as engine:
+    assert located(name) == path
+    assert takes(name, "threads")
+    with open_engine(name, max_batch=2) as engine:
         assert engine.info.path == str(path)
-        assert engine.info.preset == "realtime"
+        assert engine.info.preset == name
         x = np.zeros((1, engine.window, engine.joints, 3), np.float32)
         assert np.isfinite(engine.run(x, np.zeros(x.shape[:3], np.bool_))).all()
+
+
+def test_a_name_is_not_a_path():
+    assert located(None) == bundled() == bundled("realtime")
+    assert located("./open") == "./open"
+    assert located("null") == "null"
+    with pytest.raises(EngineError, match=r"\./open"):
+        open_engine("./open")
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, write
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50
+from rtskel.training.config import TrainConfig
 from rtskel.training.data import Corpus, write_corpus
 from rtskel.training.data import main as build
 from rtskel.training.paired import (
@@ -20,7 +21,7 @@ from rtskel.training.paired import (
     read_pairs,
     split_pairs,
 )
-from rtskel.training.train import TrainConfig, Trainer, main, train
+from rtskel.training.train import Trainer, main, train
 from tests.test_data import Sequence, motion
 from tests.test_train import TINY, same
 
@@ -172,7 +173,7 @@ def test_a_run_learns_from_pairs_and_keeps_what_is_best_on_both(config, corpus, 
     entries = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [sorted(entry["pairs"]) for entry in entries] == 2 * [["0/body", "0/hands", "4/body", "4/hands"]]
     assert trainer.best == min(entry["geometric_mean"] for entry in entries)
-    assert (trainer.of_pairs > 0).any(-1).any(-1).any(1).all()  # each part of the loss has counted
+    assert (trainer.loss.of_pairs > 0).any(-1).any(-1).any(1).all()  # each part of the loss has counted
     stored = json.loads((tmp_path / "run/config.json").read_text())
     assert TrainConfig.from_dict({k: stored[k] for k in CONFIG.to_dict()}) == config
 

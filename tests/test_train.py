@@ -18,20 +18,13 @@ from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, write
 from rtskel.model import PRESETS, Skeletor, SkeletorConfig, facing
+from rtskel.training.batches import Batch
+from rtskel.training.config import RECIPES, SHAKY, TrainConfig, present_sources
 from rtskel.training.corrupt import TRAINING
 from rtskel.training.data import Corpus, write_corpus
 from rtskel.training.data import main as build
 from rtskel.training.evaluate import CONDITIONS, evaluate, geometric_mean
-from rtskel.training.train import (
-    RECIPES,
-    SHAKY,
-    TrainConfig,
-    Trainer,
-    main,
-    present_sources,
-    train,
-    validation_sequences,
-)
+from rtskel.training.train import Trainer, main, train, validation_sequences
 from tests.test_data import Sequence, motion
 
 TINY = SkeletorConfig(
@@ -124,7 +117,7 @@ def test_a_teachers_output_is_the_truth_of_the_kinds_it_teaches(corpus, tmp_path
     save_weights(teacher.eval(), tmp_path / "teacher.safetensors", name="tiny")
     kinds = ("clean", "dense_noise")
     config = replace(CONFIG, kinds=kinds, teacher=str(tmp_path / "teacher.safetensors"), taught=("dense_noise",))
-    taught, alone = (Trainer(c, Corpus(corpus)).draw() for c in (config, replace(config, teacher="")))
+    taught, alone = (Trainer(c, Corpus(corpus)).batches.draw() for c in (config, replace(config, teacher="")))
     (goal, x, missing, _, kind, _), (truth, *_) = taught, alone
     with torch.no_grad():
         made = teacher(x, missing)
@@ -144,8 +137,8 @@ def test_a_teachers_output_is_the_truth_of_the_kinds_it_teaches(corpus, tmp_path
 def test_it_learns(corpus, monkeypatch):
     config = replace(CONFIG, kinds=("static_joint_mask",), steps=60, balance=False)
     trainer = Trainer(config, Corpus(corpus))
-    batch = trainer.draw()
-    monkeypatch.setattr(trainer, "draw", lambda: batch)
+    batch = trainer.batches.draw()
+    monkeypatch.setattr(trainer.batches, "draw", lambda: batch)
     losses = [trainer.step() for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -156,19 +149,21 @@ def test_the_papers_recipe_is_plain_mse_on_the_whole_window(corpus):
     assert paper.model == PRESETS["paper"]
     small = SkeletorConfig(window=8, d_model=16, heads=2, d_ff=16, layers=1)
     trainer = Trainer(replace(paper, model=small, sources={"a": 1.0}, batch=4), Corpus(corpus))
-    batch = trainer.draw()
+    batch = trainer.batches.draw()
     clean, x, missing, scale = batch[:4]
     off = (trainer.model(x, missing) - clean) / scale[:, None, None, None]
     keep = [j for j in range(50) if j != 1]
-    assert trainer.loss(*batch).item() == pytest.approx(off[:, :, keep].square().mean().item(), rel=1e-4)
+    assert trainer.loss(trainer.model, batch, trainer.floor).item() == pytest.approx(
+        off[:, :, keep].square().mean().item(), rel=1e-4
+    )
 
 
 def test_the_last_windows_of_a_batch_are_triples_of_consecutive_ones(corpus):
     trainer = Trainer(replace(CONFIG, triples=2), Corpus(corpus))
-    clean, _, missing, scale, kind, source = trainer.draw()
+    clean, _, missing, scale, kind, source = trainer.batches.draw()
     assert len(clean) == CONFIG.batch
     for first in (2, 5):
-        assert trainer.kinds[kind[first]] in SHAKY
+        assert trainer.batches.kinds[kind[first]] in SHAKY
         assert (kind[first : first + 3] == kind[first]).all()
         assert (source[first : first + 3] == source[first]).all()
         bones = (clean - clean[:, :, [1]])[first : first + 3] / scale[first : first + 3, None, None, None]
@@ -182,15 +177,16 @@ def test_a_jump_between_consecutive_windows_costs_only_with_smoothness(corpus, m
     losses = {}
     for smoothness in (0.0, 1.0):
         trainer = Trainer(replace(CONFIG, smoothness=(smoothness,) * 3, kinds=("dense_noise",)), Corpus(corpus))
-        clean, x, missing, scale, kind, source = trainer.draw()
+        clean, x, missing, scale, kind, source = trainer.batches.draw()
         for name, sign in (("steady", torch.ones(8)), ("jumping", torch.tensor([1.0, 1, 1, 1, 1, 1, -1, 1]))):
             y = clean + 0.01 * (sign * scale)[:, None, None, None]
             monkeypatch.setattr(
                 trainer.model, "propose", lambda x, missing, positions, y=y: (y, torch.zeros_like(y), None)
             )
-            trainer.running.fill_(1e-3)
+            trainer.loss.running.fill_(1e-3)
             side = facing(x, missing)
-            losses[smoothness, name] = trainer.loss(clean * side, y * side, missing, scale, kind, source).item()
+            batch = Batch(clean * side, y * side, missing, scale, kind, source)
+            losses[smoothness, name] = trainer.loss(trainer.model, batch, trainer.floor).item()
     assert losses[0.0, "steady"] == pytest.approx(losses[0.0, "jumping"], rel=1e-3)
     assert losses[1.0, "jumping"] > 1.5 * losses[1.0, "steady"]
 
@@ -266,7 +262,7 @@ def test_checkpoints_of_older_and_of_other_configs_are_refused(corpus, tmp_path)
     refused(trainer, "another config.*smoothness 0.4", lambda config: config.update(smoothness=0.4))
     refused(trainer, "another config.*'fog'", lambda config: config.update(kinds=["fog"]))
     # Made before the last kind of today's was: it names none, or those there were.
-    fewer = trainer.running[:, :-1].contiguous()
+    fewer = trainer.loss.running[:, :-1].contiguous()
     refused(trainer, "another config", lambda config: config.update(kinds=[]), running=fewer)
     refused(trainer, "another config", lambda config: config.update(kinds=list(TRAINING)[:-1]), running=fewer)
     refused(trainer, "another config", lambda config: config.update(sources={"b": 1.0}))

@@ -18,9 +18,9 @@ from rtskel.engine.base import Engine, NullEngine
 from rtskel.engine.metadata import EngineInfo, describe
 from rtskel.errors import EngineError
 
-__all__ = ["BUNDLED", "Engine", "EngineInfo", "NullEngine", "bundled", "describe", "located", "open_engine", "takes"]
+__all__ = ["NAMES", "Engine", "EngineInfo", "NullEngine", "bundled", "describe", "located", "open_engine", "takes"]
 
-BUNDLED: Mapping[str, str] = {"realtime": "skeletor-realtime.onnx", "open": "skeletor-open.onnx"}
+NAMES: Mapping[str, str] = {"realtime": "skeletor-realtime.onnx", "open": "skeletor-open.onnx"}
 """The weights that come with rtskel, by name: all data, not for commercial use; and data that anyone may use."""
 
 _ON_A_GPU = ("graphs", "warm_up", "rings")
@@ -40,23 +40,23 @@ _KINDS: Mapping[str, tuple[str, str, frozenset[str]]] = {
 
 
 def bundled(name: str = "realtime") -> Path:
-    """The file of weights in `BUNDLED`: package data when installed, in `engines/` in a source checkout."""
+    """The file of weights in `NAMES`: package data when installed, in `engines/` in a source checkout."""
     package = Path(__file__).resolve().parents[1]
-    for path in (package / "weights" / BUNDLED[name], package.parent / "engines" / BUNDLED[name]):
+    for path in (package / "weights" / NAMES[name], package.parent / "engines" / NAMES[name]):
         if path.is_file():
             return path
-    raise EngineError(f"the bundled weights {BUNDLED[name]} are not installed: name an engine file")
+    raise EngineError(f"the bundled weights {NAMES[name]} are not installed: name an engine file")
 
 
 def located(engine: str | Path | None) -> str | Path:
-    """The file that is meant by None or by a name in `BUNDLED`; a path, and "null", as they are.
+    """The file that is meant by None or by a name in `NAMES`; a path, and "null", as they are.
 
     Raises:
         EngineError: bundled weights are not installed.
     """
     if engine is None:
         return bundled()
-    return bundled(str(engine)) if str(engine) in BUNDLED else engine
+    return bundled(str(engine)) if str(engine) in NAMES else engine
 
 
 def takes(path: str | Path | None, option: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtskel.configs import Config
-from rtskel.engine import BUNDLED, Engine, open_engine
+from rtskel.engine import NAMES, Engine, open_engine
 from rtskel.errors import RtskelError
 from rtskel.filters import Filter, last_seen, next_seen
 from rtskel.formats import Recording
@@ -27,7 +27,7 @@ from rtskel.training.evaluate import refine_all
 TOGETHER = 32
 """Recordings that are refined in shared batches."""
 
-DEFAULT = "bundled"
+BUNDLED = "bundled"
 """The engine that `open_engine()` opens."""
 
 
@@ -58,7 +58,7 @@ class Inputs(Config, option="option of inputs"):
     """What is done with poses before they are translated.
 
     Attributes:
-        refine: "none"; a filter (`rtskel.filters.Filter.parse`); `DEFAULT`; or an engine's file or name.
+        refine: "none"; a filter (`rtskel.filters.Filter.parse`); `BUNDLED`; or an engine's file or name.
         lookahead: frames of the future that it may use; None: all (offline).
         radius: 2 radius + 1 predictions of an engine are averaged.
         precision: what an engine computes in; None: in its own.
@@ -94,7 +94,7 @@ class Inputs(Config, option="option of inputs"):
 
     def filter(self) -> Filter | None:
         """The filter, if it is one: its name is of letters, where a file's has a suffix."""
-        plain = re.fullmatch(r"[a-z+-]+(:.*)?", self.refine) and self.refine not in ("none", DEFAULT, *BUNDLED)
+        plain = re.fullmatch(r"[a-z+-]+(:.*)?", self.refine) and self.refine not in ("none", BUNDLED, *NAMES)
         return Filter.parse(self.refine) if plain else None
 
     def prepare(
@@ -125,7 +125,7 @@ class Inputs(Config, option="option of inputs"):
         with ExitStack() as stack:
             engine: Engine | None = None
             if chosen is None and self.refine != "none":
-                path = None if self.refine == DEFAULT else self.refine
+                path = None if self.refine == BUNDLED else self.refine
                 engine = stack.enter_context(open_engine(path, precision=self.precision, threads=threads))
                 self._check(engine, skeleton_id)
             for first in range(0, len(recordings), TOGETHER):
