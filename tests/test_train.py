@@ -297,7 +297,7 @@ def test_two_processes_average_their_gradients_and_resume(corpus, tmp_path, monk
 
     first, second = (Trainer(config, Corpus(corpus)) for _ in range(2))
     second.generator.manual_seed(config.seed + 1)
-    second.loss(*second.draw()).backward()
+    second.loss(second.model, second.batches.draw(), second.floor).backward()
     others = [p.grad for p in second.model.parameters()]
 
     def average():
