@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
 from rtskel import Recording, RtskelError, Subscriber, read, wire
 from rtskel.avatar import BONES, Motion, Rig
@@ -511,3 +513,14 @@ def test_an_absent_package_is_named(monkeypatch):
         assert isinstance(parser, argparse.ArgumentParser)
         with pytest.raises(RtskelError, match=rf"pip install 'rtskel\[{name}\]'"):
             plugin.open(parser.parse_args([]))
+
+
+def test_send_says_which_server_it_waits_for():
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as nobody:  # a port on which no server answers
+        port = nobody.bind_to_random_port("tcp://127.0.0.1")
+        endpoint = f"tcp://127.0.0.1:{port}"
+        command = [sys.executable, "-P", "-m", "rtskel", "send", "vmc", "--refined", endpoint]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as sending:
+            assert sending.stderr.readline() == f"rtskel: waiting for a server at {endpoint}\n"
+            sending.send_signal(signal.SIGINT)
+            assert sending.wait(TIMEOUT) == 130

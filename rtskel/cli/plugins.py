@@ -96,6 +96,10 @@ def _send(args: argparse.Namespace) -> int:
         plugin.open(own) as sink,
         Subscriber(own.refined, streams=streams, lookahead=own.lookahead, keys=client_keys(own)) as subscriber,
     ):
+        try:
+            subscriber.wait_for_server(1.0)  # what comes meanwhile is kept
+        except TimeoutError:
+            note(f"waiting for a server at {own.refined}")
         sent = forward(subscriber, sink, lookahead=own.lookahead, until_end=own.until_end)
         note(f"{sent} poses sent")
     return OK
