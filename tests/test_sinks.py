@@ -516,7 +516,7 @@ def test_an_absent_package_is_named(monkeypatch):
 
 
 def test_send_says_which_server_it_waits_for():
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as nobody:  # a port on which no server answers
+    with zmq.Context() as context, context.socket(zmq.XPUB) as nobody:  # a port on which nobody says anything
         port = nobody.bind_to_random_port("tcp://127.0.0.1")
         endpoint = f"tcp://127.0.0.1:{port}"
         command = [sys.executable, "-P", "-m", "rtskel", "send", "vmc", "--refined", endpoint]
