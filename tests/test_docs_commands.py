@@ -38,6 +38,7 @@ from rtskel.training.data import Sequence, write_corpus
 from rtskel.training.synthesize import estimator_errors, synthesize
 from tests.test_docs import PAGES, ROOT, blocks
 from tests.test_formats_estimators import POINTS, instance, openpose_folder, openpose_person
+from tests.test_formats_spellings import both
 from tests.test_translate import folder_of, planted
 
 WAIT_S = 100  # for what a command that serves says or does; for one that ends, it is three times as long
@@ -284,6 +285,7 @@ def furnish(home: Path) -> None:
     np.savez(home / "rtmw.npz", keypoints=np.dstack([points, points[..., :1]]) / 100, scores=np.full((10, 133), 0.5))
     frames = [{"frame_id": k, "instances": [instance(k)]} for k in range(10)]
     (home / "results.json").write_text(json.dumps(frames))
+    (home / "tasks.json").write_text(json.dumps([both(k) for k in range(10)]))
     clean = [synthesize(2.0, seed=k) for k in range(4)]
     xyz = [take.canonical() / 0.37 * (1 / 3) for take in clean]
     write(home / "dev.skels", [Recording(x, 25.0, f"d{k}", unit=SKELS_UNIT) for k, x in enumerate(xyz[:2])])
