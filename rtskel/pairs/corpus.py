@@ -31,6 +31,14 @@ from rtskel.training.data import Corpus, synthetic_sequences, write_corpus
 from rtskel.training.data import Sequence as Entry
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+WALKING = 0.5
+"""Share of the sequences in which the person walks about and turns."""
+SLOWEST, FASTEST = 0.05, 0.5
+"""Cycles a second of the waves that a walk is made of."""
+FARTHEST = 1.2
+"""Metres to either side that a walk goes, at most."""
 
 
 def bodies(plan: Plan, data: Path | None = None) -> Iterator[tuple[Entry, F32]]:
@@ -53,11 +61,36 @@ def _seen(model: BodyModel, task: Task) -> F32:
     """The joints [N, 50, 3] of a random person who does the task's motion, before a random camera."""
     random = np.random.default_rng(task.seed)
     joints = model.body(Build.drawn(random)).moved(task.drawn.motion.xyz)
+    if random.random() < WALKING:
+        joints = walked(joints, task.drawn.motion.fps, random)
     camera = Camera.drawn(random, joints)
     xyz = camera.seen(joints) * [1.0, 1.0, -1.0]  # canonical axes: z toward the camera
     width = np.median(np.linalg.norm(xyz[:, LEFT_SHOULDER] - xyz[:, RIGHT_SHOULDER], axis=-1))
     seen: F32 = ((xyz - np.median(xyz[:, [NECK]], axis=0)) * (SHOULDER_WIDTH / width)).astype(np.float32)
     return seen
+
+
+def walked(joints: F64, fps: float, random: np.random.Generator) -> F64:
+    """A body [N, 50, 3] (metres, z up) that walks about on a random path and, perhaps, turns as it goes.
+
+    Without it a network takes the motion of a whole body for an error of the estimator.
+    """
+    x, y, turn = (_wave(len(joints), fps, random) for _ in range(3))
+    angle = turn * random.uniform(0, np.pi) * (random.random() < 0.6)
+    cos, sin, zero, one = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    about = np.array([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]]).transpose(2, 0, 1)
+    centre = joints[:, [NECK]] * [1.0, 1.0, 0.0]
+    path = random.uniform(0, FARTHEST) * np.stack([x, y, zero], axis=-1)[:, None]
+    placed: F64 = (joints - centre) @ about.transpose(0, 2, 1) + centre + path
+    return placed
+
+
+def _wave(frames: int, fps: float, random: np.random.Generator) -> F64:
+    """A smooth random path [N] within -1 and 1."""
+    time = np.arange(frames)[:, None] / fps
+    pace, start = random.uniform(SLOWEST, FASTEST, 3), random.uniform(0, 2 * np.pi, 3)
+    wave: F64 = np.sin(2 * np.pi * pace * time + start).mean(axis=1)
+    return wave
 
 
 def main(argv: Sequence[str] | None = None) -> int:
