@@ -742,7 +742,7 @@ def test_a_name_is_not_a_path():
     assert located(None) == bundled() == bundled("realtime")
     assert located("./open") == "./open"
     assert located("null") == "null"
-    with pytest.raises(EngineError, match=r"\./open"):
+    with pytest.raises(EngineError, match="open: unknown kind of engine"):
         open_engine("./open")
 
 
