@@ -175,7 +175,9 @@ def _read(path: Path) -> tuple[str, Mapping[str, str], dict[str, str]]:
         return kind, _onnx_metadata(path), {}
     if kind == "safetensors":
         return kind, _safetensors_metadata(path), {}
-    raise EngineError(f"{path}: unknown kind of engine (known: {', '.join(SUFFIXES)}, and the words realtime, open and null)")
+    raise EngineError(
+        f"{path}: unknown kind of engine (known: {', '.join(SUFFIXES)}, and the words realtime, open and null)"
+    )
 
 
 # -- safetensors ---------------------------------------------------------------------------------------------
