@@ -27,8 +27,8 @@ from rtskel.pairs.motion import Motions, usable
 from rtskel.pairs.needs import check_installed
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
 from rtskel.tools.video import silent
-from rtskel.training.data import Corpus, synthetic_sequences, write_corpus
 from rtskel.training.data import Sequence as Entry
+from rtskel.training.data import print_summary, synthetic_sequences, write_corpus
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -111,9 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RtskelError as error:
         print(f"rtskel.pairs.corpus: error: {error}", file=sys.stderr)
         return 2
-    for part, (count, frames) in summary.items():
-        print(f"{part:16} {count:6} sequences {frames:9} frames")
-    print(f"fingerprint {Corpus(args.out).fingerprint}")
+    print_summary(args.out, summary)
     return 0
 
 

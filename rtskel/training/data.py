@@ -599,6 +599,13 @@ def attach_hands(body: Array, hands_by_source: list[list[Array]], random: np.ran
     return xyz
 
 
+def print_summary(folder: str | Path, summary: Mapping[str, tuple[int, int]]) -> None:
+    """Prints what `write_corpus` says went into a corpus, and the corpus' fingerprint."""
+    for part, (count, frames) in summary.items():
+        print(f"{part:16} {count:6} sequences {frames:9} frames")
+    print(f"fingerprint {Corpus(folder).fingerprint}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """`python -m rtskel.training.data SHARED CORPUS`: builds a corpus and prints what went in."""
     parser = argparse.ArgumentParser(prog="python -m rtskel.training.data", description=main.__doc__)
@@ -615,9 +622,7 @@ def main(argv: list[str] | None = None) -> int:
     except RtskelError as error:
         print(f"rtskel.training.data: error: {error}", file=sys.stderr)
         return 2
-    for part, (count, frames) in summary.items():
-        print(f"{part:16} {count:6} sequences {frames:9} frames")
-    print(f"fingerprint {Corpus(args.out).fingerprint}")
+    print_summary(args.out, summary)
     if not any(part.endswith("/train") for part in summary):
         print("nothing to train on: the first recording is for validation, add more recordings", file=sys.stderr)
     return 0
