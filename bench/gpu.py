@@ -549,9 +549,8 @@ def stand_ins(folder: str) -> None:
     fake_gpu: Any = importlib.import_module("tests.fake_gpu")
     cuda = fake_gpu.FakeRuntime()
     kernels = fake_gpu.host_kernels(folder)
-    sizes = [kernels.rtskel_sizes(0), kernels.rtskel_sizes(1)]
     sys.modules["cuda.bindings.runtime"] = cuda
-    sys.modules["cuda.bindings.driver"] = fake_gpu.FakeDriver(cuda, kernels, sizes)
+    sys.modules["cuda.bindings.driver"] = fake_gpu.FakeDriver(cuda, kernels)
     torch_cuda.TorchCuda = fake_gpu.fake_torch(cuda)  # type: ignore[misc]
     (image := Path(folder) / "device.fatbin").write_bytes(b"kernels")
     device_ring.compiled = lambda: image

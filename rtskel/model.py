@@ -15,7 +15,7 @@ Preset `realtime` starts instead from a geometric fill of missing joints and lea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -142,7 +142,14 @@ class LayerSizes(Protocol):
 
 
 class Attention(nn.Module):
-    """MultiHead (equation 3), with the projections to queries, keys and values in one matrix."""
+    """MultiHead (equation 3), with the projections to queries, keys and values in one matrix.
+
+    Attributes:
+        kernel: computes all heads' softmax(q k^T / sqrt(d / heads)) v in one pass: q [B, P, d], k and v [B, W, d] and
+            the number of heads -> [B, P, d]. None: written out. Engines set it.
+    """
+
+    kernel: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
 
     def __init__(self, d_model: int, heads: int) -> None:
         super().__init__()
@@ -157,6 +164,14 @@ class Attention(nn.Module):
             hidden: bool [B, 1 or P, W], keys that a query must not see; every query must see one.
         """
         d = h.shape[-1]
+        if self.kernel is not None and hidden is None:
+            if here is h:
+                q, k, v = self.qkv(h).split(d, -1)
+            else:
+                q = F.linear(here, self.qkv.weight[:d], self.qkv.bias[:d])
+                k, v = F.linear(h, self.qkv.weight[d:], self.qkv.bias[d:]).split(d, -1)
+            attended: Tensor = self.project(self.kernel(q, k, v, self.heads))
+            return attended
 
         def heads(h: Tensor, third: int) -> Tensor:
             """Queries, keys or values of these tokens: [B * heads, their number, d / heads]."""

@@ -54,10 +54,12 @@ def torch_gpu(gpu, monkeypatch):
         from rtskel.engine import torch_cuda
 
         if torch_cuda.available():
-            monkeypatch.setattr(torch_cuda.TorchCuda, "compiled", lambda self, model: model)
+            monkeypatch.setattr(torch_cuda.TorchCuda, "compiled", lambda self, network: network)
             return None
         cuda = make(**behaviour)
         monkeypatch.setattr(torch_cuda, "TorchCuda", fake_gpu.fake_torch(cuda))
+        if make is gpu:  # this stand-in has no kernels, whatever was compiled
+            monkeypatch.setattr(torch_cuda, "_kernels_are_there", lambda: False)
         return cuda
 
     return install
@@ -77,7 +79,7 @@ def gpu_with_kernels(gpu, kernels, monkeypatch, tmp_path):
 
     def install(**behaviour):
         cuda = gpu(**behaviour)
-        driver = fake_gpu.FakeDriver(cuda, kernels, [kernels.rtskel_sizes(0), kernels.rtskel_sizes(1)])
+        driver = fake_gpu.FakeDriver(cuda, kernels)
         monkeypatch.setitem(sys.modules, "cuda.bindings.driver", driver)
         (tmp_path / "device.fatbin").write_bytes(b"kernels")
         monkeypatch.setattr(device, "compiled", lambda: tmp_path / "device.fatbin")

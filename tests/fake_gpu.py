@@ -269,9 +269,14 @@ class FakeDriver(Recorded):
     As on a GPU, a kernel's arguments are copied when it is launched, and it runs when its stream gets to it.
     """
 
-    def __init__(self, runtime, kernels, sizes):
+    def __init__(self, runtime, kernels):
         super().__init__()
-        self._runtime, self._kernels, self._sizes = runtime, kernels, sizes
+        self._runtime, self._kernels = runtime, kernels
+
+    def _sizes(self, kernel):
+        """Bytes of the two arguments of a kernel."""
+        first = 2 if kernel in ("rtskel_prepare", "rtskel_finish") else 0
+        return self._kernels.rtskel_sizes(first), self._kernels.rtskel_sizes(first + 1)
 
     def CUfunction(self, address):
         return next(handle for handle in self._runtime._handles if int(handle) == address)
@@ -304,7 +309,8 @@ class FakeDriver(Recorded):
         assert shared < 48 << 10
         pointers = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
         copies = [
-            ctypes.create_string_buffer(ctypes.string_at(pointers[k], size), size) for k, size in enumerate(self._sizes)
+            ctypes.create_string_buffer(ctypes.string_at(pointers[k], size), size)
+            for k, size in enumerate(self._sizes(f.name))
         ]
 
         def run():
@@ -327,13 +333,18 @@ def fake_torch(cuda):
         def __init__(self, torch, path, device):
             self._torch, self.device, self._ran = torch, torch.device("cpu"), set()
 
-        def compiled(self, model):
+        def compiled(self, network):
+            return network
+
+        def fuse_attention(self, model):
             assert not any(parameter.device.type != "cpu" for parameter in model.parameters())
-            return model
 
         def tensor(self, address, shape, kind):
-            count = int(np.prod(shape)) * np.dtype(kind).itemsize
-            return self._torch.from_numpy(np.frombuffer(cuda._range(address, count, "device"), kind).reshape(shape))
+            typestr = "<i2" if kind == "bf16" else kind
+            count = int(np.prod(shape)) * np.dtype(typestr).itemsize
+            block = np.frombuffer(cuda._range(address, count, "device"), typestr).reshape(shape)
+            tensor = self._torch.from_numpy(block)
+            return tensor.view(self._torch.bfloat16) if kind == "bf16" else tensor
 
         def enqueue(self, stream, work):
             assert stream.capturing is None or work in self._ran, "must have run once before it is captured"

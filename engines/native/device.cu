@@ -2,25 +2,13 @@
 // predictions back, averaged. The state (which frames came, which windows run, what they complete) stays on the host, in
 // rtskel/refine/ring.py. The specification is tests/oracles/ring.py: same order of operations, same rounding.
 //
-// Every kernel is one function of a block, and a block works in phases: `each` runs one over all threads and waits for them.
-// Compiled by a plain C++ compiler, a phase is a loop, and the tests run the same functions on the host.
-//
 // Memory is cleared once, at the start. Everything stored has a tag, the stream's base plus its slot or window; a stream that is
 // reset gets a new base, which no older tag matches.
 
-#include <cfloat>
-#include <cmath>
-#include <cstdint>
-
-#ifdef __CUDACC__
-#define FUNCTION __host__ __device__
-#else
-#define FUNCTION
-#endif
+#include "block.h"
+#include "network.h"
 
 namespace {
-
-using Index = std::int64_t;
 
 struct Ring {  // mirrored by rtskel.engine.device_ring.RingArguments: fields of 8 bytes, in this order
     Index window, joints, capacity, max_windows, positions, answers;  // answers: positions that the network answers for
@@ -68,27 +56,6 @@ struct Step {  // mirrored by rtskel.engine.device_ring.StepArguments
     float* out_sigma;            // [M, J]
     float* out_confidence;       // [M, J]
 };
-
-#ifdef __CUDACC__
-struct Block {
-    template <class Phase>
-    __device__ void each(Index n, Phase phase) const {
-        for (Index i = threadIdx.x; i < n; i += blockDim.x) phase(i);
-        __syncthreads();
-    }
-};
-#define BLOCK_FUNCTION __device__
-#else
-struct Block {
-    template <class Phase>
-    void each(Index n, Phase phase) const {
-        for (Index i = 0; i < n; ++i) phase(i);
-    }
-};
-#define BLOCK_FUNCTION
-#endif
-
-FUNCTION inline bool finite(float v) { return std::fabs(v) <= FLT_MAX; }
 
 FUNCTION inline bool there(const Ring& ring, Index s, Index base, Index slot) {
     return ring.slot_tag[s * ring.capacity + slot % ring.capacity] == base + slot;
@@ -333,5 +300,8 @@ extern "C" void rtskel_average(Index blocks, const Ring* ring, const Step* step)
     for (Index b = 0; b < blocks; ++b) average_windows(Block{}, *ring, *step, b, shared);
 }
 
-extern "C" Index rtskel_sizes(Index which) { return which == 0 ? sizeof(Ring) : sizeof(Step); }
+extern "C" Index rtskel_sizes(Index which) {
+    const Index sizes[] = {sizeof(Ring), sizeof(Step), sizeof(Network), sizeof(Pass)};
+    return sizes[which];
+}
 #endif

@@ -90,7 +90,7 @@ def load_kernels(cuda: Cuda, memory: Resources) -> dict[str, Any]:
     library = memory.hold(
         "cuLibraryUnload", cuda.call("cuLibraryLoadData", compiled().read_bytes(), [], [], 0, [], [], 0)
     )
-    names = ("store", "gather", "average")
+    names = ("store", "gather", "average", "prepare", "finish")
     found = {name: cuda.call("cuLibraryGetKernel", library, f"rtskel_{name}".encode()) for name in names}
     return {name: cuda.driver.CUfunction(int(kernel)) for name, kernel in found.items()}
 
@@ -124,17 +124,30 @@ class RingEngine(CudaEngine):
         for resources in [resources for resources in self._held if resources.abandoned]:
             self._held.remove(resources)
             resources.release()
+        self.load_kernels()
         self._held.append(resources := Resources(self.cuda))
         try:
-            if not self.kernels:
-                self.kernels = load_kernels(self.cuda, resources)
-                self._held.append(resources := Resources(self.cuda))
             ring = DeviceRing(self, config, resources)
         except BaseException:
             resources.abandon()
             raise
         weakref.finalize(ring, resources.abandon).atexit = False
         return ring
+
+    def load_kernels(self) -> None:
+        """Loads rtskel's own kernels, once.
+
+        Raises:
+            EngineError: none were compiled, or none for this GPU.
+        """
+        if not self.kernels:
+            self._held.append(resources := Resources(self.cuda))
+            self.kernels = load_kernels(self.cuda, resources)
+
+    def hold(self) -> Resources:
+        """Accounts for memory on the GPU that is given back when the engine closes, before the kernels."""
+        self._held.append(resources := Resources(self.cuda))
+        return resources
 
     def _close(self) -> None:
         with contextlib.suppress(EngineError):

@@ -20,6 +20,7 @@ from rtskel.engine.base import USUAL_POSITIONS
 from rtskel.engine.cuda_engine import ExecutionSlot
 from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.device_ring import compiled as compiled_kernels
+from rtskel.engine.network_kernels import Around, NetworkKernels, fits
 from rtskel.engine.pytorch import load_model
 from rtskel.errors import EngineError
 
@@ -48,8 +49,8 @@ class TorchCuda:
         self.builder = f"torch {torch.__version__} with CUDA {torch.version.cuda}"
         self._pool: Any = None
 
-    def compiled(self, model: Any) -> Any:
-        """The model, compiled once for each shape that it meets."""
+    def compiled(self, network: Any) -> Any:
+        """A function of tensors, compiled once for each shape that it meets."""
         # In /tmp, where PyTorch keeps them, they would be gone after the next boot.
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = Path(os.environ.setdefault(CACHE, str(home / "rtskel" / "torch")))
@@ -59,12 +60,26 @@ class TorchCuda:
                 "compiled is kept in %s",
                 *(self._path, folder),
             )
-        return self._torch.compile(model, dynamic=False, fullgraph=True)
+        return self._torch.compile(network, dynamic=False, fullgraph=True)
 
     def tensor(self, address: int, shape: tuple[int, ...], kind: str) -> Any:
-        """A tensor that shows memory of the GPU; `kind` is a type as numpy writes it, such as "<f4"."""
-        shown = {"shape": shape, "typestr": kind, "data": (address, False), "version": 3}
-        return self._torch.as_tensor(SimpleNamespace(__cuda_array_interface__=shown), device=self.device)
+        """A tensor that shows memory of the GPU; `kind` is a type as numpy writes it, such as "<f4", or "bf16"."""
+        typestr = "<i2" if kind == "bf16" else kind
+        shown = {"shape": shape, "typestr": typestr, "data": (address, False), "version": 3}
+        tensor = self._torch.as_tensor(SimpleNamespace(__cuda_array_interface__=shown), device=self.device)
+        return tensor.view(self._torch.bfloat16) if kind == "bf16" else tensor
+
+    def fuse_attention(self, model: Any) -> None:
+        """Has every layer attend in one kernel, if it can and PyTorch's compiler of kernels (Triton) is there."""
+        width = model.config.d_model // model.config.heads
+        if width < 16 or width & (width - 1):
+            return
+        try:
+            attend = importlib.import_module("rtskel.engine.attention").attend
+        except ModuleNotFoundError:
+            return
+        for layer in model.trunk.layers:
+            layer.kernel = attend
 
     def enqueue(self, stream: Any, work: Callable[[], None]) -> None:
         """Puts what `work` does on a stream."""
@@ -93,7 +108,8 @@ class TorchEngine(RingEngine):
         warm_up: prepare every batch size (1, 8, 64, ... max_batch) with the first ring, or the first run that asks for
             so many positions (1, 2, 4, ...). Without it, a size is prepared when it is first used.
         rings: keep the rings of `rtskel.refine` on the GPU too; None (default): if their kernels were compiled.
-        compiled: have PyTorch compile the network; False: it runs kernel by kernel ("eager"), three times as long.
+        kernels: run what is around the network's trunk in rtskel's own kernels; None (default): if they were compiled.
+        compiled: have PyTorch compile the network; False: it runs kernel by kernel ("eager").
 
     Raises:
         EngineError: PyTorch or cuda-python is not installed or has no CUDA, no driver, no GPU, damaged file, not enough
@@ -114,6 +130,7 @@ class TorchEngine(RingEngine):
         graphs: bool | None = None,
         warm_up: bool = True,
         rings: bool | None = None,
+        kernels: bool | None = None,
         compiled: bool = True,
     ) -> None:
         if precision not in (None, *PRECISIONS):
@@ -123,36 +140,62 @@ class TorchEngine(RingEngine):
         info = replace(info, precision=precision or "bf16", builder=self._torch.builder)
         options: Any = {"device": device, "graphs": graphs, "warm_up": warm_up}
         super().__init__(info, max_batch, rings=_kernels_are_there() if rings is None else rings, **options)
-        self._model: Any = None
+        self._config, self._run_whole, self._run_trunk, self._around = model.config, None, None, None
         try:
-            if info.precision == "bf16":
-                model.trunk.to(torch.bfloat16)
-            self._model = self._on_gpu(model, compiled)
+            if _kernels_are_there() if kernels is None else kernels:
+                self.load_kernels()
+                bf16 = info.precision == "bf16"
+                self._around = NetworkKernels(self.cuda, self.kernels, self.stream, model, self.hold(), bf16=bf16)
+            self._place(model, compiled)
             self.slot(1, min(USUAL_POSITIONS, self.window))  # fails now if it cannot run
         except BaseException:
             self.close()
             raise
 
-    def _on_gpu(self, model: Any, compiled: bool) -> Any:
+    def _place(self, model: Any, compiled: bool) -> None:
+        """Puts the network on the GPU: as a whole, and its trunk for `NetworkKernels`."""
         try:
+            if self.info.precision == "bf16":
+                model.trunk.bfloat16()
+                self._torch.fuse_attention(model)
             model = model.to(self._torch.device)
-            return self._torch.compiled(model) if compiled else model
         except RuntimeError as error:
             raise self._failed(error) from None
 
+        def whole(x: Any, missing: Any, positions: Any, y: Any) -> None:
+            y.copy_(model(x, missing, positions))
+
+        def trunk(features: Any, positions: Any, out: Any, early: Any) -> None:
+            for to, value in zip((out, early), model.trunk(features, positions), strict=True):
+                to.copy_(value)
+
+        self._run_whole, self._run_trunk = (self._torch.compiled(run) if compiled else run for run in (whole, trunk))
+
     def _prepare(self, slot: ExecutionSlot) -> None:
-        kinds = {"x": "<f4", "missing": "|b1", "positions": "<i8", "y": "<f4"}
-        x, missing, positions, y = (
-            self._torch.tensor(address, slot.y.shape if shape is None else shape, kinds[name])
-            for name, shape, address in slot.tensors()
-        )
-        log.info("%s: preparing batches of %d on the GPU; the first time this compiles", self.info.path, len(slot.y))
-        slot.network = lambda: y.copy_(self._model(x, missing, positions))
+        show, tensors = self._torch.tensor, {name: (shape, address) for name, shape, address in slot.tensors()}
+        batch, answers = slot.y.shape[:2]
+        positions = show(tensors["positions"][1], (answers,), "<i8")
+        log.info("%s: preparing batches of %d on the GPU; the first time this compiles", self.info.path, batch)
+        if self._around is None or not fits(self._config, answers):
+            kinds = {"x": "<f4", "missing": "|b1", "y": "<f4"}
+            shown = {name: show(tensors[name][1], tensors[name][0] or slot.y.shape, kinds[name]) for name in kinds}
+            slot.network = None, lambda: self._run_whole(shown["x"], shown["missing"], positions, shown["y"])
+            return
+        around = self._around.around(batch, answers, {name: address for name, (_, address) in tensors.items()})
+        kinds = {"features": "<f4" if self.info.precision == "fp32" else "bf16", "out": "<f4", "early": "<f4"}
+        shown = {name: show(around.address(name), around.shapes[name], kind) for name, kind in kinds.items()}
+        slot.network = around, lambda: self._run_trunk(shown["features"], positions, shown["out"], shown["early"])
 
     def enqueue_network(self, slot: ExecutionSlot) -> None:
         """Puts the network alone on the stream."""
+        around: Around | None
+        around, network = slot.network
         try:
-            self._torch.enqueue(self.stream, slot.network)
+            if around is not None:
+                around.prepare()
+            self._torch.enqueue(self.stream, network)
+            if around is not None:
+                around.finish()
         except RuntimeError as error:  # of PyTorch, its compiler, or CUDA
             raise self._failed(error) from None
 
@@ -161,7 +204,7 @@ class TorchEngine(RingEngine):
         return EngineError(f"{self.info.path}: PyTorch failed on the GPU ({reason})")
 
     def _release_network(self) -> None:
-        self._model = self._torch = None
+        self._run_whole = self._run_trunk = self._around = self._torch = None
 
 
 def _kernels_are_there() -> bool:
