@@ -1,6 +1,6 @@
 // The ring's numbers on a GPU: new frames into the rings of many streams, canonical windows out of them for the network, and
 // predictions back, averaged. The state (which frames came, which windows run, what they complete) stays on the host, in
-// rtskel/refine/ring.py. The specification is tests/oracles/ring.py: same order of operations, same rounding.
+// device_ring.h. The specification is tests/oracles/ring.py: same order of operations, same rounding.
 //
 // Every kernel is one function of a block, and a block works in phases: `each` runs one over all threads and waits for them.
 // Compiled by a plain C++ compiler, a phase is a loop, and the tests run the same functions on the host.
