@@ -70,11 +70,12 @@ class Cuda:
             raise EngineError(f"{path}: this needs an NVIDIA GPU and its driver ({self._say(status)})")
         if not 0 <= device < count:
             raise EngineError(f"{path}: there is no GPU {device} ({count} found)")
+        self._choose = self.bound("cudaSetDevice", device)
         self.use()
 
     def use(self) -> None:
         """Makes the GPU current for the calling thread, where other code may have chosen another one."""
-        self.call("cudaSetDevice", self.device)
+        self._choose()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of the CUDA runtime ("cuda...") or of the driver ("cu..."): its one result, or None."""
