@@ -24,8 +24,10 @@ With --smoke the GPU is the stand-in of `tests/fake_gpu.py`: kernels and network
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -146,27 +148,29 @@ def latency(engine: Engine, frames: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def waiting(engine: Any) -> Iterator[list[float]]:
-    """A list that grows by the seconds of each wait for the GPU."""
+    """A list that grows by the seconds of each wait for the GPU, of rings that are made meanwhile."""
     waits: list[float] = []
     if not isinstance(engine, RingEngine):
         yield waits
         return
-    call = engine.cuda.call
+    call, bound = engine.cuda.call, engine.cuda.bound
 
-    def timed(name: str, *given: Any) -> Any:
-        if not name.endswith("Synchronize"):
-            return call(name, *given)
-        start = time.perf_counter()
-        try:
-            return call(name, *given)
-        finally:
-            waits.append(time.perf_counter() - start)
+    def timed(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+        def again(*given: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return made(*given)
+            finally:
+                waits.append(time.perf_counter() - start)
 
-    engine.cuda.call = timed  # type: ignore[method-assign]
+        return again if name.endswith("Synchronize") else made
+
+    engine.cuda.call = lambda name, *given: timed(name, functools.partial(call, name))(*given)  # type: ignore[method-assign]
+    engine.cuda.bound = lambda name, *given: timed(name, bound(name, *given))  # type: ignore[method-assign]
     try:
         yield waits
     finally:
-        engine.cuda.call = call  # type: ignore[method-assign]
+        del engine.cuda.call, engine.cuda.bound
 
 
 def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dict[str, float]:
@@ -177,23 +181,24 @@ def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dic
         each: new frames of each stream in a step.
     """
     streams, taken = batch // each, 0
-    xyz, confidence = clips(streams, 48)
-    bank = bank_of(engine, streams)
-    ring: Any = bank._ring
-    ahead = isinstance(ring, EngineRing)
-    of = np.repeat(np.arange(streams), each)
+    xyz, confidence = (array.swapaxes(0, 1) for array in clips(streams, 48))
+    of, slots = np.repeat(np.arange(streams), each), np.tile(np.arange(each), streams)
+    given = []  # by step, until they repeat: a caller has its frames at hand, to put them together is no part of a step
+    for step in range(48 // math.gcd(48, each)):
+        new = of, (slots + step * each) % 48
+        given.append((np.ascontiguousarray(xyz[new]), np.ascontiguousarray(confidence[new])))
     warm, step = 20, 0
     start = until = time.perf_counter()
     with waiting(engine) as waits:
+        bank = bank_of(engine, streams)
+        ring: Any = bank._ring
+        ahead = isinstance(ring, EngineRing)
         while step < warm + 10 or time.perf_counter() < until:
             if step == warm:
                 start, taken = time.perf_counter(), 0
                 until = start + seconds
                 waits.clear()
-            slots = np.arange(step * each, (step + 1) * each)
-            new = (slots % 48)[:, None], np.arange(streams)
-            frames, sure = xyz[new].swapaxes(0, 1), confidence[new].swapaxes(0, 1)
-            bank.put(of, np.tile(slots, streams), frames.reshape(-1, JOINTS, 3), sure.reshape(-1, JOINTS))
+            bank.put(of, slots + step * each, *given[step % len(given)])
             if not ahead:
                 taken += len(bank.step())
             else:

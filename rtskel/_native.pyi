@@ -9,8 +9,8 @@ _Int32 = NDArray[np.int32]
 _Int64 = NDArray[np.int64]
 _Float32 = NDArray[np.float32]
 
-class Ring:
-    """See `rtskel.refine.ring.HostRing`."""
+class RingState:
+    """What the rings have in common: see `rtskel.refine.ring.HostRing`."""
 
     def __init__(
         self,
@@ -36,15 +36,8 @@ class Ring:
         right_shoulder: int,
         left_shoulder: int,
     ) -> None: ...
-    def put(
-        self, stream: _Int32, slot: _Int64, xyz: _Float32, confidence: _Float32, status: NDArray[np.uint8]
-    ) -> None: ...
     def settle(self, stream: _Int32, slot: _Int64) -> None: ...
     def end(self, stream: _Int32, last: _Int64) -> None: ...
-    def reset(self, stream: _Int32) -> None: ...
-    def gather(self, x: _Float32, missing: NDArray[np.bool_]) -> int: ...
-    def average(self, y: _Float32, /, *columns: NDArray[Any]) -> None: ...
-    def skip(self, stream: _Int32, window: _Int64, /, *columns: NDArray[Any]) -> None: ...
     @property
     def outputs(self) -> int: ...
     @property
@@ -59,6 +52,62 @@ class Ring:
     def ended(self) -> NDArray[np.bool_]: ...
     @property
     def group(self) -> _Int32: ...
+
+class Ring(RingState):
+    """See `rtskel.refine.ring.HostRing`."""
+
+    def put(
+        self, stream: _Int32, slot: _Int64, xyz: _Float32, confidence: _Float32, status: NDArray[np.uint8]
+    ) -> None: ...
+    def reset(self, stream: _Int32) -> None: ...
+    def gather(self, x: _Float32, missing: NDArray[np.bool_]) -> int: ...
+    def average(self, y: _Float32, /, *columns: NDArray[Any]) -> None: ...
+    def skip(self, stream: _Int32, window: _Int64, /, *columns: NDArray[Any]) -> None: ...
+
+class StagedStep:
+    """Memory of one step of a ring on a GPU, and what the step completes: that many rows."""
+
+    def __init__(
+        self,
+        counts: _Int64,
+        frames: _Int64,
+        frame_xyz: _Float32,
+        frame_confidence: _Float32,
+        windows: _Int64,
+        rows: _Int64,
+        row_lookahead: _Int64,
+        averaged: _Int64,
+        xyz: _Float32,
+        sigma: _Float32,
+        confidence: _Float32,
+        /,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+
+class DeviceRing(RingState):
+    """The host's side of `rtskel.engine.device_ring.DeviceRing`; see engines/native/device_ring.h."""
+
+    def put(
+        self,
+        stream: _Int32,
+        slot: _Int64,
+        xyz: _Float32,
+        confidence: _Float32,
+        status: NDArray[np.uint8],
+        begin: int,
+        most: int,
+        /,
+    ) -> int: ...
+    def reset(self, stream: _Int32) -> None: ...
+    def plan_next(self, room: int, /) -> int: ...
+    def plan_skipped(self, stream: _Int32, window: _Int64, room: int, /) -> int: ...
+    def pack_frames(self, step: StagedStep, /) -> None: ...
+    def frames_sent(self) -> None: ...
+    def pack(self, step: StagedStep, skipped: bool, /) -> None: ...
+    def sent(self) -> None: ...
+    def unpack(self, step: StagedStep, begin: int, /, *columns: NDArray[Any]) -> int: ...
+    @property
+    def waiting(self) -> int: ...
 
 class RawReader:
     """The compiled part of `rtskel.wire.fast.RawReader`."""
@@ -108,6 +157,9 @@ class FastPath:
         largest: int,
     ) -> None: ...
     def __getattr__(self, name: str) -> Any: ...
+
+def valid_rows(stream: _Int32, slot: _Int64, streams: int) -> bool:
+    """Whether all of these are streams of a ring of so many, and slots from 0."""
 
 def within(values: _Float32, limit: float) -> bool:
     """Whether no value is further from 0 than that, nor is no number."""

@@ -10,13 +10,16 @@ except ImportError as error:
         "elsewhere than its source tree"
     ) from error
 
+DeviceRing = _native.DeviceRing
 FastPath = _native.FastPath
 HoardWatch = _native.HoardWatch
 PoseWriter = _native.PoseWriter
 RawReader = _native.RawReader
 Ring = _native.Ring
+StagedStep = _native.StagedStep
 StreamArrays = _native.StreamArrays
 guard_signals = _native.guard_signals
+valid_rows = _native.valid_rows
 within = _native.within
 
 FOLDER = Path(_native.__file__).parent
@@ -24,12 +27,15 @@ FOLDER = Path(_native.__file__).parent
 
 __all__ = [
     "FOLDER",
+    "DeviceRing",
     "FastPath",
     "HoardWatch",
     "PoseWriter",
     "RawReader",
     "Ring",
+    "StagedStep",
     "StreamArrays",
     "guard_signals",
+    "valid_rows",
     "within",
 ]

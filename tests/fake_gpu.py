@@ -68,10 +68,13 @@ class Handle:
 
 
 class Recorded:
-    """Keeps the name and the arguments of every call of its functions cu...() in `_calls`."""
+    """Keeps the name and the arguments of every call of its functions cu...() in `_calls`; those named in `_refused`
+    fail, wherever a caller has them from.
+    """
 
     def __init__(self):
         self._calls: list[tuple[str, tuple]] = []
+        self._refused: set[str] = set()
 
     def __getattribute__(self, name):
         value = super().__getattribute__(name)
@@ -80,7 +83,7 @@ class Recorded:
 
         def recorded(*arguments):
             self._calls.append((name, arguments))
-            return value(*arguments)
+            return (INVALID,) if name in self._refused else value(*arguments)
 
         return recorded
 

@@ -207,10 +207,10 @@ def test_a_step_that_fails_changes_nothing(opened):
     bank = RefinerBank(engine, lookahead=0)
     xyz, confidence = contract.sequence(2, seed=5)
     assert bank.put(0, 0, xyz[:1], confidence[:1])[0] == Put.TAKEN
-    cuda.cudaGraphLaunch = lambda executable, stream: (fake_gpu.INVALID,)
+    cuda._refused.add("cudaGraphLaunch")
     with pytest.raises(EngineError, match="cudaGraphLaunch failed"):
         bank.step()
-    del cuda.cudaGraphLaunch
+    cuda._refused.clear()
     assert bank.pending == 1
     assert len(bank.step()) == 1
 
@@ -254,7 +254,7 @@ def test_a_server_uses_them(opened):
 def test_a_server_whose_gpu_fails_says_so_and_ends(opened):
     def one_frame():
         with serving(opened()) as server, publisher(server) as sender:
-            opened.cuda.cudaGraphLaunch = lambda executable, stream: (fake_gpu.INVALID,)
+            opened.cuda._refused.add("cudaGraphLaunch")
             sender.send(contract.sequence(1)[0][0], seq=0)
 
     with pytest.raises(AssertionError, match="cudaGraphLaunch failed"):

@@ -1,6 +1,6 @@
 // The ring's numbers on a GPU: new frames into the rings of many streams, canonical windows out of them for the network, and
 // predictions back, averaged. The state (which frames came, which windows run, what they complete) stays on the host, in
-// rtskel/refine/ring.py. The specification is tests/oracles/ring.py: same order of operations, same rounding.
+// device_ring.h. The specification is tests/oracles/ring.py: same order of operations, same rounding.
 //
 // Memory is cleared once, at the start. Everything stored has a tag, the stream's base plus its slot or window; a stream that is
 // reset gets a new base, which no older tag matches.

@@ -1,51 +1,30 @@
-// The many-stream ring, window gather and overlap average. The specification is tests/oracles/ring.py in numpy: same names, same
-// rounding but for the last digit of sigma; the same tests run both.
+// The many-stream ring on the host, window gather and overlap average. The specification is tests/oracles/ring.py in numpy: same names,
+// same rounding but for the last digit of sigma; the same tests run both.
 //
 // One object is used by one thread at a time; every call that works on frames releases the GIL.
 
 #pragma once
 
-#include "module.h"
-
-#include <nanobind/stl/vector.h>
+#include "ring_state.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <map>
 #include <stdexcept>
 #include <vector>
 
 namespace rtskel {
 
-constexpr std::uint32_t WARM_UP = 1, INTERPOLATED = 2, PARTIAL_AVERAGE = 4, PASSTHROUGH = 8, FLUSHED = 64;  // bits of rtskel.Flag
-
-constexpr std::int64_t NONE = -1;
 constexpr float ABSENT = -1.0f;
 
 // A frame's summary: the neck, whether it is there, the distance between the shoulders (or ABSENT), how many steady bones there are,
 // and the smallest and largest ratio of their lengths to their typical lengths.
 enum Summary { NECK_X, NECK_Y, NECK_Z, NECK_THERE, SHOULDERS, BONES, MIN_RATIO, MAX_RATIO, SUMMARY };
 
-template <typename T>
-using View = nb::ndarray<nb::numpy, const T, nb::ndim<1>>;
-
-struct Config {
-    int streams, window, joints, radius, ahead, hop;
-    float min_confidence, shoulder_width, far, disagree;
-    std::vector<int> lookaheads, reach, count;  // a lookahead: its frames, its reach, how many windows it averages
-    std::vector<int> positions;                 // [P] ascending: where in a window lie the predictions that some average takes
-    std::vector<int> parents;
-    std::vector<float> bone_length;
-    std::vector<int> steady;                    // joints whose bones check the shoulder width
-    int neck, right_shoulder, left_shoulder;
-};
-
 // Frames and predictions of one stream; allocated by its first frame, freed by reset.
 struct Storage {
-    std::vector<std::int64_t> slot;    // [C] the slot whose frame lies at slot % C
     std::vector<float> xyz;            // [C, J, 3], 0 where missing
     std::vector<float> confidence;     // [C, J], 0 where missing
     std::vector<std::uint8_t> whole;   // [C] whether no joint is missing
@@ -55,11 +34,10 @@ struct Storage {
     std::vector<std::uint8_t> usable;  // [2r+1]
 };
 
-struct Planned {
-    int stream;
-    std::int64_t window;
-    float origin[3], scale;
-    bool known;
+// How the numbers of a gathered window were moved.
+struct Moved {
+    float origin[3] = {0, 0, 0}, scale = 1;
+    bool known = false;  // whether there was anything
 };
 
 constexpr std::size_t FEW = 64, LANES = 8;
@@ -154,22 +132,11 @@ inline float distance(const float* a, const float* b) {
     return std::sqrt(x * x + y * y + z * z);
 }
 
-class Ring {
+class Ring : public RingState {
   public:
     explicit Ring(Config config)
-        : cfg(std::move(config)),
-          max_windows(2 * cfg.radius + 1),
-          capacity(cfg.window + max_windows + cfg.ahead),
-          furthest(*std::max_element(cfg.reach.begin(), cfg.reach.end())),
+        : RingState(std::move(config)),
           storage(cfg.streams),
-          watermark_(cfg.streams, NONE),
-          newest_(cfg.streams, NONE),
-          next_(cfg.streams, 0),
-          stale_(cfg.streams, 0),
-          last_(cfg.streams, NONE),
-          ended_(cfg.streams, false),
-          group_(cfg.streams, 0),
-          group_turns(cfg.streams, 0),
           here(cfg.window),
           scratch(static_cast<std::size_t>(cfg.window) * cfg.joints),
           origin(3 * cfg.joints),
@@ -186,25 +153,12 @@ class Ring {
                                        confidence.data() + m * cfg.joints);
     }
 
-    int checked(std::int32_t s) const {
-        if (s < 0 || s >= cfg.streams) throw std::out_of_range("stream index out of range");
-        return s;
-    }
-
-    // What `put_one` would say.
-    Put would_be(int s, std::int64_t j) const {
-        const Storage& st = storage[s];
-        if (!st.slot.empty() && st.slot[j % capacity] == j) return DUPLICATE;
-        if (j + furthest < next_[s] || (ended_[s] && j > last_[s])) return LATE;
-        return j < next_[s] + cfg.ahead ? TAKEN : AHEAD;
-    }
-
     // Prefetch what `put_one` writes.
     void soon(int s, std::int64_t j) const {
+        if (slots[s].empty()) return;
         const Storage& st = storage[s];
-        if (st.slot.empty()) return;
         const std::int64_t at = j % capacity;
-        prefetch(&st.slot[at], sizeof(std::int64_t));
+        prefetch(&slots[s][at], sizeof(std::int64_t));
         prefetch(frame(st, at), cfg.joints * 3 * sizeof(float));
         prefetch(confidences(st, at), cfg.joints * sizeof(float));
         prefetch(summary(st, at), SUMMARY * sizeof(float));
@@ -214,8 +168,8 @@ class Ring {
 
     Put put_one(int s, std::int64_t j, const float* xyz, const float* confidence) {
         if (const Put put = would_be(s, j); put != TAKEN) return put;
+        if (slots[s].empty()) allocate(s);
         Storage& st = storage[s];
-        if (st.slot.empty()) allocate(st);
         const std::size_t at = j % capacity;
         float* to = st.xyz.data() + at * cfg.joints * 3;
         float* sure = st.confidence.data() + at * cfg.joints;
@@ -232,81 +186,34 @@ class Ring {
             sure[k] = valid ? std::min(c, 1.0f) : 0.0f;
         }
         summarise(st, at);
-        st.slot[at] = j;
-        stale_[s] = std::min(stale_[s], j);
-        newest_[s] = std::max(newest_[s], j);
-        advance(s);
+        take(s, j);
         return TAKEN;
-    }
-
-    void settle(In<std::int32_t> stream, In<std::int64_t> slot) {
-        for (std::size_t m = 0; m < stream.size(); ++m) {
-            const int s = checked(stream.data()[m]);
-            std::int64_t j = slot.data()[m];
-            if (ended_[s]) j = std::min(j, last_[s]);
-            newest_[s] = std::max(newest_[s], j);
-            watermark_[s] = std::max(watermark_[s], j);
-            advance(s);
-        }
-    }
-
-    void end(In<std::int32_t> stream, In<std::int64_t> last) {
-        for (std::size_t m = 0; m < stream.size(); ++m) {
-            const int s = checked(stream.data()[m]);
-            last_[s] = std::max(last.data()[m], newest_[s]);
-            ended_[s] = true;
-            newest_[s] = watermark_[s] = last_[s];
-        }
     }
 
     void reset(In<std::int32_t> stream) {
         for (std::size_t m = 0; m < stream.size(); ++m) {
             const int s = checked(stream.data()[m]);
             storage[s] = Storage{};
-            watermark_[s] = newest_[s] = last_[s] = NONE;
-            next_[s] = stale_[s] = 0;
-            ended_[s] = false;
+            forget(s);
         }
-    }
-
-    std::int64_t pending() const {
-        std::int64_t total = 0;
-        for (int s = 0; s < cfg.streams; ++s) total += std::max<std::int64_t>(0, limit(s) - first(s) + 1);
-        return total;
     }
 
     std::size_t gather(Out<float> x, Out<bool> missing) {
         share(x.shape(0));
+        moved.assign(plan.size(), {});
         const std::size_t cells = static_cast<std::size_t>(cfg.window) * cfg.joints;
         if (!plan.empty()) prefetch_window(plan[0]);
         for (std::size_t b = 0; b < plan.size(); ++b) {
-            gather_one(plan[b], b + 1 < plan.size() ? &plan[b + 1] : nullptr, x.data() + b * cells * 3, missing.data() + b * cells);
+            gather_one(plan[b], moved[b], b + 1 < plan.size() ? &plan[b + 1] : nullptr, x.data() + b * cells * 3, missing.data() + b * cells);
         }
         return plan.size();
     }
-
-    std::size_t outputs() const {
-        std::size_t total = 0;
-        for (const Planned& p : plan)
-            for (int reach : cfg.reach) total += completes(p.stream, p.window, reach);
-        return total;
-    }
-
-    // `Refined.columns`.
-    struct Columns {
-        Out<std::int32_t> stream;
-        Out<std::int64_t> slot;
-        Out<std::int32_t> lookahead;
-        Out<float> xyz, sigma, confidence;
-        Out<std::int32_t> windows;
-        Out<std::uint32_t> flags;
-    };
 
     void skip(In<std::int32_t> stream, In<std::int64_t> window, Columns out) {
         std::size_t row = 0;
         for (std::size_t m = 0; m < stream.size(); ++m) {
             const int s = checked(stream.data()[m]);
-            if (next_[s] < window.data()[m] && storage[s].slot.empty()) allocate(storage[s]);
+            if (next_[s] < window.data()[m] && slots[s].empty()) allocate(s);
             for (std::int64_t e = next_[s]; e < window.data()[m]; ++e) {
                 storage[s].usable[e % max_windows] = false;
                 row = complete(s, e, out, row, true);
@@ -318,37 +225,20 @@ class Ring {
         std::size_t row = 0;
         for (std::size_t b = 0; b < plan.size(); ++b) {
             if (b + 1 < plan.size()) prefetch_predictions(plan[b + 1]);
-            keep(plan[b], y.data() + b * cfg.positions.size() * 3 * cfg.joints);
+            keep(plan[b], moved[b], y.data() + b * cfg.positions.size() * 3 * cfg.joints);
             row = complete(plan[b].stream, plan[b].window, out, row, false);
         }
         plan.clear();
     }
 
-    const Config cfg;
-    const std::int64_t max_windows, capacity, furthest;
-
   private:
     std::vector<Storage> storage;
-
-  public:
-    std::vector<std::int64_t> watermark_, newest_, next_;
-
-  private:
-    std::vector<std::int64_t> stale_, last_;
-
-  public:
-    std::vector<std::uint8_t> ended_;
-    std::vector<std::int32_t> group_;  // by stream, 0..streams-1: whose shares of the engine are one share
-
-  private:
     std::vector<int> bones;      // joints that have a parent
-    std::vector<Planned> plan;   // the gathered batch, in order
+    std::vector<Moved> moved;    // the gathered batch
     std::vector<std::int64_t> here;
     std::vector<float> scratch, origin;
     std::vector<double> mean, squares;
     std::vector<const float*> averaged;
-    int turn = 0, group_turn = 0;   // whose turn it is: of all streams, of the groups ...
-    std::vector<int> group_turns;  // ... and of each group's streams
 
     // What the canonical frame of every window with this frame needs: computed once per frame instead of once per window, and
     // close together in memory.
@@ -375,9 +265,10 @@ class Ring {
         }
     }
 
-    void allocate(Storage& st) const {
+    void allocate(int s) {
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
-        st.slot.assign(capacity, NONE);
+        slots[s].assign(capacity, NONE);
+        Storage& st = storage[s];
         st.xyz.assign(capacity * pose, 0.0f);
         st.confidence.assign(capacity * cfg.joints, 0.0f);
         st.whole.assign(capacity, false);
@@ -387,81 +278,14 @@ class Ring {
         st.usable.assign(max_windows, false);
     }
 
-    void advance(int s) {
-        const Storage& st = storage[s];
-        if (st.slot.empty()) return;
-        while (st.slot[(watermark_[s] + 1) % capacity] == watermark_[s] + 1) ++watermark_[s];
-    }
-
-    // The windows that can run now are first(s)..limit(s).
-    std::int64_t limit(int s) const {
-        if (ended_[s] && last_[s] >= 0) return last_[s] + furthest;
-        return cfg.hop == 1 ? watermark_[s] : watermark_[s] - (watermark_[s] + 1) % cfg.hop;  // a division for each stream adds up
-    }
-
-    std::int64_t first(int s) const {
-        if (stale_[s] < next_[s] && next_[s] <= limit(s)) return std::max(stale_[s], next_[s] - max_windows + 1);
-        return next_[s];
-    }
-
-    // Something that waits for the engine: windows next..end - 1 of a stream, or as many of a group.
-    struct Ready {
-        int who;
-        std::int64_t next, end;
-    };
-
-    // The next batch: equal shares of what is ready. Where not all of it fits, each group has a share, and its streams share that.
-    void share(std::size_t room) {
-        plan.clear();
-        std::vector<Ready> ready;
-        std::size_t total = 0;
-        bool several = false;
-        for (int s = 0; s < cfg.streams; ++s) {
-            const std::int64_t from = first(s), to = limit(s) + 1;
-            if (from >= to) continue;
-            ready.push_back({s, from, to});
-            total += to - from;
-            several |= group_[s] != group_[ready[0].who];
-        }
-        const auto add = [this](int s, std::int64_t window) { plan.push_back({s, window, {0, 0, 0}, 1, false}); };
-        if (!several || total <= room) return deal(ready, room, turn, add);
-
-        std::map<int, std::vector<Ready>> streams;
-        for (const Ready& r : ready) streams[group_[r.who]].push_back(r);
-        std::vector<Ready> groups;
-        for (const auto& [g, members] : streams) {
-            groups.push_back({g, 0, 0});
-            for (const Ready& r : members) groups.back().end += r.end - r.next;
-        }
-        std::map<int, std::size_t> quota;
-        deal(groups, room, group_turn, [&](int g, std::int64_t) { ++quota[g]; });
-        for (const auto& [g, windows] : quota) deal(streams[g], windows, group_turns.at(g), add);
-    }
-
-    // Gives `room` to those that have something ready, each as much as the others or all it has; the turn goes round.
-    template <typename Take>
-    void deal(std::vector<Ready>& ready, std::size_t room, int& turn, Take take) {
-        std::rotate(ready.begin(), std::find_if(ready.begin(), ready.end(), [&](const Ready& r) { return r.who >= turn; }), ready.end());
-        while (!ready.empty() && room) {
-            const std::int64_t each = std::max<std::int64_t>(1, room / ready.size());
-            for (Ready& r : ready) {
-                const std::int64_t end = r.next + std::min({each, r.end - r.next, static_cast<std::int64_t>(room)});
-                if (r.next < end) turn = (r.who + 1) % cfg.streams;
-                room -= end - r.next;
-                while (r.next < end) take(r.who, r.next++);
-            }
-            ready.erase(std::remove_if(ready.begin(), ready.end(), [](const Ready& r) { return r.next >= r.end; }), ready.end());
-        }
-    }
-
     const float* frame(const Storage& st, std::int64_t at) const { return st.xyz.data() + at * cfg.joints * 3; }
     const float* confidences(const Storage& st, std::int64_t at) const { return st.confidence.data() + at * cfg.joints; }
     const float* summary(const Storage& st, std::int64_t at) const { return st.summary.data() + at * SUMMARY; }
 
     void prefetch_window(const Planned& p) const {
+        if (slots[p.stream].empty()) return;
         const Storage& st = storage[p.stream];
-        if (st.slot.empty()) return;
-        prefetch(st.slot.data(), st.slot.size() * sizeof(std::int64_t));
+        prefetch(slots[p.stream].data(), capacity * sizeof(std::int64_t));
         prefetch(st.whole.data(), st.whole.size());
         std::int64_t at = first_place(p);
         for (int t = 0; t < cfg.window; ++t, at = following_place(at)) prefetch_slot(&st, at);
@@ -469,7 +293,7 @@ class Ring {
 
     void prefetch_predictions(const Planned& p) const {
         const Storage& st = storage[p.stream];
-        if (!st.slot.empty()) prefetch(st.predicted.data(), st.predicted.size() * sizeof(float));
+        if (!st.predicted.empty()) prefetch(st.predicted.data(), st.predicted.size() * sizeof(float));
     }
 
     // The place of a window's first slot; every following slot, except padding, lies one place further.
@@ -482,26 +306,26 @@ class Ring {
         prefetch(summary(*st, at), SUMMARY * sizeof(float));
     }
 
-    void gather_one(Planned& p, const Planned* following, float* x, bool* missing) {
-        const Storage* later = following && !storage[following->stream].slot.empty() ? &storage[following->stream] : nullptr;
+    void gather_one(const Planned& p, Moved& to, const Planned* following, float* x, bool* missing) {
+        const Storage* later = following && !slots[following->stream].empty() ? &storage[following->stream] : nullptr;
         if (later) {
-            prefetch(later->slot.data(), later->slot.size() * sizeof(std::int64_t));
+            prefetch(slots[following->stream].data(), capacity * sizeof(std::int64_t));
             prefetch(later->whole.data(), later->whole.size());
         }
-        static const Storage nothing{};
-        const Storage& st = storage[p.stream].slot.empty() ? nothing : storage[p.stream];
+        const Storage& st = storage[p.stream];
+        const auto& came = slots[p.stream];
         const std::int64_t newest = ended_[p.stream] ? last_[p.stream] : p.window;
         std::int64_t slot = std::min(std::max<std::int64_t>(0, p.window - cfg.window + 1), newest), at = slot % capacity;
         for (int t = 0; t < cfg.window; ++t) {
-            here[t] = !st.slot.empty() && st.slot[at] == slot ? at : NONE;
+            here[t] = !came.empty() && came[at] == slot ? at : NONE;
             if (slot < p.window - cfg.window + 2 + t && slot < newest) {
                 ++slot;
                 at = following_place(at);
             }
         }
-        canonical_frame(st, p);
+        canonical_frame(st, to);
         const int pose = 3 * cfg.joints;
-        repeat(p.origin);
+        repeat(to.origin);
         std::int64_t ahead = later ? first_place(*following) : 0;
         bool any = false;
         for (int t = 0; t < cfg.window; ++t, x += pose, missing += cfg.joints) {
@@ -515,7 +339,7 @@ class Ring {
                 continue;
             }
             const float* from = frame(st, here[t]);
-            const bool near = move_there(from, origin.data(), p.scale, cfg.far, pose, x);
+            const bool near = move_there(from, origin.data(), to.scale, cfg.far, pose, x);
             std::fill_n(missing, cfg.joints, false);
             if (near && st.whole[here[t]]) {  // usually
                 any = true;
@@ -531,7 +355,7 @@ class Ring {
                 any = any || valid;
             }
         }
-        p.known = p.known && any;
+        to.known = to.known && any;
     }
 
     // `origin` for every joint.
@@ -540,15 +364,15 @@ class Ring {
     }
 
     // Origin, scale and whether anything is known, as canonical_frames in rtskel/refine/canonical.py says.
-    void canonical_frame(const Storage& st, Planned& p) {
+    void canonical_frame(const Storage& st, Moved& to) {
         auto valid = [&](int t, int k) { return here[t] != NONE && confidences(st, here[t])[k] > 0.0f; };
         auto point = [&](int t, int k) { return frame(st, here[t]) + 3 * k; };
         const int right = cfg.right_shoulder, left = cfg.left_shoulder;
         float* v = scratch.data();
 
         // Three ways to an origin; the second and third are for windows that never show a neck.
-        p.known = false;
-        for (int way = 0; way < 3 && !p.known; ++way)
+        to.known = false;
+        for (int way = 0; way < 3 && !to.known; ++way)
             for (int a = 0; a < 3; ++a) {
                 std::size_t n = 0;
                 for (int t = 0; t < cfg.window; ++t) {
@@ -560,8 +384,8 @@ class Ring {
                         for (int k = 0; k < cfg.joints; ++k)
                             if (valid(t, k)) v[n++] = point(t, k)[a];
                 }
-                p.origin[a] = median(v, n);
-                p.known = n > 0;
+                to.origin[a] = median(v, n);
+                to.known = n > 0;
             }
 
         std::size_t n = 0;
@@ -598,119 +422,81 @@ class Ring {
                 size = median(v, n);
             }
         }
-        p.scale = size > 0.0f && std::isfinite(size) ? 1.0f / size : 1.0f;
-    }
-
-    bool completes(int s, std::int64_t e, int reach) const {
-        return e >= next_[s] && e - reach >= 0 && !(ended_[s] && e - reach > last_[s]);
+        to.scale = size > 0.0f && std::isfinite(size) ? 1.0f / size : 1.0f;
     }
 
     // Keep one window's predictions y [P, J, 3], moved back to the stream's own place and size.
-    void keep(const Planned& p, const float* y) {
+    void keep(const Planned& p, const Moved& from, const float* y) {
+        if (slots[p.stream].empty()) allocate(p.stream);
         Storage& st = storage[p.stream];
-        if (st.slot.empty()) allocate(st);
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
         const std::size_t at = p.window % max_windows;
         float* to = st.predicted.data() + at * cfg.positions.size() * pose;
-        repeat(p.origin);
+        repeat(from.origin);
         bool finite = true;
         for (std::size_t k = 0; k < cfg.positions.size(); ++k)
-            finite = move_back(y + k * pose, origin.data(), p.scale, pose, to + k * pose) && finite;
-        st.usable[at] = p.known && finite;
+            finite = move_back(y + k * pose, origin.data(), from.scale, pose, to + k * pose) && finite;
+        st.usable[at] = from.known && finite;
     }
 
     // The frame of slot i, or the last one before it in which a joint was seen; missing joints at the neck.
-    void pass_through(const Storage& st, std::int64_t i, float* xyz) const {
+    void pass_through(int s, std::int64_t i, float* xyz) const {
+        const Storage& st = storage[s];
         for (std::int64_t j = i; j >= 0 && j > i - cfg.window; --j) {
             const std::int64_t at = j % capacity;
             const float *from = frame(st, at), *sure = confidences(st, at);
-            if (st.slot[at] != j || std::none_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; })) continue;
+            if (!there(s, j) || std::none_of(sure, sure + cfg.joints, [](float c) { return c > 0.0f; })) continue;
             for (int k = 0; k < cfg.joints; ++k) std::copy_n(from + 3 * (sure[k] > 0.0f ? k : cfg.neck), 3, xyz + 3 * k);
             return;
         }
     }
 
-    // Window e of stream s has run, or is skipped: write what it completes from `row` on, return the next row.
-    std::size_t complete(int s, std::int64_t e, const Columns& out, std::size_t row, bool skipped) {
-        for (std::size_t l = 0; l < cfg.reach.size(); ++l) {
-            if (!completes(s, e, cfg.reach[l])) continue;
-            if (row == out.slot.size()) throw std::invalid_argument("fewer rows than poses");
-            out.stream.data()[row] = s;
-            out.slot.data()[row] = e - cfg.reach[l];
-            out.lookahead.data()[row] = cfg.lookaheads[l];
-            float* xyz = out.xyz.data() + row * 3 * cfg.joints;
-            write(s, e, l, xyz, out.sigma.data() + row * cfg.joints, out.confidence.data() + row * cfg.joints,
-                  out.windows.data()[row], out.flags.data()[row]);
-            if (!out.windows.data()[row] && (skipped || !(out.flags.data()[row] & INTERPOLATED))) {
-                pass_through(storage[s], e - cfg.reach[l], xyz);
-                out.flags.data()[row] |= PASSTHROUGH;
-            }
-            ++row;
-        }
-        stale_[s] = e + 1;
-        next_[s] = std::max(next_[s], e + 1);
-        return row;
+    // Window e of stream s has run, or is skipped: write what it completes from `at` on, return the row after.
+    std::size_t complete(int s, std::int64_t e, const Columns& out, std::size_t at, bool skipped) {
+        completed(s, e, [&](const Row& row) {
+            if (at == out.rows()) throw std::invalid_argument("fewer rows than poses");
+            float* xyz = out.xyz.data() + at * 3 * cfg.joints;
+            const int windows =
+                write(row, e, xyz, out.sigma.data() + at * cfg.joints, out.confidence.data() + at * cfg.joints);
+            write_books(row, out, at, windows, skipped);
+            if (out.flags.data()[at] & PASSTHROUGH) pass_through(s, row.slot, xyz);
+            ++at;
+        });
+        pass(s, e);
+        return at;
     }
 
-    void write(int s, std::int64_t e, std::size_t l, float* xyz, float* sigma, float* confidence, std::int32_t& windows,
-               std::uint32_t& flags) {
-        const Storage& st = storage[s];
+    // The numbers of a row that window e completes; how many predictions they are the average of.
+    int write(const Row& row, std::int64_t e, float* xyz, float* sigma, float* confidence) {
+        const Storage& st = storage[row.stream];
         const std::size_t pose = static_cast<std::size_t>(cfg.joints) * 3;
-        const std::int64_t i = e - cfg.reach[l];
-        const int count = cfg.count[l];
         averaged.clear();
-        for (std::int64_t end = e - count + 1; end <= e; ++end) {
+        for (std::int64_t end = e - cfg.count[row.look] + 1; end <= e; ++end) {
             const std::size_t at = end % max_windows;
             if (!st.usable[at]) continue;
-            const int position = cfg.window - 1 - static_cast<int>(end - i);
+            const int position = cfg.window - 1 - static_cast<int>(end - row.slot);
             const std::size_t column = std::lower_bound(cfg.positions.begin(), cfg.positions.end(), position) - cfg.positions.begin();
             averaged.push_back(st.predicted.data() + (at * cfg.positions.size() + column) * pose);
         }
-        windows = static_cast<std::int32_t>(averaged.size());
-        const double n = std::max<double>(1.0, static_cast<double>(windows));
+        const double n = std::max<double>(1.0, static_cast<double>(averaged.size()));
         std::fill(mean.begin(), mean.end(), 0.0);
         std::fill(squares.begin(), squares.end(), 0.0);
         for (const float* p : averaged) add(p, pose, mean.data());
         divide(mean.data(), pose, n, xyz);
         for (const float* p : averaged) add_squares(p, mean.data(), pose, squares.data());
         spread(squares.data(), cfg.joints, n, sigma);
-        const std::size_t at = i % capacity;
-        if (st.slot[at] == i)
-            std::copy_n(confidences(st, at), cfg.joints, confidence);
+        if (there(row.stream, row.slot))
+            std::copy_n(confidences(st, row.slot % capacity), cfg.joints, confidence);
         else
             std::fill_n(confidence, cfg.joints, 0.0f);
-        int any = 0;
-        for (int k = 0; k < cfg.joints; ++k) any |= confidence[k] > 0.0f;
-        flags = (e - count + 1 < cfg.window - 1 ? WARM_UP : 0) | (any ? 0 : INTERPOLATED) |
-                (windows < count ? PARTIAL_AVERAGE : 0) | (ended_[s] && e > last_[s] ? FLUSHED : 0);
+        return static_cast<int>(averaged.size());
     }
 };
 
-template <typename T>
-View<T> view(nb::handle self, const std::vector<T>& values) {
-    return View<T>(values.data(), {values.size()}, self);
-}
-
 inline void bind_ring(nb::module_& m) {
-    nb::class_<Ring>(m, "Ring")
-        .def(
-            "__init__",
-            [](Ring* self, int streams, int window, int joints, int radius, int ahead, int hop, float min_confidence,
-               float shoulder_width, float far, float disagree, std::vector<int> lookaheads, std::vector<int> reach,
-               std::vector<int> count, std::vector<int> positions, std::vector<int> parents, std::vector<float> bone_length,
-               std::vector<int> steady, int neck, int right_shoulder, int left_shoulder) {
-                new (self) Ring(Config{streams, window, joints, radius, ahead, hop, min_confidence, shoulder_width, far, disagree,
-                                       std::move(lookaheads), std::move(reach), std::move(count), std::move(positions),
-                                       std::move(parents), std::move(bone_length), std::move(steady), neck, right_shoulder,
-                                       left_shoulder});
-            },
-            nb::kw_only(), nb::arg("streams"), nb::arg("window"), nb::arg("joints"), nb::arg("radius"), nb::arg("ahead"),
-            nb::arg("hop"), nb::arg("min_confidence"), nb::arg("shoulder_width"), nb::arg("far"), nb::arg("disagree"),
-            nb::arg("lookaheads"), nb::arg("reach"), nb::arg("count"), nb::arg("positions"), nb::arg("parents"),
-            nb::arg("bone_length"), nb::arg("steady"), nb::arg("neck"), nb::arg("right_shoulder"), nb::arg("left_shoulder"))
-        .def("put", &Ring::put, nb::call_guard<nb::gil_scoped_release>())
-        .def("settle", &Ring::settle, nb::call_guard<nb::gil_scoped_release>())
-        .def("end", &Ring::end, nb::call_guard<nb::gil_scoped_release>())
+    nb::class_<Ring, RingState> ring(m, "Ring");
+    bind_constructor<Ring>(ring);
+    ring.def("put", &Ring::put, nb::call_guard<nb::gil_scoped_release>())
         .def("reset", &Ring::reset, nb::call_guard<nb::gil_scoped_release>())
         .def("gather", &Ring::gather, nb::call_guard<nb::gil_scoped_release>())
         .def("average",
@@ -719,25 +505,11 @@ inline void bind_ring(nb::module_& m) {
                  const nb::gil_scoped_release released;
                  self.average(y, {stream, slot, lookahead, xyz, sigma, confidence, windows, flags});
              })
-        .def("skip",
-             [](Ring& self, In<std::int32_t> rows, In<std::int64_t> window, Out<std::int32_t> stream, Out<std::int64_t> slot,
-                Out<std::int32_t> lookahead, Out<float> xyz, Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows,
-                Out<std::uint32_t> flags) {
-                 const nb::gil_scoped_release released;
-                 self.skip(rows, window, {stream, slot, lookahead, xyz, sigma, confidence, windows, flags});
-             })
-        .def_prop_ro("pending", &Ring::pending)
-        .def_prop_ro("outputs", &Ring::outputs)
-        .def_prop_ro("watermark", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).watermark_); })
-        .def_prop_ro("newest", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).newest_); })
-        .def_prop_ro("next", [](nb::handle self) { return view(self, nb::cast<Ring&>(self).next_); })
-        .def_prop_ro("ended", [](nb::handle self) {
-            const auto& ended = nb::cast<Ring&>(self).ended_;
-            return View<bool>(reinterpret_cast<const bool*>(ended.data()), {ended.size()}, self);
-        })
-        .def_prop_ro("group", [](nb::handle self) {
-            auto& group = nb::cast<Ring&>(self).group_;
-            return nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>(group.data(), {group.size()}, self);
+        .def("skip", [](Ring& self, In<std::int32_t> rows, In<std::int64_t> window, Out<std::int32_t> stream, Out<std::int64_t> slot,
+                        Out<std::int32_t> lookahead, Out<float> xyz, Out<float> sigma, Out<float> confidence, Out<std::int32_t> windows,
+                        Out<std::uint32_t> flags) {
+            const nb::gil_scoped_release released;
+            self.skip(rows, window, {stream, slot, lookahead, xyz, sigma, confidence, windows, flags});
         });
 }
 

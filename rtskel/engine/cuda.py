@@ -7,6 +7,7 @@ import functools
 import importlib
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -69,19 +70,37 @@ class Cuda:
             raise EngineError(f"{path}: this needs an NVIDIA GPU and its driver ({self._say(status)})")
         if not 0 <= device < count:
             raise EngineError(f"{path}: there is no GPU {device} ({count} found)")
+        self._choose = self.bound("cudaSetDevice", device)
         self.use()
 
     def use(self) -> None:
         """Makes the GPU current for the calling thread, where other code may have chosen another one."""
-        self.call("cudaSetDevice", self.device)
+        self._choose()
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Calls a function of the CUDA runtime ("cuda...") or of the driver ("cu..."): its one result, or None."""
-        runtime = name.startswith("cuda")
-        status, *results = getattr(self.api if runtime else self.driver, name)(*arguments)
+        status, *results = self._function(name)(*arguments)
         if int(status):
-            raise EngineError(f"{self.path}: {name} failed ({self._say(status) if runtime else status.name})")
+            raise self._failed(name, status)
         return results[0] if results else None
+
+    def bound(self, name: str, *arguments: Any) -> Callable[[], None]:
+        """A call that is made again and again, and has no result."""
+        function = self._function(name)
+
+        def again() -> None:
+            (status,) = function(*arguments)
+            if status:
+                raise self._failed(name, status)
+
+        return again
+
+    def _function(self, name: str) -> Any:
+        return getattr(self.api if name.startswith("cuda") else self.driver, name)
+
+    def _failed(self, name: str, status: Any) -> EngineError:
+        reason = self._say(status) if name.startswith("cuda") else status.name
+        return EngineError(f"{self.path}: {name} failed ({reason})")
 
     def upload(self, device: int, host: int, count: int, stream: Any) -> None:
         """Puts a copy of `count` bytes from page-locked host memory on a stream."""

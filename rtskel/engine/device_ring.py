@@ -1,7 +1,7 @@
 """Rings on the GPU: only new frames go up and only finished poses come down; windows never travel.
 
-A `RingEngine` makes them. `DeviceRing` keeps the state of many streams on the host (`rtskel.refine.ring.RingState`),
-and their frames and predictions on the engine's GPU. One step is one CUDA graph:
+A `RingEngine` makes them. `DeviceRing` keeps the books of many streams on the host, and their frames and predictions
+on the engine's GPU. One step is one CUDA graph:
 
     upload of new frames -> store -> gather windows -> network -> average -> download of what is complete
 
@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import weakref
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,16 @@ from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
 from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
 from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
-from rtskel.flags import Flag
 from rtskel.refine.canonical import DISAGREE, FAR, steady_bones
 from rtskel.refine.config import Refined, RingConfig
-from rtskel.refine.ring import EngineRing
+from rtskel.refine.ring import EngineRing, ring_arguments
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
-
-LIFE = 1 << 40
-"""Everything on the GPU has a tag: the stream's life (one more with each reset) times this, plus slot or window."""
 
 THREADS = 128
 """Threads in a block, which has one frame, one window or the windows of one stream."""
 
 SHARED_BYTES = 47 << 10
 """Shared memory that every GPU has for a block, less what the kernels declare themselves."""
-
-NEVER = np.iinfo(np.int64).max
 
 RING = (
     *("window", "joints", "capacity", "max_windows", "positions", "answers", "steady"),
@@ -93,10 +88,6 @@ def load_kernels(cuda: Cuda, memory: Resources) -> dict[str, Any]:
     names = ("store", "gather", "average", "prepare", "finish")
     found = {name: cuda.call("cuLibraryGetKernel", library, f"rtskel_{name}".encode()) for name in names}
     return {name: cuda.driver.CUfunction(int(kernel)) for name, kernel in found.items()}
-
-
-_Rows = list[tuple[int, int, int, int, int]]
-"""Rows that a step completes, known before it runs: stream, slot, lookahead, windows in a full average, flags."""
 
 
 class RingEngine(CudaEngine):
@@ -162,14 +153,23 @@ class RingEngine(CudaEngine):
 
 
 class _StagingBuffer:
-    """Page-locked memory of one step in flight, both ways, and its graph."""
+    """Page-locked memory of one step in flight, both ways, and its graph.
 
-    def __init__(self, memory: Resources, cuda: Any, parts_in: Parts, parts_out: Parts) -> None:
+    Attributes:
+        step: the same memory, as the books pack and unpack it.
+        launch: puts its graph on the stream; None without one.
+        record: puts an event behind it.
+        wait: until that is reached.
+    """
+
+    def __init__(self, memory: Resources, cuda: Cuda, stream: Any, parts_in: Parts, parts_out: Parts) -> None:
         self.given, self.taken = pinned(cuda, layout(parts_in)[1]), pinned(cuda, layout(parts_out)[1])
-        self.inputs, self.outputs = views(self.given, parts_in), views(self.taken, parts_out)
+        shown = (*views(self.given, parts_in).values(), *views(self.taken, parts_out).values())
+        self.step = native.StagedStep(*shown)
         create, flag = "cudaEventCreateWithFlags", cuda.api.cudaEventDisableTiming
-        self.done = memory.hold("cudaEventDestroy", cuda.call(create, flag))
-        self.graph: Any = None
+        done = memory.hold("cudaEventDestroy", cuda.call(create, flag))
+        self.record, self.wait = cuda.bound("cudaEventRecord", done, stream), cuda.bound("cudaEventSynchronize", done)
+        self.launch: Callable[[], None] | None = None
         self.busy = False
 
 
@@ -215,14 +215,16 @@ class _Bucket:
         if slot is not None:
             for name, _, address in slot.tensors():
                 setattr(self._arguments, name, address)
-        self.staging = [_StagingBuffer(ring.memory, cuda, self._in, self._out) for _ in range(in_flight)]
+        stream = ring.engine.stream
+        self.staging = [_StagingBuffer(ring.memory, cuda, stream, self._in, self._out) for _ in range(in_flight)]
         if slot is None:
             return
         for staging in self.staging:
             self.enqueue(ring, staging)  # empty: what happens only in a first run must not happen under capture
             ring.engine.wait()
             graph = ring.engine.capture(slot, partial(self.enqueue, ring, staging))
-            staging.graph = graph if graph is None else ring.memory.hold("cudaGraphExecDestroy", graph)
+            if graph is not None:
+                staging.launch = cuda.bound("cudaGraphLaunch", ring.memory.hold("cudaGraphExecDestroy", graph), stream)
 
     def free(self) -> _StagingBuffer:
         """A buffer that is not in flight."""
@@ -258,13 +260,9 @@ class DeviceRing(EngineRing):
     """
 
     def __init__(self, engine: RingEngine, config: RingConfig, memory: Resources) -> None:
-        super().__init__(config)
+        super().__init__(config, native.DeviceRing(**ring_arguments(config)))
         self.engine, self.memory = engine, memory
-        self._lives = [0] * config.streams
-        self._lookaheads = {
-            look: (k, config.reach(look), config.windows(look)) for k, look in enumerate(config.lookaheads)
-        }
-        self._flying: deque[tuple[_StagingBuffer, _Rows]] = deque()
+        self._flying: deque[_StagingBuffer] = deque()
         cuda, skeleton, positions = engine.cuda, config.skeleton, config.positions
         if (shared := self._shared_bytes) > SHARED_BYTES:
             raise EngineError(
@@ -317,8 +315,6 @@ class DeviceRing(EngineRing):
         most = engine.max_batch
         self._buckets: dict[int, _Bucket] = {}
         self._aside = _Bucket(self, max(64, most), None, 1)  # for frames beyond what a step takes, and skipped windows
-        self._staged = 0
-        self._staging = {name: array.copy() for name, array in self._aside.staging[0].inputs.items() if "frame" in name}
         for size in buckets(most, engine.growth) if engine.warms_up else (1,):
             self._bucket(size)
 
@@ -355,47 +351,16 @@ class DeviceRing(EngineRing):
         status: NDArray[np.uint8],
     ) -> None:
         """See `HostRing.put`; frames go up with the next step, or earlier if there are more than a step takes."""
-        taken = self._take_all(stream, slot, status)
-        if len(taken) < len(stream):
-            stream, slot, xyz, confidence = stream[taken], slot[taken], xyz[taken], confidence[taken]
-        begin, frames = 0, self._staging["frames"]
-        while begin < len(stream):
-            if self._staged == self._aside.size:
-                self._store()
-            end = min(len(stream), begin + self._aside.size - self._staged)
-            to = slice(self._staged, self._staged + end - begin)
-            frames[0, to], frames[1, to] = stream[begin:end], slot[begin:end]
-            frames[2, to] = [self._lives[s] * LIFE for s in stream[begin:end].tolist()]
-            self._staging["frame_xyz"][to] = xyz[begin:end]
-            self._staging["frame_confidence"][to] = confidence[begin:end]
-            self._staged, begin = to.stop, end
-
-    def reset(self, stream: NDArray[np.int32]) -> None:
-        """Forget everything about these streams."""
-        super().reset(stream)
-        kept = np.flatnonzero(~np.isin(self._staging["frames"][0, : self._staged], stream))
-        if len(kept) < self._staged:
-            self._staged = len(kept)
-            self._staging["frames"][:, : self._staged] = self._staging["frames"][:, kept]
-            for name in ("frame_xyz", "frame_confidence"):
-                self._staging[name][: self._staged] = self._staging[name][kept]
-        for s in stream.tolist():
-            self._lives[s] += 1
-
-    def _frames(self, staging: _StagingBuffer, count: int) -> None:
-        """Packs `count` staged frames."""
-        staging.inputs["counts"][0] = count
-        staging.inputs["frames"][:, :count] = self._staging["frames"][:, :count]
-        for name in ("frame_xyz", "frame_confidence"):
-            staging.inputs[name][:count] = self._staging[name][:count]
+        begin = 0
+        while (begin := self.books.put(stream, slot, xyz, confidence, status, begin, self._aside.size)) < len(stream):
+            self._store()
 
     def _store(self) -> None:
-        """Sends the staged frames up without a step, and waits."""
-        staging = self._aside.staging[0]
-        self._frames(staging, self._staged)
-        staging.inputs["counts"][1] = 0
+        """Sends the waiting frames up without a step, and waits."""
+        (staging,) = self._aside.staging
+        self.books.pack_frames(staging.step)
         self._run_aside(staging)
-        self._staged = 0
+        self.books.frames_sent()
 
     def _run_aside(self, staging: _StagingBuffer) -> None:
         self._ready_to_run()
@@ -418,26 +383,22 @@ class DeviceRing(EngineRing):
         """
         if len(self._flying) == 2:
             raise ValueError("two steps are in flight: collect one")
-        plan = self._share(min(room, self.engine.max_batch))
-        if not plan:
+        if not (windows := self.books.plan_next(min(room, self.engine.max_batch))):
             return False
         self._ready_to_run()
-        step = self._bucket(len(plan))
-        if self._staged > step.size:
+        step = self._bucket(windows)
+        if self.books.waiting > step.size:
             self._store()
         staging = step.free()
-        self._frames(staging, self._staged)
-        rows = self._windows(staging, plan, skipped=False)
-        cuda = self.engine.cuda
-        if staging.graph is None:
+        self.books.pack(staging.step, False)
+        if staging.launch is None:
             step.enqueue(self, staging)
         else:
-            cuda.call("cudaGraphLaunch", staging.graph, self.engine.stream)
-        cuda.call("cudaEventRecord", staging.done, self.engine.stream)
-        self._staged, staging.busy = 0, True
-        for s, e in plan:
-            self._pass(s, e)
-        self._flying.append((staging, rows))
+            staging.launch()
+        staging.record()
+        self.books.sent()
+        staging.busy = True
+        self._flying.append(staging)
         return True
 
     def collect(self) -> Refined:
@@ -449,80 +410,23 @@ class DeviceRing(EngineRing):
         if not self._flying:
             raise ValueError("no step is in flight: submit one")
         self.engine.cuda.use()
-        staging, rows = self._flying.popleft()
-        self.engine.cuda.call("cudaEventSynchronize", staging.done)
+        staging = self._flying.popleft()
+        staging.wait()
         staging.busy = False
-        return self._refined(staging, rows)
+        out = Refined.empty(len(staging.step), self.engine.joints)
+        self.books.unpack(staging.step, 0, *out.columns)
+        return out
 
     def skip(self, stream: NDArray[np.int32], window: NDArray[np.int64], /, *columns: NDArray[Any]) -> None:
         """See `HostRing.skip`."""
-        plan = [
-            (s, e)
-            for s, end in zip(stream.tolist(), window.tolist(), strict=True)
-            for e in range(self._streams[s].next, end)
-        ]
-        row, staging = 0, self._aside.staging[0]
-        for first in range(0, len(plan), self._aside.size):
-            part = plan[first : first + self._aside.size]
-            self._frames(staging, self._staged)
-            rows = self._windows(staging, part, skipped=True)
+        row, (staging,) = 0, self._aside.staging
+        while self.books.plan_skipped(stream, window, self._aside.size):
+            self.books.pack(staging.step, True)
             self._run_aside(staging)
-            self._staged = 0
-            for s, e in part:
-                self._pass(s, e)
-            done = self._refined(staging, rows)
-            done.flags[done.windows == 0] |= np.uint32(Flag.PASSTHROUGH)
-            for column, values in zip(columns, done.columns, strict=True):
-                column[row : row + len(done)] = values
-            row += len(done)
+            self.books.sent()
+            row += self.books.unpack(staging.step, row, *columns)
 
     def _ready_to_run(self) -> None:
         if self.engine.closed:
             raise EngineError(f"{self.engine.info.path}: the engine is closed")
         self.engine.cuda.use()
-
-    def _windows(self, staging: _StagingBuffer, plan: list[tuple[int, int]], *, skipped: bool) -> _Rows:
-        """Packs these windows and what they complete."""
-        inputs = staging.inputs
-        rows: _Rows = []
-        before: dict[int, int] = {}
-        windows: list[list[int]] = []
-        begins, lookaheads = [0], list[int]()
-        for b, (s, e) in enumerate(plan):
-            st, earlier = self._streams[s], before.get(s, -1)
-            if earlier >= 0:
-                windows[earlier][WINDOW.index("following")] = b
-            before[s] = b
-            windows.append(
-                [s, self._lives[s] * LIFE, e, st.last if st.ended else NEVER, -1, int(earlier < 0), int(skipped)]
-            )
-            for lookahead in self._completed(s, e):
-                index, reach, count = self._lookaheads[lookahead]
-                rows.append((s, e - reach, lookahead, count, self._flags(s, e, count)))
-                lookaheads.append(index)
-            begins.append(len(lookaheads))
-        inputs["counts"][1] = len(plan)
-        inputs["windows"][:, : len(plan)] = np.array(windows, np.int64).T
-        inputs["rows"][: len(begins)] = begins
-        inputs["row_lookahead"][: len(lookaheads)] = lookaheads
-        return rows
-
-    def _refined(self, staging: _StagingBuffer, rows: _Rows) -> Refined:
-        """The rows of a step, copied out of memory that the next step overwrites."""
-        n, down = len(rows), staging.outputs
-        stream, slot, lookahead, most, known = np.array(rows, np.int64).reshape(n, 5).T
-        confidence, windows = down["out_confidence"][:n].copy(), down["windows"][:n].astype(np.int32)
-        flags = known.astype(np.uint32)
-        flags[~confidence.any(axis=1)] |= np.uint32(Flag.INTERPOLATED)
-        flags[windows < most] |= np.uint32(Flag.PARTIAL_AVERAGE)
-        flags[(windows == 0) & confidence.any(axis=1)] |= np.uint32(Flag.PASSTHROUGH)
-        return Refined(
-            stream=stream.astype(np.int32),
-            slot=slot.copy(),
-            lookahead=lookahead.astype(np.int32),
-            xyz=down["out_xyz"][:n].copy(),
-            sigma=down["out_sigma"][:n].copy(),
-            confidence=confidence,
-            windows=windows,
-            flags=flags,
-        )

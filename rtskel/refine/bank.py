@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,16 @@ from rtskel.skeleton import skeleton
 
 if TYPE_CHECKING:
     from rtskel import _native
+
+
+# A type such as np.int32 is looked up for each array again, its dtype is not.
+_INT32, _INT64, _FLOAT32, _UINT8 = map(np.dtype, (np.int32, np.int64, np.float32, np.uint8))
+_NO_SLOTS = np.zeros(0, np.int64)
+
+
+def _vector(values: ArrayLike, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """As an array of at least one dimension, itself if it is one already."""
+    return np.array(values, dtype, ndmin=1, copy=None)
 
 
 class _Info(Protocol):
@@ -82,6 +92,8 @@ class RefinerBank:
         hop: int = 1,
         ring: Callable[[RingConfig], HostRing] = native_ring,
     ) -> None:
+        from rtskel import native
+
         self.engine = engine
         self.window: int = engine.window
         self.joints: int = engine.joints
@@ -103,6 +115,7 @@ class RefinerBank:
                 f"{self.config.skeleton.joints}"
             )
         self._lock = threading.RLock()
+        self._valid_rows = native.valid_rows
         # An `Engine` checks its answers, and they are valid until its next run: its lock is held until they are used.
         self._checks_itself = hasattr(engine, "lock")
         self._engine_lock = getattr(engine, "lock", self._lock)
@@ -203,7 +216,7 @@ class RefinerBank:
             ValueError: wrong shape, a stream out of range or a negative slot; then no frame was stored.
         """
         frames = self._checked(stream, slot, xyz, confidence)
-        status = np.empty(len(frames[0]), np.uint8)
+        status = np.empty(len(frames[0]), _UINT8)
         with self._lock:
             self._ring.put(*frames, status)
         return status
@@ -212,15 +225,14 @@ class RefinerBank:
         self, stream: ArrayLike, slot: ArrayLike, xyz: ArrayLike, confidence: ArrayLike | None
     ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """The arguments of `put` as arrays; ValueError."""
-        streams, slots = self._rows(stream), np.atleast_1d(np.asarray(slot, np.int64))
-        xyz = np.ascontiguousarray(xyz, np.float32)
+        slots = _vector(slot, _INT64)
+        streams = self._rows(stream, slots)
+        xyz = np.ascontiguousarray(xyz, _FLOAT32)
         m = len(streams)
         if slots.shape != (m,) or xyz.shape != (m, self.joints, 3):
             raise ValueError(f"slot {slots.shape} and xyz {xyz.shape} do not match {m} streams of {self.joints} joints")
-        if m and slots.min() < 0:
-            raise ValueError(f"slot {slots.min()} is negative")
-        given = np.ones((m, self.joints), np.float32) if confidence is None else confidence
-        confidences = np.ascontiguousarray(given, np.float32)
+        given = np.ones((m, self.joints), _FLOAT32) if confidence is None else confidence
+        confidences = np.ascontiguousarray(given, _FLOAT32)
         if confidences.shape != (m, self.joints):
             raise ValueError(f"confidence has shape {confidences.shape}, expected {(m, self.joints)}")
         return streams, slots, xyz, confidences
@@ -282,11 +294,14 @@ class RefinerBank:
         self._ring.skip(streams, window, *out.columns)
         return out
 
-    def _rows(self, stream: ArrayLike) -> NDArray[np.int32]:
-        streams = np.atleast_1d(np.asarray(stream, np.int32))
+    def _rows(self, stream: ArrayLike, slots: NDArray[np.int64] = _NO_SLOTS) -> NDArray[np.int32]:
+        """[M] streams that there are; ValueError. So is a slot below 0."""
+        streams = _vector(stream, _INT32)
         if streams.ndim != 1:
             raise ValueError(f"stream has shape {streams.shape}, expected one index a frame")
-        if len(streams) and not (streams.min() >= 0 and streams.max() < self.config.streams):
+        if not self._valid_rows(streams, slots, self.config.streams):
+            if streams.min() >= 0 and streams.max() < self.config.streams:
+                raise ValueError(f"slot {slots.min()} is negative")
             raise ValueError(
                 f"stream {streams.min()}..{streams.max()} out of range, this bank holds {self.config.streams}"
             )
