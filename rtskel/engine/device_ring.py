@@ -371,7 +371,7 @@ class DeviceRing(EngineRing):
 
     def step(self, room: int) -> Refined:
         """Run up to `room` windows, streams sharing the batch fairly: what they complete."""
-        return self.collect() if self.submit(room) else Refined.empty(0, self.config.skeleton.joints)
+        return self._collected() if self.submit(room) else Refined.empty(0, self.config.skeleton.joints)
 
     def submit(self, room: int) -> bool:
         """Put a step of up to `room` windows on the GPU and do not wait; False if no window can run.
@@ -410,6 +410,9 @@ class DeviceRing(EngineRing):
         if not self._flying:
             raise ValueError("no step is in flight: submit one")
         self.engine.cuda.use()
+        return self._collected()
+
+    def _collected(self) -> Refined:
         staging = self._flying.popleft()
         staging.wait()
         staging.busy = False
