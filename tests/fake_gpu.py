@@ -330,6 +330,8 @@ def fake_torch(cuda):
     run once before it is captured.
     """
 
+    from rtskel.engine import torch_cuda
+
     class FakeTorch:
         builder = "torch on the stand-in"
 
@@ -341,6 +343,9 @@ def fake_torch(cuda):
 
         def fuse_attention(self, model):
             assert not any(parameter.device.type != "cpu" for parameter in model.parameters())
+
+        def widened(self, trunk, columns):
+            return torch_cuda.TorchCuda.widened(self, trunk, columns)
 
         def tensor(self, address, shape, kind):
             typestr = "<i2" if kind == "bf16" else kind

@@ -53,19 +53,22 @@ def run(library, model, x, missing, positions, trunk):
     batch, window, joints, _ = x.shape
     answers = len(positions)
     network = kernels_of.NetworkArguments(
-        *(window, joints, answers, 0, 5, 2, config.momentum), (ctypes.c_double * 3)(*model.regression.BANDWIDTHS)
+        *(window, joints, answers, 0, kernels_of.columns(joints), 5, 2, config.momentum),
+        (ctypes.c_double * 3)(*model.regression.BANDWIDTHS),
     )
     tables = {k: np.ascontiguousarray(table) for k, table in kernels_of.tables_of(model, tree).items()}
     for name, table in tables.items():
         setattr(network, name, table.ctypes.data)
     shapes = {
-        "path": (batch, joints, 3, window), "side": (batch,), "features": (batch, window, model.inputs),
+        "path": (batch, joints, 3, window), "side": (batch,), "features": (batch, window, kernels_of.columns(joints)),
         "out": (batch, answers, model.outputs), "early": (batch, window, joints), "y": (batch, answers, joints, 3),
     }  # fmt: skip
     arrays = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
     arrays |= {"x": x.numpy(), "missing": missing.numpy(), "positions": positions.numpy()}
     step = kernels_of.PassArguments(**{name: array.ctypes.data for name, array in arrays.items()})
     library.rtskel_prepare(ctypes.c_int64(batch), ctypes.byref(network), ctypes.byref(step))
+    assert not arrays["features"][..., model.inputs :].any()
+    arrays["features"] = arrays["features"][..., : model.inputs]
     out, early = trunk(torch.tensor(arrays["features"]), positions)
     arrays["out"][:], arrays["early"][:] = out.numpy(), early.numpy()
     library.rtskel_finish(ctypes.c_int64(batch), ctypes.byref(network), ctypes.byref(step))
@@ -101,17 +104,17 @@ def test_features_in_bf16(kernels):
         found = run(kernels, model, x, lost, positions, model.trunk)
     want = torch.tensor(found["features"]).bfloat16()
     tree = skeleton(CONFIG.skeleton)
-    network_ = kernels_of.NetworkArguments(
-        32, tree.joints, 1, 1, 5, 2, CONFIG.momentum, (ctypes.c_double * 3)(1, 2.5, 6)
-    )
+    columns = kernels_of.columns(tree.joints)
+    widths = (ctypes.c_double * 3)(1, 2.5, 6)
+    network_ = kernels_of.NetworkArguments(32, tree.joints, 1, 1, columns, 5, 2, CONFIG.momentum, widths)
     tables = {k: np.ascontiguousarray(table) for k, table in kernels_of.tables_of(model, tree).items()}
     for name, table in tables.items():
         setattr(network_, name, table.ctypes.data)
-    features = torch.zeros(want.shape, dtype=torch.bfloat16)
+    features = torch.zeros((*want.shape[:2], columns), dtype=torch.bfloat16)
     arrays = {name: found[name].ctypes.data for name in ("x", "missing", "positions", "path", "side")}
     step = kernels_of.PassArguments(**arrays, features=features.data_ptr())
     kernels.rtskel_prepare(ctypes.c_int64(len(x)), ctypes.byref(network_), ctypes.byref(step))
-    assert torch.equal(features, want)
+    assert torch.equal(features[..., : model.inputs], want)
 
 
 def test_sizes(kernels):

@@ -37,6 +37,24 @@ struct Block {
 };
 #endif
 
+// Sets bits of a mask that the threads of a block share.
+BLOCK_FUNCTION inline void set(std::uint64_t& mask, std::uint64_t bits) {
+#ifdef __CUDACC__
+    atomicOr(reinterpret_cast<unsigned long long*>(&mask), static_cast<unsigned long long>(bits));
+#else
+    mask |= bits;
+#endif
+}
+
+// a * b + c, rounded once where that is fast.
+FUNCTION inline float multiply_add(float a, float b, float c) {
+#ifdef __CUDACC__
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 FUNCTION inline bool finite(float v) { return std::fabs(v) <= FLT_MAX; }
 
 }  // namespace

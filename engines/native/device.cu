@@ -92,26 +92,25 @@ struct Shared {
     Index known, any;
 };
 
-// The median of those of values[0..n) that are not NaN goes to low and high (equal if their number is odd), that number to found.
-// Each value counts how many come before it: exact, without order among the threads.
-BLOCK_FUNCTION void median(const Block& block, Shared& shared, int which, const float* values, Index n) {
-    block.each(1, [&](Index) {
-        shared.low[which] = shared.high[which] = 0.0f;
-        shared.found[which] = 0;
-    });
-    block.each(n, [&](Index i) {
-        const float v = values[i];
-        if (v != v) return;
-        Index before = 0, found = 0;
-        for (Index k = 0; k < n; ++k) {
-            const float w = values[k];
-            found += w == w;
-            before += w < v || (w == v && k < i);
-        }
-        if (before == (found - 1) / 2) shared.low[which] = v;
-        if (before == found / 2) shared.high[which] = v;
-        if (before == 0) shared.found[which] = found;
-    });
+FUNCTION inline void clear(Shared& shared, int which) {
+    shared.low[which] = shared.high[which] = 0.0f;
+    shared.found[which] = 0;
+}
+
+// The median of those of values[0..n) that are not NaN goes to low and high (equal if their number is odd), that number to found:
+// the part of value i. It counts how many come before it: exact, without order among the threads.
+FUNCTION inline void rank(Shared& shared, int which, const float* values, int n, int i) {
+    const float v = values[i];
+    if (v != v) return;
+    int before = 0, found = 0;
+    for (int k = 0; k < n; ++k) {
+        const float w = values[k];
+        found += w == w;
+        before += w < v || (w == v && k < i);
+    }
+    if (before == (found - 1) / 2) shared.low[which] = v;
+    if (before == found / 2) shared.high[which] = v;
+    if (before == 0) shared.found[which] = found;
 }
 
 FUNCTION inline float middle(const Shared& shared, int which) { return 0.5f * shared.low[which] + 0.5f * shared.high[which]; }
@@ -142,15 +141,27 @@ BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const St
     block.each(1, [&](Index) { shared.known = shared.any = 0; });
     for (int way = 0; way < 3; ++way) {
         if (shared.known) break;
-        for (int a = 0; a < 3; ++a) {
-            const Index n = way == 2 ? w * joints : w;
-            block.each(n, [&](Index i) {
-                if (way == 0) values[i] = valid(i, ring.neck) ? point(i, ring.neck)[a] : nan;
-                if (way == 1)
-                    values[i] = valid(i, right) && valid(i, left) ? 0.5f * point(i, right)[a] + 0.5f * point(i, left)[a] : nan;
-                if (way == 2) values[i] = valid(i / joints, i % joints) ? point(i / joints, i % joints)[a] : nan;
+        if (way < 2) {
+            block.each(3 * w, [&](Index i) {
+                const Index t = i % w;
+                const int a = static_cast<int>(i / w);
+                if (way == 0) values[i] = valid(t, ring.neck) ? point(t, ring.neck)[a] : nan;
+                else values[i] = valid(t, right) && valid(t, left) ? 0.5f * point(t, right)[a] + 0.5f * point(t, left)[a] : nan;
+                if (t == 0) clear(shared, a);
             });
-            median(block, shared, a, values, n);
+            block.each(3 * w, [&](int i) {
+                const int n = static_cast<int>(w), a = i / n;
+                rank(shared, a, values + a * n, n, i % n);
+            });
+        } else {
+            const int n = static_cast<int>(w * joints);
+            for (int a = 0; a < 3; ++a) {
+                block.each(n, [&](Index i) {
+                    values[i] = valid(i / joints, i % joints) ? point(i / joints, i % joints)[a] : nan;
+                    if (i == 0) clear(shared, a);
+                });
+                block.each(n, [&](int i) { rank(shared, a, values, n, i); });
+            }
         }
         block.each(1, [&](Index) {
             for (int a = 0; a < 3; ++a) shared.origin[a] = middle(shared, a);
@@ -158,17 +169,25 @@ BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const St
         });
     }
 
-    block.each(w, [&](Index t) { values[t] = valid(t, right) && valid(t, left) ? distance(point(t, right), point(t, left)) : nan; });
-    median(block, shared, 3, values, w);
-    block.each(w * ring.steady, [&](Index i) { values[i] = bone(i / ring.steady, ring.steady_bones[i % ring.steady]); });
-    median(block, shared, 4, values, w * ring.steady);
+    const int across = static_cast<int>(w), bones = static_cast<int>(w * ring.steady);
+    block.each(across + bones, [&](Index i) {
+        if (i < across) values[i] = valid(i, right) && valid(i, left) ? distance(point(i, right), point(i, left)) : nan;
+        else values[i] = bone((i - across) / ring.steady, ring.steady_bones[(i - across) % ring.steady]);
+        if (i == 0) clear(shared, 3), clear(shared, 4);
+    });
+    block.each(across + bones, [&](int i) {
+        if (i < across) rank(shared, 3, values, across, i);
+        else rank(shared, 4, values + across, bones, i - across);
+    });
     const float width = middle(shared, 3) / static_cast<float>(ring.shoulder_width), some = middle(shared, 4);
     const float disagree = static_cast<float>(ring.disagree);
     const bool agree = width > 0.0f && !(some > 0.0f && (width > disagree * some || some > disagree * width));
     float size = agree ? width : some;
     if (!(size > 0.0f)) {
-        block.each(w * joints, [&](Index i) { values[i] = bone(i / joints, i % joints); });
-        median(block, shared, 4, values, w * joints);
+        const int n = static_cast<int>(w * joints);
+        block.each(n, [&](Index i) { values[i] = bone(i / joints, i % joints); });
+        block.each(1, [&](Index) { clear(shared, 4); });  // not before: others may still read it
+        block.each(n, [&](int i) { rank(shared, 4, values, n, i); });
         size = middle(shared, 4);
     }
     const float scale = size > 0.0f && finite(size) ? 1.0f / size : 1.0f, far = static_cast<float>(ring.far);

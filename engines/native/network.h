@@ -14,7 +14,8 @@ constexpr int kBandwidths = 3, kFits = 2 * kBandwidths, kRounds = 3, kMostWindow
 constexpr float kFaint = 1e-3f, kRidge = 0.2f;
 
 struct Network {  // mirrored by rtskel.engine.network_kernels.NetworkArguments: fields of 8 bytes, in this order
-    Index window, joints, answers, bf16;  // answers: positions that it answers for; bf16: the type of features
+    Index window, joints, answers;  // answers: positions that it answers for
+    Index bf16, columns;            // of features: whether they are bf16, else float; numbers of a frame, zeros after 11 J
     Index left_shoulder, right_shoulder;
     double momentum;
     double bandwidths[kBandwidths];
@@ -32,7 +33,7 @@ struct Pass {  // mirrored by rtskel.engine.network_kernels.PassArguments
     const Index* positions;  // [P]
     float* path;             // [B, J, 3, W] the filled window, mirrored where its left shoulder was at -x
     float* side;             // [B] -1 where it was
-    void* features;          // [B, W, 11 J]: pose, bones, bone deviation, path deviation, missing
+    void* features;          // [B, W, columns]: pose, bones, bone deviation, path deviation, missing
     const float* out;        // [B, P, 13 J] of the trunk: own, limb, gate, pull
     const float* early;      // [B, W, J] of the trunk: reliability
     float* y;                // [B, P, J, 3]
@@ -95,12 +96,13 @@ FUNCTION inline float interpolated(const float* row, std::uint64_t known, int t,
     return between;
 }
 
-// What the threads of a block share while they prepare a window. Rows: J * 3 of W + 1 numbers.
+// What the threads of a block share while they prepare a window. Rows have W + 1 numbers.
 struct Prepared {
-    float *path, *bones;            // rows
-    float *length, *usual;          // [J]
-    float *near;                    // [W] exp(-distance)
+    float* path;                    // J * 3 rows
+    float* scratch;                 // J * 4 rows
+    float *length, *usual, *spread;  // [J]
     std::uint64_t *valid, *boned;   // [J] frames that show the joint, and also its parent
+    int *parent, *hand;             // [J]
     float sign;
     std::uint64_t hands[3];         // frames that show some joint of a hand
 };
@@ -111,63 +113,65 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
     const bool* missing = pass.missing + b * w * joints;
     const int left = static_cast<int>(net.left_shoulder), right = static_cast<int>(net.right_shoulder);
     const float momentum = static_cast<float>(net.momentum);
-    auto parent = [&](int j) { return static_cast<int>(net.parents[j]); };
+    auto bone = [&](int c, int t) {  // coordinate c of all
+        const int up = s.parent[c / 3], j = c / 3;
+        return s.path[c * row + t] - (up == j ? 0.0f : s.path[(3 * up + c % 3) * row + t]);
+    };
 
     block.each(joints, [&](int j) {
-        std::uint64_t mask = 0;
-        for (int t = 0; t < w; ++t) mask |= static_cast<std::uint64_t>(!missing[t * joints + j]) << t;
-        s.valid[j] = mask;
+        s.valid[j] = 0;
+        s.parent[j] = static_cast<int>(net.parents[j]);
+        s.hand[j] = static_cast<int>(net.hand[j]);
+        if (j < 3) s.hands[j] = 0;
+    });
+    block.each(w * joints, [&](int i) {
+        if (!missing[i]) set(s.valid[i % joints], std::uint64_t{1} << (i / joints));
     });
     block.each(3 * w * joints, [&](int i) {  // missing joints are zeros
         const int t = i / (3 * joints), c = i % (3 * joints);
         s.path[c * row + t] = bit(s.valid[c / 3], t) ? x[i] : 0.0f;
-        if (i < w) s.near[i] = std::exp(-static_cast<float>(i) / static_cast<float>(net.bandwidths[0]));
-        if (i < joints) s.boned[i] = s.valid[i] & s.valid[parent(i)];
+        if (i >= joints) return;
+        s.boned[i] = s.valid[i] & s.valid[s.parent[i]];
+        set(s.hands[s.hand[i]], s.valid[i]);
     });
-    block.each(3, [&](int hand) {
-        std::uint64_t seen = 0;
-        for (int j = 0; j < joints; ++j)
-            if (net.hand[j] == hand) seen |= s.valid[j];
-        s.hands[hand] = seen;
-        if (hand) return;
+    block.each(1, [&](int) {
         float across = 0.0f;
-        for (int t = 0; t < w; ++t)
-            if (bit(s.valid[left] & s.valid[right], t)) across += s.path[3 * left * row + t] - s.path[3 * right * row + t];
+        for (int t = 0; t < w; ++t) {
+            const float apart = s.path[3 * left * row + t] - s.path[3 * right * row + t];
+            across += bit(s.valid[left] & s.valid[right], t) ? apart : 0.0f;
+        }
         s.sign = across < 0.0f ? -1.0f : 1.0f;
         pass.side[b] = s.sign;
     });
-    block.each(w * joints, [&](int i) { s.path[3 * (i / w) * row + i % w] *= s.sign; });
+    if (s.sign < 0.0f) block.each(w * joints, [&](int i) { s.path[3 * (i / w) * row + i % w] *= -1.0f; });
 
-    // Bones; of each joint the mean length over the frames that show it.
-    block.each(3 * w * joints, [&](int i) {
-        const int c = i / w, t = i % w, j = c / 3, up = parent(j);
-        s.bones[c * row + t] = s.path[c * row + t] - (up == j ? 0.0f : s.path[(3 * up + c % 3) * row + t]);
-    });
-    block.each(joints, [&](int j) {
-        float sum = 0.0f;
-        const float* bone = s.bones + 3 * j * row;
-        for (int t = 0; t < w; ++t)
-            if (bit(s.boned[j], t)) sum += norm(bone[t], bone[row + t], bone[2 * row + t]);
-        s.length[j] = sum;
-    });
-
-    // Missing bones, from what frames before and after show, or of the usual length where there is none.
+    // Bones. Missing ones from what frames before and after show, or of the usual length where there is none.
+    float* bones = s.scratch;  // J * 3 rows
+    block.each(3 * w * joints, [&](int i) { bones[(i / w) * row + i % w] = bone(i / w, i % w); });
+    if (!s.hands[1] || !s.hands[2])  // a hand that is never seen is as long as the other
+        block.each(joints, [&](int j) {
+            float sum = 0.0f;
+            const float* of = bones + 3 * j * row;
+            for (int t = 0; t < w; ++t)
+                if (bit(s.boned[j], t)) sum += norm(of[t], of[row + t], of[2 * row + t]);
+            s.length[j] = sum;
+        });
     block.each(3 * w * joints, [&](int i) {
         const int c = i / w, t = i % w, j = c / 3, a = c % 3;
         const std::uint64_t known = s.boned[j];
         if (bit(known, t)) return;
-        float& bone = s.bones[c * row + t];
+        float& missed = bones[c * row + t];
         if (known) {
-            bone = interpolated(s.bones + c * row, known, t, w, momentum);  // reads known frames only
+            missed = interpolated(bones + c * row, known, t, w, momentum);  // reads known frames only
             return;
         }
         const float* mean = net.bone_mean + 3 * j;
-        bone = mean[a];
-        if (net.hand[j] == 0 || s.hands[net.hand[j]]) return;  // seen in some frame
+        missed = mean[a];
+        if (s.hand[j] == 0 || s.hands[s.hand[j]]) return;  // seen in some frame
         const int other = static_cast<int>(net.mirror[j]), frames = count(s.boned[other]);
         const float length = frames > 0 ? s.length[other] / static_cast<float>(frames) : net.bone_length[j];
         const float size = norm(mean[0], mean[1], mean[2]);
-        bone = mean[a] / (size > 1e-12f ? size : 1e-12f) * length;
+        missed = mean[a] / (size > 1e-12f ? size : 1e-12f) * length;
     });
     block.each(3 * w * joints, [&](int i) {  // from the nearest joint above that is there
         const int c = i / w, t = i % w, a = c % 3;
@@ -175,84 +179,93 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
         if (bit(s.valid[j], t)) return;
         while (!bit(s.valid[j], t)) {
             above[depth++] = j;
-            if (parent(j) == j) break;
-            j = parent(j);
+            if (s.parent[j] == j) break;
+            j = s.parent[j];
         }
         float at = bit(s.valid[j], t) ? s.path[(3 * j + a) * row + t] : 0.0f;
-        while (depth) at += s.bones[(3 * above[--depth] + a) * row + t];
+        while (depth) at += bones[(3 * above[--depth] + a) * row + t];
         s.path[c * row + t] = at;  // nobody reads a joint that is not there
     });
 
-    // What the trunk sees.
-    block.each(3 * w * joints, [&](int i) {
-        const int c = i / w, t = i % w, j = c / 3, up = parent(j);
-        s.bones[c * row + t] = s.path[c * row + t] - (up == j ? 0.0f : s.path[(3 * up + c % 3) * row + t]);
-        pass.path[3 * b * w * joints + i] = s.path[c * row + t];
-    });
-    block.each(joints, [&](int j) {  // a robust mean of the bone's length: see `usual`
-        const float* bone = s.bones + 3 * j * row;
-        const std::uint64_t present = s.boned[j];
-        float centre = 0.0f, spread = 0.0f;
-        for (int round = 0; round < kRounds; ++round) {
+    // Of each bone a robust mean of its length: see `usual`.
+    float *lengths = s.scratch, *weights = s.scratch + joints * row;
+    auto length = [&](int j, int t) {
+        const float x = bone(3 * j, t), y = bone(3 * j + 1, t), z = bone(3 * j + 2, t);
+        return std::sqrt(x * x + y * y + z * z + 1e-12f);
+    };
+    for (int round = 0; round < kRounds; ++round) {
+        block.each(w * joints, [&](int i) {
+            const int j = i / w, t = i % w;
+            float weight = bit(s.boned[j], t) ? 1.0f : 0.0f;
+            if (round == 0) {
+                lengths[j * row + t] = length(j, t);
+            } else {
+                const float far = (lengths[j * row + t] - s.usual[j]) / (s.spread[j] + 1e-4f);
+                weight = weight / (1.0f + far * far);
+            }
+            weights[j * row + t] = weight;
+        });
+        block.each(joints, [&](int j) {
+            const float *weight = weights + j * row, *value = lengths + j * row;
             float total = 0.0f, sum = 0.0f, off = 0.0f;
-            auto weigh = [&](auto use) {
-                for (int t = 0; t < w; ++t) {
-                    if (!bit(present, t)) continue;
-                    const float bx = bone[t], by = bone[row + t], bz = bone[2 * row + t];
-                    const float length = std::sqrt(bx * bx + by * by + bz * bz + 1e-12f);
-                    float weight = 1.0f;
-                    if (round) {
-                        const float far = (length - s.usual[j]) / (spread + 1e-4f);
-                        weight = 1.0f / (1.0f + far * far);
-                    }
-                    use(weight, length);
-                }
-            };
-            weigh([&](float weight, float length) {
-                total += weight;
-                sum += weight * length;
-            });
+            for (int t = 0; t < w; ++t) {
+                total += weight[t];
+                sum += weight[t] * value[t];
+            }
             total = total < 1e-6f ? 1e-6f : total;
-            centre = sum / total;
-            weigh([&](float weight, float length) { off += weight * std::fabs(length - centre); });
-            spread = off / total;
-            s.usual[j] = centre;
+            s.usual[j] = sum / total;
+            for (int t = 0; t < w; ++t) off += weight[t] * std::fabs(value[t] - sum / total);
+            s.spread[j] = off / total;
+        });
+    }
+
+    // Sums over the other frames, weighted by nearness and by whether the joint is there: each of the three coordinates, then of the
+    // weights. Nearness is exponential, so that one pass forward and one back make all of them.
+    const float fade = std::exp(-1.0f / static_cast<float>(net.bandwidths[0]));
+    block.each(4 * joints, [&](int c) {
+        const int j = c / 4, a = c % 4;
+        const float* of = s.path + (3 * j + a) * row;
+        const std::uint64_t valid = s.valid[j];
+        float* to = s.scratch + c * row;
+        auto term = [&](int t) { return (bit(valid, t) ? 1.0f : kFaint) * (a < 3 ? of[t] : 1.0f); };
+        float before = 0.0f, after = 0.0f;
+        for (int t = 0; t < w; ++t) {
+            to[t] = before;
+            before = fade * (before + term(t));
+        }
+        for (int t = w - 1; t >= 0; --t) {
+            to[t] += after;
+            after = fade * (after + term(t));
         }
     });
-    const int inputs = 11 * joints;
-    block.each(inputs * w, [&](int i) {
-        const int t = i / inputs, k = i % inputs;
-        float v;
+
+    // What the trunk sees.
+    const int inputs = 11 * joints, columns = static_cast<int>(net.columns);
+    block.each(columns * w, [&](int i) {
+        const int t = i / columns, k = i % columns;
+        float v = 0.0f;
         if (k < 3 * joints) {
             v = s.path[k * row + t];
         } else if (k < 6 * joints) {
             const int c = k - 3 * joints;
-            v = (s.bones[c * row + t] - net.bone_mean[c]) / net.bone_scale[c / 3];
+            v = (bone(c, t) - net.bone_mean[c]) / net.bone_scale[c / 3];
         } else if (k < 7 * joints) {
             const int j = k - 6 * joints;
-            const float* bone = s.bones + 3 * j * row + t;
-            const float length = std::sqrt(bone[0] * bone[0] + bone[row] * bone[row] + bone[2 * row] * bone[2 * row] + 1e-12f);
-            const bool present = bit(s.boned[j], t) && parent(j) != j;
-            v = present ? clamp((length - s.usual[j]) / (0.2f * net.bone_scale[j]), -5.0f, 5.0f) : 0.0f;
+            if (bit(s.boned[j], t) && s.parent[j] != j)
+                v = clamp((length(j, t) - s.usual[j]) / (0.2f * net.bone_scale[j]), -5.0f, 5.0f);
         } else if (k < 10 * joints) {  // from the narrowest constant fit of the other frames
-            const int c = k - 7 * joints;
-            const float* path = s.path + c * row;
-            const std::uint64_t valid = s.valid[c / 3];
-            float sum = 0.0f, total = 0.0f;
-            for (int u = 0; u < w; ++u) {
-                if (u == t) continue;
-                const float weight = (bit(valid, u) ? 1.0f : kFaint) * s.near[u < t ? t - u : u - t];
-                sum += weight * path[u];
-                total += weight;
-            }
-            v = clamp((path[t] - sum / total) / net.bone_scale[c / 3], -5.0f, 5.0f);
-        } else {
+            const int c = k - 7 * joints, j = c / 3;
+            const float *sums = s.scratch + 4 * j * row + t, near = sums[(c % 3) * row] / sums[3 * row];
+            v = clamp((s.path[c * row + t] - near) / net.bone_scale[j], -5.0f, 5.0f);
+        } else if (k < inputs) {
             v = bit(s.valid[k - 10 * joints], t) ? 0.0f : 1.0f;
         }
-        const Index at = b * w * inputs + i;
+        const Index at = b * w * columns + i;
         if (net.bf16) static_cast<std::uint16_t*>(pass.features)[at] = to_bf16(v);
         else static_cast<float*>(pass.features)[at] = v;
     });
+    float* path = pass.path + 3 * b * w * joints;
+    block.each(3 * w * joints, [&](int i) { path[i] = s.path[(i / w) * row + i % w]; });
 }
 
 // What the threads of a block share while they finish a window.
@@ -262,6 +275,7 @@ struct Finished {
     float* near;                  // [bandwidths, W]
     float* refined;               // [P, J, 3]
     std::uint64_t* valid;         // [J]
+    int *parent, *hand;           // [J]
     std::uint64_t hands[3];
 };
 
@@ -272,20 +286,22 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
     const float *path = pass.path + 3 * b * w * joints, *early = pass.early + b * w * joints;
     const float* out = pass.out + b * answers * outputs;
     const float side = pass.side[b];
-    auto parent = [&](int j) { return static_cast<int>(net.parents[j]); };
     float widths[kBandwidths];
     for (int n = 0; n < kBandwidths; ++n) widths[n] = static_cast<float>(net.bandwidths[n]);
 
     block.each(joints, [&](int j) {
-        std::uint64_t mask = 0;
-        for (int t = 0; t < w; ++t) mask |= static_cast<std::uint64_t>(!missing[t * joints + j]) << t;
-        s.valid[j] = mask;
+        s.valid[j] = 0;
+        s.parent[j] = static_cast<int>(net.parents[j]);
+        s.hand[j] = static_cast<int>(net.hand[j]);
+        if (j < 3) s.hands[j] = 0;
     });
     block.each(3 * w * joints, [&](int i) {
         s.path[(i / w) * row + i % w] = path[i];
         if (i < w * joints) {
             const int t = i / joints, j = i % joints;
-            s.weight[j * row + t] = bit(s.valid[j], t) ? kFaint + sigmoid(early[i]) : kFaint;
+            const bool there = !missing[i];
+            s.weight[j * row + t] = there ? kFaint + sigmoid(early[i]) : kFaint;
+            if (there) set(s.valid[j], std::uint64_t{1} << t);
         }
         if (i < kBandwidths * w) s.near[i] = std::exp(-static_cast<float>(i % w) / widths[i / w]);
     });
@@ -293,11 +309,7 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
         float sum = 0.0f;
         for (int t = 0; t < w; ++t) sum += s.path[c * row + t];
         s.centre[c] = sum / static_cast<float>(w);
-        if (c > 2) return;
-        std::uint64_t seen = 0;
-        for (int j = 0; j < joints; ++j)
-            if (net.hand[j] == c) seen |= s.valid[j];
-        s.hands[c] = seen;
+        if (c < joints) set(s.hands[s.hand[c]], s.valid[c]);
     });
 
     block.each(answers * joints, [&](int i) {
@@ -312,10 +324,10 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
                 const float k = q * s.near[n * w + (u < t ? t - u : u - t)], kt = k * tau;
                 s0[n] += k;
                 s1[n] += kt;
-                s2[n] += kt * tau;
+                s2[n] = multiply_add(kt, tau, s2[n]);
                 for (int a = 0; a < 3; ++a) {
-                    f0[n][a] += k * x[a];
-                    f1[n][a] += kt * x[a];
+                    f0[n][a] = multiply_add(k, x[a], f0[n][a]);
+                    f1[n][a] = multiply_add(kt, x[a], f1[n][a]);
                 }
             }
         }
@@ -325,9 +337,9 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
         for (int a = 0; a < 3; ++a) {
             const float here = rows[a * row + t];
             float change = own[3 * j + a] * net.bone_scale[j];
-            for (int k = j;; k = parent(k)) {
+            for (int k = j;; k = s.parent[k]) {
                 change += limb[3 * k + a] * net.bone_scale[k];
-                if (parent(k) == k) break;
+                if (s.parent[k] == k) break;
             }
             for (int n = 0; n < kBandwidths; ++n) {
                 const float ridged = s2[n] + kRidge * widths[n] * widths[n] * s0[n];
@@ -343,11 +355,9 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
     block.each(answers * joints, [&](int i) {
         const int p = i / joints, j = i % joints, t = static_cast<int>(pass.positions[p]);
         float change[3] = {0.0f, 0.0f, 0.0f};
-        for (int k = j;; k = parent(k)) {
-            const int up = parent(k);
-            if (up == k) break;
-            const Index hand = net.hand[k];
-            if (hand && net.hand[up] == hand && !s.hands[hand]) {
+        for (int k = j; s.parent[k] != k; k = s.parent[k]) {
+            const int up = s.parent[k], hand = s.hand[k];
+            if (hand && s.hand[up] == hand && !s.hands[hand]) {
                 const float *y = s.refined + 3 * (p * joints + k), *v = s.refined + 3 * (p * joints + up);
                 const float *d = s.path + 3 * k * row + t, *e = s.path + 3 * up * row + t;
                 const float bone[3] = {y[0] - v[0], y[1] - v[1], y[2] - v[2]};
@@ -371,22 +381,24 @@ struct Room {
     }
 };
 
-FUNCTION inline Index prepare_bytes(Index w, Index j) { return 16 * j + 4 * (6 * j * (w + 1) + 2 * j + w); }
+FUNCTION inline Index prepare_bytes(Index w, Index j) { return 16 * j + 4 * (7 * j * (w + 1) + 5 * j); }
 
 FUNCTION inline void lay_out(Prepared& s, void* memory, const Network& net) {
-    const Index j = net.joints, rows = 3 * j * (net.window + 1);
+    const Index j = net.joints, row = net.window + 1;
     Room room{static_cast<char*>(memory)};
     s.valid = room.take<std::uint64_t>(j);
     s.boned = room.take<std::uint64_t>(j);
-    s.path = room.take<float>(rows);
-    s.bones = room.take<float>(rows);
+    s.path = room.take<float>(3 * j * row);
+    s.scratch = room.take<float>(4 * j * row);
     s.length = room.take<float>(j);
     s.usual = room.take<float>(j);
-    s.near = room.take<float>(net.window);
+    s.spread = room.take<float>(j);
+    s.parent = room.take<int>(j);
+    s.hand = room.take<int>(j);
 }
 
 FUNCTION inline Index finish_bytes(Index w, Index j, Index p) {
-    return 8 * j + 4 * (4 * j * (w + 1) + 3 * j + kBandwidths * w + 3 * p * j);
+    return 8 * j + 4 * (4 * j * (w + 1) + 5 * j + kBandwidths * w + 3 * p * j);
 }
 
 FUNCTION inline void lay_out(Finished& s, void* memory, const Network& net) {
@@ -398,12 +410,14 @@ FUNCTION inline void lay_out(Finished& s, void* memory, const Network& net) {
     s.centre = room.take<float>(3 * j);
     s.near = room.take<float>(kBandwidths * w);
     s.refined = room.take<float>(3 * net.answers * j);
+    s.parent = room.take<int>(j);
+    s.hand = room.take<int>(j);
 }
 
 }  // namespace
 
 #ifdef __CUDACC__
-extern "C" __global__ void __launch_bounds__(256) rtskel_prepare(Network net, Pass pass) {
+extern "C" __global__ void __launch_bounds__(512, 2) rtskel_prepare(Network net, Pass pass) {
     extern __shared__ Index room[];
     __shared__ Prepared shared;
     if (threadIdx.x == 0) lay_out(shared, room, net);
@@ -411,7 +425,7 @@ extern "C" __global__ void __launch_bounds__(256) rtskel_prepare(Network net, Pa
     prepare_window(Block{}, net, pass, blockIdx.x, shared);
 }
 
-extern "C" __global__ void __launch_bounds__(256) rtskel_finish(Network net, Pass pass) {
+extern "C" __global__ void __launch_bounds__(512, 2) rtskel_finish(Network net, Pass pass) {
     extern __shared__ Index room[];
     __shared__ Finished shared;
     if (threadIdx.x == 0) lay_out(shared, room, net);

@@ -35,7 +35,7 @@ from rtskel.refine.config import Refined, RingConfig
 from rtskel.refine.ring import EngineRing, ring_arguments
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
 
-THREADS = 128
+THREADS = 256
 """Threads in a block, which has one frame, one window or the windows of one stream."""
 
 SHARED_BYTES = 47 << 10

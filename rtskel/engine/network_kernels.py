@@ -15,7 +15,7 @@ import numpy as np
 from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, Skeleton, skeleton
 
-THREADS = 256
+THREADS = 512
 """Threads in a block, which has one window."""
 
 SHARED_BYTES = 47 << 10
@@ -25,7 +25,7 @@ MOST_WINDOW, MOST_DEPTH = 64, 16
 OPTIONS = (*("missing_channel", "bones", "bone_deviation", "fill", "gate", "local_regression", "unmirror"),)
 """Options of the network that the kernels know; they must all be on."""
 
-SIZES = ("window", "joints", "answers", "bf16", "left_shoulder", "right_shoulder")
+SIZES = ("window", "joints", "answers", "bf16", "columns", "left_shoulder", "right_shoulder")
 TABLES = ("parents", "mirror", "hand", "bone_length", "bone_mean", "bone_scale")
 
 
@@ -53,8 +53,8 @@ def shared_bytes(window: int, joints: int, answers: int) -> dict[str, int]:
     """Shared memory that a block of each kernel needs."""
     rows = joints * (window + 1)
     return {
-        "prepare": 16 * joints + 4 * (6 * rows + 2 * joints + window),
-        "finish": 8 * joints + 4 * (4 * rows + 3 * joints + 3 * window + 3 * answers * joints),
+        "prepare": 16 * joints + 4 * (7 * rows + 5 * joints),
+        "finish": 8 * joints + 4 * (4 * rows + 5 * joints + 3 * window + 3 * answers * joints),
     }
 
 
@@ -67,6 +67,13 @@ def fits(config: Any, answers: int) -> bool:
         and depth <= MOST_DEPTH
         and max(shared_bytes(config.window, config.joints, answers).values()) <= SHARED_BYTES
     )
+
+
+def columns(joints: int) -> int:
+    """Numbers that the trunk gets of each frame: 11 of each joint, and zeros up to a multiple of 8, which makes its
+    first product three times as fast.
+    """
+    return -(-11 * joints // 8) * 8
 
 
 def tables_of(model: Any, tree: Skeleton) -> dict[str, Any]:
@@ -102,7 +109,16 @@ class NetworkKernels:
         config = self._config = model.config
         tree = skeleton(config.skeleton)
         self._arguments = NetworkArguments(
-            *(config.window, tree.joints, 0, int(bf16), LEFT_SHOULDER, RIGHT_SHOULDER, config.momentum),
+            *(
+                config.window,
+                tree.joints,
+                0,
+                int(bf16),
+                columns(tree.joints),
+                LEFT_SHOULDER,
+                RIGHT_SHOULDER,
+                config.momentum,
+            ),
             (ctypes.c_double * 3)(*model.regression.BANDWIDTHS),
         )
         self._width = 2 if bf16 else 4
@@ -120,11 +136,11 @@ class NetworkKernels:
     def around(self, batch: int, answers: int, tensors: dict[str, int]) -> Around:
         """The kernels for batches of one size; `tensors` are the addresses of x, missing, positions and y."""
         config = self._config
-        window, joints, inputs, outputs = config.window, config.joints, 11 * config.joints, 13 * config.joints
+        window, joints, outputs = config.window, config.joints, 13 * config.joints
         shapes = {
             "path": (batch, joints, 3, window),
             "side": (batch,),
-            "features": (batch, window, inputs),
+            "features": (batch, window, columns(joints)),
             "out": (batch, answers, outputs),
             "early": (batch, window, joints),
         }

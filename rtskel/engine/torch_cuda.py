@@ -7,6 +7,7 @@ from a pool of memory of its own, which nothing else may use while graphs write 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import os
@@ -20,7 +21,7 @@ from rtskel.engine.base import USUAL_POSITIONS
 from rtskel.engine.cuda_engine import ExecutionSlot
 from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.device_ring import compiled as compiled_kernels
-from rtskel.engine.network_kernels import Around, NetworkKernels, fits
+from rtskel.engine.network_kernels import Around, NetworkKernels, columns, fits
 from rtskel.engine.pytorch import load_model
 from rtskel.errors import EngineError
 
@@ -80,6 +81,12 @@ class TorchCuda:
             return
         for layer in model.trunk.layers:
             layer.kernel = attend
+
+    def widened(self, trunk: Any, columns: int) -> Any:
+        """A copy of a trunk that takes so many inputs; those that it did not have before do not matter."""
+        wide, more = copy.deepcopy(trunk), columns - trunk.embed.in_features
+        wide.embed.weight = self._torch.nn.Parameter(self._torch.nn.functional.pad(wide.embed.weight, (0, more)))
+        return wide
 
     def enqueue(self, stream: Any, work: Callable[[], None]) -> None:
         """Puts what `work` does on a stream."""
@@ -142,7 +149,7 @@ class TorchEngine(RingEngine):
         super().__init__(info, max_batch, rings=_kernels_are_there() if rings is None else rings, **options)
         self._config, self._run_whole, self._run_trunk, self._around = model.config, None, None, None
         try:
-            if _kernels_are_there() if kernels is None else kernels:
+            if fits(model.config, 1) and (_kernels_are_there() if kernels is None else kernels):
                 self.load_kernels()
                 bf16 = info.precision == "bf16"
                 self._around = NetworkKernels(self.cuda, self.kernels, self.stream, model, self.hold(), bf16=bf16)
@@ -159,6 +166,7 @@ class TorchEngine(RingEngine):
                 model.trunk.bfloat16()
                 self._torch.fuse_attention(model)
             model = model.to(self._torch.device)
+            of_kernels = self._torch.widened(model.trunk, columns(self.joints)) if self._around else None
         except RuntimeError as error:
             raise self._failed(error) from None
 
@@ -166,7 +174,7 @@ class TorchEngine(RingEngine):
             y.copy_(model(x, missing, positions))
 
         def trunk(features: Any, positions: Any, out: Any, early: Any) -> None:
-            for to, value in zip((out, early), model.trunk(features, positions), strict=True):
+            for to, value in zip((out, early), of_kernels(features, positions), strict=True):
                 to.copy_(value)
 
         self._run_whole, self._run_trunk = (self._torch.compiled(run) if compiled else run for run in (whole, trunk))
