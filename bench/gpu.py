@@ -14,7 +14,7 @@ figures only. --out is written after every part. Figures that have a target stan
 - `stream`: us from a frame in host memory to its refined pose there, whole and with a network that copies its input.
 - `streams`: windows a second, one new frame of each stream a step, two steps in flight; us of host a window; shares of
   the GPU's largest bf16 product and of the roofline (the time that the FLOPs or the bytes alone would take).
-- `bulk`: frames a second of many recordings, 16 frames of each a step.
+- `bulk`: frames a second of many recordings of a thousand frames, side by side.
 - `training`: a step, and the share that drawing the batch takes.
 - `plans`: the same of every plan of TensorRT and TensorRT-RTX that builds and runs here.
 
@@ -53,7 +53,7 @@ from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.tensorrt_build import build_plan
 from rtskel.engine.torch_cuda import CACHE, TorchEngine
 from rtskel.errors import EngineError
-from rtskel.refine import Refined, RefinerBank
+from rtskel.refine import BulkRefiner, Refined, RefinerBank
 from rtskel.refine.ring import EngineRing
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
@@ -93,7 +93,8 @@ class Copying(RingEngine):
 def clips(streams: int, frames: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Poses [n, S, J, 3] of signers with missing joints and frames, and confidence [n, S, J]."""
     rng = np.random.default_rng(0)
-    whole = np.stack([synthesize(frames / 25.0 + 1.0, seed=s % 8).xyz[:frames] for s in range(streams)], 1)
+    signers = [synthesize(frames / 25.0 + 1.0, seed=seed).xyz[:frames] for seed in range(min(streams, 8))]
+    whole = np.stack([signers[s % len(signers)] for s in range(streams)], 1)
     confidence = rng.uniform(0.2, 1.0, whole.shape[:3]).astype(np.float32)
     confidence[rng.uniform(size=whole.shape[:3]) < 0.1] = 0
     confidence[rng.uniform(size=whole.shape[:2]) < 0.05] = 0
@@ -339,9 +340,9 @@ def right(options: Namespace) -> dict[str, Any]:
         with one as a, other as b:
             return difference(a, b, 3, options.sequence)
 
-    null = NullEngine(window=WINDOW, max_batch=8)
+    null, eager = NullEngine(window=WINDOW, max_batch=8), {"compiled": False, "kernels": False}
     attempt(found, "a network that copies, rings on the GPU against the host's", lambda: against(Copying(8), null))
-    for name, how in {"bf16": {}, "bf16, eager": {"compiled": False}, "fp32, eager": {"compiled": False}}.items():
+    for name, how in {"bf16": {}, "bf16, eager": eager, "fp32": {}}.items():
         precision = name.split(",")[0]
 
         def compared(how: Any = how, precision: str = precision) -> dict[str, Any]:
@@ -382,9 +383,9 @@ def stream(options: Namespace) -> dict[str, Any]:
     engines: dict[str, Callable[[], Engine]] = {
         "us": lambda: weights(options, 1),
         "us around the network": lambda: Copying(1),
-        "us, eager in a graph": lambda: weights(options, 1, compiled=False),
-        "us, eager": lambda: weights(options, 1, compiled=False, graphs=False, rings=False),
-        "us, fp32, eager in a graph": lambda: weights(options, 1, compiled=False, precision="fp32"),
+        "us, eager in a graph": lambda: weights(options, 1, compiled=False, kernels=False),
+        "us, eager": lambda: weights(options, 1, compiled=False, kernels=False, graphs=False, rings=False),
+        "us, fp32": lambda: weights(options, 1, precision="fp32"),
     }
     for name, open_it in engines.items():
 
@@ -404,7 +405,7 @@ def streams(options: Namespace) -> dict[str, Any]:
     most = max(options.batches)
     engines: dict[str, Callable[[], Engine]] = {
         "": lambda: weights(options, most),
-        ", eager in a graph": lambda: weights(options, most, compiled=False),
+        ", eager in a graph": lambda: weights(options, most, compiled=False, kernels=False),
         ", a network that copies": lambda: Copying(most),
     }
 
@@ -424,16 +425,27 @@ def streams(options: Namespace) -> dict[str, Any]:
 
 
 def bulk(options: Namespace) -> dict[str, Any]:
-    """Frames a second of many recordings at once."""
+    """Frames a second of many recordings, side by side as `rtskel refine --gpu` refines them."""
     found: dict[str, Any] = {}
-    batch = max(options.batches)
-    for name, how in {"frames a second": {}, "frames a second, eager": {"compiled": False}}.items():
+    batch, length = options.bulk, 4 if options.smoke else 1000
+    count = 2 if options.smoke else 320
+    xyz, confidence = clips(count, min(length, 1000))
 
-        def measured(how: Any = how) -> dict[str, float]:
-            with weights(options, batch, **how) as engine:
-                return throughput(engine, batch, options.seconds, each=min(16, batch))
+    def measured(how: dict[str, Any]) -> dict[str, float]:
+        given = [(np.ascontiguousarray(xyz[:, k]), np.ascontiguousarray(confidence[:, k])) for k in range(count)]
+        with weights(options, batch, **how) as engine, BulkRefiner(engine, lookahead=LOOKAHEAD, streams=64) as refiner:
+            refiner.refine(*given[0])  # prepares and warms up
+            for each in [refiner.submit(*each) for each in given[: count // 4]]:
+                each.result()
+            began = time.perf_counter()
+            for each in [refiner.submit(*each) for each in given]:
+                each.result()
+            elapsed = time.perf_counter() - began
+        return {"windows_per_second": count * len(xyz) / elapsed, "frames": float(count * len(xyz))}
 
-        attempt(found, name, measured)
+    eager = {"compiled": False, "kernels": False}
+    for name, how in {"frames a second": {}, "frames a second, eager": eager}.items():
+        attempt(found, name, measured, how)
     return found
 
 
@@ -616,6 +628,7 @@ def options_of(given: list[str]) -> Namespace:
     parser.add_argument("--weights", default=str(WEIGHTS), help="weights to run, and to export")
     parser.add_argument("--graph", help="an exported .onnx, if there is no PyTorch to export with")
     parser.add_argument("--batches", type=counts, default=[16, 64, 1024], help="streams in a step")
+    parser.add_argument("--bulk", type=positive, default=4096, help="windows in a step of many recordings")
     parser.add_argument("--training", type=counts, default=[32, 1024], help="windows in a batch of training")
     parser.add_argument("--frames", type=positive, default=2000, help="for latency")
     parser.add_argument("--sequence", type=positive, default=60, help="frames that are compared")
@@ -629,7 +642,15 @@ def options_of(given: list[str]) -> Namespace:
     options = parser.parse_args(given)
     options.given, options.suite_s = given, SUITE_S - 5
     if options.smoke:
-        tiny = {"batches": [2], "training": [8], "frames": 8, "sequence": 8, "start_batch": 2, "seconds": 0.0}
+        tiny = {
+            "batches": [2],
+            "training": [8],
+            "frames": 8,
+            "sequence": 8,
+            "start_batch": 2,
+            "seconds": 0.0,
+            "bulk": 2,
+        }
         for name, value in tiny.items():
             if getattr(options, name) == parser.get_default(name):
                 setattr(options, name, value)

@@ -29,9 +29,13 @@ from rtskel.engine import describe, located, open_engine
 from rtskel.errors import RtskelError
 from rtskel.formats import SUFFIXES, Recording, check_writable, read, write
 from rtskel.manifest import Manifest
-from rtskel.recordings import lift_recording, refine_recording
-from rtskel.refine import RefinerBank
+from rtskel.recordings import lift_recording, refine_in_bulk, refine_recording
+from rtskel.refine import BulkRefiner, RefinerBank
+from rtskel.refine.bulk import STREAMS
 from rtskel.workers import outcomes
+
+GPU_WINDOWS = 4096
+"""Windows of a batch on a GPU, from all recordings that are refined at once; they take some 2 GB of its memory."""
 
 Process = Callable[[Recording], Recording | None]
 """A recording to its result; None leaves it out."""
@@ -42,6 +46,9 @@ class Task(Protocol):
 
     def opened(self) -> AbstractContextManager[Process]:
         """What does it, with the engine open if it needs one."""
+
+    def side_by_side(self) -> int:
+        """Recordings that a worker takes at once, each in a thread."""
 
     def resources(self) -> dict[str, float]:
         """CPUs and GPUs of a worker, as Ray names them: num_cpus, num_gpus."""
@@ -70,13 +77,28 @@ class Refine:
             RtskelError: the engine cannot be opened, or an option is out of range.
         """
         threads = self.threads or (None if self._on_gpu() or self._kind() == "null" else 1)
-        with open_engine(self.engine, precision=self.precision, threads=threads, device=self.device) as engine:
-            options = {"lookahead": self.lookahead, "radius": self.radius, "min_confidence": self.min_confidence}
+        how: dict[str, Any] = {"precision": self.precision, "threads": threads, "device": self.device}
+        if self._on_gpu():
+            how |= {"max_batch": GPU_WINDOWS, "warm_up": False}
+        with open_engine(self.engine, **how) as engine:
+            options: dict[str, Any] = {
+                "lookahead": self.lookahead,
+                "radius": self.radius,
+                "min_confidence": self.min_confidence,
+            }
             try:
-                RefinerBank(engine, **options)  # type: ignore[arg-type]
+                together = BulkRefiner(engine, **options) if self._on_gpu() else RefinerBank(engine, **options)
             except ValueError as error:
                 raise RtskelError(str(error)) from None
-            yield lambda recording: refine_recording(recording, engine=engine, **options)  # type: ignore[arg-type]
+            if isinstance(together, BulkRefiner):
+                with together:
+                    yield lambda recording: refine_in_bulk(recording, together)
+            else:
+                yield lambda recording: refine_recording(recording, engine=engine, **options)
+
+    def side_by_side(self) -> int:
+        """See `Task`: as many as a GPU refines at once."""
+        return STREAMS if self._on_gpu() else 1
 
     def identity(self) -> dict[str, Any]:
         """See `Task`; the engine by the hash of its weights, not by its path."""
@@ -110,6 +132,10 @@ class Lift:
         """See `Task`."""
         return {"task": "lift", **asdict(self)}
 
+    def side_by_side(self) -> int:
+        """See `Task`."""
+        return 1
+
     def resources(self) -> dict[str, float]:
         """See `Task`."""
         return {"num_cpus": 1.0}
@@ -128,6 +154,10 @@ class Convert:
     def identity(self) -> dict[str, Any]:
         """See `Task`."""
         return {"task": "convert", "names": None if self.names is None else list(self.names)}
+
+    def side_by_side(self) -> int:
+        """See `Task`."""
+        return 1
 
     def resources(self) -> dict[str, float]:
         """See `Task`."""
@@ -335,7 +365,11 @@ def run(
                 todo.append(item)
         stamps = {item: item.stamp() for item in todo}
         count = min(workers, len(todo))
-        for outcome in _on_ray(job, todo, count, ray) if ray and todo else outcomes(_Archiving(job), todo, count):
+        for outcome in (
+            _on_ray(job, todo, count, ray)
+            if ray and todo
+            else outcomes(_Archiving(job), todo, count, job.task.side_by_side())
+        ):
             _record(manifest, outcome, stamps[outcome.item])
             if outcome.error is None:
                 done += 1

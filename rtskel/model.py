@@ -166,10 +166,10 @@ class Attention(nn.Module):
         d = h.shape[-1]
         if self.kernel is not None and hidden is None:
             if here is h:
-                q, k, v = self.qkv(h).split(d, -1)
+                q, k, v = torch.split(self.qkv(h), d, -1)
             else:
                 q = F.linear(here, self.qkv.weight[:d], self.qkv.bias[:d])
-                k, v = F.linear(h, self.qkv.weight[d:], self.qkv.bias[d:]).split(d, -1)
+                k, v = torch.split(F.linear(h, self.qkv.weight[d:], self.qkv.bias[d:]), d, -1)
             attended: Tensor = self.project(self.kernel(q, k, v, self.heads))
             return attended
 

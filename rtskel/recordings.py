@@ -19,7 +19,7 @@ from rtskel.flags import Flag
 from rtskel.formats import Recording
 from rtskel.lift import LiftConfig, Lifted, Lifter
 from rtskel.lift import lift as lift_canonical
-from rtskel.refine import Refined, WindowEngine
+from rtskel.refine import BulkRefiner, Refined, WindowEngine
 from rtskel.refine import Refiner as CanonicalRefiner
 from rtskel.refine import refine as refine_canonical
 from rtskel.skeleton import CANONICAL_AXES, UPPER_BODY_50, Skeleton, from_canonical, to_canonical
@@ -220,15 +220,28 @@ def refine_recording(
     """
     _check_refinable(recording, engine.info.skeleton_id)
     refiner = CanonicalRefiner(engine, lookahead=lookahead, radius=radius, min_confidence=min_confidence)
-    # Dropped frames become slots without a joint.
-    xyz, confidence = recording.by_slot(recording.canonical()), recording.by_slot(recording.confidence)
+    xyz, confidence = _by_slot(recording)
     parts: list[Refined] = []
     for first in range(0, len(xyz), CHUNK):
         chunk = slice(first, first + CHUNK)
         parts.append(refiner.push(xyz[chunk], confidence[chunk]))
         if progress is not None:
             progress(first + len(xyz[chunk]))
-    refined = Refined.concatenate([*parts, refiner.flush()])
+    return _refined_recording(recording, Refined.concatenate([*parts, refiner.flush()]))
+
+
+def refine_in_bulk(recording: Recording, refiner: BulkRefiner) -> Recording:
+    """Refine a recording, as `refine_recording` does, beside those of other threads."""
+    _check_refinable(recording, refiner.engine.info.skeleton_id)
+    return _refined_recording(recording, refiner.refine(*_by_slot(recording)))
+
+
+def _by_slot(recording: Recording) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Canonical positions and confidence; dropped frames become slots without a joint."""
+    return recording.by_slot(recording.canonical()), recording.by_slot(recording.confidence)
+
+
+def _refined_recording(recording: Recording, refined: Refined) -> Recording:
     known = _hold_last(refined)
     refined = Refined(*(column[known] for column in refined.columns))
     if not len(refined):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Generic, Protocol, TypeVar
 
@@ -65,8 +68,11 @@ def _do(work: Work[Task, Outcome], connection: Connection) -> None:
         pass
 
 
-def outcomes(work: Work[Task, Outcome], tasks: Iterable[Task], count: int) -> Iterator[Outcome]:
+def outcomes(work: Work[Task, Outcome], tasks: Iterable[Task], count: int, threads: int = 1) -> Iterator[Outcome]:
     """Outcomes of tasks in the order in which they come, from that many processes; 1: this one; 0: nothing is done.
+
+    Args:
+        threads: tasks that this process does at once, where it is the only one.
 
     Raises:
         RtskelError: the work cannot be opened, or a process died before its first task.
@@ -75,8 +81,26 @@ def outcomes(work: Work[Task, Outcome], tasks: Iterable[Task], count: int) -> It
         yield from _in_processes(work, tasks, count)
     elif count == 1:
         with work.opened() as process:
+            if threads > 1:
+                yield from _in_threads(process, tasks, threads)
+                return
             for task in tasks:
                 yield process(task)
+
+
+def _in_threads(process: Callable[[Task], Outcome], tasks: Iterable[Task], count: int) -> Iterator[Outcome]:
+    """Outcomes from that many threads; as many tasks again wait for one."""
+    left = iter(tasks)
+    with ThreadPoolExecutor(count) as pool:
+        doing = {pool.submit(process, task) for task in islice(left, 2 * count)}
+        try:
+            while doing:
+                done, doing = futures.wait(doing, return_when=futures.FIRST_COMPLETED)
+                doing |= {pool.submit(process, task) for task in islice(left, len(done))}
+                for each in done:
+                    yield each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _in_processes(work: Work[Task, Outcome], tasks: Iterable[Task], count: int) -> Iterator[Outcome]:

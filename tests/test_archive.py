@@ -55,6 +55,9 @@ class Deadly:
     def identity(self):
         return {"task": "deadly"}
 
+    def side_by_side(self):
+        return 1
+
     def resources(self):
         return {"num_cpus": 1.0}
 

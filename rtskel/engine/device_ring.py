@@ -108,10 +108,13 @@ class RingEngine(CudaEngine):
         if self.closed:
             raise EngineError(f"{self.info.path}: the engine is closed")
         self.cuda.use()
-        if not self._rings:
-            with self.lock:
-                self.prepare(len(config.positions))
-            return None
+        with self.lock:  # no other thread may put work on a stream while a graph of it is captured
+            if self._rings:
+                return self._ring(config)
+            self.prepare(len(config.positions))
+        return None
+
+    def _ring(self, config: RingConfig) -> DeviceRing:
         for resources in [resources for resources in self._held if resources.abandoned]:
             self._held.remove(resources)
             resources.release()

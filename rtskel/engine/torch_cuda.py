@@ -147,7 +147,10 @@ class TorchEngine(RingEngine):
         info = replace(info, precision=precision or "bf16", builder=self._torch.builder)
         options: Any = {"device": device, "graphs": graphs, "warm_up": warm_up}
         super().__init__(info, max_batch, rings=_kernels_are_there() if rings is None else rings, **options)
-        self._config, self._run_whole, self._run_trunk, self._around = model.config, None, None, None
+        self._config = model.config
+        self._around: NetworkKernels | None = None
+        self._run_whole: Any = None
+        self._run_trunk: Any = None
         try:
             if fits(model.config, 1) and (_kernels_are_there() if kernels is None else kernels):
                 self.load_kernels()

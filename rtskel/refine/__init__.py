@@ -5,7 +5,8 @@ The law holds: whatever the chunks and orders, refining a stream equals refining
 """
 
 from rtskel.refine.bank import RefinerBank, WindowEngine
+from rtskel.refine.bulk import BulkRefiner
 from rtskel.refine.config import Put, Refined, RingConfig
 from rtskel.refine.refiner import Refiner, refine
 
-__all__ = ["Put", "Refined", "Refiner", "RefinerBank", "RingConfig", "WindowEngine", "refine"]
+__all__ = ["BulkRefiner", "Put", "Refined", "Refiner", "RefinerBank", "RingConfig", "WindowEngine", "refine"]

@@ -121,6 +121,8 @@ class RefinerBank:
         self._engine_lock = getattr(engine, "lock", self._lock)
         self._ring: EngineRing | HostRing = engine.ring(self.config) or ring(self.config)
         self._on_device = isinstance(self._ring, EngineRing)
+        # The engine's own rings put work on its device whenever frames come.
+        self._ring_lock = self._engine_lock if self._on_device else self._lock
         room = 0 if self._on_device else engine.max_batch
         self._x = np.zeros((room, self.window, self.joints, 3), np.float32)
         self._missing = np.zeros((room, self.window, self.joints), np.bool_)
@@ -277,13 +279,40 @@ class RefinerBank:
                 self._ring.average(y, *out.columns)
             return out
 
+    def submit(self, max_windows: int | None = None) -> bool:
+        """Start a step and do not wait for it: `step` in two, for banks that are `on_device`. Two may be in flight.
+
+        Returns:
+            False if no window can run.
+
+        Raises:
+            ValueError: two are in flight, or the bank is not on a device.
+        """
+        room = self.engine.max_batch if max_windows is None else min(max_windows, self.engine.max_batch)
+        with self._engine_lock, self._lock:
+            return self._of_device().submit(room)
+
+    def collect(self) -> Refined:
+        """Wait for the oldest step in flight: what it completes.
+
+        Raises:
+            ValueError: none is in flight, or the bank is not on a device.
+        """
+        with self._engine_lock, self._lock:
+            return self._of_device().collect()
+
+    def _of_device(self) -> EngineRing:
+        if not isinstance(self._ring, EngineRing):
+            raise ValueError("this bank is not on a device: use step()")
+        return self._ring
+
     def skip(self, stream: ArrayLike) -> Refined:
         """Jump to the newest windows of [M] `stream` (each once) that can run; earlier ones never run.
 
         Returns what the skipped windows complete, averaged over fewer windows, or over none and flagged PASSTHROUGH.
         Overloaded callers use this to put the newest frames first. Not for streams that have ended.
         """
-        with self._lock:
+        with self._ring_lock, self._lock:
             return self._skip(self._rows(stream))
 
     def _skip(self, streams: NDArray[np.int32]) -> Refined:

@@ -164,6 +164,22 @@ class EngineRing(ABC):
     ) -> None:
         """See `HostRing.put`."""
 
+    @abstractmethod
+    def submit(self, room: int) -> bool:
+        """Start a step of up to `room` windows and do not wait for it; False if no window can run.
+
+        Raises:
+            ValueError: two steps are in flight.
+        """
+
+    @abstractmethod
+    def collect(self) -> Refined:
+        """Wait for the oldest step in flight: what it completes.
+
+        Raises:
+            ValueError: none is in flight.
+        """
+
     def settle(self, stream: NDArray[np.int32], slot: NDArray[np.int64]) -> None:
         """See `HostRing.settle`."""
         self.books.settle(stream, slot)
