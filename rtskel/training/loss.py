@@ -60,10 +60,13 @@ class Loss:
         self._groups = torch.zeros(len(groups), config.model.joints, device=device)  # each row sums to 1
         for row, joints in enumerate(groups.values()):
             self._groups[row, joints] = 1.0 / len(joints)
-        self._ranges = torch.zeros(3, window, device=device)  # of positions; each row sums to 1
+        ranges = torch.zeros(3, window)  # of positions; each row sums to 1
         edges = sorted({max(0, window // 2 - 3), max(0, window - 5), window - 1, window})
         for row, (first, end) in enumerate(reversed(list(pairwise(edges)))):
-            self._ranges[row, first:end] = 1.0 / (end - first)
+            ranges[row, first:end] = 1.0 / (end - first)
+        self._ranges = ranges.to(device)
+        self._longer = ranges[2].nonzero()[:, 0].to(device)
+        self._shorter = ranges[:2].sum(0).nonzero()[:, 0].to(device)
         shares, smoothness, of_pairs = (
             torch.tensor(values, device=device)[:, None]
             for values in (config.shares, config.smoothness, config.paired.smoothness)
@@ -71,9 +74,6 @@ class Loss:
         self._shares = torch.stack([shares, shares, shares * smoothness])
         parts = [shares * config.paired.across, shares * config.paired.depth, shares * of_pairs, shares * of_pairs]
         self._pair_shares = config.paired.weight * torch.stack(parts)
-        positions = torch.arange(window, device=device)
-        self._longer = positions[self._ranges[2] > 0]
-        self._shorter = positions[self._ranges[:2].sum(0) > 0]
         self.running = torch.zeros(3, kinds, len(config.sources), 3, len(groups), device=device)
         self.of_pairs = torch.zeros(4, 2, 1, 3, len(groups), device=device)
 

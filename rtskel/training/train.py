@@ -33,7 +33,7 @@ from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
 from rtskel.model import Skeletor
 from rtskel.skeleton import skeleton
-from rtskel.training.batches import Batches
+from rtskel.training.batches import Batch, Batches
 from rtskel.training.checkpoint import moments, read_tensors, restore, under, write_tensors
 from rtskel.training.config import RECIPES, TrainConfig, present_sources
 from rtskel.training.data import Corpus, bone_statistics
@@ -70,7 +70,7 @@ class Trainer:
         if config.precision == "bf16":
             for model in (self.model, self.average):
                 model.trunk.autocast = torch.bfloat16
-        self._measure = torch.compile(self.loss.__call__, dynamic=False) if config.compile else self.loss
+        self._compiled = torch.compile(self.loss.__call__, dynamic=False) if config.compile else None
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
         parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -115,9 +115,7 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
-        batch = self.batches.draw()
-        floor = torch.full((), self.floor, device=self.device) if config.compile else self.floor
-        loss = self._measure(self.model, batch, floor)
+        loss = self.measure(self.batches.draw())
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         self.update()
@@ -130,6 +128,13 @@ class Trainer:
         self._pending.append(_Spent(spent))
         self._read(ahead)
         return self._known
+
+    def measure(self, batch: Batch) -> Tensor:
+        """The loss on a batch, compiled if the config says so."""
+        if self._compiled is None:
+            return self.loss(self.model, batch, self.floor)
+        measured: Tensor = self._compiled(self.model, batch, torch.full((), self.floor, device=self.device))
+        return measured
 
     def update(self) -> None:
         """Weights and their moving average follow the gradients."""
