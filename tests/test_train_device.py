@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtskel.engine.weights import save_weights
@@ -234,7 +235,7 @@ def test_network_and_loss_compile_as_a_whole_and_once(corpus):
     drawn = trainer.batches.draw()
     eager = trainer.loss(trainer.model, drawn, torch.tensor(1e-3))
     trainer.loss.running.zero_()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(trainer.loss.__call__, dynamic=False, fullgraph=True, backend=counter)
     torch.testing.assert_close(compiled(trainer.model, drawn, torch.tensor(1e-3)), eager)
     compiled(trainer.model, trainer.batches.draw(), torch.tensor(1e-4))
