@@ -140,13 +140,14 @@ def test_the_error_rides_on_other_motion(folder):
     pairs = read_pairs(folder)
     config = PairedConfig(hand_lost=0.0, ends=0.0)
     windows = PairedWindows(pairs, 16, config, generator=torch.Generator().manual_seed(0))
-    other = torch.rand(3, 16, 50, 3)
-    seen, missing, truth = windows.draw(5, other)
-    assert torch.equal(truth[2:], other)
+    other, borrowed = torch.rand(5, 16, 50, 3), torch.tensor([False, True, False, True, True])
+    seen, missing, truth = windows.draw(5, other, borrowed)
+    assert torch.equal(truth[borrowed], other[borrowed])
     error = (seen - truth)[~missing]
     size = 0.01 / 1.1 / 0.8  # of the noise in units of the clip
     assert error.std().item() == pytest.approx(size, rel=0.5)
-    assert not torch.equal(truth[:2], other[:2])
+    for own in (0, 2):
+        assert not torch.equal(truth[own], other[own])
 
 
 CONFIG = TrainConfig(

@@ -41,7 +41,8 @@ class TrainConfig(Config, option="training option"):
         proposal, gate: weights of the loss of ungated corrections, and of the gate as a classifier of bad joints.
         ema: decay of the moving average of the weights, which is validated and kept.
         validate_every: steps between validations (and checkpoints); 0: none, and the final average counts as best.
-        compile: compile the network, which takes a minute and pays off on an accelerator.
+        compile: compile network and loss together, which takes a minute or two and pays off on an accelerator.
+        graph: on a GPU, batches are drawn as one CUDA graph; false: kernel by kernel, which takes the host longer.
         init: weights file to start from, of the same model or of one with fewer options (`Skeletor.grow_from`).
         teacher: weights file of a model of the same window and joints; "": none. What it makes of windows of the kinds
             `taught` takes the place of their truth, so that what it can do is not forgotten while learning from pairs.
@@ -79,6 +80,7 @@ class TrainConfig(Config, option="training option"):
     validate_radius: int = 0
     seed: int = 0
     compile: bool = False
+    graph: bool = True
     init: str = ""
     teacher: str = ""
     taught: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtskel.skeleton import UPPER_BODY_50, Skeleton
+from rtskel.training.device import Choice, Tree, behind, constant, covered, covered_at_once, tree
 from rtskel.training.score import CANONICAL_MM
 
 Amount = float | Tensor
@@ -46,6 +48,11 @@ class Poses:
         ones = torch.ones(xyz.shape[:3], device=xyz.device)
         return cls(xyz, ones == 0, ones if confidence is None else confidence, xyz, skeleton)
 
+    @property
+    def tree(self) -> Tree:
+        """The skeleton on the device of the poses."""
+        return tree(self.skeleton, self.xyz.device)
+
     def hide(self, where: Tensor) -> Poses:
         """The poses with the joints `where` [B, W, J] missing."""
         missing = self.missing | where
@@ -57,15 +64,12 @@ class Poses:
 
     def limb(self) -> Tensor:
         """Length of the bone that ends in each joint [B, W, J], 0 for the root."""
-        parents = torch.tensor(self.skeleton.parents_or_self, device=self.xyz.device)
-        length: Tensor = torch.linalg.vector_norm(self.xyz - self.xyz[:, :, parents], dim=-1)
+        length: Tensor = torch.linalg.vector_norm(self.xyz - self.xyz[:, :, self.tree.parents], dim=-1)
         return length
 
     def movable(self) -> Tensor:
         """[J] bool: every joint but the root."""
-        keep = torch.ones(self.skeleton.joints, dtype=torch.bool, device=self.xyz.device)
-        keep[self.skeleton.root] = False
-        return keep
+        return self.tree.movable
 
 
 def _rand(generator: torch.Generator, *shape: int, like: Tensor) -> Tensor:
@@ -74,7 +78,8 @@ def _rand(generator: torch.Generator, *shape: int, like: Tensor) -> Tensor:
 
 def _column(amount: Amount, dims: int, like: Tensor) -> Tensor:
     """A number or a [B] tensor, shaped to broadcast over `dims` dimensions, the batch first."""
-    amount = torch.as_tensor(amount, device=like.device, dtype=torch.float32)
+    if not isinstance(amount, Tensor):
+        return torch.full((), amount, dtype=torch.float32, device=like.device)
     return amount.view(-1, *[1] * (dims - 1)) if amount.dim() else amount
 
 
@@ -95,9 +100,9 @@ def frames(poses: Poses, share: Amount, generator: torch.Generator) -> Tensor:
 def joints(poses: Poses, share: Amount, generator: torch.Generator, static: bool = False) -> Tensor:
     """A share of each frame's joints, highest confidence first; `static`: the same in all frames: [B, W, J] bool."""
     confidence = poses.confidence.mean(1, keepdim=True) if static else poses.confidence
-    keep = poses.movable()
+    moving = poses.tree.moving
     chosen = torch.zeros(confidence.shape, dtype=torch.bool, device=confidence.device)
-    chosen[..., keep] = top(confidence[..., keep], share, generator)
+    chosen.index_copy_(2, moving, top(confidence.index_select(2, moving), share, generator))
     return chosen.expand_as(poses.missing)
 
 
@@ -151,21 +156,15 @@ def runs(
     """
     batch, window = like.shape[:2]
     wanted = (_column(share, 1, like) * window).round().long().expand(batch)
-    taken = torch.zeros(batch, window, dtype=torch.bool, device=like.device)
-    time = torch.arange(window, device=like.device)
-    for _ in range(4 * window // shortest + 4):
-        left = (wanted - taken.sum(1))[:, None]
-        if not bool((left > 0).any()):
-            break
-        length = torch.randint(shortest, longest + 1, (batch, 1), generator=generator, device=like.device)
-        length = torch.minimum(length, left.clamp(min=shortest))
-        u = _rand(generator, batch, 1, like=like)
-        if inside:
-            first = 1 + (u * (window - length).clamp(min=0)).long()
-        else:
-            first = (u * (window + length - 1)).long() - length + 1
-        taken |= (left > 0) & (time >= first) & (time < first + length)
-    return taken
+    tries = 4 * window // shortest + 4
+
+    def draw(runs: int) -> tuple[Tensor, Tensor]:
+        length = torch.randint(shortest, longest + 1, (batch, runs), generator=generator, device=like.device)
+        return length, _rand(generator, batch, runs, like=like)
+
+    if behind(like.device):
+        return covered_at_once(wanted, *draw(tries), shortest, window, inside)
+    return covered(wanted, lambda k: draw(1), shortest, window, tries, inside)
 
 
 def burst_mask(poses: Poses, share: Amount, generator: torch.Generator, inside: bool = False) -> Poses:
@@ -186,20 +185,39 @@ def drop_frames(poses: Poses, share: Amount, generator: torch.Generator) -> Pose
 def hand_gone(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
     """Each hand missing in runs of 3 to 40 frames for a share of the time, its 21 joints together; not the wrist."""
     where = torch.zeros_like(poses.missing)
-    for _, hand in poses.skeleton.hands:
-        where[:, :, hand] = runs(poses.missing, share, 3, 40, generator)[..., None]
+    for _, _, _, hand in poses.tree.hands:
+        where = where | (hand & runs(poses.missing, share, 3, 40, generator)[..., None])
     return poses.hide(where)
 
 
-def autoregressive(shape: tuple[int, ...], coefficient: Amount, generator: torch.Generator, like: Tensor) -> Tensor:
+def autoregressive(shape: tuple[int, ...], coefficient: float, generator: torch.Generator, like: Tensor) -> Tensor:
     """First-order autoregressive noise of unit variance along dim 1 of `shape`."""
-    white = torch.randn(shape, generator=generator, device=like.device)
-    a = _column(coefficient, len(shape) - 1, like)
-    fresh = (1 - a * a).sqrt()
-    steps = [white[:, 0]]
-    for t in range(1, shape[1]):
-        steps.append(a * steps[-1] + fresh * white[:, t])
-    return torch.stack(steps, 1)
+    white = torch.randn(shape, generator=generator, device=like.device).flatten(2)
+    # Frame by frame, x[t] = a x[t - 1] + sqrt(1 - a^2) white[t]; here a stretch of frames at once.
+    parts = list(white.split(_STRETCH, 1))
+    for k, part in enumerate(parts):
+        response, carried = _response(part.shape[1], coefficient, k > 0, like.device)
+        parts[k] = response @ part
+        if k:
+            parts[k] = parts[k] + carried * parts[k - 1][:, -1:]
+    return torch.cat(parts, 1).view(shape)
+
+
+_STRETCH = 64
+
+
+@lru_cache(maxsize=256)
+def _response(count: int, a: float, fresh: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What white noise in a stretch [count, count], and the frame before it [count, 1], are in each of its frames.
+
+    fresh: whether there is such a frame; else the first frame's variance is that of its own noise.
+    """
+    with torch.inference_mode(False):
+        steps = torch.arange(count, dtype=torch.float64)
+        response = (a ** (steps[:, None] - steps).clamp(min=0)).tril() * math.sqrt(1 - a * a)
+        if not fresh:
+            response[:, 0] = a**steps
+        return response.float().to(device), (a ** (steps + 1))[:, None].float().to(device)
 
 
 def rotations(angles: Tensor) -> Tensor:
@@ -233,7 +251,7 @@ def measured_error(
     across = 17.0 * autoregressive((*longer, 2), 0.96, generator, like)
     depth = 100.0 * autoregressive((*longer, 1), 0.99, generator, like)
     white = torch.randn((*shape, 3), generator=generator, device=like.device)
-    white = white * torch.tensor([5.0, 5.0, 13.0], device=like.device)
+    white = white * constant((5.0, 5.0, 13.0), like.device)
     wild = torch.where(_rand(generator, batch, window, 1, 1, like=like) < 0.08, 3.0, 1.0)
     return torch.cat([across, depth], -1), white * wild
 
@@ -259,19 +277,16 @@ def estimator_error(
     """
     batch, window, joints = poses.missing.shape
     slow, white = measured_error((batch, window, joints), generator, poses.xyz, before=2 * _AROUND * kept)
-    strengths = [_column(strength, 4, poses.xyz) for strength in (drift, depth_drift)]
-    slow = torch.cat([slow[..., :2] * strengths[0], slow[..., 2:] * strengths[1]], -1)
+    across, deep = torch.broadcast_tensors(*(_column(strength, 3, poses.xyz) for strength in (drift, depth_drift)))
+    slow = slow * torch.stack([across, across, deep], -1)
     for _ in range(_AROUND * kept):
         slow = means_of_three(slow)
     white = white * _column(jitter, 4, poses.xyz)
-    above = torch.tensor(poses.skeleton.chain.sum(1) - 1, device=poses.xyz.device)  # how many joints
-    nearness = 1.0 if even else (0.4 + 0.2 * above).clamp(max=1.0)[:, None]
+    nearness, carrier, carried = _rigid(poses.skeleton, even, poses.xyz.device)
 
     def spread(error: Tensor, of_hand: float) -> Tensor:
-        whole = error * nearness
-        for wrist, hand in poses.skeleton.hands:
-            whole[:, :, hand] = whole[:, :, [wrist]] + of_hand * error[:, :, hand]
-        return whole * (1 / CANONICAL_MM)
+        own = torch.where(poses.tree.of_hands[:, None], of_hand, nearness)
+        return (carried * error[:, :, carrier] + own * error) * (1 / CANONICAL_MM)
 
     slow, white = spread(slow, 0.07), spread(white, 0.35)
     if kept:
@@ -280,6 +295,19 @@ def estimator_error(
         left[:, 2:-2] = smoothed(white)[:, 2:-2]
         poses = replace(poses, truth=torch.where(shaken, smoothed(poses.truth) + left, poses.truth) + slow)
     return poses.move(slow + white)
+
+
+@lru_cache(maxsize=16)
+def _rigid(skeleton: Skeleton, even: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """How far each joint of the body errs [J, 1], the joint that takes it along [J], and how far [J, 1]."""
+    with torch.inference_mode(False):
+        above = torch.tensor(skeleton.chain.sum(1) - 1)  # how many joints
+        nearness = torch.ones_like(above) if even else (0.4 + 0.2 * above).clamp(max=1.0)
+        carrier, carried = torch.arange(skeleton.joints), torch.zeros(skeleton.joints)
+        for wrist, hand in skeleton.hands:
+            carrier[hand] = wrist
+            carried[hand] = nearness[wrist]
+        return nearness[:, None].to(device), carrier.to(device), carried[:, None].to(device)
 
 
 _AROUND = 4
@@ -301,7 +329,7 @@ Frames = TypeVar("Frames", Tensor, NDArray[Any])
 
 def means_of_three(xyz: Frames) -> Frames:
     """Means of three frames with weights [1, 2, 1] / 4: [..., W, J, 3] -> [..., W - 2, J, 3]."""
-    means: Frames = 0.25 * xyz[..., :-2, :, :] + 0.5 * xyz[..., 1:-1, :, :] + 0.25 * xyz[..., 2:, :, :]
+    means: Frames = 0.25 * (xyz[..., :-2, :, :] + xyz[..., 2:, :, :]) + 0.5 * xyz[..., 1:-1, :, :]
     return means
 
 
@@ -313,7 +341,7 @@ def depth_noise(poses: Poses, strength: Amount, generator: torch.Generator) -> P
 def _deep_noise(shape: Sequence[int], strength: Amount, generator: torch.Generator, like: Tensor) -> Tensor:
     """White noise [B, ..., 3] of that strength in depth, a fifth of it across the image."""
     noise = torch.randn(shape, generator=generator, device=like.device)
-    return noise * torch.tensor([0.2, 0.2, 1.0], device=like.device) * _column(strength, len(shape), like)
+    return noise * constant((0.2, 0.2, 1.0), like.device) * _column(strength, len(shape), like)
 
 
 def depth_leaps(poses: Poses, strength: Amount, generator: torch.Generator) -> Poses:
@@ -325,13 +353,23 @@ def depth_leaps(poses: Poses, strength: Amount, generator: torch.Generator) -> P
     batch, window, _ = poses.missing.shape
     error = torch.zeros_like(poses.xyz)
     time = torch.arange(window, device=error.device)[:, None]
-    for wrist, hand in poses.skeleton.hands:
+    for along in _arms(poses.skeleton, error.device):
         since = torch.where(_rand(generator, batch, window, 1, like=error) < 1 / 12, time, 0).cummax(1).values
         levels = _deep_noise((batch, window, 3), strength, generator, error)
         arm = levels.gather(1, since.expand_as(levels))[:, :, None]
-        error[:, :, [wrist, *hand]] = arm
-        error[:, :, [poses.skeleton.parents[wrist]]] = 0.5 * arm
+        error = error + arm * along
     return replace(poses, truth=poses.truth + smoothed(error)).move(error)
+
+
+@lru_cache(maxsize=16)
+def _arms(skeleton: Skeleton, device: torch.device) -> list[Tensor]:
+    """How far each joint goes along with the left and the right wrist: [J, 1] each."""
+    of, parents = tree(skeleton, device), skeleton.parents
+    with torch.inference_mode(False):
+        return [
+            of.per_joint({parents[wrist]: 0.5} | dict.fromkeys([wrist, *hand], 1.0))[:, None]
+            for wrist, hand in skeleton.hands
+        ]
 
 
 def frozen_frames(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
@@ -351,10 +389,7 @@ def frozen_frames(poses: Poses, share: Amount, generator: torch.Generator) -> Po
 def swap_sides(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
     """Left and right exchanged (arms and hands, or only hands) in runs of 1 to 5 frames for a share of the time."""
     swapped = runs(poses.missing, share, 1, 5, generator)
-    mirror = torch.tensor(poses.skeleton.mirror, device=poses.xyz.device)
-    hands = torch.zeros_like(poses.movable())
-    for _, hand in poses.skeleton.hands:
-        hands[hand] = True
+    mirror, hands = poses.tree.mirror, poses.tree.of_hands
     only_hands = _rand(generator, swapped.shape[0], 1, 1, like=poses.xyz) < 0.5
     where = swapped[..., None] & (hands | ~only_hands)
     return replace(
@@ -373,32 +408,41 @@ def group_off(
     Each window has one group: a joint with all that hang on it (the head, a finger, a hand, an arm, or everything, the
     root too), or a wrist or an elbow alone. Each run has a direction of its own.
     """
-    batch, window, joints = poses.missing.shape
-    device, tree = poses.xyz.device, poses.skeleton
-    whole, alone = torch.tensor(tree.chain, device=device).T > 0, torch.eye(joints, device=device) > 0
-    often = torch.zeros(2, joints, device=device)
-    often[0, tree.root] = 2.0
-    often[0, [j for j in tree.groups["body"] if tree.parents[j] == tree.root]] = 0.7
-    for wrist, hand in tree.hands:
-        often[0, hand] = 1.0 / len(hand)
-        often[0, [wrist, hand[0], tree.parents[wrist]]] = 2.0
-        often[1, [wrist, tree.parents[wrist]]] = 0.5
-    group = torch.multinomial(often.flatten(), batch, replacement=True, generator=generator)
+    batch, window, _ = poses.missing.shape
+    device = poses.xyz.device
+    choice, groups = _groups(poses.skeleton, device)
+    group = choice.draw(batch, generator)
     off = runs(poses.missing, share, shortest, longest, generator)
     began = torch.where(off & ~torch.nn.functional.pad(off, (1, 0))[:, :-1], torch.arange(window, device=device), 0)
     way = torch.nn.functional.normalize(torch.randn(batch, window, 3, generator=generator, device=device), dim=-1)
     way = way.gather(1, began.cummax(1).values[..., None].expand_as(way)) * _column(size, 3, poses.xyz)
-    where = off[..., None] & torch.cat([whole, alone])[group][:, None]  # [B, W, J]
+    where = off[..., None] & groups[group][:, None]  # [B, W, J]
     return poses.move(way[:, :, None] * where[..., None])
+
+
+@lru_cache(maxsize=16)
+def _groups(skeleton: Skeleton, device: torch.device) -> tuple[Choice, Tensor]:
+    """How often each group is off, and which joints are in it: [2 J, J] bool."""
+    joints = skeleton.joints
+    often = torch.zeros(2, joints)
+    often[0, skeleton.root] = 2.0
+    often[0, [j for j in skeleton.groups["body"] if skeleton.parents[j] == skeleton.root]] = 0.7
+    for wrist, hand in skeleton.hands:
+        often[0, hand] = 1.0 / len(hand)
+        often[0, [wrist, hand[0], skeleton.parents[wrist]]] = 2.0
+        often[1, [wrist, skeleton.parents[wrist]]] = 0.5
+    with torch.inference_mode(False):
+        whole, alone = torch.tensor(skeleton.chain).T > 0, torch.eye(joints) > 0
+        return Choice(often.flatten().to(device)), torch.cat([whole, alone]).to(device)
 
 
 def doubled_hand(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
     """One hand's points lie on the other hand, in runs of 1 to 8 frames for a share of the time."""
-    twin = torch.tensor(poses.skeleton.mirror, device=poses.xyz.device)
+    twin = poses.tree.mirror
     chosen = _some(0.5, poses, generator)
     where = torch.zeros_like(poses.missing)
-    for (_, hand), this in zip(poses.skeleton.hands, (chosen, ~chosen), strict=True):
-        where[:, :, hand] = (runs(poses.missing, share, 1, 8, generator) & this[:, None])[..., None]
+    for (_, _, _, hand), this in zip(poses.tree.hands, (chosen, ~chosen), strict=True):
+        where = where | (hand & (runs(poses.missing, share, 1, 8, generator) & this[:, None])[..., None])
     return replace(
         poses,
         xyz=torch.where(where[..., None], poses.xyz[:, :, twin], poses.xyz),
@@ -443,11 +487,9 @@ def _estimator_body(poses: Poses, g: torch.Generator) -> Poses:
 
 def _wrists_lost(poses: Poses, handless: float, g: torch.Generator) -> Tensor:
     """Each wrist lost a tenth of the time; both hands lost in the share `handless` of the windows: [B, W, J]."""
-    where = torch.zeros_like(poses.missing)
-    without = _some(handless, poses, g)[:, None, None]
-    for wrist, hand in poses.skeleton.hands:
-        where[:, :, [wrist]] = runs(poses.missing, 0.1, 5, 20, g)[..., None]
-        where[:, :, hand] = without
+    where = poses.tree.of_hands & _some(handless, poses, g)[:, None, None]
+    for _, _, wrist, _ in poses.tree.hands:
+        where = where | (wrist & runs(poses.missing, 0.1, 5, 20, g)[..., None])
     return where
 
 
@@ -477,9 +519,9 @@ def _hardly_a_hand(poses: Poses, chosen: Tensor, g: torch.Generator) -> Poses:
     """In the windows `chosen` [B] one hand is never seen, and the other only at times."""
     where = torch.zeros_like(poses.missing)
     first = _some(0.5, poses, g)
-    for (_, hand), never in zip(poses.skeleton.hands, (first, ~first), strict=True):
+    for (_, _, _, hand), never in zip(poses.tree.hands, (first, ~first), strict=True):
         gone = runs(poses.missing, _uniform(poses, g, 0.3, 0.9), 2, 20, g)
-        where[:, :, hand] = (chosen[:, None] & (never[:, None] | gone))[..., None]
+        where = where | (hand & (chosen[:, None] & (never[:, None] | gone))[..., None])
     return poses.hide(where)
 
 

@@ -1,8 +1,9 @@
 """Clean motion to learn from: corpora on disk, windows drawn from them, augmentation, and builders of corpora.
 
-A corpus is a folder: `xyz.npy` float32 [F, J, 3] in canonical axes and units, memory-mapped and never loaded whole, and
-`index.json`, which lists its sequences with their source, split, frame rate and position. Windows are sampled by source
-weight, then uniformly over frames. Augmentation runs batched in torch on the training device, before any corruption.
+A corpus is a folder: `xyz.npy` float32 [F, J, 3] in canonical axes and units, and `index.json`, which lists its
+sequences with their source, split, frame rate and position. The CPU maps `xyz.npy` into memory and never loads it
+whole; a GPU holds all of it. Windows are sampled by source weight, then uniformly over frames. Augmentation runs
+batched in torch on the training device, before any corruption.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import mmap
 import sys
 import zlib
@@ -28,9 +30,10 @@ from rtskel.configs import Config
 from rtskel.errors import FormatError, RtskelError
 from rtskel.formats import Recording, read
 from rtskel.recordings import lift_recording
-from rtskel.refine.canonical import canonical_frames
+from rtskel.refine.canonical import DISAGREE, steady_bones
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH, UPPER_BODY_50, Skeleton
 from rtskel.training.corrupt import autoregressive, means_of_three, rotations
+from rtskel.training.device import Choice, behind, constant, tree
 from rtskel.training.paired import PairedConfig, read_pairs, split_pairs
 from rtskel.training.score import CANONICAL_MM
 from rtskel.training.synthesize import synthesize
@@ -70,6 +73,25 @@ class Corpus:
             self._map.madvise(mmap.MADV_RANDOM)  # a window is a few pages: no read-ahead
         if self.xyz.ndim != 3 or self.xyz.shape[2] != 3 or len(self.xyz) < frames:
             raise FormatError(f"{folder}: xyz.npy has shape {self.xyz.shape}, the index wants {frames} frames")
+        self._held: dict[torch.device, Tensor] = {}
+
+    def on(self, device: torch.device) -> Tensor:
+        """All frames [F, J, 3] in the memory of a device, copied there once.
+
+        Raises:
+            RtskelError: they do not fit.
+        """
+        if device not in self._held:
+            try:
+                held = torch.empty(self.xyz.shape, device=device)
+                for first in range(0, len(self.xyz), _AT_ONCE):
+                    part = np.array(self.xyz[first : first + _AT_ONCE])
+                    held[first : first + len(part)].copy_(torch.from_numpy(part))
+            except torch.OutOfMemoryError:
+                size = self.xyz.nbytes / 2**30
+                raise RtskelError(f"{self.folder}: {size:.1f} GB of corpus do not fit on {device}") from None
+            self._held[device] = held
+        return self._held[device]
 
     def release(self) -> None:
         """Releases the memory of the pages read so far; the system may keep them as cache."""
@@ -82,6 +104,10 @@ class Corpus:
     def frames(self, sequence: Sequence) -> Array:
         """A copy of a sequence's frames [N, J, 3]."""
         return np.array(self.xyz[sequence.first : sequence.first + sequence.length])
+
+
+_AT_ONCE = 100_000
+"""Frames that are copied to a device at once."""
 
 
 def write_corpus(folder: str | Path, sequences: Iterable[tuple[Sequence, Array]]) -> dict[str, tuple[int, int]]:
@@ -224,11 +250,14 @@ class Windows:
         chance = np.zeros(len(lengths))
         for name, weight in weights.items():
             chance[source == name] = weight * lengths[source == name] / lengths[source == name].sum()
-        self.chance = torch.tensor(chance / chance.sum())
-        self.source = torch.tensor([list(weights).index(name) if name in weights else -1 for name in source])
-        self.first = np.array([s.first for s in self.sequences])
-        self.drawn = 0
-        self.length = lengths.astype(np.int64)
+        device = generator.device
+        self._choice = Choice(torch.tensor(chance / chance.sum()).to(device))
+        order = list(weights)
+        self._source = torch.tensor([order.index(name) if name in weights else -1 for name in source]).to(device)
+        self._first = torch.tensor([s.first for s in self.sequences]).to(device)
+        self._last = torch.tensor([s.length - 1 for s in self.sequences]).to(device)
+        self._held = corpus.on(device) if behind(device) else None
+        self._drawn = 0
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor]:
         """A batch of augmented clean windows [B, W, J, 3] on the generator's device, and the source [B] of each.
@@ -236,29 +265,32 @@ class Windows:
         Sources are numbered in the order of the weights.
         """
         g, a, device = self.generator, self.augment, self.generator.device
-        drawn = torch.multinomial(self.chance.to(device), batch, replacement=True, generator=g).cpu()
-        pick, source = drawn.numpy(), self.source[drawn].to(device)
-        u = torch.rand(batch, 4, generator=g, device=device).cpu().numpy().astype(np.float64)
-        low, high = np.log(a.rates)
-        spread = np.minimum(u[:, 0] / max(a.warp, 1e-9), 1.0)
-        rate = np.where(u[:, 0] < a.warp, np.exp(low + (high - low) * spread), 1.0)
+        pick = self._choice.draw(batch, g)
+        u = torch.rand(batch, 4, generator=g, device=device).double()
+        low, high = np.log(a.rates).tolist()
+        spread = (u[:, 0] / max(a.warp, 1e-9)).clamp(max=1.0)
+        rate = torch.where(u[:, 0] < a.warp, (low + (high - low) * spread).exp(), 1.0)
         # A window that exceeds its sequence repeats the last frame, as padding does.
-        slack = np.maximum(self.length[pick] - rate * (self.window - 1) - 1, 0.0)
-        start = np.where(u[:, 3] < a.beginning, 0.0, u[:, 1] * slack)
-        start = np.where(rate == 1.0, np.floor(start), start)
-        position = start[:, None] + rate[:, None] * np.arange(self.window)
-        position = np.minimum(position, self.length[pick, None] - 1)
-        position = np.where(u[:, 2:3] < a.reverse, position[:, ::-1], position)
-        below = np.floor(position).astype(np.int64)
-        above = np.minimum(below + 1, self.length[pick, None] - 1)
-        first = self.first[pick, None]
-        x0 = torch.from_numpy(self.corpus.xyz[first + below]).to(device)
-        x1 = torch.from_numpy(self.corpus.xyz[first + above]).to(device)
-        self.drawn += 1
-        if self.drawn % RELEASE_EVERY == 0:
+        last = self._last[pick]
+        slack = (last - rate * (self.window - 1)).clamp(min=0.0)
+        start = torch.where(u[:, 3] < a.beginning, 0.0, u[:, 1] * slack)
+        start = torch.where(rate == 1.0, start.floor(), start)
+        steps = torch.arange(self.window, dtype=torch.float64, device=device)
+        last = last[:, None]
+        position = torch.minimum(start[:, None] + rate[:, None] * steps, last)
+        position = torch.where(u[:, 2:3] < a.reverse, position.flip(1), position)
+        below = position.floor().long()
+        first = self._first[pick][:, None]
+        x0, x1 = self._frames(first + below), self._frames(first + torch.minimum(below + 1, last))
+        self._drawn += 1
+        if self._held is None and self._drawn % RELEASE_EVERY == 0:
             self.corpus.release()
-        part = torch.from_numpy((position - below).astype(np.float32)).to(device)[..., None, None]
-        return augment_windows(x0 + part * (x1 - x0), a, g, self.skeleton), source
+        part = (position - below).float()[..., None, None]
+        return augment_windows(x0 + part * (x1 - x0), a, g, self.skeleton), self._source[pick]
+
+    def _frames(self, index: Tensor) -> Tensor:
+        """The corpus' frames [B, W, J, 3] with these numbers [B, W]."""
+        return torch.from_numpy(self.corpus.xyz[index.numpy()]) if self._held is None else self._held[index]
 
 
 def _some(batch: int, probability: float, g: torch.Generator) -> Tensor:
@@ -276,28 +308,27 @@ def augment_windows(x: Tensor, a: AugmentConfig, g: torch.Generator, skeleton: S
     path = (origin - centre) * ~_some(batch, a.still, g)
     drift = 0.05 * autoregressive((batch, window, 1, 3), 0.98, g, x) * _some(batch, a.wander, g)
 
-    for wrist, hand in skeleton.hands:
+    body = tree(skeleton, device)
+    for wrist, hand, _, _ in body.hands:
         other = torch.randperm(batch, generator=g, device=device)
-        borrowed = x[other][:, :, hand] - x[other][:, :, [wrist]] + x[:, :, [wrist]]
-        x[:, :, hand] = torch.where(_some(batch, a.hands, g), borrowed, x[:, :, hand])
+        own, arm = x[:, :, hand], x[:, :, wrist : wrist + 1]
+        lent = own[other] - arm[other] + arm
+        x.index_copy_(2, hand, torch.where(_some(batch, a.hands, g), lent, own))
 
-    mirror = torch.tensor(skeleton.mirror, device=device)
-    flip = torch.tensor([-1.0, 1.0, 1.0], device=device)
+    mirror, flip = body.mirror, constant((-1.0, 1.0, 1.0), device)
     x = torch.where(_some(batch, a.exchange, g), x[:, :, mirror] * flip, x)
     x = torch.where(_some(batch, a.negate, g), x * flip, x)
 
-    parents = torch.tensor(skeleton.parents_or_self, device=device)
     factor = torch.randn(batch, 1, joints, 1, generator=g, device=device) * a.bone
     factor = 0.5 * (factor + factor[:, :, mirror]) * 2**0.5  # the same on both sides
-    hands = torch.tensor([j not in skeleton.groups["body"] for j in range(joints)], device=device)
     whole = a.hand_size * torch.randn(batch, 1, 1, 1, generator=g, device=device)
-    factor = factor + whole * hands[:, None]
+    factor = factor + whole * body.of_hands[:, None]
     factor = factor + a.asymmetry * torch.randn(batch, 1, joints, 1, generator=g, device=device)
-    x = torch.tensor(skeleton.chain, device=device) @ ((x - x[:, :, parents]) * factor.exp())
+    x = body.chain @ ((x - x[:, :, body.parents]) * factor.exp())
     x = x * (1 + a.breathe * autoregressive((batch, window, 1, 1), 0.9, g, x) * _some(batch, 0.5, g))
 
     angles = 2 * torch.rand(batch, 3, generator=g, device=device) - 1
-    angles = angles * torch.tensor([a.yaw, a.pitch, a.roll], device=device) * (torch.pi / 180)
+    angles = angles * constant((a.yaw, a.pitch, a.roll), device) * (torch.pi / 180)
     rotation = rotations(angles)[:, None]  # [B, 1, 3, 3]
     return (x + path + drift) @ rotation.transpose(-1, -2)
 
@@ -324,11 +355,44 @@ def to_canonical_windows(
     clean: Tensor, x: Tensor, missing: Tensor, skeleton: Skeleton
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Clean and corrupted windows in the canonical frame that refinement finds for the corrupted one; its scale [B]."""
-    origin, scale, _ = canonical_frames(x.cpu().numpy(), ~missing.cpu().numpy(), skeleton)
-    shift = torch.from_numpy(origin).to(x.device)[:, None, None]
-    factor = torch.from_numpy(scale).to(x.device)
-    k = factor[:, None, None, None]
-    return (clean - shift) * k, ((x - shift) * k).masked_fill(missing[..., None], 0.0), factor
+    origin, scale = canonical_origin(x, ~missing, skeleton)
+    shift, k = origin[:, None, None], scale[:, None, None, None]
+    return (clean - shift) * k, ((x - shift) * k).masked_fill(missing[..., None], 0.0), scale
+
+
+def canonical_origin(x: Tensor, valid: Tensor, skeleton: Skeleton) -> tuple[Tensor, Tensor]:
+    """Origin [B, 3] and scale [B] as `rtskel.refine.canonical.canonical_frames` finds them, on the device of x."""
+    neck, right, left = x[:, :, NECK], x[:, :, RIGHT_SHOULDER], x[:, :, LEFT_SHOULDER]
+    pair = valid[:, :, RIGHT_SHOULDER] & valid[:, :, LEFT_SHOULDER]
+    width = (right - left).square().sum(-1, keepdim=True).sqrt() / SHOULDER_WIDTH
+    by_frame = torch.cat([neck, 0.5 * right + 0.5 * left, width], -1)
+    there = torch.stack([valid[:, :, NECK]] * 3 + [pair] * 4, -1)
+    middle = _median(by_frame.transpose(1, 2), there.transpose(1, 2))  # [B, 7]
+    every = valid.flatten(1)
+    origin = _median(x.flatten(1, 2).transpose(1, 2), every[:, None])
+    origin = torch.where(pair.any(1)[:, None], middle[:, 3:6], origin)
+    origin = torch.where(valid[:, :, NECK].any(1)[:, None], middle[:, :3], origin)
+
+    child, parent = tree(skeleton, x.device).bones
+    usual = constant(tuple(length for length in skeleton.bone_length), x.device)[child]
+    ratio = (x[:, :, child] - x[:, :, parent]).square().sum(-1).sqrt() / usual
+    both = valid[:, :, child] & valid[:, :, parent]
+    steady = constant(tuple(child - (child > skeleton.root) for child in steady_bones(skeleton)), x.device)
+    every_bone = _median(ratio.flatten(1), both.flatten(1))
+    some_bones = _median(ratio[:, :, steady].flatten(1), both[:, :, steady].flatten(1))
+    width = middle[:, 6]
+
+    size = torch.where(some_bones > 0, some_bones, every_bone)
+    apart = (some_bones > 0) & ((width > DISAGREE * some_bones) | (some_bones > DISAGREE * width))
+    size = torch.where((width > 0) & ~apart, width, size)
+    return origin, torch.where((size > 0) & size.isfinite(), 1 / size, 1.0)
+
+
+def _median(values: Tensor, mask: Tensor) -> Tensor:
+    """Median over the last dimension of the masked values, the mean of the middle two if even; 0 where none is."""
+    known = values.masked_fill(~mask, math.nan)
+    low, high = known.nanmedian(-1).values, -(-known).nanmedian(-1).values
+    return torch.where(mask.any(-1), 0.5 * low + 0.5 * high, 0.0)
 
 
 def bone_statistics(corpus: Corpus, weights: Mapping[str, float], skeleton: Skeleton) -> tuple[Tensor, Tensor]:

@@ -60,10 +60,13 @@ class Loss:
         self._groups = torch.zeros(len(groups), config.model.joints, device=device)  # each row sums to 1
         for row, joints in enumerate(groups.values()):
             self._groups[row, joints] = 1.0 / len(joints)
-        self._ranges = torch.zeros(3, window, device=device)  # of positions; each row sums to 1
+        ranges = torch.zeros(3, window)  # of positions; each row sums to 1
         edges = sorted({max(0, window // 2 - 3), max(0, window - 5), window - 1, window})
         for row, (first, end) in enumerate(reversed(list(pairwise(edges)))):
-            self._ranges[row, first:end] = 1.0 / (end - first)
+            ranges[row, first:end] = 1.0 / (end - first)
+        self._ranges = ranges.to(device)
+        self._longer = ranges[2].nonzero()[:, 0].to(device)
+        self._shorter = ranges[:2].sum(0).nonzero()[:, 0].to(device)
         shares, smoothness, of_pairs = (
             torch.tensor(values, device=device)[:, None]
             for values in (config.shares, config.smoothness, config.paired.smoothness)
@@ -74,8 +77,11 @@ class Loss:
         self.running = torch.zeros(3, kinds, len(config.sources), 3, len(groups), device=device)
         self.of_pairs = torch.zeros(4, 2, 1, 3, len(groups), device=device)
 
-    def __call__(self, model: Skeletor, batch: Batch, floor: float) -> Tensor:
-        """The loss of a model on a batch; updates the running errors, which count as `floor` at least."""
+    def __call__(self, model: Skeletor, batch: Batch, floor: float | Tensor) -> Tensor:
+        """The loss of a model on a batch; updates the running errors, which count as `floor` at least.
+
+        Where it is compiled, the floor must be a tensor: each number would be compiled anew.
+        """
         config, scale, missing = self.config, batch.scale, batch.missing
         side = facing(batch.x, missing) if config.model.unmirror else torch.ones(1, device=scale.device)
         clean, x = batch.clean * side, batch.x * side
@@ -103,7 +109,7 @@ class Loss:
             total = total + self._on_pairs(apart[rows], pace, bend, batch.kind[rows], weights)
         return total
 
-    def _of_corruption(self, said: _Prediction, batch: Batch, weights: Tensor, floor: float) -> Tensor:
+    def _of_corruption(self, said: _Prediction, batch: Batch, weights: Tensor, floor: float | Tensor) -> Tensor:
         """The loss on the windows of the corpus: of outputs, of ungated proposals, and of the gate."""
         config, own = self.config, slice(0, self.config.batch)
 
@@ -118,7 +124,8 @@ class Loss:
             bad = (_off(said.base, said.clean, batch.scale) > BAD).float()
             total = total + config.proposal * balanced(_off(said.proposal, said.clean, batch.scale) * bad, 1)
             guess = F.binary_cross_entropy_with_logits(said.logits, bad, reduction="none")
-            total = total + config.gate * guess[~said.missing].mean()
+            there = (~said.missing).float()
+            total = total + config.gate * (guess * there).sum() / there.sum().clamp(min=1.0)
         return total
 
     def _on_pairs(self, apart: Tensor, pace: Tensor, bend: Tensor, kind: Tensor, weights: Tensor) -> Tensor:
@@ -146,9 +153,9 @@ class Loss:
         """The positions to compute in this step: None for all."""
         if not self.config.sampled:
             return None
-        longer, device = self._ranges[2].nonzero()[:, 0], self.generator.device
-        few = torch.randperm(len(longer), generator=self.generator, device=device)[: self.config.sampled]
-        return torch.cat([longer[few.sort().values], self._ranges[:2].sum(0).nonzero()[:, 0]])
+        g = self.generator
+        few = torch.randperm(len(self._longer), generator=g, device=g.device)[: self.config.sampled]
+        return torch.cat([self._longer[few.sort().values], self._shorter])
 
     def _grouped(self, error: Tensor, weights: Tensor) -> Tensor:
         """Means of errors [B, P, J] over ranges of positions and groups of joints: [B, 3, groups]."""
@@ -162,11 +169,13 @@ def _off(prediction: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
     return squared
 
 
-def _balanced(error: Tensor, kind: Tensor, source: Tensor, running: Tensor, shares: Tensor, floor: float) -> Tensor:
+def _balanced(
+    error: Tensor, kind: Tensor, source: Tensor, running: Tensor, shares: Tensor, floor: float | Tensor
+) -> Tensor:
     """Mean of errors [B, positions, groups] relative to the running mean of their kind and source; updates that."""
     cell = kind * running.shape[1] + source
     flat = running.view(-1, *running.shape[2:])
-    count = torch.bincount(cell, minlength=len(flat)).float()[:, None, None]
+    count = torch.zeros_like(flat[:, 0, 0]).index_add_(0, cell, torch.ones_like(error[:, 0, 0]))[:, None, None]
     sums = torch.zeros_like(flat).index_add_(0, cell, error.detach().float())
     if dist.is_initialized():
         dist.all_reduce(sums)

@@ -41,6 +41,7 @@ from rtskel.skeleton import (
     axes_matrix,
 )
 from rtskel.training.corrupt import rotations
+from rtskel.training.device import Choice, constant, tree
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -233,17 +234,21 @@ class PairedWindows:
 
         self.seen, self.truth = joined([p.seen for p in pairs]), joined([p.truth for p in pairs])
         self.missing = joined([p.missing for p in pairs])
-        self.length = torch.tensor([len(p.truth) for p in pairs], device=device)
+        self.length = torch.tensor([len(p.truth) for p in pairs]).to(device)
         self.first = self.length.cumsum(0) - self.length
+        self._choice = Choice(self.length.double())
 
-    def draw(self, count: int, motion: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self, count: int, motion: Tensor | None = None, borrowed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Windows of what an estimator saw, what it missed [B, W, J], and the truth.
 
         Args:
-            motion: clean windows [M, W, J, 3]: the last M windows are these, with the error of the pairs.
+            motion: clean windows [B, W, J, 3]: those that are `borrowed` [B] bool are these, with the error of the
+                pairs.
         """
         g, c, device, window = self.generator, self.config, self.generator.device, self.window
-        clip = torch.multinomial(self.length.double(), count, replacement=True, generator=g)
+        clip = self._choice.draw(count, g)
         length = self.length[clip]
         u = torch.rand(count, 4, generator=g, device=device)
         faster = (u[:, 0] < c.faster[1]).long() + (u[:, 0] < sum(c.faster)).long()
@@ -255,40 +260,39 @@ class PairedWindows:
         frames = self.first[clip][:, None] + torch.minimum(steps.clamp(min=0), length[:, None] - 1)
         seen, missing, truth = self.seen[frames], self.missing[frames], self.truth[frames]
         error, truth = self._vary(seen - truth, missing, truth)
-        if motion is not None and len(motion):
-            truth[-len(motion) :] = motion
+        if motion is not None and borrowed is not None:
+            truth = torch.where(borrowed[:, None, None, None], motion, truth)
         missing = self._lose_hands(missing)
         return (truth + error).masked_fill(missing[..., None], 0.0), missing, truth
 
     def _vary(self, error: Tensor, missing: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         """Mirrored (`missing` in place), other bones, rotated."""
-        g, c, device, tree = self.generator, self.config, self.generator.device, self.skeleton
-        count = len(truth)
-        mirror = torch.tensor(tree.mirror, device=device)
-        flip = torch.tensor([-1.0, 1.0, 1.0], device=device)
+        g, c, device = self.generator, self.config, self.generator.device
+        count, body = len(truth), tree(self.skeleton, device)
+        mirror, flip = body.mirror, constant((-1.0, 1.0, 1.0), device)
         other = torch.rand(count, 1, 1, 1, generator=g, device=device) < c.mirror
         error, truth = (torch.where(other, x[:, :, mirror] * flip, x) for x in (error, truth))
         missing.copy_(torch.where(other[..., 0], missing[:, :, mirror], missing))
-        factor = torch.randn(count, 1, tree.joints, 1, generator=g, device=device) * c.bone
+        factor = torch.randn(count, 1, self.skeleton.joints, 1, generator=g, device=device) * c.bone
         factor = (factor + factor[:, :, mirror]) * 0.5**0.5
-        hands = torch.tensor([j not in tree.groups["body"] for j in range(tree.joints)], device=device)[:, None]
-        factor = factor + c.hand_size * torch.randn(count, 1, 1, 1, generator=g, device=device) * hands
-        bone = truth - truth[:, :, torch.tensor(tree.parents_or_self, device=device)]
-        truth = truth + torch.tensor(tree.chain, device=device) @ (bone * (factor.exp() - 1))
+        whole = c.hand_size * torch.randn(count, 1, 1, 1, generator=g, device=device)
+        factor = factor + whole * body.of_hands[:, None]
+        bone = truth - truth[:, :, body.parents]
+        truth = truth + body.chain @ (bone * (factor.exp() - 1))
         angles = 2 * torch.rand(count, 3, generator=g, device=device) - 1
-        angles = angles * torch.tensor([c.yaw, c.pitch, c.roll], device=device) * (torch.pi / 180)
+        angles = angles * constant((c.yaw, c.pitch, c.roll), device) * (torch.pi / 180)
         turn = rotations(angles)[:, None].transpose(-1, -2)
         return error @ turn, truth @ turn
 
     def _lose_hands(self, missing: Tensor) -> Tensor:
         """Some hands are lost until, from, or between frames of the window."""
         g, c, device = self.generator, self.config, self.generator.device
-        time, missing = torch.arange(self.window, device=device), missing.clone()
-        for _, hand in self.skeleton.hands:
+        time = torch.arange(self.window, device=device)
+        for _, _, _, hand in tree(self.skeleton, device).hands:
             u = torch.rand(len(missing), 3, generator=g, device=device)
             ends = ((2 * u[:, 1:] - 0.5) * self.window).sort(-1).values  # half of the time beyond the window
             gone = (time >= ends[:, :1]) & (time < ends[:, 1:]) & (u[:, :1] < c.hand_lost)
-            missing[:, :, hand] |= gone[..., None]
+            missing = missing | (hand & gone[..., None])
         return missing
 
 

@@ -15,7 +15,7 @@ import math
 import os
 import time
 from argparse import ArgumentParser
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,14 +33,18 @@ from rtskel.engine.weights import load_weights, save_weights
 from rtskel.errors import RtskelError
 from rtskel.model import Skeletor
 from rtskel.skeleton import skeleton
-from rtskel.training.batches import Batches
+from rtskel.training.batches import Batch, Batches
 from rtskel.training.checkpoint import moments, read_tensors, restore, under, write_tensors
 from rtskel.training.config import RECIPES, TrainConfig, present_sources
 from rtskel.training.data import Corpus, bone_statistics
+from rtskel.training.device import behind
 from rtskel.training.evaluate import ModelEngine, Score, evaluate, geometric_mean, refine_all
 from rtskel.training.loss import Loss
 from rtskel.training.paired import Pair, PairedErrors, paired_errors
 from rtskel.training.score import joint_groups, log_mean
+
+AHEAD = 3
+"""Updates that a GPU may have to do still when the host prepares the next one."""
 
 VALIDATED = 300
 """Frames of each source of motion on which a run without PHOENIX14T is validated, at least."""
@@ -66,8 +70,7 @@ class Trainer:
         if config.precision == "bf16":
             for model in (self.model, self.average):
                 model.trunk.autocast = torch.bfloat16
-        if config.compile:
-            self.model.trunk.compile()
+        self._compiled = torch.compile(self.loss.__call__, dynamic=False) if config.compile else None
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
         parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -75,6 +78,7 @@ class Trainer:
         self.steps = 0
         self.elapsed = 0.0
         self.best = math.inf
+        self._pending, self._known = deque[_Spent](), math.nan
 
     def _initial_model(self) -> Skeletor:
         config = self.config
@@ -103,28 +107,57 @@ class Trainer:
         return float(high * (low / high) ** self.progress)
 
     def step(self) -> float:
-        """One update; returns its loss."""
+        """One update; returns its loss. On a GPU that of an earlier one: the host goes on to the next update, up to
+        `AHEAD` of them (see `settle`).
+        """
         config, began = self.config, time.monotonic()
         warm = min(1.0, (self.steps + 1) / config.warmup)
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
-        loss = self.loss(self.model, self.batches.draw(), self.floor)
+        loss = self.measure(self.batches.draw())
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        if processes() > 1:
-            self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
-        self.steps += 1
-        decay = min(config.ema, self.steps / (self.steps + 10.0))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
-        spent = torch.tensor([time.monotonic() - began, float(loss.detach())], dtype=torch.float64, device=self.device)
+        self.update()
+        ahead = AHEAD if behind(self.device) and not math.isnan(self._known) else 0
+        self._read(ahead - 1)  # the wait counts as time of this update
+        spent = torch.full((2,), time.monotonic() - began, dtype=torch.float64, device=self.device)
+        spent[1] = loss.detach()
         if processes() > 1:
             dist.all_reduce(spent)  # so that all processes end together
-        self.elapsed += float(spent[0]) / processes()
-        return float(spent[1]) / processes()
+        self._pending.append(_Spent(spent))
+        self._read(ahead)
+        return self._known
+
+    def measure(self, batch: Batch) -> Tensor:
+        """The loss on a batch, compiled if the config says so."""
+        if self._compiled is None:
+            return self.loss(self.model, batch, self.floor)
+        measured: Tensor = self._compiled(self.model, batch, torch.full((), self.floor, device=self.device))
+        return measured
+
+    def update(self) -> None:
+        """Weights and their moving average follow the gradients."""
+        if processes() > 1:
+            self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.optimiser.step()
+        self.steps += 1
+        decay = min(self.config.ema, self.steps / (self.steps + 10.0))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def settle(self) -> float:
+        """Waits for the updates so far; returns the loss of the last one."""
+        self._read(0)
+        return self._known
+
+    def _read(self, left: int) -> None:
+        """Reads the losses and times of all updates but the last `left`."""
+        while len(self._pending) > max(left, 0):
+            elapsed, loss = self._pending.popleft().read()
+            self.elapsed += elapsed / processes()
+            self._known = loss / processes()
 
     def _average_gradients(self) -> None:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -138,6 +171,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the rest of the run depends on, by name."""
+        self.settle()
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         tensors |= moments(self.optimiser)
@@ -197,6 +231,7 @@ class Trainer:
         self.generator.set_state(generators[rank()].clone())
         self.steps, self.elapsed = books["steps"], books["elapsed"]
         self.best = math.inf if books["best"] is None else books["best"]
+        self._pending, self._known = deque[_Spent](), math.nan
 
     def validate(self, truth: Sequence[Any]) -> list[Score]:
         """Scores of the moving average on clean sequences [N, J, 3] under the protocol's conditions, L = 0 and 4."""
@@ -205,6 +240,24 @@ class Trainer:
     def validate_pairs(self) -> dict[str, PairedErrors]:
         """Errors of the moving average on the pairs that are for validation, radius 2, by lookahead and group."""
         return score_pairs(ModelEngine(self.average), self.batches.validated)
+
+
+class _Spent:
+    """Time and loss of an update, on their way from the device."""
+
+    def __init__(self, spent: Tensor) -> None:
+        self._there, self._arrived = spent, None
+        if spent.is_cuda:
+            self._there = torch.empty(spent.shape, dtype=spent.dtype, pin_memory=True)
+            self._there.copy_(spent, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(spent.device))
+
+    def read(self) -> list[float]:
+        """Both; waits for the update."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._there.tolist()
 
 
 def score_pairs(engine: Engine, pairs: Sequence[Pair]) -> dict[str, PairedErrors]:
@@ -289,6 +342,9 @@ def _run(trainer: Trainer, out: Path, console: Console) -> None:
         smooth, best_note = 0.0, ""
         while trainer.progress < 1.0:
             loss = trainer.step()
+            ended = trainer.progress >= 1.0
+            checked = ended or (config.validate_every > 0 and trainer.steps % config.validate_every == 0)
+            loss = trainer.settle() if checked else loss
             if not math.isfinite(loss):
                 raise RtskelError(f"{out}: the loss became {loss} at step {trainer.steps}; the last checkpoint is kept")
             smooth = loss if smooth == 0.0 else smooth + 0.01 * (loss - smooth)
@@ -297,8 +353,7 @@ def _run(trainer: Trainer, out: Path, console: Console) -> None:
                 board.add_scalar("loss", smooth, trainer.steps)
                 board.add_scalar("learning rate", trainer.optimiser.param_groups[0]["lr"], trainer.steps)
                 board.add_scalar("floor", trainer.floor, trainer.steps)
-            ended = trainer.progress >= 1.0
-            if not ended and (config.validate_every == 0 or trainer.steps % config.validate_every):
+            if not checked:
                 continue
             if rank() == 0:
                 scores = trainer.validate(truth) if truth else []
