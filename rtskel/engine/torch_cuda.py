@@ -169,7 +169,7 @@ class TorchEngine(RingEngine):
                 model.trunk.bfloat16()
                 self._torch.fuse_attention(model)
             model = model.to(self._torch.device)
-            of_kernels = self._torch.widened(model.trunk, columns(self.joints)) if self._around else None
+            of_kernels: Any = self._torch.widened(model.trunk, columns(self.joints)) if self._around else None
         except RuntimeError as error:
             raise self._failed(error) from None
 
