@@ -47,7 +47,7 @@ def corpus(tmp_path):
 
 
 def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return a.keys() == b.keys() and all(torch.equal(a[key].cpu(), b[key].cpu()) for key in a)
 
 
 def test_a_run_holds_what_it_was_and_its_best_weights(corpus, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from concurrent.futures import Future
+from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
@@ -55,7 +56,7 @@ class BulkRefiner:
         streams: int = STREAMS,
     ) -> None:
         self.engine = engine
-        self._ahead = max(64, 2 * engine.max_batch // max(streams, 1))
+        self._ahead = max(64, 4 * engine.max_batch // max(streams, 1))
         self._bank = RefinerBank(
             engine,
             lookahead=lookahead,
@@ -141,54 +142,54 @@ class BulkRefiner:
             return not self._closed
 
     def _feed(self) -> None:
-        """Puts more frames where a batch could not be filled otherwise."""
-        bank = self._bank
-        if bank.pending >= bank.engine.max_batch:
-            return
-        streams, slots, xyz, confidence, ended = [], [], [], [], []
+        """Puts frames, no more than a batch has room for: first those of streams that have the fewest waiting, as many
+        as these may have.
+        """
+        bank, room = self._bank, self._bank.engine.max_batch
         next_window = bank.next_window
-        for stream, sequence in self._running.items():
+        hungry = [(sequence.fed - int(next_window[stream]), stream) for stream, sequence in self._running.items()]
+        for _, stream in sorted(hungry):
+            sequence = self._running[stream]
             total = len(sequence.xyz)
-            if sequence.fed == total:
+            end = min(total, int(next_window[stream]) + self._ahead, sequence.fed + room)
+            if (count := end - sequence.fed) <= 0:
                 continue
-            part = slice(sequence.fed, min(total, int(next_window[stream]) + self._ahead))
-            if part.start < part.stop:
-                streams.append(np.full(part.stop - part.start, stream, np.int32))
-                slots.append(np.arange(part.start, part.stop))
-                xyz.append(sequence.xyz[part])
-                confidence.append(sequence.confidence[part])
-                sequence.fed = part.stop
-                if sequence.fed == total:
-                    ended.append(stream)
-        if streams:
-            bank.put(*(np.concatenate(each) for each in (streams, slots, xyz, confidence)))
-        if ended:
-            bank.end(ended)
+            part = slice(sequence.fed, end)
+            bank.put(
+                np.full(count, stream, np.int32),
+                np.arange(part.start, end),
+                sequence.xyz[part],
+                sequence.confidence[part],
+            )
+            sequence.fed, room = end, room - count
+            if end == total:
+                bank.end(stream)
+            if not room:
+                return
 
     def _step(self) -> Refined:
         """What a step completes; where the engine keeps the rings, the next step is on its way by then."""
         bank = self._bank
         if not bank.on_device:
             return bank.step()
-        while self._flying < 2 and bank.submit():
-            self._flying += 1
-        if not self._flying:
-            return Refined.empty(0, bank.joints)
-        self._flying -= 1
-        return bank.collect()
+        submitted = bank.submit()
+        self._flying += submitted
+        if self._flying == 2 or (self._flying and not submitted):
+            self._flying -= 1
+            return bank.collect()
+        return Refined.empty(0, bank.joints)
 
     def _keep(self, out: Refined) -> None:
         """Puts poses in their places, and hands out what is complete."""
         if not len(out):
             return
-        order = np.argsort(out.stream, kind="stable")
-        streams, first = np.unique(out.stream[order], return_index=True)
-        for stream, rows in zip(streams.tolist(), np.split(order, first[1:]), strict=True):
+        breaks = np.flatnonzero((np.diff(out.stream) != 0) | (np.diff(out.slot) != 1)) + 1
+        for first, end in pairwise([0, *breaks.tolist(), len(out)]):
+            stream, slot = int(out.stream[first]), int(out.slot[first])
             sequence = self._running[stream]
-            slots = out.slot[rows]
             for to, column in zip(sequence.out.columns, out.columns, strict=True):
-                to[slots] = column[rows]
-            sequence.kept += len(rows)
+                to[slot : slot + end - first] = column[first:end]
+            sequence.kept += end - first
             if sequence.kept == len(sequence.xyz):
                 self._bank.reset(stream)
                 self._free.append(stream)
