@@ -115,10 +115,10 @@ def test_an_archive(opened, weights, tmp_path):
 def test_sizes(opened):
     """The powers of eight and the largest batch are prepared, each with one graph, by the bank that needs them."""
     engine = opened(max_batch=20, rings=False)
-    assert engine.captured == ((1, 4),)
+    assert engine.captured == ((1, 2),)
     bank = RefinerBank(engine, lookahead=4, radius=2)
     count = 1 << (len(bank.config.positions) - 1).bit_length()
-    sizes = {(1, 4), *((size, count) for size in (1, 8, 20))}
+    sizes = {(1, 2), *((size, count) for size in (1, 8, 20))}
     assert set(engine.captured) == sizes
     xyz, confidence = contract.sequence(30, seed=1)
     bank.put(np.zeros(30, int), np.arange(30), xyz, confidence)

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rtskel.engine.base import USUAL_POSITIONS
 from rtskel.engine.cuda_engine import ExecutionSlot
 from rtskel.engine.device_ring import RingEngine
 from rtskel.engine.device_ring import compiled as compiled_kernels
@@ -28,6 +27,9 @@ from rtskel.errors import EngineError
 log = logging.getLogger("rtskel.engine")
 
 PRECISIONS = ("bf16", "fp32")
+FIRST_POSITIONS = 2
+"""Positions of a window that the server's own lookahead asks for: what is prepared first is used."""
+
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable of PyTorch's that says where compiled kernels are kept between starts."""
 
@@ -157,7 +159,7 @@ class TorchEngine(RingEngine):
                 bf16 = info.precision == "bf16"
                 self._around = NetworkKernels(self.cuda, self.kernels, self.stream, model, self.hold(), bf16=bf16)
             self._place(model, compiled)
-            self.slot(1, min(USUAL_POSITIONS, self.window))  # fails now if it cannot run
+            self.slot(1, min(FIRST_POSITIONS, self.window))  # fails now if it cannot run
         except BaseException:
             self.close()
             raise
