@@ -70,7 +70,7 @@ class Trainer:
         if config.precision == "bf16":
             for model in (self.model, self.average):
                 model.trunk.autocast = torch.bfloat16
-        self._compiled = torch.compile(self.loss.__call__, dynamic=False) if config.compile else None
+        self._compiled = torch.compile(self.loss.at_positions, dynamic=False) if config.compile else None
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
         parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -133,7 +133,8 @@ class Trainer:
         """The loss on a batch, compiled if the config says so."""
         if self._compiled is None:
             return self.loss(self.model, batch, self.floor)
-        measured: Tensor = self._compiled(self.model, batch, torch.full((), self.floor, device=self.device))
+        floor = torch.full((), self.floor, device=self.device)
+        measured: Tensor = self._compiled(self.loss.positions(), self.model, batch, floor)
         return measured
 
     def update(self) -> None:
