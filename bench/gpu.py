@@ -464,7 +464,7 @@ def training(options: Namespace) -> dict[str, Any]:
         return time.perf_counter()
 
     def measured(batch: int, other: dict[str, Any]) -> dict[str, float]:
-        changes = {"batch": batch, "sources": {"synthetic": 1.0}, "pairs": "", "init": ""} | other
+        changes: dict[str, Any] = {"batch": batch, "sources": {"synthetic": 1.0}, "pairs": "", "init": ""} | other
         trainer = Trainer(replace(RECIPES["realtime"], **changes), corpus, device)
         since = ready()
         for _ in range(3):

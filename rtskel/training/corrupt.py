@@ -194,7 +194,7 @@ def autoregressive(shape: tuple[int, ...], coefficient: float, generator: torch.
     """First-order autoregressive noise of unit variance along dim 1 of `shape`."""
     white = torch.randn(shape, generator=generator, device=like.device).flatten(2)
     # Frame by frame, x[t] = a x[t - 1] + sqrt(1 - a^2) white[t]; here a stretch of frames at once.
-    parts = list(white.split(_STRETCH, 1))
+    parts = list(torch.split(white, _STRETCH, 1))
     for k, part in enumerate(parts):
         response, carried = _response(part.shape[1], coefficient, k > 0, like.device)
         parts[k] = response @ part
@@ -277,7 +277,7 @@ def estimator_error(
     """
     batch, window, joints = poses.missing.shape
     slow, white = measured_error((batch, window, joints), generator, poses.xyz, before=2 * _AROUND * kept)
-    across, deep = torch.broadcast_tensors(*(_column(strength, 3, poses.xyz) for strength in (drift, depth_drift)))
+    across, deep = (_column(amount, 3, poses.xyz).expand(batch, 1, 1) for amount in (drift, depth_drift))
     slow = slow * torch.stack([across, across, deep], -1)
     for _ in range(_AROUND * kept):
         slow = means_of_three(slow)

@@ -251,7 +251,7 @@ class _Spent:
         if spent.is_cuda:
             self._there = torch.empty(spent.shape, dtype=spent.dtype, pin_memory=True)
             self._there.copy_(spent, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record(torch.cuda.current_stream(spent.device))
 
     def read(self) -> list[float]:
