@@ -214,7 +214,7 @@ class _Graph:
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(generator)
         state = generator.get_state()
-        aside = torch.cuda.Stream(generator.device)
+        aside = torch.cuda.Stream(generator.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(generator.device))
         with torch.cuda.stream(aside):
             for _ in range(2):  # kernels are compiled and loaded, libraries take their memory

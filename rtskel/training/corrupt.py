@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -194,7 +194,7 @@ def autoregressive(shape: tuple[int, ...], coefficient: float, generator: torch.
     """First-order autoregressive noise of unit variance along dim 1 of `shape`."""
     white = torch.randn(shape, generator=generator, device=like.device).flatten(2)
     # Frame by frame, x[t] = a x[t - 1] + sqrt(1 - a^2) white[t]; here a stretch of frames at once.
-    parts = list(white.split(_STRETCH, 1))
+    parts = list(torch.split(white, _STRETCH, 1))
     for k, part in enumerate(parts):
         response, carried = _response(part.shape[1], coefficient, k > 0, like.device)
         parts[k] = response @ part
@@ -206,7 +206,7 @@ def autoregressive(shape: tuple[int, ...], coefficient: float, generator: torch.
 _STRETCH = 64
 
 
-@lru_cache(maxsize=256)
+@cache
 def _response(count: int, a: float, fresh: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """What white noise in a stretch [count, count], and the frame before it [count, 1], are in each of its frames.
 
@@ -277,7 +277,7 @@ def estimator_error(
     """
     batch, window, joints = poses.missing.shape
     slow, white = measured_error((batch, window, joints), generator, poses.xyz, before=2 * _AROUND * kept)
-    across, deep = torch.broadcast_tensors(*(_column(strength, 3, poses.xyz) for strength in (drift, depth_drift)))
+    across, deep = (_column(amount, 3, poses.xyz).expand(batch, 1, 1) for amount in (drift, depth_drift))
     slow = slow * torch.stack([across, across, deep], -1)
     for _ in range(_AROUND * kept):
         slow = means_of_three(slow)
@@ -297,7 +297,7 @@ def estimator_error(
     return poses.move(slow + white)
 
 
-@lru_cache(maxsize=16)
+@cache
 def _rigid(skeleton: Skeleton, even: bool, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """How far each joint of the body errs [J, 1], the joint that takes it along [J], and how far [J, 1]."""
     with torch.inference_mode(False):
@@ -361,7 +361,7 @@ def depth_leaps(poses: Poses, strength: Amount, generator: torch.Generator) -> P
     return replace(poses, truth=poses.truth + smoothed(error)).move(error)
 
 
-@lru_cache(maxsize=16)
+@cache
 def _arms(skeleton: Skeleton, device: torch.device) -> list[Tensor]:
     """How far each joint goes along with the left and the right wrist: [J, 1] each."""
     of, parents = tree(skeleton, device), skeleton.parents
@@ -420,7 +420,7 @@ def group_off(
     return poses.move(way[:, :, None] * where[..., None])
 
 
-@lru_cache(maxsize=16)
+@cache
 def _groups(skeleton: Skeleton, device: torch.device) -> tuple[Choice, Tensor]:
     """How often each group is off, and which joints are in it: [2 J, J] bool."""
     joints = skeleton.joints

@@ -2,18 +2,22 @@
 
 A GPU works behind the host, in the order of what it was told. The host waits whenever it asks for a value (`int`,
 `bool`, `tolist`, indexing by a mask) or copies one from its own pageable memory (`torch.tensor(..., device=)`). Nothing
-on the way of a batch may do that: then the host is several batches ahead, and a whole draw can be one CUDA graph.
+on the way of a batch may do that: then the host is several batches ahead, and a whole draw can be one CUDA graph. What
+is made once is kept for good, since such a graph goes on reading it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
 from rtskel.skeleton import Skeleton
+
+log = logging.getLogger(__name__)
 
 
 def behind(device: torch.device) -> bool:
@@ -21,14 +25,14 @@ def behind(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-@lru_cache(maxsize=256)
+@cache
 def constant(values: Hashable, device: torch.device) -> Tensor:
     """A tensor of (nested tuples of) numbers, made once. Nobody may write to it."""
     with torch.inference_mode(False):
         return torch.tensor(values).to(device)
 
 
-@lru_cache(maxsize=16)
+@cache
 def tree(skeleton: Skeleton, device: torch.device) -> Tree:
     """The `Tree` of a skeleton on a device, made once."""
     return Tree(skeleton, device)
@@ -118,14 +122,23 @@ def covered(
 
 
 def covered_at_once(wanted: Tensor, length: Tensor, u: Tensor, shortest: int, window: int, inside: bool) -> Tensor:
-    """`covered` with all runs [B, tries] drawn before: one kernel on a GPU, if Triton is there (it comes with PyTorch
-    on Linux), else hundreds.
+    """`covered` with all runs [B, tries] drawn before: one kernel on a GPU, if Triton works there (it comes with
+    PyTorch on Linux), else hundreds.
     """
-    if wanted.is_cuda:
-        try:
-            from rtskel.training.kernels import cover
-        except ImportError:
-            pass
-        else:
-            return cover(wanted, length, u, shortest, window, inside)
+    if wanted.is_cuda and (kernel := _kernel()):
+        return kernel(wanted, length, u, shortest, window, inside)
     return covered(wanted, lambda k: (length[:, k : k + 1], u[:, k : k + 1]), shortest, window, length.shape[1], inside)
+
+
+@cache
+def _kernel() -> Callable[[Tensor, Tensor, Tensor, int, int, bool], Tensor] | None:
+    """What covers rows on a GPU, if it compiles."""
+    try:
+        from rtskel.training.kernels import cover
+
+        few = torch.ones(1, 1, dtype=torch.int32, device="cuda")
+        cover(few[0], few, few.float(), 1, 32, False)
+    except Exception as error:  # Triton's, its compiler's, CUDA's
+        log.warning("runs are drawn step by step, which takes long: %s", error)
+        return None
+    return cover

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit(do_not_specialize=["shortest", "window", "tries"])  # type: ignore[untyped-decorator, unused-ignore]
 def _cover(out, wanted, length, u, shortest, window, tries, INSIDE: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """A program covers one row: see `rtskel.training.device.covered`."""
     row = tl.program_id(0)

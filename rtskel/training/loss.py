@@ -78,14 +78,16 @@ class Loss:
         self.of_pairs = torch.zeros(4, 2, 1, 3, len(groups), device=device)
 
     def __call__(self, model: Skeletor, batch: Batch, floor: float | Tensor) -> Tensor:
-        """The loss of a model on a batch; updates the running errors, which count as `floor` at least.
+        """The loss of a model on a batch; updates the running errors, which count as `floor` at least."""
+        return self.at_positions(self.positions(), model, batch, floor)
 
-        Where it is compiled, the floor must be a tensor: each number would be compiled anew.
+    def at_positions(self, positions: Tensor | None, model: Skeletor, batch: Batch, floor: float | Tensor) -> Tensor:
+        """The loss at some positions (None: all). This can be compiled; then the floor must be a tensor, as each
+        number would be compiled anew.
         """
         config, scale, missing = self.config, batch.scale, batch.missing
         side = facing(batch.x, missing) if config.model.unmirror else torch.ones(1, device=scale.device)
         clean, x = batch.clean * side, batch.x * side
-        positions = self._positions()
         base, correction, logits = model.propose(x, missing, positions)
         proposal = base + correction
         there = at(missing, positions)
@@ -149,7 +151,7 @@ class Loss:
             total = total + _balanced(grouped, rows, nowhere, self.of_pairs[part], shares, FLOOR_OF_PAIRS)
         return total
 
-    def _positions(self) -> Tensor | None:
+    def positions(self) -> Tensor | None:
         """The positions to compute in this step: None for all."""
         if not self.config.sampled:
             return None

@@ -70,7 +70,7 @@ class Trainer:
         if config.precision == "bf16":
             for model in (self.model, self.average):
                 model.trunk.autocast = torch.bfloat16
-        self._compiled = torch.compile(self.loss.__call__, dynamic=False) if config.compile else None
+        self._compiled = torch.compile(self.loss.at_positions, dynamic=False) if config.compile else None
         decayed = [p for p in self.model.parameters() if p.dim() > 1]
         others = [p for p in self.model.parameters() if p.dim() <= 1]
         parameters = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -133,7 +133,8 @@ class Trainer:
         """The loss on a batch, compiled if the config says so."""
         if self._compiled is None:
             return self.loss(self.model, batch, self.floor)
-        measured: Tensor = self._compiled(self.model, batch, torch.full((), self.floor, device=self.device))
+        floor = torch.full((), self.floor, device=self.device)
+        measured: Tensor = self._compiled(self.loss.positions(), self.model, batch, floor)
         return measured
 
     def update(self) -> None:
@@ -250,7 +251,7 @@ class _Spent:
         if spent.is_cuda:
             self._there = torch.empty(spent.shape, dtype=spent.dtype, pin_memory=True)
             self._there.copy_(spent, non_blocking=True)
-            self._arrived = torch.cuda.Event()
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record(torch.cuda.current_stream(spent.device))
 
     def read(self) -> list[float]:
