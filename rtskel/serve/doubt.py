@@ -86,7 +86,7 @@ class Leap:
         stream.state, self._held = State.OPEN, None
         self._common.arrays.until[stream.place] = NEVER
         detail = f"frame {number} of stream {stream.name} follows {segment.origin + segment.newest}: dropped"
-        self._common.reports.offend(stream.name, "jump", detail, now)
+        self._common.reports.offend(stream.name, "jump", detail, now, epoch=segment.like.epoch)
 
 
 class Return:

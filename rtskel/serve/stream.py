@@ -167,7 +167,7 @@ class Stream:
         newest = segment.newest
         if stated is not None and not 0 <= stated - 1 - newest <= common.config.max_gap:
             detail = f"end of stream {self.name}: {msg.seq} frames stated, the last one was {segment.origin + newest}"
-            common.reports.offend(self.name, "unexpected_end", detail, now)
+            common.reports.offend(self.name, "unexpected_end", detail, now, epoch=msg.epoch)
             stated = None
         self.state = State.ENDING
         segment.end_slot = newest if stated is None else stated - 1
@@ -224,17 +224,17 @@ class Stream:
     def duplicate(self, msg: RawPose, now: int) -> None:
         """A frame came before."""
         detail = f"frame {self.segment.number(msg)} of stream {self.name} came before"
-        self._common.reports.offend(self.name, "duplicate", detail, now)
+        self._common.reports.offend(self.name, "duplicate", detail, now, epoch=msg.epoch)
 
     def late(self, msg: RawPose, now: int) -> None:
         """A frame came after its slot was out."""
         detail = f"frame {self.segment.number(msg)} of stream {self.name} came after its slot was out"
-        self._common.reports.offend(self.name, "late", detail, now)
+        self._common.reports.offend(self.name, "late", detail, now, epoch=msg.epoch)
 
     def unexpected_end(self, epoch: int, now: int) -> None:
         """An end came that cannot be."""
         detail = f"end of stream {self.name} at epoch {epoch}, not {self.segment.like.epoch}"
-        self._common.reports.offend(self.name, "unexpected_end", detail, now)
+        self._common.reports.offend(self.name, "unexpected_end", detail, now, epoch=epoch)
 
     def event(self, kind: str, detail: str, now: int) -> None:
         """Something happened to the stream."""
