@@ -66,9 +66,10 @@ def serving(engine=None, *, config=None, clock=time.monotonic_ns, reopen=None, *
 
 
 class Reader:
-    """What a subscriber of everything got."""
+    """What a subscriber of everything got, however busy the machine is."""
 
     def __init__(self, server, **options):
+        options = {"everything": not options.get("latest")} | options
         self.subscriber = Subscriber(server.refined_endpoint, heartbeats=True, **options)
         self.poses: list[RefinedPose] = []
         self.events: list[Event] = []
@@ -100,6 +101,10 @@ class Reader:
             return all(last.get(kind, 0) >= count for kind, count in counts.items())
 
         return self.until(said)
+
+    def until_read(self, frames: int) -> Reader:
+        """Until a heartbeat says that the server has read so many."""
+        return self.until(lambda reader: reader.heartbeats and reader.heartbeats[-1].frames_in >= frames)
 
     def select(self, stream: str, lookahead: int) -> list[RefinedPose]:
         return [pose for pose in self.poses if (pose.stream, pose.lookahead) == (stream, lookahead)]
@@ -202,6 +207,25 @@ def test_one_sequence_after_the_other():
         assert [pose.seq for pose in poses] == list(range(sum(map(len, clips))))
         want = [refine(xyz, engine=BlendEngine(), lookahead=lookahead) for xyz in clips]
         np.testing.assert_array_equal(np.array([pose.xyz for pose in poses]), np.concatenate(want))
+
+
+def test_what_is_refused_of_another_publisher_with_the_same_id_is_not_ones_own():
+    xyz = recording(9)
+    with serving() as server, Reader(server) as reader, publisher(server) as owner, publisher(server) as stranger:
+        for n in range(8):
+            owner.send(xyz[n], block=True)
+        reader.until_read(8)
+        for n in range(2):
+            stranger.send(xyz[n], block=True)
+        reader.until_read(10)
+        owner.send(xyz[8], block=True)
+        owner.end()
+        reader.until_ended().until_counted(other_epoch=2)
+        reader.check("a", xyz, range(9), 9)
+        for sender in (owner, stranger):
+            sender.close()
+        assert (owner.refusals, stranger.refusals["other_epoch"]) == ({}, 2)
+        assert [event.source_epoch for event in reader.events if "other_epoch" in event.counts] == [stranger.epoch]
 
 
 def test_frames_without_numbers():

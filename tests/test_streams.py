@@ -644,6 +644,16 @@ def test_random_numbers_do_no_harm():
     rig.check_order()
 
 
+def test_leaps_that_state_different_rates_end():
+    """Evenly spaced by time, but each by its own rate far away from the one before: it is not asked without end."""
+    rig = Rig()
+    for k, fps in enumerate((25.0, 25.0, 1000.0, 25.0, 1000.0)):
+        rig.send(frame(0, seq=None, at=2 * k * SECOND, fps=fps)).until(2 * (k + 1) * PERIOD)
+    rig.until(4 * SECOND).stop()
+    rig.check_order()
+    assert sum(not p.flags & Flag.INTERPOLATED for p in rig.select(4)) + rig.table.counts["jump"] == 5
+
+
 def test_a_leap_is_believed_when_nothing_else_comes():
     rig = Rig().play([*on_time(range(10)), (10 * PERIOD, frame(500))]).until(11 * PERIOD + SLACK - 1)
     assert rig.slots(0) == [*range(10), 10]  # it went on while nobody knew

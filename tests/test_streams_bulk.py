@@ -218,6 +218,20 @@ def test_messages_of_one_stream_keep_their_order_in_a_batch_of_bytes():
     assert rig.kinds() == ["start", "end", "start", "end"]
 
 
+def test_frames_that_wait_for_the_engine_keep_their_order():
+    """A copy that is sent again, with a new time, is no second life of its stream, though the ring has no room."""
+    rig = Rig(ahead=30, max_gap=5)
+    receive(rig, *[frame(number) for number in range(30)])
+    again = [frame(number, at=time) for time, number in enumerate((31, 31, 30, 30), 30 * PERIOD)]
+    receive(rig, *again)
+    assert rig.table.backlog == 4
+    rig._work()
+    rig.send(*[frame(number) for number in range(32, 40)], end(40))
+    check_equal(rig, range(40), 40)
+    assert rig.table.counts == {"duplicate": 2}
+    assert rig.kinds() == ["start", "error", "end"]
+
+
 def test_a_stream_too_many_in_a_group_is_refused_and_the_others_served():
     rig = Rig(max_streams=2)
     for number in range(10):

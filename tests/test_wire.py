@@ -260,6 +260,7 @@ GOLDEN = [
         "0000000000000100000000000000",
     ),
 ]
+ERROR = Event("cam1", "error", 300, None, 5000, "frame 1 came before", {"duplicate": 1}, source_epoch=11)
 KINDS = [type(message).__name__ for message, _, _ in GOLDEN]
 
 
@@ -326,6 +327,7 @@ def test_the_page_says_what_the_module_does():
         REFINED,
         REFINED_BATCH,
         EVENT,
+        ERROR,
         HEARTBEAT,
         SYNC,
         TAKEN,
@@ -464,7 +466,11 @@ messages = st.one_of(
     refined_poses(),
     refined_batches(),
     st.builds(StreamEnd, stream_ids, counts, st.none() | frame_numbers, times, texts),
-    st.builds(Event, st.just("") | stream_ids, texts, counts, st.none() | counts, counts, texts, count_maps, texts),
+    st.builds(
+        Event,
+        *(st.just("") | stream_ids, texts, counts, st.none() | counts, counts, texts, count_maps, texts),
+        st.none() | counts,
+    ),
     st.builds(
         Heartbeat, *[counts] * 7, count_maps, texts, texts, st.lists(counts, max_size=5).map(tuple), rates, texts
     ),

@@ -10,7 +10,7 @@ import copy
 import math
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -77,6 +77,7 @@ class _Sender(Closing):
         self._open: dict[str, int | None] = {}  # streams that were sent and not ended, and the number after the last
         self._closed = self._warned = self._lossless = False
         self._why = ""  # the server refused this client
+        self._epochs: deque[int] = deque(maxlen=64)  # the last ones
         self._start_afresh()
         self._topic: bytes
         self._name, self._topic = self._checked()
@@ -93,6 +94,7 @@ class _Sender(Closing):
 
     def _start_afresh(self) -> None:
         self.epoch = secrets.randbits(48)
+        self._epochs.append(self.epoch)
         self._next: int | None = 0  # number of the next frame; None once a frame was placed by its time
         self._last = _now()  # when the last frame was sent
 
@@ -150,7 +152,9 @@ class _Sender(Closing):
         self.dropped += poses
 
     def refused(self, event: wire.Event) -> None:
-        """The server has refused something of these streams."""
+        """The server has refused something of these streams, if not of another publisher with the same ids."""
+        if event.source_epoch not in (None, *self._epochs):
+            return
         for reason, count in event.counts.items():
             before = self._refused.get((event.stream, reason), 0)
             if not self.refusals[reason]:

@@ -95,5 +95,6 @@ class Common:
             kind, what = "flat", "2D poses, which are served with --lift only"
         else:
             return True
-        self.reports.offend(msg.stream, kind, f"frame {msg.seq} of stream {msg.stream}: {what}", now)
+        detail = f"frame {msg.seq} of stream {msg.stream}: {what}"
+        self.reports.offend(msg.stream, kind, detail, now, epoch=msg.epoch)
         return False

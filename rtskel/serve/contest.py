@@ -85,7 +85,7 @@ class Contest:
         frames = sum(not isinstance(msg, StreamEnd) for msg, _ in messages)
         which = f"{frames} frames of stream {stream.name}: epoch {epoch}"
         detail = f"{which}, but {stream.segment.like.epoch} goes on"
-        self._common.reports.offend(stream.name, kind, detail, now, frames)
+        self._common.reports.offend(stream.name, kind, detail, now, frames, epoch=epoch)
         if frames < len(messages):
             stream.unexpected_end(epoch, now)
         if stream.state is State.OPEN:

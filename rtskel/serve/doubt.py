@@ -38,7 +38,10 @@ class Leap:
                 stream.state = State.OPEN
                 arrays.until[stream.place] = NEVER
                 stream.correct_rate(period, now)
-                return stream.take(held, read) and stream.take(msg, now)
+                taken = stream.take(held, read, at_once=True)
+                if self._held is not None:  # it leaps all the same: it states a rate of its own
+                    return self.confirm(msg, now)
+                return taken and stream.take(msg, now)
             self.drop(now)
         stream.state = State.HELD
         self._held = (msg, now)
@@ -83,7 +86,7 @@ class Leap:
         stream.state, self._held = State.OPEN, None
         self._common.arrays.until[stream.place] = NEVER
         detail = f"frame {number} of stream {stream.name} follows {segment.origin + segment.newest}: dropped"
-        self._common.reports.offend(stream.name, "jump", detail, now)
+        self._common.reports.offend(stream.name, "jump", detail, now, epoch=segment.like.epoch)
 
 
 class Return:

@@ -127,7 +127,7 @@ class Intake:
         bad = int((~(np.isfinite(msg.xyz).all(axis=1) & np.isfinite(msg.confidence))).sum())
         if bad:
             detail = f"frame {stream.segment.number(msg)} of stream {stream.name}: {bad} joints are NaN or infinite"
-            self._reports.offend(stream.name, "nonfinite", f"{detail}, taken as missing", now)
+            self._reports.offend(stream.name, "nonfinite", f"{detail}, taken as missing", now, epoch=msg.epoch)
 
     def _store(
         self,

@@ -95,8 +95,11 @@ class Progress:
                     if len(stream.waiting) > MAX_EARLY:
                         self._deadlines.give_up_hole(stream)
                     break  # the first one is still too far ahead of the engine
-                if not stream.take(*stream.waiting[0]):
-                    break
+                first = stream.waiting[0]
+                if not stream.take(*first):
+                    if stream.waiting[0] is first:
+                        break
+                    continue  # others wait before it now
                 stream.waiting.popleft()
                 common.backlog -= 1
                 taken = True
@@ -115,7 +118,7 @@ class Progress:
         within = [slot < room for slot in stream.waiting_slots()]
         count = len(stream.waiting)
         for message, reaches in zip(list(stream.waiting), within, strict=False):
-            if reaches and stream.take(*message):
+            if reaches and stream.take(*message, at_once=True):
                 stream.waiting.remove(message)
         self._common.backlog -= count - len(stream.waiting)
         return len(stream.waiting) < count

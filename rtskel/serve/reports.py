@@ -38,6 +38,7 @@ class _Note:
     told: int = 0  # how many the last event counted
     next_ns: int = 0  # when the next event may go out
     detail: str = ""
+    epoch: int | None = None  # of those that are not told, if they are of one
 
 
 class Reports:
@@ -70,8 +71,10 @@ class Reports:
         """Something happened to a stream ("": to the server), from output number `seq` on."""
         self._events.append(Event(stream, kind, self._epoch, seq, now, detail))
 
-    def offend(self, stream: str, kind: str, detail: str, now: int, count: int = 1) -> None:
-        """Count an offence of that kind by a stream ("": by none, or none that is known).
+    def offend(
+        self, stream: str, kind: str, detail: str, now: int, count: int = 1, *, epoch: int | None = None
+    ) -> None:
+        """Count an offence of that kind by a stream ("": by none, or none that is known), and by that epoch of it.
 
         The first of a stream and kind is told at once, those of the next second together. A publisher (`source`) that
         offends with many names is told of under a few of them; all others are told together, as the server's own.
@@ -88,6 +91,7 @@ class Reports:
                 self._untold.pop(forgotten, None)
         else:
             self._notes.move_to_end(key)
+        note.epoch = epoch if note.count == note.told or note.epoch == epoch else None
         note.count += count
         note.last = count
         note.detail = detail
@@ -127,4 +131,5 @@ class Reports:
         whose, kind = key
         stream = whose if isinstance(whose, str) else ""
         detail = f"{note.detail} (and {more} more)" if more else note.detail
-        self._events.append(Event(stream, "error", self._epoch, None, now, detail, {kind: note.count}))
+        counts = {kind: note.count}
+        self._events.append(Event(stream, "error", self._epoch, None, now, detail, counts, source_epoch=note.epoch))

@@ -93,8 +93,10 @@ class Stream:
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def take(self, msg: Message, now: int) -> bool:
-        """Act on one message; False if it has to wait until the segment is drained or the engine catches up."""
+    def take(self, msg: Message, now: int, *, at_once: bool = False) -> bool:
+        """Act on one message; False if it has to wait until the segment is drained or the engine catches up. `at_once`:
+        it does not wait for others that do.
+        """
         if isinstance(msg, StreamEnd):
             return self._take_end(msg, now)
         common, segment = self._common, self.segment
@@ -103,8 +105,7 @@ class Stream:
         if self.state is State.DRAINING:
             return False
         if self.state is State.CLOSED:
-            self._reopen(msg, now)
-            return True
+            return self._reopen(msg, now)
         if msg.epoch != segment.like.epoch:
             return self.contest.sends(msg, now)
         self.contest.drop(now)
@@ -113,7 +114,12 @@ class Stream:
         segment.follow_changes(msg)
         slot = segment.slot(msg)
         newest = segment.newest
-        if slot <= newest and self.state is not State.ENDING and self.settled(msg) and segment.is_out(slot):
+        goes_back = slot <= newest and self.state is not State.ENDING and not at_once
+        if goes_back:
+            common.intake.put()
+        if not at_once and not self._is_next(msg):
+            return False  # a frame before it was found to wait
+        if goes_back and segment.is_out(slot):
             return self.returning.sends(msg, slot, now)
         if self.returning:
             self.returning.drop()
@@ -161,7 +167,7 @@ class Stream:
         newest = segment.newest
         if stated is not None and not 0 <= stated - 1 - newest <= common.config.max_gap:
             detail = f"end of stream {self.name}: {msg.seq} frames stated, the last one was {segment.origin + newest}"
-            common.reports.offend(self.name, "unexpected_end", detail, now)
+            common.reports.offend(self.name, "unexpected_end", detail, now, epoch=msg.epoch)
             stated = None
         self.state = State.ENDING
         segment.end_slot = newest if stated is None else stated - 1
@@ -187,6 +193,10 @@ class Stream:
     def settled(self, msg: Message | None) -> bool:
         """Whether the bank has all frames that came before `msg`; else some wait for the engine, and so must it."""
         self._common.intake.put()
+        return self._is_next(msg)
+
+    def _is_next(self, msg: Message | None) -> bool:
+        """Whether no message before it waits, as far as is known: the bank may still refuse what it was not given."""
         return not self.waiting or self.waiting[0][0] is msg
 
     def wait(self, msg: Message, now: int) -> None:
@@ -214,17 +224,17 @@ class Stream:
     def duplicate(self, msg: RawPose, now: int) -> None:
         """A frame came before."""
         detail = f"frame {self.segment.number(msg)} of stream {self.name} came before"
-        self._common.reports.offend(self.name, "duplicate", detail, now)
+        self._common.reports.offend(self.name, "duplicate", detail, now, epoch=msg.epoch)
 
     def late(self, msg: RawPose, now: int) -> None:
         """A frame came after its slot was out."""
         detail = f"frame {self.segment.number(msg)} of stream {self.name} came after its slot was out"
-        self._common.reports.offend(self.name, "late", detail, now)
+        self._common.reports.offend(self.name, "late", detail, now, epoch=msg.epoch)
 
     def unexpected_end(self, epoch: int, now: int) -> None:
         """An end came that cannot be."""
         detail = f"end of stream {self.name} at epoch {epoch}, not {self.segment.like.epoch}"
-        self._common.reports.offend(self.name, "unexpected_end", detail, now)
+        self._common.reports.offend(self.name, "unexpected_end", detail, now, epoch=epoch)
 
     def event(self, kind: str, detail: str, now: int) -> None:
         """Something happened to the stream."""
@@ -247,11 +257,11 @@ class Stream:
         self.event(kind, detail, now)
         common.intake.accept(self, msg, self.segment.slot(msg), now)
 
-    def _reopen(self, msg: RawPose, now: int) -> None:
-        """A frame for a stream that is closed: it starts afresh, unless the frame is an old one."""
+    def _reopen(self, msg: RawPose, now: int) -> bool:
+        """A frame for a stream that is closed: it starts afresh, unless the frame is an old one. False if it waits."""
         common, closed = self._common, self.segment
         if not common.room.admits(self.name, self.publisher, msg.fps, len(common.draining), now):
-            return
+            return True
         same = msg.epoch == closed.like.epoch
         if not same:
             self.contest.replaced(closed.like.epoch)
@@ -269,31 +279,33 @@ class Stream:
             detail = missed if number > closed.last_number + 1 else "no frame came for long"
             self.start(msg, now, base=None, kind="gap", detail=detail, flags=Flag.GAP_BEFORE)
         else:
-            self._reopen_back(msg, number, kind, now)
+            return self._reopen_back(msg, number, kind, now)
+        return True
 
-    def _reopen_back(self, msg: RawPose, number: int, kind: str, now: int) -> None:
+    def _reopen_back(self, msg: RawPose, number: int, kind: str, now: int) -> bool:
         """A frame with a number that the closed segment had: the source began again, or it is a straggler."""
         closed = self.segment
         moved_on = msg.time_ns > closed.end_ns and (self.ended or number <= closed.last_number)
         if moved_on:
-            back = self.returning.take()
+            first, stragglers = (msg, now), self.returning.take()
         elif number > closed.last_number and not self.ended:  # filled in while it was on its way
             self.late(msg, now)
-            return
+            return True
         else:
             self.returning.add(msg, now)
             if not self.returning.is_proven(closed.last_number - number, moved_on):
-                return
-            back = self.returning.take()
-            msg, now = back.pop(0)
-            number = closed.number(msg)
+                return True
+            first, *between, _ = self.returning.take()
+            stragglers = []
+        number = closed.number(first[0])
         detail = f"frame {number} after {closed.next_number - 1}: counting starts again"
-        self.start(msg, now, base=0, kind=kind, detail=detail)
-        for other, read in back:
-            if moved_on:
-                self.late(other, read)
-            else:
-                self.take(other, read)
+        self.start(*first, base=0, kind=kind, detail=detail)
+        for straggler in stragglers:
+            self.late(*straggler)
+        if moved_on:
+            return True
+        self.wait_first(between)  # it waits behind them; what one of them decides may be for the others
+        return not between and self.take(msg, now, at_once=True)
 
     # --- segments end -------------------------------------------------------------------------------------------------
 

@@ -259,7 +259,7 @@ class StreamTable:
         common, publisher = self._common, self._reports.source
         if isinstance(msg, StreamEnd):
             detail = f"end of stream {msg.stream} at epoch {msg.epoch}, of which no frame came"
-            self._reports.offend(msg.stream, "unexpected_end", detail, now)
+            self._reports.offend(msg.stream, "unexpected_end", detail, now, epoch=msg.epoch)
             return None
         if not common.acceptable(msg, now):
             return None

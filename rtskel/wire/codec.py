@@ -336,6 +336,8 @@ def _encode_event(event: Event) -> _Parts:
     body = _named("event", "stream", event.stream) | {"event": event.kind}
     body |= {name: getattr(event, name) for name in (*_EVENT, "detail") if name != "event"}
     body["counts"] = dict(event.counts)
+    if event.source_epoch is not None:
+        body["source_epoch"] = event.source_epoch
     return _decode_event(body)[0], body
 
 
@@ -348,7 +350,8 @@ def _decode_event(body: f.Body) -> tuple[bytes, Event]:
         f.checked(body[name], types, "event", stream, name) for name, types in _EVENT.items()
     )
     counts = f.check_counts("event", stream, body["counts"])
-    return topics.event_topic(stream), Event(stream, kind, epoch, seq, time_ns, detail, counts, clock)
+    whose = f.checked(body.get("source_epoch"), f.COUNT_OR_NIL, "event", stream, "source_epoch")
+    return topics.event_topic(stream), Event(stream, kind, epoch, seq, time_ns, detail, counts, clock, whose)
 
 
 def _encode_heartbeat(beat: Heartbeat) -> _Parts:

@@ -260,6 +260,7 @@ class Event:
         seq: the first output slot that it concerns; None if it concerns none.
         detail: one line for people.
         counts: numbers for programs, by name, such as {"late": 3}.
+        source_epoch: of an error, that of the estimator whose messages these were; None: of several, or not known.
     """
 
     stream: str
@@ -270,6 +271,7 @@ class Event:
     detail: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
     clock: str = "monotonic"
+    source_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
