@@ -22,7 +22,7 @@ SHARED_BYTES = 47 << 10
 """Shared memory that every GPU has for a block, less what the kernels declare themselves."""
 
 MOST_WINDOW, MOST_DEPTH = 64, 16
-OPTIONS = (*("missing_channel", "bones", "bone_deviation", "fill", "gate", "local_regression", "unmirror"),)
+OPTIONS = ("missing_channel", "bones", "bone_deviation", "fill", "gate", "local_regression", "unmirror")
 """Options of the network that the kernels know; they must all be on."""
 
 SIZES = ("window", "joints", "answers", "bf16", "columns", "left_shoulder", "right_shoulder")
