@@ -121,8 +121,10 @@ BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const St
     if (b >= step.counts[1]) return;
     if (b == 0 && step.positions) block.each(ring.answers, [&](Index k) { step.positions[k] = ring.asked[k]; });
     const float nan = NAN;
-    const Index s = step.stream[b], base = step.base[b], w = ring.window, joints = ring.joints;
-    block.each(w, [&](Index t) {
+    const Index s = step.stream[b], base = step.base[b];
+    // Not Index: a GPU divides numbers of 8 bytes three times as slowly.
+    const int w = static_cast<int>(ring.window), joints = static_cast<int>(ring.joints), steady = static_cast<int>(ring.steady);
+    block.each(w, [&](int t) {
         Index slot = step.window[b] - w + 1 + t;
         if (slot < 0) slot = 0;
         if (slot > step.last[b]) slot = step.last[b];
@@ -142,21 +144,17 @@ BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const St
     for (int way = 0; way < 3; ++way) {
         if (shared.known) break;
         if (way < 2) {
-            block.each(3 * w, [&](Index i) {
-                const Index t = i % w;
-                const int a = static_cast<int>(i / w);
+            block.each(3 * w, [&](int i) {
+                const int t = i % w, a = i / w;
                 if (way == 0) values[i] = valid(t, ring.neck) ? point(t, ring.neck)[a] : nan;
                 else values[i] = valid(t, right) && valid(t, left) ? 0.5f * point(t, right)[a] + 0.5f * point(t, left)[a] : nan;
                 if (t == 0) clear(shared, a);
             });
-            block.each(3 * w, [&](int i) {
-                const int n = static_cast<int>(w), a = i / n;
-                rank(shared, a, values + a * n, n, i % n);
-            });
+            block.each(3 * w, [&](int i) { rank(shared, i / w, values + i / w * w, w, i % w); });
         } else {
-            const int n = static_cast<int>(w * joints);
+            const int n = w * joints;
             for (int a = 0; a < 3; ++a) {
-                block.each(n, [&](Index i) {
+                block.each(n, [&](int i) {
                     values[i] = valid(i / joints, i % joints) ? point(i / joints, i % joints)[a] : nan;
                     if (i == 0) clear(shared, a);
                 });
@@ -169,39 +167,41 @@ BLOCK_FUNCTION void gather_window(const Block& block, const Ring& ring, const St
         });
     }
 
-    const int across = static_cast<int>(w), bones = static_cast<int>(w * ring.steady);
-    block.each(across + bones, [&](Index i) {
-        if (i < across) values[i] = valid(i, right) && valid(i, left) ? distance(point(i, right), point(i, left)) : nan;
-        else values[i] = bone((i - across) / ring.steady, ring.steady_bones[(i - across) % ring.steady]);
+    const int bones = w * steady;
+    block.each(w + bones, [&](int i) {
+        if (i < w) values[i] = valid(i, right) && valid(i, left) ? distance(point(i, right), point(i, left)) : nan;
+        else values[i] = bone((i - w) / steady, ring.steady_bones[(i - w) % steady]);
         if (i == 0) clear(shared, 3), clear(shared, 4);
     });
-    block.each(across + bones, [&](int i) {
-        if (i < across) rank(shared, 3, values, across, i);
-        else rank(shared, 4, values + across, bones, i - across);
+    block.each(w + bones, [&](int i) {
+        if (i < w) rank(shared, 3, values, w, i);
+        else rank(shared, 4, values + w, bones, i - w);
     });
     const float width = middle(shared, 3) / static_cast<float>(ring.shoulder_width), some = middle(shared, 4);
     const float disagree = static_cast<float>(ring.disagree);
     const bool agree = width > 0.0f && !(some > 0.0f && (width > disagree * some || some > disagree * width));
     float size = agree ? width : some;
     if (!(size > 0.0f)) {
-        const int n = static_cast<int>(w * joints);
-        block.each(n, [&](Index i) { values[i] = bone(i / joints, i % joints); });
+        const int n = w * joints;
+        block.each(n, [&](int i) { values[i] = bone(i / joints, i % joints); });
         block.each(1, [&](Index) { clear(shared, 4); });  // not before: others may still read it
         block.each(n, [&](int i) { rank(shared, 4, values, n, i); });
         size = middle(shared, 4);
     }
     const float scale = size > 0.0f && finite(size) ? 1.0f / size : 1.0f, far = static_cast<float>(ring.far);
 
-    block.each(w * joints, [&](Index i) {
-        const Index t = i / joints, k = i % joints;
+    float* x = step.x + 3 * b * w * joints;
+    bool* missing = step.missing + b * w * joints;
+    block.each(w * joints, [&](int i) {
+        const int t = i / joints, k = i % joints;
         float to[3] = {0.0f, 0.0f, 0.0f};
         bool near = valid(t, k);
         for (int a = 0; a < 3 && near; ++a) {
             to[a] = (point(t, k)[a] - shared.origin[a]) * scale;
             near = std::fabs(to[a]) <= far;
         }
-        for (int a = 0; a < 3; ++a) step.x[3 * (b * w * joints + i) + a] = near ? to[a] : 0.0f;
-        step.missing[b * w * joints + i] = !near;
+        for (int a = 0; a < 3; ++a) x[3 * i + a] = near ? to[a] : 0.0f;
+        missing[i] = !near;
         if (near) shared.any = 1;
     });
     block.each(1, [&](Index) {
@@ -269,8 +269,8 @@ BLOCK_FUNCTION void average_windows(const Block& block, const Ring& ring, const 
         if (!step.skipped[b]) {
             const Index at = s * ring.max_windows + step.window[b] % ring.max_windows;
             block.each(1, [&](Index) { shared.known = step.known[b]; });
-            block.each(ring.positions * joints, [&](Index i) {
-                const Index p = i / joints, k = i % joints;
+            block.each(ring.positions * joints, [&](int i) {
+                const int p = i / static_cast<int>(joints), k = i % static_cast<int>(joints);
                 const float* from = step.y + 3 * ((b * ring.answers + ring.column[p]) * joints + k);
                 float* to = ring.predicted + 3 * ((at * ring.positions + p) * joints + k);
                 for (int a = 0; a < 3; ++a) {

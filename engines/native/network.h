@@ -96,6 +96,10 @@ FUNCTION inline float interpolated(const float* row, std::uint64_t known, int t,
     return between;
 }
 
+// Whether windows are those of the released weights, for which the two functions below are compiled with W and J known: divisions by
+// them, several for each number, are then a multiplication each. W = J = 0: as `Network` says.
+FUNCTION inline bool as_released(const Network& net) { return net.window == 32 && net.joints == 50 && net.columns == 552; }
+
 // What the threads of a block share while they prepare a window. Rows have W + 1 numbers.
 struct Prepared {
     float* path;                    // J * 3 rows
@@ -107,8 +111,9 @@ struct Prepared {
     std::uint64_t hands[3];         // frames that show some joint of a hand
 };
 
+template <int W, int J>
 BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const Pass& pass, Index b, Prepared& s) {
-    const int w = static_cast<int>(net.window), joints = static_cast<int>(net.joints), row = w + 1;
+    const int w = W ? W : static_cast<int>(net.window), joints = J ? J : static_cast<int>(net.joints), row = w + 1;
     const float* x = pass.x + 3 * b * w * joints;
     const bool* missing = pass.missing + b * w * joints;
     const int left = static_cast<int>(net.left_shoulder), right = static_cast<int>(net.right_shoulder);
@@ -240,7 +245,7 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
     });
 
     // What the trunk sees.
-    const int inputs = 11 * joints, columns = static_cast<int>(net.columns);
+    const int inputs = 11 * joints, columns = J ? (11 * J + 7) / 8 * 8 : static_cast<int>(net.columns);
     block.each(columns * w, [&](int i) {
         const int t = i / columns, k = i % columns;
         float v = 0.0f;
@@ -279,8 +284,9 @@ struct Finished {
     std::uint64_t hands[3];
 };
 
+template <int W, int J>
 BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const Pass& pass, Index b, Finished& s) {
-    const int w = static_cast<int>(net.window), joints = static_cast<int>(net.joints), row = w + 1;
+    const int w = W ? W : static_cast<int>(net.window), joints = J ? J : static_cast<int>(net.joints), row = w + 1;
     const int answers = static_cast<int>(net.answers), outputs = (7 + kFits) * joints;
     const bool* missing = pass.missing + b * w * joints;
     const float *path = pass.path + 3 * b * w * joints, *early = pass.early + b * w * joints;
@@ -422,7 +428,8 @@ extern "C" __global__ void __launch_bounds__(512, 2) rtskel_prepare(Network net,
     __shared__ Prepared shared;
     if (threadIdx.x == 0) lay_out(shared, room, net);
     __syncthreads();
-    prepare_window(Block{}, net, pass, blockIdx.x, shared);
+    if (as_released(net)) prepare_window<32, 50>(Block{}, net, pass, blockIdx.x, shared);
+    else prepare_window<0, 0>(Block{}, net, pass, blockIdx.x, shared);
 }
 
 extern "C" __global__ void __launch_bounds__(512, 2) rtskel_finish(Network net, Pass pass) {
@@ -430,7 +437,8 @@ extern "C" __global__ void __launch_bounds__(512, 2) rtskel_finish(Network net, 
     __shared__ Finished shared;
     if (threadIdx.x == 0) lay_out(shared, room, net);
     __syncthreads();
-    finish_window(Block{}, net, pass, blockIdx.x, shared);
+    if (as_released(net)) finish_window<32, 50>(Block{}, net, pass, blockIdx.x, shared);
+    else finish_window<0, 0>(Block{}, net, pass, blockIdx.x, shared);
 }
 #else
 #include <vector>
@@ -439,13 +447,15 @@ extern "C" void rtskel_prepare(Index blocks, const Network* net, const Pass* pas
     std::vector<Index> room(prepare_bytes(net->window, net->joints) / 8 + 1);
     Prepared shared{};
     lay_out(shared, room.data(), *net);
-    for (Index b = 0; b < blocks; ++b) prepare_window(Block{}, *net, *pass, b, shared);
+    const auto one = as_released(*net) ? prepare_window<32, 50> : prepare_window<0, 0>;
+    for (Index b = 0; b < blocks; ++b) one(Block{}, *net, *pass, b, shared);
 }
 
 extern "C" void rtskel_finish(Index blocks, const Network* net, const Pass* pass) {
     std::vector<Index> room(finish_bytes(net->window, net->joints, net->answers) / 8 + 1);
     Finished shared{};
     lay_out(shared, room.data(), *net);
-    for (Index b = 0; b < blocks; ++b) finish_window(Block{}, *net, *pass, b, shared);
+    const auto one = as_released(*net) ? finish_window<32, 50> : finish_window<0, 0>;
+    for (Index b = 0; b < blocks; ++b) one(Block{}, *net, *pass, b, shared);
 }
 #endif
