@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
 def _attend(  # type: ignore[no-untyped-def]
     q, k, v, out, q_row, k_row, v_row, out_row, wanted, window, scale,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, WANTED: tl.constexpr, WINDOW: tl.constexpr,
