@@ -21,6 +21,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket as sockets
+import stat
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -310,23 +311,28 @@ def check_bind(endpoint: str, keys: ServerKeys | None, insecure: bool = False) -
 
     Raises:
         ServeError: other machines could connect, and there are neither keys nor consent; another process listens at
-            this path; or the endpoint is not valid.
+            this path, or something else than a socket is there; or the endpoint is not valid.
     """
     if not (_is_local(endpoint) or keys is not None or insecure):
         raise ServeError(
             f"{endpoint}: other machines can connect to this address; give --keys (see rtskel keygen), or --insecure"
         )
 
-    if endpoint.startswith("ipc://") and _is_living(endpoint.removeprefix("ipc://")):
-        raise ServeError(f"{endpoint}: another process listens at this path")
+    if endpoint.startswith("ipc://") and not (path := endpoint.removeprefix("ipc://")).startswith("@"):
+        _check_path(endpoint, path)
 
 
-def _is_living(path: str) -> bool:
-    """Whether a process listens at a path. ZeroMQ would take the path from it without an error."""
-    if path.startswith("@") or not os.path.exists(path):
-        return False  # an abstract name cannot be taken
+def _check_path(endpoint: str, path: str) -> None:
+    """ZeroMQ would take the path from a process that listens there, or remove a file, without an error."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # it will say so if that is no place for a socket
+    if not stat.S_ISSOCK(mode):
+        raise ServeError(f"{endpoint}: there is a file or folder at this path already, and it is no socket")
     with sockets.socket(sockets.AF_UNIX) as probe:
-        return probe.connect_ex(path) == 0
+        if probe.connect_ex(path) == 0:
+            raise ServeError(f"{endpoint}: another process listens at this path")
 
 
 def _is_local(endpoint: str) -> bool:

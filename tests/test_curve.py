@@ -408,6 +408,17 @@ def test_other_addresses_need_keys_or_consent(endpoint, server_keys):
     check_bind(endpoint, None, insecure=True)
 
 
+def test_a_path_that_is_no_socket_is_left_alone(tmp_path):
+    """ZeroMQ would remove a file, and bind its path."""
+    for name in ("recording.npz", "folder"):
+        path = tmp_path / name
+        path.write_text("mine") if name.endswith("npz") else path.mkdir()
+        with pytest.raises(ServeError, match="no socket"):
+            check_bind(f"ipc://{path}", None)
+        assert path.exists()
+    check_bind(f"ipc://{tmp_path}/new", None)
+
+
 @pytest.mark.parametrize(
     "endpoint",
     ["", "tcp://", "tcp://:5555", "tcp://127.0.0.1", "tcp://127.0.0.1:port", "127.0.0.1:5555", "udp://127.0.0.1:5555",

@@ -54,6 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     from rtskel.tools.collect import check_savable
     from rtskel.tools.watch import JsonLines, LiveTable
 
+    if args.save == "":  # such as a variable of a script that is not set
+        raise RtskelError("--save needs the name of a file")
     table = not args.json and importlib.util.find_spec("rich") is not None
     if not (table or args.json or args.save):
         raise RtskelError(

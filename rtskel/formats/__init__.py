@@ -342,7 +342,11 @@ def check_writable(path: str | Path) -> str:
     """
     path = Path(path)
     form = _written(path)
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
+    if not path.parent.is_dir():
+        raise FormatError(f"{path}: cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise FormatError(f"{path}: cannot be written: it is a folder")
+    if not os.access(path.parent, os.W_OK):
         raise FormatError(f"{path}: cannot be written")
     return form.lacks
 

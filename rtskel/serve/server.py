@@ -29,11 +29,9 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -43,6 +41,7 @@ from rtskel.closing import Closing
 from rtskel.engine import Engine, EngineInfo
 from rtskel.errors import ServeError, WireError
 from rtskel.refine import RefinerBank
+from rtskel.serve.announcements import Announcements
 from rtskel.serve.config import ServeConfig
 from rtskel.serve.emission import Emission
 from rtskel.serve.kept import Kept, Wanted
@@ -51,7 +50,7 @@ from rtskel.serve.outlet import Outlet
 from rtskel.serve.reports import SECOND
 from rtskel.serve.sockets import Inbox, Sockets
 from rtskel.serve.subscriptions import Subscriptions
-from rtskel.serve.table import CLOCK, StreamTable
+from rtskel.serve.table import StreamTable
 from rtskel.serve.watched import WatchedEngine
 
 REFINE_NS = 10_000_000
@@ -69,9 +68,6 @@ LOOK_EVERY = SECOND // 10
 REOPEN_EVERY = 30 * SECOND
 """Shortest time between two attempts to replace an engine that hangs."""
 
-SOON = SECOND // 50
-"""A reader that asks for heartbeats gets one at once, but not within that time of the last one."""
-
 PAUSE_NS = SECOND // 10
 """A wait that takes so much longer than it should was a pause of the process, and not of its publishers."""
 
@@ -80,18 +76,6 @@ MAX_TURN_NS = SECOND
 
 
 _AGAIN = b"\1" + wire.AGAIN_PREFIX
-
-log = logging.getLogger("rtskel.serve")
-
-MAX_LATE = 3
-"""Heartbeats that may be overdue before the server counts as unhealthy."""
-
-MAX_LINES = 50
-"""Errors that are logged in all."""
-
-MAX_TOLD = 256
-"""Refusals that publishers are told of between two heartbeats."""
-
 
 MAX_PATIENCE_S = 20.0
 """How long the end waits for one call of the engine."""
@@ -105,8 +89,6 @@ class Server(Closing):
         epoch: random, in every message of this server.
         on_progress: called again and again while `run` ends.
         on_poses: called with refined poses and the time in ns when they are sent.
-        on_heartbeat: called with every heartbeat.
-        last_heartbeat: the newest one; None before the first.
         undrained: windows and messages that could not be refined within `drain_s`, once `run` has returned.
 
     Args:
@@ -136,27 +118,18 @@ class Server(Closing):
         self._reopen = reopen
         self._reload = False
         self._reopen_at = clock()  # after a hang, not before that
-        bank = self._bank()
+        bank = _bank(config, self._engine)
         self._model, self._skeleton = engine.info.model_id[: wire.MAX_TEXT], engine.info.skeleton_id
         self._table = StreamTable(bank, config.streams, epoch=self.epoch, model=self._model)
         self._subscriptions, self._kept = Subscriptions(), Kept()
         self._wanted = Wanted(self._subscriptions, clock())
         self._outlet = Outlet(self._table, bank.lookaheads, bank.joints, self._wanted)
-        self._last_beat = b""
         self._outlet.subscribed()
         self.undrained = 0
         self._stopping = False
         self.on_progress: Callable[[], None] = lambda: None
         self.on_poses: list[Callable[[Emission, int], None]] = []
-        self.on_heartbeat: list[Callable[[wire.Heartbeat], None]] = []
-        self.last_heartbeat: wire.Heartbeat | None = None
         self._frames_in = 0
-        self._heartbeats = 0
-        self._told = 0  # refusals that publishers were told of since the last heartbeat
-        self._refused: Counter[str] = Counter()  # clients, as far as was told
-        self._logged: set[tuple[str, str]] = set()  # stream and kind of error
-        self._heartbeat_at = clock()
-        self._last_heartbeat = (clock(), 0)  # when, and frames read until then
         self._unread = False  # messages are waiting in the socket
         self._unread_since = clock()  # and ever since then, if so: frames, not only what is refused
         self._empty_at = clock()  # when nothing was waiting in the socket
@@ -166,25 +139,12 @@ class Server(Closing):
             stack.callback(self._engine.release)
             self._sockets = Sockets(config, joints=bank.joints)
             stack.callback(self._sockets.close)
+            given = self._table, self._sockets, self._subscriptions, self._kept
+            self._announce = Announcements(config, clock, *given, epoch=self.epoch, skeleton=self._skeleton)
             if not bank.on_device:
                 self._engine.try_out(bank.config.positions)
             self.raw_endpoint, self.refined_endpoint = self._sockets.bind()
             stack.pop_all()
-
-    def _bank(self) -> RefinerBank:
-        config = self.config
-        try:
-            return (RefinerBank if config.lift is None else partial(LiftingBank, lift_lookahead=config.lift))(
-                self._engine,
-                lookahead=config.lookaheads,
-                radius=config.radius,
-                streams=config.streams.max_streams,
-                min_confidence=config.min_confidence,
-                ahead=config.streams.ahead,
-                hop=config.hop,
-            )
-        except ValueError as error:
-            raise ServeError(str(error)) from None
 
     def close(self) -> None:
         """Frees the endpoints, after up to `linger_s` for what is still to be sent."""
@@ -198,19 +158,23 @@ class Server(Closing):
 
     def unhealthy(self) -> str:
         """Why the loop does not turn as it should; "" if it does. May be called from any thread."""
-        beat = self.last_heartbeat
-        if self._stopping:
-            return ""
-        if beat is None:
-            return "no heartbeat yet"
-        late = self._clock() - beat.time_ns - beat.interval_ns
-        return f"the last heartbeat is {late / SECOND:.1f} s late" if late > MAX_LATE * beat.interval_ns else ""
+        return "" if self._stopping else self._announce.overdue()
 
     def unready(self) -> str:
         """Why frames are not refined now; "" if they are. May be called from any thread."""
         if self._stopping:
             return "the server is ending"
         return f"the engine failed: {error}" if (error := self._engine.error) else self.unhealthy()
+
+    @property
+    def last_heartbeat(self) -> wire.Heartbeat | None:
+        """The newest one; None before the first."""
+        return self._announce.last
+
+    @property
+    def on_heartbeat(self) -> list[Callable[[wire.Heartbeat], None]]:
+        """What is called with every heartbeat."""
+        return self._announce.on_heartbeat
 
     @property
     def engine_info(self) -> EngineInfo:
@@ -239,14 +203,14 @@ class Server(Closing):
             if now - limit > PAUSE_NS:
                 self._table.pause(int(now - limit))
             self._read()
-            self._tell()
+            self._announce.tell()
             self._refine()  # at once: what else there is to do can wait for it
             self._take_subscriptions()
             self._watch_publishers(now)
             self._replace_engine(now)
             self._advance(now)
-            self._tell()
-            if now >= self._heartbeat_at:
+            self._announce.tell()
+            if now >= self._announce.due:
                 self._heartbeat(now)
             if (over := self._clock() - now - MAX_TURN_NS) > 0:
                 self._table.pause(over)
@@ -261,7 +225,7 @@ class Server(Closing):
         if self._table.pending or (reading and self._unread):
             return now
         answers = min(self._sockets.answer_due(), self._kept.answer_due())
-        until = min(self._table.next_deadline(), self._heartbeat_at, self._look_at, answers)
+        until = min(self._table.next_deadline(), self._announce.due, self._look_at, answers)
         if until > now:
             self._sockets.wait(math.ceil((until - now) / 1e6), reading=reading)
             self._empty_at = self._clock() if reading else self._empty_at  # else it would not have waited
@@ -298,7 +262,7 @@ class Server(Closing):
         until = self._clock() + CATCH_UP_NS
         while self._unread and (now := self._clock()) < until:
             self._table.leave_out(self._deliver, now)
-            self._tell()
+            self._announce.tell()
             if (room := self._room()) <= 0:
                 return
             inbox = Inbox()
@@ -321,7 +285,7 @@ class Server(Closing):
 
         self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse, inbox.sources)
         self._sockets.send(self._outlet.raw(inbox.topics, inbox.bodies, refused))
-        self._tell()  # first, so that a publisher hears what was refused before it hears that all is taken
+        self._announce.tell()  # first, so that a publisher hears what was refused before it hears that all is taken
         self._sockets.answer(self.epoch, self._clock())
 
     def _refuse(self, topic: bytes, kind: str, detail: str, source: int) -> None:
@@ -359,7 +323,7 @@ class Server(Closing):
     def _step(self) -> None:
         times = None if self._table.bank.on_device else self._engine_times
         self._table.run(self._deliver, self._clock, times, crowded=self._room() <= 0 or self._lags())
-        self._tell()
+        self._announce.tell()
 
     def _replace_engine(self, now: int) -> None:
         """Where that is asked for, or the engine hangs: another one is opened beside it, and takes its place."""
@@ -394,30 +358,6 @@ class Server(Closing):
             self._table.engine_failed(self._engine.error, self._engine.ended)
         return self._engine.started, self._engine.ended
 
-    def _tell(self) -> None:
-        for event in self._table.take_events():
-            body = self._publish(event)
-            self._kept.add([(wire.event_topic(event.stream), body)], self._clock())
-            if event.kind == "error":
-                self._told += 1
-                self._log(event)
-                if event.stream and self._told <= MAX_TOLD:
-                    self._sockets.tell_publishers(body, self._clock())
-
-    def _log(self, event: wire.Event) -> None:
-        """Every kind of error of every stream once, as far as a person can read that many."""
-        if len(self._logged) > MAX_LINES or not (new := {(event.stream, kind) for kind in event.counts} - self._logged):
-            return
-        self._logged |= new
-        more = "; more are told in events and counted in heartbeats" * (len(self._logged) > MAX_LINES)
-        log.warning("%s%s", event.detail, more)
-
-    def _publish(self, message: wire.Message) -> bytes:
-        topic, body = wire.encode(message)
-        if self._subscriptions.want(topic):
-            self._sockets.send([(topic, body)])
-        return body
-
     def _take_subscriptions(self) -> None:
         now = self._clock()
         for message, reader, why in self._subscriptions.follow(*self._sockets.subscriptions(), now):
@@ -427,51 +367,13 @@ class Server(Closing):
             elif message.startswith(_AGAIN):
                 self._kept.ask(message[1:])
             elif message == b"\1" + wire.HEARTBEAT_TOPIC:
-                # It tells the reader that its subscriptions are in force.
-                self._heartbeat_at = min(self._heartbeat_at, self._last_heartbeat[0] + SOON)
+                self._announce.hasten()
         if self._wanted.update(now):
             self._outlet.subscribed()
-        self._sockets.send(self._kept.answers(now, self._last_beat))
+        self._sockets.send(self._kept.answers(now, self._announce.last_body))
 
     def _heartbeat(self, now: int) -> None:
-        since, frames = self._last_heartbeat
-        interval = round(self.config.heartbeat_s * SECOND)
-        self._check_clients(now)
-        beat = self.last_heartbeat = wire.Heartbeat(
-            epoch=self.epoch,
-            seq=self._heartbeats,
-            time_ns=now,
-            interval_ns=interval,
-            streams=self._table.streams,
-            frames_in=self._frames_in,
-            frames_out=self._table.frames_out,
-            counts=dict(self._table.counts),
-            model=self._model,
-            skeleton=self._skeleton,
-            lookaheads=self.config.lookaheads,
-            loop_fps=(self._frames_in - frames) * SECOND / max(1, now - since),
-            clock=CLOCK,
-        )
-        for told in self.on_heartbeat:
-            told(beat)
-        body = self._publish(beat)
-        self._sockets.tell_publishers(body, now)
-        self._last_beat = body
-        self._heartbeats, self._told = self._heartbeats + 1, 0
-        self._last_heartbeat = (now, self._frames_in)
-        self._heartbeat_at = now + interval
-
-    def _check_clients(self, now: int) -> None:
-        """Clients that have no key, or are no longer on the list."""
-        admission = self._sockets.admission
-        if admission is None:
-            return
-        admission.check(self._sockets.failed_handshakes())
-        for reason, count in (admission.refused - self._refused).items():
-            self._table.offend("", "refused", f"a client was refused: {reason}", now, count)
-        self._refused = admission.refused.copy()
-        for problem in admission.problems:
-            self._table.offend("", "key_file", f"the list of clients: {problem}", now)
+        self._announce.heartbeat(now, self._frames_in, self._model)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -485,13 +387,13 @@ class Server(Closing):
             inbox = Inbox()
             self._receive(inbox, self._room())
             self._take_in(inbox)
-            self._tell()
+            self._announce.tell()
             self._refine()
             if self._room() <= 0 and not self._table.pending:
                 self._table.give_up_holes()  # what waits, waits for frames that would be behind all this
-                self._tell()
+                self._announce.tell()
         self._table.shutdown(self._clock())
-        self._tell()
+        self._announce.tell()
         while self._table.pending and self._clock() < until:
             self.on_progress()
             self._step()
@@ -510,4 +412,19 @@ class Server(Closing):
         if self.undrained:
             detail = f"{self.undrained} windows and messages were left when {self.config.drain_s:g} s were over"
             self._table.offend("", "undrained", detail, self._clock(), self.undrained)
-            self._tell()
+            self._announce.tell()
+
+
+def _bank(config: ServeConfig, engine: WatchedEngine) -> RefinerBank:
+    try:
+        return (RefinerBank if config.lift is None else partial(LiftingBank, lift_lookahead=config.lift))(
+            engine,
+            lookahead=config.lookaheads,
+            radius=config.radius,
+            streams=config.streams.max_streams,
+            min_confidence=config.min_confidence,
+            ahead=config.streams.ahead,
+            hop=config.hop,
+        )
+    except ValueError as error:
+        raise ServeError(str(error)) from None

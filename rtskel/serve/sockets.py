@@ -175,7 +175,8 @@ class Sockets:
         """`others`: who sent what does not go into the inbox."""
         recv, raw, size, admission, get = _recv, self._raw, self._min_pose, self.admission, _get_property
         topics, bodies, read, sources = inbox.topics, inbox.bodies, inbox.read, inbox.sources
-        while inbox.poses + inbox.others < room:
+        left = room - inbox.poses - inbox.others
+        while left > 0:
             try:
                 topic = recv(raw, _NOBLOCK, False)
             except zmq.Again:
@@ -186,30 +187,28 @@ class Sockets:
                 source = get(topic, _SRCFD)  # as `_source`, which costs twice as much
             except zmq.ZMQError:
                 source = -1
-            if body.more or body is topic or len(topic) > MAX_TOPIC:
-                self._refuse(topic, body, source, refuse)
-                others.add(source)
-                inbox.others += 1
-                continue
             name, data = topic.bytes, body.bytes
-            if name == _SYNC:
+            if body.more or body is topic or len(name) > MAX_TOPIC:
+                self._refuse(topic, body, source, refuse)
+            elif name == _SYNC:
                 self._ask(data, clock(), source, refuse)
-                others.add(source)
-                inbox.others += 1
-                continue
-            if admission is not None and (why := _forbidden(admission, topic, data, self._config.shard)):
+            elif admission is not None and (why := _forbidden(admission, topic, data, self._config.shard)):
                 refuse(name, "forbidden", f"message on {ascii(name[:100])[1:]}: {why}", source)
-                others.add(source)
-                inbox.others += 1
+            else:
+                topics.append(name)
+                bodies.append(data)
+                read.append(clock())
+                sources.append(source)
+                poses = len(data) // size or 1
+                inbox.poses += poses
+                left -= poses
+                # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
+                if len(topics) == 1 and not readable(raw):
+                    return False
                 continue
-            topics.append(name)
-            bodies.append(data)
-            read.append(clock())
-            sources.append(source)
-            inbox.poses += len(data) // size or 1
-            # To ask is cheaper than to catch an error, which is cheaper than to ask each time.
-            if len(topics) == 1 and not readable(raw):
-                return False
+            others.add(source)
+            inbox.others += 1
+            left -= 1
         return True
 
     def _refuse(self, topic: zmq.Frame, body: zmq.Frame, source: int, refuse: Refuse) -> None:
