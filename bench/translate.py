@@ -472,7 +472,7 @@ def by_chance(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]], t
     """
     difference = np.abs(resampled(second, texts) - resampled(first, texts))
     beyond = difference[1:] - difference[1:].mean() > difference[0]
-    return 1.0 if first == second else float((beyond.sum() + 1) / (SAMPLES + 1))
+    return 1.0 if difference[0] == 0 else float((beyond.sum() + 1) / (SAMPLES + 1))
 
 
 def against(read: dict[str, list[dict[str, Any]]], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
