@@ -38,7 +38,7 @@ from measure.report import arguments, names, numbers, report, table
 from sacrebleu.metrics.chrf import CHRF
 
 from rtskel.cli import positive
-from rtskel.engine import open_engine
+from rtskel.engine import describe, located
 from rtskel.errors import RtskelError
 from rtskel.filters import FILLS
 from rtskel.formats import write
@@ -494,8 +494,7 @@ FILLED = ("Skeletor, all filled", "Skeletor, never seen kept")
 
 def engine_id(engine: str) -> str:
     """The model that refines."""
-    with open_engine(None if engine == BUNDLED else engine) as opened:
-        return opened.info.model_id
+    return describe(located(None if engine == BUNDLED else engine)).model_id
 
 
 class Bench:
