@@ -38,7 +38,7 @@ from measure.report import arguments, names, numbers, report, table
 from sacrebleu.metrics.chrf import CHRF
 
 from rtskel.cli import positive
-from rtskel.engine import open_engine
+from rtskel.engine import describe, located
 from rtskel.errors import RtskelError
 from rtskel.filters import FILLS
 from rtskel.formats import write
@@ -472,7 +472,7 @@ def by_chance(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]], t
     """
     difference = np.abs(resampled(second, texts) - resampled(first, texts))
     beyond = difference[1:] - difference[1:].mean() > difference[0]
-    return 1.0 if first == second else float((beyond.sum() + 1) / (SAMPLES + 1))
+    return 1.0 if difference[0] == 0 else float((beyond.sum() + 1) / (SAMPLES + 1))
 
 
 def against(read: dict[str, list[dict[str, Any]]], texts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -494,8 +494,7 @@ FILLED = ("Skeletor, all filled", "Skeletor, never seen kept")
 
 def engine_id(engine: str) -> str:
     """The model that refines."""
-    with open_engine(None if engine == BUNDLED else engine) as opened:
-        return opened.info.model_id
+    return describe(located(None if engine == BUNDLED else engine)).model_id
 
 
 class Bench:

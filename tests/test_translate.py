@@ -377,7 +377,9 @@ def test_the_paired_bootstrap_tells_systems_apart():
     found = metrics.compare({"a": a, "b": b, "again": list(a)}, true, samples=200)
     assert found["b"][0] == metrics.bleu(b, true)
     assert found["b"][1] < 0.01
-    assert found["again"][1] > 0.5
+    assert found["again"][1] == 1
+    nothing = {"x": ["x y z q"] * 60, "y": ["y z"] * 60}
+    assert metrics.compare(nothing, true, samples=200)["y"] == (0, 1), "both reach nothing, in other words"
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

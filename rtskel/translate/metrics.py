@@ -154,15 +154,15 @@ def compare(
 ) -> dict[str, tuple[float, float]]:
     """BLEU-4 of each system after the first, and the p-value that it differs from the first's (paired bootstrap).
 
-    Of the same translations it is 1, where sacrebleu's count of samples says almost 0.
+    Where both reach the same it is 1, where sacrebleu's count of samples says almost 0.
     """
     named: list[tuple[str, Sequence[str]]] = [(name, list(said)) for name, said in systems.items()]
     with _seeded():
         test = PairedTest(named, {"BLEU": bleu_metric()}, [list(references)], test_type="bs", n_samples=samples)
         _, results = test()
-    rows = [row for row in results["BLEU"][1:] if isinstance(row, Result)]
-    found = zip(named[1:], rows, strict=True)
-    return {name: (row.score, 1.0 if said == named[0][1] else float(row.p_value or 0.0)) for (name, said), row in found}
+    first, *rows = [row for row in results["BLEU"] if isinstance(row, Result)]
+    p = [1.0 if row.score == first.score else float(row.p_value or 0.0) for row in rows]
+    return {name: (row.score, of) for (name, _), row, of in zip(named[1:], rows, p, strict=True)}
 
 
 class _seeded:
