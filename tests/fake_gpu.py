@@ -344,8 +344,7 @@ def fake_torch(cuda):
         def fuse_attention(self, model):
             assert not any(parameter.device.type != "cpu" for parameter in model.parameters())
 
-        def widened(self, trunk, columns):
-            return torch_cuda.TorchCuda.widened(self, trunk, columns)
+        widened = torch_cuda.TorchCuda.widened
 
         def tensor(self, address, shape, kind):
             typestr = "<i2" if kind == "bf16" else kind

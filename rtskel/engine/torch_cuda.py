@@ -17,9 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rtskel.engine import device_ring
 from rtskel.engine.cuda_engine import ExecutionSlot
 from rtskel.engine.device_ring import RingEngine
-from rtskel.engine.device_ring import compiled as compiled_kernels
 from rtskel.engine.network_kernels import Around, NetworkKernels, columns, fits
 from rtskel.engine.pytorch import load_model
 from rtskel.errors import EngineError
@@ -222,7 +222,7 @@ class TorchEngine(RingEngine):
 
 def _kernels_are_there() -> bool:
     try:
-        compiled_kernels()
+        device_ring.compiled()
     except EngineError:
         return False
     return True
