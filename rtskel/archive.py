@@ -365,11 +365,11 @@ def run(
                 todo.append(item)
         stamps = {item: item.stamp() for item in todo}
         count = min(workers, len(todo))
-        for outcome in (
-            _on_ray(job, todo, count, ray)
-            if ray and todo
-            else outcomes(_Archiving(job), todo, count, job.task.side_by_side())
-        ):
+        if ray and todo:
+            made = _on_ray(job, todo, count, ray)
+        else:
+            made = outcomes(_Archiving(job), todo, count, job.task.side_by_side())
+        for outcome in made:
             _record(manifest, outcome, stamps[outcome.item])
             if outcome.error is None:
                 done += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import math
@@ -38,6 +39,10 @@ def views(block: NDArray[np.uint8], parts: Parts) -> dict[str, NDArray[Any]]:
         name: block[offsets[name] :][: math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
         for name, (shape, dtype) in parts.items()
     }
+
+
+SHARED_BYTES = 47 << 10
+"""Shared memory that every GPU has for a block, less what rtskel's kernels declare themselves."""
 
 
 class Cuda:
@@ -109,6 +114,13 @@ class Cuda:
     def download(self, host: int, device: int, count: int, stream: Any) -> None:
         """Puts a copy of `count` bytes to page-locked host memory on a stream."""
         self.call("cudaMemcpyAsync", host, device, count, self.api.cudaMemcpyKind.cudaMemcpyDeviceToHost, stream)
+
+    def launch(
+        self, kernel: Any, blocks: int, threads: int, shared: int, stream: Any, *arguments: ctypes.Structure
+    ) -> None:
+        """Puts a kernel on a stream of the driver; `shared`: bytes of shared memory a block."""
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        self.call("cuLaunchKernel", kernel, blocks, 1, 1, threads, 1, 1, shared, stream, ctypes.addressof(pointers), 0)
 
     def free_host(self, *addresses: int) -> None:
         """Frees page-locked host memory: now, or after the capture of a graph, during which nothing may be freed."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from rtskel import native
 from rtskel.engine.base import bucket, buckets
-from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
+from rtskel.engine.cuda import SHARED_BYTES, Cuda, Parts, Resources, layout, pinned, views
 from rtskel.engine.cuda_engine import CudaEngine, ExecutionSlot
 from rtskel.engine.metadata import EngineInfo
 from rtskel.errors import EngineError
@@ -37,9 +37,6 @@ from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, SHOULDER_WIDTH
 
 THREADS = 256
 """Threads in a block, which has one frame, one window or the windows of one stream."""
-
-SHARED_BYTES = 47 << 10
-"""Shared memory that every GPU has for a block, less what the kernels declare themselves."""
 
 RING = (
     *("window", "joints", "capacity", "max_windows", "positions", "answers", "steady"),
@@ -328,13 +325,9 @@ class DeviceRing(EngineRing):
 
     def launch(self, name: str, blocks: int, step: StepArguments) -> None:
         """Puts a kernel on the stream."""
-        arguments = (ctypes.c_void_p * 2)(ctypes.addressof(self._arguments), ctypes.addressof(step))
         shared = self._shared_bytes if name == "gather" else 0
-        self.engine.cuda.call(
-            "cuLaunchKernel",
-            *(self.engine.kernels[name], blocks, 1, 1, THREADS, 1, 1, shared),
-            *(self._stream, ctypes.addressof(arguments), 0),
-        )
+        kernel = self.engine.kernels[name]
+        self.engine.cuda.launch(kernel, blocks, THREADS, shared, self._stream, self._arguments, step)
 
     def _bucket(self, windows: int) -> _Bucket:
         size = bucket(windows, self.engine.max_batch, self.engine.growth)

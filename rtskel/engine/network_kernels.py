@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rtskel.engine.cuda import Cuda, Parts, Resources, layout, pinned, views
+from rtskel.engine.cuda import SHARED_BYTES, Cuda, Parts, Resources, layout, pinned, views
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, Skeleton, skeleton
 
 THREADS = 512
 """Threads in a block, which has one window."""
-
-SHARED_BYTES = 47 << 10
-"""Shared memory that every GPU has for a block, less what the kernels declare themselves."""
 
 MOST_WINDOW, MOST_DEPTH = 64, 16
 OPTIONS = ("missing_channel", "bones", "bone_deviation", "fill", "gate", "local_regression", "unmirror")
@@ -156,13 +153,8 @@ class NetworkKernels:
 
     def launch(self, name: str, blocks: int, network: NetworkArguments, step: PassArguments) -> None:
         """Puts a kernel on the stream."""
-        arguments = (ctypes.c_void_p * 2)(ctypes.addressof(network), ctypes.addressof(step))
         shared = shared_bytes(network.window, network.joints, network.answers)[name]
-        self._cuda.call(
-            "cuLaunchKernel",
-            *(self._kernels[name], blocks, 1, 1, THREADS, 1, 1, shared),
-            *(self._stream, ctypes.addressof(arguments), 0),
-        )
+        self._cuda.launch(self._kernels[name], blocks, THREADS, shared, self._stream, network, step)
 
 
 class Around:

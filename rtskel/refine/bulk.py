@@ -6,11 +6,11 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from itertools import pairwise
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rtskel.closing import Closing
 from rtskel.refine.bank import RefinerBank, WindowEngine
 from rtskel.refine.config import Refined
 
@@ -28,7 +28,7 @@ class _Sequence:
         self.done: Future[Refined] = Future()
 
 
-class BulkRefiner:
+class BulkRefiner(Closing):
     """Refines whole sequences side by side, in one bank.
 
     Any number of threads call `refine`; each waits for its own sequence, while a thread of this object fills the
@@ -73,12 +73,6 @@ class BulkRefiner:
         self._closed = False
         self._thread = threading.Thread(target=self._drive, name="bulk refinement", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> BulkRefiner:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the thread; sequences that are not done fail."""
