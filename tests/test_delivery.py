@@ -44,7 +44,7 @@ def test_a_publisher_ends_when_the_server_has_taken_everything(block):
                 for sender in first, second:
                     assert sender.send(pose, block=block)
         # At the moment at which it has ended.
-        assert server._frames_in == 800
+        assert server._reading.frames == 800
         for sender in first, second:
             assert (sender.sent, sender.unconfirmed, sender.dropped) == (401, 0, 0)
         reader.until_ended(2)

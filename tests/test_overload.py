@@ -396,7 +396,7 @@ def test_a_publisher_of_much_does_not_leave_others_unread():
 
     def counted(*given):
         if engine.go.is_set():
-            unread.append(17 * 60 - server._frames_in)
+            unread.append(17 * 60 - server._reading.frames)
             jump[0] += 2_000_000_000  # so long it takes
         return run(*given)
 

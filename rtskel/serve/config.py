@@ -98,7 +98,7 @@ class ServeConfig:
     lift: int | None = None
     batch_wait_s: float = 0.0
     heartbeat_s: float = 1.0
-    receive_queue: int = 64
+    receive_queue: int = 256
     send_queue: int = 10_000
     max_waiting: int = 1024
     drain_s: float = 30.0

@@ -39,7 +39,7 @@ from functools import partial
 from rtskel import wire
 from rtskel.closing import Closing
 from rtskel.engine import Engine, EngineInfo
-from rtskel.errors import ServeError, WireError
+from rtskel.errors import ServeError
 from rtskel.refine import RefinerBank
 from rtskel.serve.announcements import Announcements
 from rtskel.serve.config import ServeConfig
@@ -47,8 +47,9 @@ from rtskel.serve.emission import Emission
 from rtskel.serve.kept import Kept, Wanted
 from rtskel.serve.lifting_bank import LiftingBank
 from rtskel.serve.outlet import Outlet
+from rtskel.serve.reading import Reading
 from rtskel.serve.reports import SECOND
-from rtskel.serve.sockets import Inbox, Sockets
+from rtskel.serve.sockets import Sockets
 from rtskel.serve.subscriptions import Subscriptions
 from rtskel.serve.table import StreamTable
 from rtskel.serve.watched import WatchedEngine
@@ -56,14 +57,8 @@ from rtskel.serve.watched import WatchedEngine
 REFINE_NS = 10_000_000
 """Time after which a turn reads again although windows are still pending."""
 
-UNREAD_NS = SECOND
-"""How long a frame can have waited unread while the server cannot keep up with reading: deadlines lag by this then."""
-
 CATCH_UP_NS = SECOND // 10
 """How long a turn reads on where frames have been unread for too long."""
-
-LOOK_EVERY = SECOND // 10
-"""How often it is asked which publishers have gone, and who was cut off for a message without end."""
 
 REOPEN_EVERY = 30 * SECOND
 """Shortest time between two attempts to replace an engine that hangs."""
@@ -129,18 +124,14 @@ class Server(Closing):
         self._stopping = False
         self.on_progress: Callable[[], None] = lambda: None
         self.on_poses: list[Callable[[Emission, int], None]] = []
-        self._frames_in = 0
-        self._unread = False  # messages are waiting in the socket
-        self._unread_since = clock()  # and ever since then, if so: frames, not only what is refused
-        self._empty_at = clock()  # when nothing was waiting in the socket
-        self._read_up_to = clock()  # all that had come by then has been read
-        self._look_at = clock()  # when to ask who has gone
         with ExitStack() as stack:
             stack.callback(self._engine.release)
             self._sockets = Sockets(config, joints=bank.joints)
             stack.callback(self._sockets.close)
             given = self._table, self._sockets, self._subscriptions, self._kept
             self._announce = Announcements(config, clock, *given, epoch=self.epoch, skeleton=self._skeleton)
+            reads = self._table, self._sockets, self._outlet, self._announce
+            self._reading = Reading(config, clock, *reads, epoch=self.epoch, max_batch=lambda: self._engine.max_batch)
             if not bank.on_device:
                 self._engine.try_out(bank.config.positions)
             self.raw_endpoint, self.refined_endpoint = self._sockets.bind()
@@ -206,9 +197,9 @@ class Server(Closing):
             self._announce.tell()
             self._refine()  # at once: what else there is to do can wait for it
             self._take_subscriptions()
-            self._watch_publishers(now)
+            self._reading.watch_publishers(now)
             self._replace_engine(now)
-            self._advance(now)
+            self._table.advance(self._reading.up_to(now))
             self._announce.tell()
             if now >= self._announce.due:
                 self._heartbeat(now)
@@ -220,98 +211,27 @@ class Server(Closing):
 
     def _wait(self) -> float:
         """Until there is something to do; gives when it should be over at the latest."""
-        reading = self._room() > 0
+        reading = self._reading.room > 0
         now = self._clock()
-        if self._table.pending or (reading and self._unread):
+        if self._table.pending or (reading and self._reading.unread):
             return now
         answers = min(self._sockets.answer_due(), self._kept.answer_due())
-        until = min(self._table.next_deadline(), self._announce.due, self._look_at, answers)
+        until = min(self._table.next_deadline(), self._announce.due, self._reading.look_at, answers)
         if until > now:
             self._sockets.wait(math.ceil((until - now) / 1e6), reading=reading)
-            self._empty_at = self._clock() if reading else self._empty_at  # else it would not have waited
+            if reading:
+                self._reading.waited()
         return max(until, now) + 2e6  # polls count in ms
 
-    def _room(self) -> int:
-        """How many more frames may wait for the engine."""
-        return self.config.max_waiting - self._table.waiting
-
-    def _lags(self) -> bool:
-        """Whether frames may have been unread for so long that live streams need the newest first."""
-        return self._unread and self._clock() - self._unread_since > self.config.streams.patience_s * SECOND
-
     def _read(self) -> None:
-        """Give the streams what publishers have sent, as far as there is room for it."""
-        inbox = Inbox()
-        room, refused = self._room(), self._table.counts.total()
-        self._receive(inbox, room)
-        if self.config.batch_wait_s and inbox.poses:
-            until = inbox.read[0] + round(self.config.batch_wait_s * SECOND)
-            room = min(room, self._engine.max_batch)
-            while inbox.poses < room and (left := until - self._clock()) > 0:
-                if self._sockets.wait_for_frames(math.ceil(left / 1e6)):
-                    self._receive(inbox, room + inbox.others)
-        self._take_in(inbox)
-        if 2 * (self._table.counts.total() - refused) >= len(inbox.topics) + inbox.others:
-            # ZeroMQ reads from all publishers in turn: whoever sends what is refused does not make others lag.
-            self._unread_since = self._clock()
-        if self._lags():
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        """Frames have been unread for too long, those of all publishers: read on, and leave out windows for that."""
+        """Give the streams what publishers have sent; where that lags, read on, and leave out windows for that."""
+        self._reading.read()
         until = self._clock() + CATCH_UP_NS
-        while self._unread and (now := self._clock()) < until:
+        catching_up = self._reading.lags
+        while catching_up and self._reading.unread and (now := self._clock()) < until:
             self._table.leave_out(self._deliver, now)
             self._announce.tell()
-            if (room := self._room()) <= 0:
-                return
-            inbox = Inbox()
-            self._receive(inbox, room)
-            self._take_in(inbox)
-
-    def _receive(self, inbox: Inbox, room: int) -> None:
-        if not self._unread:
-            self._unread_since = self._empty_at
-        self._unread = self._sockets.receive(inbox, room, self._clock, self._refuse)
-        if not self._unread:
-            self._empty_at = self._clock()
-
-    def _take_in(self, inbox: Inbox) -> None:
-        refused: set[int] = set()
-
-        def refuse(which: int, error: WireError) -> None:
-            refused.add(which)
-            self._offend(inbox.topics[which], error.kind, str(error), inbox.read[which], inbox.sources[which])
-
-        self._frames_in += self._table.receive(inbox.topics, inbox.bodies, inbox.read, refuse, inbox.sources)
-        self._sockets.send(self._outlet.raw(inbox.topics, inbox.bodies, refused))
-        self._announce.tell()  # first, so that a publisher hears what was refused before it hears that all is taken
-        self._sockets.answer(self.epoch, self._clock())
-
-    def _refuse(self, topic: bytes, kind: str, detail: str, source: int) -> None:
-        self._offend(topic, kind, detail, self._clock(), source)
-
-    def _offend(self, topic: bytes, kind: str, detail: str, now: int, source: int) -> None:
-        self._table.offend(wire.stream_of(topic) or "", kind, detail, now, source=source)
-
-    def _watch_publishers(self, now: int) -> None:
-        """Who has gone; and who sent messages that never end, and was cut off before they fill the memory."""
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK_EVERY
-        if gone := self._sockets.publishers_gone():
-            self._table.left(gone)
-        if found := self._sockets.endless():
-            self._table.offend("", "hoarding", "a publisher sent a message without end: disconnected", now, found)
-
-    def _advance(self, now: int) -> None:
-        """Act on deadlines, of which only those have passed by which every frame that had come was read."""
-        if not self._unread:
-            self._read_up_to = now
-        elif self._room() <= 0 and not self._table.pending:
-            self._table.give_up_holes()  # what waits, waits for frames that would be behind all this
-            self._read_up_to = now
-        self._table.advance(max(self._read_up_to, now - UNREAD_NS))
+            catching_up = self._reading.read_on()
 
     def _refine(self) -> None:
         until = self._clock() + REFINE_NS
@@ -322,7 +242,7 @@ class Server(Closing):
 
     def _step(self) -> None:
         times = None if self._table.bank.on_device else self._engine_times
-        self._table.run(self._deliver, self._clock, times, crowded=self._room() <= 0 or self._lags())
+        self._table.run(self._deliver, self._clock, times, crowded=self._reading.room <= 0 or self._reading.lags)
         self._announce.tell()
 
     def _replace_engine(self, now: int) -> None:
@@ -373,25 +293,22 @@ class Server(Closing):
         self._sockets.send(self._kept.answers(now, self._announce.last_body))
 
     def _heartbeat(self, now: int) -> None:
-        self._announce.heartbeat(now, self._frames_in, self._model)
+        self._announce.heartbeat(now, self._reading.frames, self._model)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """Refine what has come, end every stream: all within `drain_s`."""
         until = self._clock() + round(self.config.drain_s * SECOND)
-        self._unread = True
-        while self._unread and self._clock() < until:
+        self._reading.unread = True
+        while self._reading.unread and self._clock() < until:
             self.on_progress()
             self._take_subscriptions()
-            inbox = Inbox()
-            self._receive(inbox, self._room())
-            self._take_in(inbox)
+            self._reading.read_on()
             self._announce.tell()
             self._refine()
-            if self._room() <= 0 and not self._table.pending:
-                self._table.give_up_holes()  # what waits, waits for frames that would be behind all this
-                self._announce.tell()
+            self._reading.give_up_holes()
+            self._announce.tell()
         self._table.shutdown(self._clock())
         self._announce.tell()
         while self._table.pending and self._clock() < until:
@@ -402,12 +319,8 @@ class Server(Closing):
 
     def _count_undrained(self) -> None:
         """What could not be refined in time: windows, messages that wait, and messages that were not even read."""
-        unread = 0
-        until = self._clock() + SECOND  # whoever goes on sending does not keep the server from ending
-        while self._unread and self._clock() < until:
-            inbox = Inbox()
-            self._receive(inbox, self.config.max_waiting)
-            unread += len(inbox.topics)
+        # Whoever goes on sending does not keep the server from ending.
+        unread = self._reading.count_unread(self._clock() + SECOND)
         self.undrained = self._table.pending + self._table.backlog + unread
         if self.undrained:
             detail = f"{self.undrained} windows and messages were left when {self.config.drain_s:g} s were over"
