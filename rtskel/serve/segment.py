@@ -6,12 +6,14 @@ with a frame is decided in `rtskel.serve.stream`.
 
 from __future__ import annotations
 
+import numpy as np
+
 from rtskel.serve.common import NEVER, Common
 from rtskel.serve.phase import Phase
 from rtskel.serve.reports import SECOND
 from rtskel.serve.room import YOUNG
 from rtskel.skeleton import signed_axes
-from rtskel.wire import About, Flag, RawPose
+from rtskel.wire import About, Flag, RawPose, RefinedPose
 
 
 class Segment:
@@ -80,6 +82,38 @@ class Segment:
         self._lift()
         # Frames before the first one may be on their way, shuffled within the lookahead: they are not overdue yet.
         arrays.arrival.start(place, max(0, slot - common.furthest), now, slot, self.period)
+
+    def sample(self, stream: str, lookahead: int, *, epoch: int, clock: str, model: str) -> RefinedPose:
+        """A pose of the segment: what all its poses at one lookahead have in common, and nothing else."""
+        bank, source = self._common.bank, self.like
+        nothing = np.zeros((bank.joints, 3), np.float32)
+        return RefinedPose(
+            stream=stream,
+            lookahead=lookahead,
+            epoch=epoch,
+            seq=0,
+            source_epoch=source.epoch,
+            source_seq=None,
+            source_time_ns=0,
+            source_clock=source.clock,
+            fps=self.fps,
+            receive_ns=0,
+            infer_start_ns=0,
+            infer_end_ns=0,
+            publish_ns=0,
+            clock=clock,
+            windows=0,
+            flags=Flag(0),
+            skeleton=bank.config.skeleton.id,
+            model=model,
+            axes=source.axes,
+            mirrored=source.mirrored,
+            xyz=nothing,
+            confidence=nothing[:, 0],
+            missing=nothing[:, 0] == 0,
+            sigma=nothing[:, 0],
+            about=source.about,
+        )
 
     # --- slots and times ----------------------------------------------------------------------------------------------
 

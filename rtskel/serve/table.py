@@ -71,8 +71,6 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-import numpy as np
-
 from rtskel.errors import WireError
 from rtskel.refine import RefinerBank
 from rtskel.serve.arrays import PlaceTable, StreamArrays
@@ -85,7 +83,7 @@ from rtskel.serve.progress import Progress
 from rtskel.serve.reports import SECOND, UNKNOWN, Reports
 from rtskel.serve.room import Room
 from rtskel.serve.stream import Stream
-from rtskel.wire import Event, Flag, RawBatch, RawPose, RefinedPose, StreamEnd
+from rtskel.wire import Event, RawBatch, RawPose, RefinedPose, StreamEnd
 
 CLOCK = "monotonic"
 """Name of the clock of every time that the table gives out."""
@@ -354,36 +352,7 @@ class StreamTable:
     def sample(self, place: int, lookahead: int) -> RefinedPose:
         """A pose of the stream at that place: what all its poses at one lookahead have in common."""
         stream = self._places[place]
-        segment = stream.segment
-        source = segment.like
-        nothing = np.zeros((self.bank.joints, 3), np.float32)
-        return RefinedPose(
-            stream=stream.name,
-            lookahead=lookahead,
-            epoch=self.epoch,
-            seq=0,
-            source_epoch=source.epoch,
-            source_seq=None,
-            source_time_ns=0,
-            source_clock=source.clock,
-            fps=segment.fps,
-            receive_ns=0,
-            infer_start_ns=0,
-            infer_end_ns=0,
-            publish_ns=0,
-            clock=CLOCK,
-            windows=0,
-            flags=Flag(0),
-            skeleton=self.bank.config.skeleton.id,
-            model=self._model,
-            axes=source.axes,
-            mirrored=source.mirrored,
-            xyz=nothing,
-            confidence=nothing[:, 0],
-            missing=nothing[:, 0] == 0,
-            sigma=nothing[:, 0],
-            about=source.about,
-        )
+        return stream.segment.sample(stream.name, lookahead, epoch=self.epoch, clock=CLOCK, model=self._model)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
