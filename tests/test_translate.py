@@ -109,6 +109,20 @@ def test_a_table_says_what_is_signed(tmp_path):
     assert (only.text, only.gloss) == ("rain , sun", "RAIN")
 
 
+def test_beside_recordings_that_a_table_names_may_lie_other_files(tmp_path):
+    write(tmp_path / "a.npz", [spoken("rain", "a")])
+    write(tmp_path / "of another split.npz", [spoken("sun", "b")])
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    (tmp_path / "notes.txt").write_text("Tuesday")
+    (tmp_path / "t.tsv").write_text("name\ttext\na\train\n")
+    (only,) = sentences(tmp_path, "dev", tmp_path / "t.tsv")
+    assert only.text == "rain"
+    (tmp_path / "t.tsv").write_text("name\ttext\na\train\nnotes\tsun\n")
+    assert "notes.txt" in error_of(sentences, tmp_path, "dev", tmp_path / "t.tsv")
+    write(tmp_path / "again.npz", [spoken("rain", "a")])
+    assert "two recordings are named 'a'" in error_of(sentences, tmp_path, "dev", tmp_path / "t.tsv")
+
+
 def error_of(function, *given, **options):
     with pytest.raises(RtskelError) as error:
         function(*given, **options)

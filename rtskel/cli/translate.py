@@ -19,7 +19,8 @@ from rtskel.cli.options import (
     speed,
 )
 from rtskel.cli.output import Progress, note, print_json, print_table
-from rtskel.cli.status import OK, until_terminated
+from rtskel.cli.status import FAILED, OK, until_terminated
+from rtskel.errors import FormatError
 
 if TYPE_CHECKING:
     from rtskel.translate.inputs import Inputs
@@ -197,7 +198,12 @@ def _translate(args: argparse.Namespace) -> int:
     from rtskel.translate.data import recordings_of
 
     translator = _opened(args.model)
-    recordings = list(recordings_of(Path(args.file), reading(args)))
+    unread = dict[str, FormatError]()
+    recordings = list(recordings_of(Path(args.file), reading(args), unread))
+    for error in unread.values():
+        if not recordings:
+            raise error
+        note(f"left out: {error}")
     for words in dict.fromkeys(words for recording in recordings for words in recording.notes):
         note(f"{args.file}: {words}")
     inputs = _inputs(args, args.refine, translator.inputs)
@@ -207,7 +213,7 @@ def _translate(args: argparse.Namespace) -> int:
             print_json({"name": recording.name, "text": text, "inputs": inputs.to_dict()})
         else:
             print(text if len(recordings) == 1 else f"{recording.name}\t{text}", flush=True)
-    return OK
+    return FAILED if unread else OK
 
 
 COMMAND = Command("translate", "train a sign language translator on poses, score it, use it", MORE, _options, _run)

@@ -9,6 +9,7 @@ says with the columns `name` and `text`, and optionally `split` and `gloss`, wha
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,22 +93,34 @@ def _lines(path: Path) -> list[str]:
 
 def _from_table(path: Path, split: str, table: Path, reading: dict[str, Any]) -> list[Sentence]:
     rows = {row["name"]: row for row in _rows(table, split)}
-    found = []
-    for recording in recordings_of(path, reading):
-        row = rows.pop(recording.name, None)
+    found, unread = dict[str, Sentence](), dict[str, FormatError]()
+    for recording in recordings_of(path, reading, unread):
+        row = rows.get(recording.name)
+        if row is not None and recording.name in found:
+            raise FormatError(f"{path}: two recordings are named {recording.name!r}, of which {table} tells one text")
         if row is not None:
-            found.append(Sentence(recording, row["text"], row.get("gloss") or None))
-    if rows:
-        raise FormatError(f"{table}: no recording {next(iter(rows))!r} in {path} ({len(rows)} of its names are absent)")
-    return found
+            found[recording.name] = Sentence(recording, row["text"], row.get("gloss") or None)
+    absent = [name for name in rows if name not in found]
+    for name in absent:
+        if name in unread:
+            raise unread[name]
+    if absent:
+        raise FormatError(f"{table}: no recording {absent[0]!r} in {path} ({len(absent)} of its names are absent)")
+    return [*found.values()]
 
 
-def recordings_of(path: Path, reading: dict[str, Any]) -> Iterator[Recording]:
-    """The recordings of a file; of a folder, those of all its files, in the order of their names."""
+def recordings_of(path: Path, reading: dict[str, Any], unread: dict[str, FormatError]) -> Iterator[Recording]:
+    """The recordings of a file; of a folder, those of all its files, in the order of their names. Files of a folder
+    that cannot be read, such as videos and notes, are passed over; `unread` gets the reasons by their names.
+    """
     if path.is_dir() and (files := sorted(file for file in path.iterdir() if file.is_file())):
         for file in files:
-            if file.suffix not in (*BESIDE, ".tsv", ".csv"):
+            if file.suffix in (*BESIDE, ".tsv", ".csv"):
+                continue
+            try:
                 yield from read(file, **reading)
+            except FormatError as error:
+                unread[file.stem] = error
     else:
         yield from read(path, **reading)
 
@@ -123,8 +136,8 @@ def _rows(table: Path, split: str) -> Iterable[dict[str, str]]:
         raise FormatError(f"{table}: cannot be read ({error})") from None
     if absent := {"name", "text"} - set(columns):
         raise FormatError(f"{table}: no column {min(absent)!r} (found: {', '.join(columns) or 'none'})")
-    names = [row["name"] for row in rows]
-    if repeated := next((name for number, name in enumerate(names) if name in names[:number]), None):
+    names = Counter(row["name"] for row in rows)
+    if repeated := next((name for name, count in names.items() if count > 1), None):
         raise FormatError(f"{table}: name {repeated!r} is repeated")
     if "split" in columns:
         splits = list(dict.fromkeys(row["split"] for row in rows))
