@@ -5,8 +5,7 @@ due to be sent, so that a server that falls behind cannot hide it. The look-ahea
 pose at look-ahead L needs frame i + L, and the time is from that frame's due time to the pose's arrival. Its parts:
 
     transport   lateness of the publisher, from its clock to the server's reading, from sending to the subscriber
-    queue       in the server, until its windows are assembled
-    ring        storing, assembling windows, averaging, encoding
+    server      waiting, storing, assembling windows, averaging, encoding
     engine      the engine call
     around      everything but the engine call
 
@@ -23,9 +22,9 @@ of what the engine does one window at a time.
 
 from __future__ import annotations
 
+import argparse
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from itertools import product
 from multiprocessing.connection import Connection
@@ -37,17 +36,16 @@ import zmq
 from measure.engines import bare_engine, opened, ring_config
 from measure.loads import Messages, load, publish, subscribed
 from measure.processes import serving, started
-from measure.report import arguments, counts, numbers, percentiles, report, table
+from measure.report import arguments, bench, counts, numbers, percentiles, table
 from numpy.typing import NDArray
 
 from rtskel import wire
 from rtskel.cli import positive
 from rtskel.flags import Flag
-from rtskel.serve import ServeConfig, StreamConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
 
-PARTS = ("transport", "queue", "ring", "engine", "around")
+PARTS = ("transport", "server", "engine", "around")
 REFINED_BYTES = 1263
 """Bytes of a refined pose of 50 joints."""
 COLUMNS = ("p50", "p90", "p99", "p99.9", "max")
@@ -77,14 +75,12 @@ def cameras(streams: int, fps: float, seconds: float) -> Messages:
 
 
 def collect(
-    endpoint: str, topics: list[bytes], ready: bytes | None, is_end: Callable[[bytes, bytes], bool], ends: int,
+    endpoint: str, topics: list[bytes], heartbeats: int, is_end: Callable[[bytes, bytes], bool], ends: int,
     control: Connection,
 ) -> list[tuple[int, bytes, bytes]]:  # fmt: skip
-    """Arrival time, topic and header of every message, until `ends` ends; `ready`: a topic that tells that it works."""
+    """Arrival time, topic and header of every message, until `ends` ends."""
     got = []
-    with subscribed(endpoint, [*topics, ready] if ready else topics) as socket:
-        if ready:
-            socket.recv_multipart()  # now the subscriptions are in force
+    with subscribed(endpoint, topics, heartbeats) as socket:
         control.send("ready")
         while ends and socket.poll(60_000):
             topic, body = socket.recv_multipart()
@@ -115,7 +111,7 @@ def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Conne
         return topic.startswith(wire.EVENT_PREFIX) and msgpack.unpackb(body)["event"] == "end"
 
     rows = []
-    for now, topic, body in collect(endpoint, topics, wire.HEARTBEAT_TOPIC, is_end, streams, control):
+    for now, topic, body in collect(endpoint, topics, 2, is_end, streams, control):
         if topic.startswith(wire.REFINED_PREFIX):
             header = fields(body)
             lookahead, _, _, _, flags = header["slot"]
@@ -125,26 +121,18 @@ def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Conne
     control.send_bytes(np.array(rows, np.int64).tobytes())
 
 
-def split(
-    rows: NDArray[np.int64], stamps: NDArray[np.int64], lookahead: int, reach: int, warm_up: int
-) -> dict[str, list[float]]:
+def split(rows: NDArray[np.int64], lookahead: int, reach: int, warm_up: int) -> dict[str, NDArray[np.float64]]:
     """The time beyond the look-ahead and its parts, in ms."""
     frames = {(stream, slot): (due, read) for stream, _, slot, _, due, read, *_ in rows.tolist()}
-    # The server reads its clock when it begins a batch, and next when the engine begins.
-    begun = dict(zip(stamps[1:].tolist(), stamps[:-1].tolist(), strict=True))
-    found = defaultdict(list)
+    found = []
     for stream, ahead, slot, flags, _, _, start, end, sent, arrived in rows.tolist():
         last = frames.get((stream, slot + reach))  # the frame that this pose waited for
-        if ahead != lookahead or last is None or slot < warm_up or flags & Flag.FLUSHED:
-            continue
-        due, read = last
-        found["total"].append(arrived - due)
-        found["transport"].append(read - due + arrived - sent)
-        found["queue"].append(begun[start] - read)
-        found["ring"].append(start - begun[start] + sent - end)
-        found["engine"].append(end - start)
-        found["around"].append(arrived - due - (end - start))
-    return {part: (np.array(found[part]) / 1e6).tolist() for part in ("total", *PARTS)}
+        if ahead == lookahead and last is not None and slot >= warm_up and not flags & Flag.FLUSHED:
+            found.append((*last, start, end, sent, arrived))
+    due, read, start, end, sent, arrived = np.array(found).reshape(-1, 6).T / 1e6
+    engine, total = end - start, arrived - due
+    parts = (total - (sent - read), sent - read - engine, engine, total - engine)
+    return {"total": total, **dict(zip(PARTS, parts, strict=True))}
 
 
 def measured(
@@ -152,22 +140,21 @@ def measured(
 ) -> tuple[NDArray[np.int64], int]:
     """What the subscriber got, and how many frames the publisher dropped."""
     publisher = publish, raw, cameras, (streams, fps, seconds), 10_000
-    with load(publisher, (reader, refined, streams, lookaheads)) as (sent, received):
+    with load((publisher, (reader, refined, streams, lookaheads))) as ((sent,), (received,)):
         dropped = sent.recv()
         return np.frombuffer(received.recv_bytes(), np.int64), dropped
 
 
-def run(engine: str, fps: float, streams: int, lookaheads: list[int], radius: int, seconds: float) -> dict[str, Any]:
+def run(engine: str, fps: float, streams: int, lookaheads: list[int], seconds: float) -> dict[str, Any]:
     """One round of rtskel at the camera's rate; its first second does not count."""
-    config = ServeConfig(lookaheads=tuple(lookaheads), radius=radius, streams=StreamConfig(max_streams=streams))
     with opened(engine) as opened_:
-        ring = ring_config(opened_.window, lookaheads, radius)
-    with serving(engine, config, record=True) as server:
+        ring = ring_config(opened_.window, lookaheads)
+    with serving(engine, lookaheads, streams) as server:
         rows, dropped = measured(server.raw, server.refined, subscribe, streams, fps, seconds, lookaheads)
     rows = rows.reshape(-1, 10)
     found = {}
     for ahead in lookaheads:
-        ms = split(rows, server.stamps, ahead, ring.reach(ahead), round(fps))
+        ms = split(rows, ahead, ring.reach(ahead), round(fps))
         found[str(ahead)] = {"lookahead_ms": ring.reach(ahead) / fps * 1e3, "ms": ms}
     lost = streams * round(seconds * fps) * len(lookaheads) - len(rows)
     return {"poses_lost": lost, "frames_dropped": dropped, "lookaheads": found}
@@ -184,7 +171,7 @@ def pooled(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def relay(engine: str | None, radius: int, lookaheads: list[int], control: Connection) -> None:
+def relay(engine: str | None, lookaheads: list[int], control: Connection) -> None:
     """Forward every raw message with as many bytes as a refined pose has, after running the engine if there is one."""
     context = zmq.Context()
     raw, refined = context.socket(zmq.SUB), context.socket(zmq.XPUB)
@@ -196,7 +183,7 @@ def relay(engine: str | None, radius: int, lookaheads: list[int], control: Conne
     signal.signal(signal.SIGTERM, lambda *_: going.clear())
     opened_ = None if engine is None else opened(engine)
     if opened_ is not None:
-        positions = ring_config(opened_.window, lookaheads, radius).positions
+        positions = ring_config(opened_.window, lookaheads).positions
         x = np.zeros((1, opened_.window, UPPER_BODY_50.joints, 3), np.float32)
         missing = np.zeros(x.shape[:3], np.bool_)
         opened_.run(x, missing, positions)  # some engines prepare in their first run
@@ -214,38 +201,37 @@ def relay(engine: str | None, radius: int, lookaheads: list[int], control: Conne
 
 def subscribe_to_relay(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
     """Due time, slot and arrival time of each frame."""
-    got = collect(endpoint, [b""], None, lambda _, body: b"\xa3end" in body[:40], streams, control)
+    got = collect(endpoint, [b""], 0, lambda _, body: b"\xa3end" in body[:40], streams, control)
     headers = [(fields(body), now) for now, _, body in got]
     rows = [(header["source"][2], header["source"][1], now) for header, now in headers if header["kind"] == "raw"]
     control.send_bytes(np.array(rows, np.int64).tobytes())
 
 
 def run_relay(
-    engine: str | None, fps: float, streams: int, lookaheads: list[int], radius: int, seconds: float
-) -> list[float]:
+    engine: str | None, fps: float, streams: int, lookaheads: list[int], seconds: float
+) -> NDArray[np.float64]:
     """One round of pyzmq alone, or of pyzmq with the engine, in ms."""
-    with started(relay, engine, radius, lookaheads) as (process, connection):
+    with started(relay, engine, lookaheads) as (process, connection):
         try:
             raw, refined = connection.recv()
             rows, _ = measured(raw, refined, subscribe_to_relay, streams, fps, seconds, lookaheads)
         finally:
             process.terminate()
     due, slot, arrived = rows.reshape(-1, 3).T
-    taken: list[float] = ((arrived - due)[slot >= round(fps)] / 1e6).tolist()
-    return taken
+    return np.asarray((arrived - due)[slot >= round(fps)] / 1e6)
 
 
 def measure(engine: str, fps: float, streams: int, one_at_a_time: float, options: Any) -> dict[str, Any]:
     """One case, `rounds` times: rtskel and its opponents alternately."""
     seconds = max(options.seconds / streams, min(options.seconds, 4.0))
-    how = fps, streams, options.lookahead, options.radius, seconds
+    how = fps, streams, options.lookahead, seconds
     opponents = {"relay": None} | ({"relay+engine": engine} if streams * fps <= one_at_a_time / 2 else {})
-    turns, theirs = [], {name: list[float]() for name in opponents}
+    turns, theirs = [], {name: list[NDArray[np.float64]]() for name in opponents}
     for _ in range(options.rounds):
         turns.append(run(engine, *how))
         for name, with_engine in opponents.items():
-            theirs[name] += run_relay(with_engine, *how)
-    found, peers = pooled(turns), {name: percentiles(ms) for name, ms in theirs.items()}
+            theirs[name].append(run_relay(with_engine, *how))
+    found, peers = pooled(turns), {name: percentiles(np.concatenate(ms)) for name, ms in theirs.items()}
     case = {"engine": engine, "fps": fps, "streams": streams, **found, "peers_ms": peers}
     least = found["lookaheads"][str(min(options.lookahead))]["ms"]
     case["added_around_ms"] = {column: least["around"][column] - peers["relay"][column] for column in COLUMNS}
@@ -254,21 +240,39 @@ def measure(engine: str, fps: float, streams: int, one_at_a_time: float, options
     return case
 
 
-def lines(case: dict[str, Any]) -> list[str]:
-    """One case as a table."""
-    rows = {}
-    for ahead, figures in case["lookaheads"].items():
-        rows[f"lookahead {ahead} (+{figures['lookahead_ms']:.0f} ms)"] = figures["ms"]["total"]
-        rows |= {f"  {part}{' ' * int(ahead)}": figures["ms"][part] for part in PARTS}
-    rows |= case["peers_ms"] | {"added around, to relay": case["added_around_ms"]}
-    rows |= {"added to relay+engine": case["added_ms"]} if "added_ms" in case else {}
-    rows = {name: {column: row[column] for column in COLUMNS} for name, row in rows.items()}
-    title = f"{case['engine']}, {case['streams']} streams at {case['fps']:g} fps; ms beyond the lookahead"
-    lost = f"{case['poses_lost']} poses lost, {case['frames_dropped']} frames dropped by the publisher"
-    return [*table(title, rows), lost, ""]
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    """All cases that no engine is too slow for."""
+    cases, left_out = [], []
+    for engine in options.engine.split(","):
+        rates = bare_engine(engine, [1, 16], options.lookahead)
+        most = max(rates.values())
+        for streams, fps in product(options.streams, options.fps):
+            if streams * fps <= most / 2:
+                cases.append(measure(engine, fps, streams, rates[1], options))
+            else:
+                why = f"left out, for the engine alone does {most:.0f} windows a second"
+                left_out.append(f"{engine}, {streams} streams at {fps:g} fps: {why}")
+    return {"cases": cases, "left_out": left_out}
 
 
-def main() -> None:
+def lines(result: dict[str, Any]) -> list[str]:
+    """A table for each case."""
+    text = []
+    for case in result["cases"]:
+        rows = {}
+        for ahead, figures in case["lookaheads"].items():
+            rows[f"lookahead {ahead} (+{figures['lookahead_ms']:.0f} ms)"] = figures["ms"]["total"]
+            rows |= {f"  {part}{' ' * int(ahead)}": figures["ms"][part] for part in PARTS}
+        rows |= case["peers_ms"] | {"added around, to relay": case["added_around_ms"]}
+        rows |= {"added to relay+engine": case["added_ms"]} if "added_ms" in case else {}
+        rows = {name: {column: row[column] for column in COLUMNS} for name, row in rows.items()}
+        title = f"{case['engine']}, {case['streams']} streams at {case['fps']:g} fps; ms beyond the lookahead"
+        lost = f"{case['poses_lost']} poses lost, {case['frames_dropped']} frames dropped by the publisher"
+        text += [*table(title, rows), lost, ""]
+    return [*text, *result["left_out"]]
+
+
+def main() -> int:
     """Command line."""
     parser = arguments(__doc__)
     parser.add_argument("--engine", default="null,bundled", help="null, bundled, or paths of engines, with commas")
@@ -277,21 +281,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round of one stream; of more: 4 or as many")
     parser.add_argument("--rounds", type=positive, default=3, help="of the server and of each opponent, alternately")
     parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
-    parser.add_argument("--radius", type=int, default=2)
-    options = parser.parse_args()
-    cases, text = [], []
-    for engine in options.engine.split(","):
-        rates = bare_engine(engine, [1, 16], options.lookahead, options.radius)
-        most = max(rates.values())
-        for streams, fps in product(options.streams, options.fps):
-            if streams * fps > most / 2:
-                why = f"left out, for the engine alone does {most:.0f} windows a second"
-                text += [f"{engine}, {streams} streams at {fps:g} fps: {why}", ""]
-                continue
-            cases.append(measure(engine, fps, streams, rates[1], options))
-            text += lines(cases[-1])
-    report({"bench": "latency", "radius": options.radius, "cases": cases}, text, options)
+    return bench("latency", parser.parse_args(), measure_all, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +31,9 @@ def body() -> NDArray[np.float32]:
     return pose
 
 
-def groups_of(streams: int, people: int) -> list[tuple[str, ...]]:
-    """Streams s0, s1, ... by the message that they share."""
-    names = [f"s{s}" for s in range(streams)]
-    return [tuple(names[first : first + people]) for first in range(0, streams, people)]
+def groups_of(names: Sequence[str], people: int) -> list[tuple[str, ...]]:
+    """Streams by the message that they share."""
+    return [tuple(names[first : first + people]) for first in range(0, len(names), people)]
 
 
 def frame(streams: tuple[str, ...], number: int, pose: NDArray[np.float32]) -> tuple[bytes, bytes]:
