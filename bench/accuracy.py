@@ -23,8 +23,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -36,7 +35,7 @@ import smoothnet
 import tables
 import torch
 from measure.poses import Example
-from measure.report import arguments, names, report, table
+from measure.report import arguments, bench, names, table
 from numpy.typing import NDArray
 from peers import PEERS, Body, Peer
 from smoothnet import SmoothNetPeer
@@ -166,8 +165,8 @@ def measure_peers(task: Task) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for label in task.lookaheads:
         result[label] = {}
-        contestants: list[Peer] = [kind(task.body) for kind in PEERS]
-        for peer in [*contestants, *([SmoothNetPeer(task.body, task.network)] if task.network else [])]:
+        peers_: list[Peer] = [kind(task.body) for kind in PEERS]
+        for peer in [*peers_, *([SmoothNetPeer(task.body, task.network)] if task.network else [])]:
             peer.fit(task.fitting, LOOKAHEADS[label])
             found: dict[str, Any] = {"settings": peer.settings}
             sets = {"tuned": task.dev if peer.learns else task.train + task.dev, **task.sets}
@@ -314,15 +313,15 @@ def phoenix_lines(result: dict[str, Any]) -> list[str]:
     lines = []
     for label, measure in product(result, TUNED_FOR):
         entry, unit = result[label][measure], 1e4 if measure == "mse" else 1e3
-        conditions, single = entry["table"], entry["single"]
+        by_condition, single = entry["table"], entry["single"]
 
-        def row(values: Iterable[float], scale: float, conditions: Any = conditions) -> dict[str, float]:
+        def row(values: Iterable[float], scale: float, conditions: Any = by_condition) -> dict[str, float]:
             cells = {SHORT[c]: value * scale for c, value in zip(conditions, values, strict=True)}
             return cells | {"mean": log_mean(list(cells.values()))}
 
-        tuned_peers = [of["peers"] for of in conditions.values()]
-        rows = {peer: row([of[peer]["error"] for of in tuned_peers], unit) for peer in tuned_peers[0]}
-        rows["best of each"] = row([of["peers"][of["best"]]["error"] for of in conditions.values()], unit)
+        of_peers = [of["peers"] for of in by_condition.values()]
+        rows = {peer: row([of[peer]["error"] for of in of_peers], unit) for peer in of_peers[0]}
+        rows["best of each"] = row([of["peers"][of["best"]]["error"] for of in by_condition.values()], unit)
         rows[f"one setting: {single['best']}"] = row(single["peers"][single["best"]]["errors"].values(), unit)
         for radius in map(str, RADII):
             rows[f"ours, radius {radius}"] = row([own[radius] for own in entry["ours"].values()], unit)
@@ -338,14 +337,10 @@ def estimator_lines(result: dict[str, Any]) -> list[str]:
     """The tables of `compare_estimator`."""
     lines = []
     for label, entry in result.items():
-        rows = {
-            peer: {"MPJPE": of["mpjpe_mm"], "acceleration": of["acceleration_mm"]}
-            for peer, of in entry["peers"].items()
-        }
-        for name, (a, b) in {f"ours, radius {r}": both for r, both in entry["ours_mm"].items()}.items():
-            rows[name] = {"MPJPE": a, "acceleration": b}
-        a, b = entry["together"]
-        rows[f"ours / {entry['best']}"] = {"MPJPE": a, "acceleration": b, "mean": entry["together_mean"]}
+        cells = {peer: (of["mpjpe_mm"], of["acceleration_mm"]) for peer, of in entry["peers"].items()}
+        cells |= {f"ours, radius {radius}": both for radius, both in entry["ours_mm"].items()}
+        cells[f"ours / {entry['best']}"] = (*entry["together"], entry["together_mean"])
+        rows = {name: dict(zip(("MPJPE", "acceleration", "mean"), row, strict=False)) for name, row in cells.items()}
         lines += [*table(f"estimator, lookahead {label}: mm", rows, ".3f"), ""]
     return lines
 
@@ -354,43 +349,30 @@ def lookahead_lines(result: dict[str, Any]) -> list[str]:
     """The table of `by_lookahead`, for MSE (the condition `ESTIMATOR`: MPJPE) with averaged windows and without."""
     lines = []
     for radius in map(str, RADII):
-        rows = {}
-        for condition in result["mse"]:
-            live = condition == ESTIMATOR
-            row = result["mpjpe" if live else "mse"][condition][radius]
-            rows[condition] = {label: row[label] * (1 if live else 1e4) for label in LOOKAHEADS}
-        if ten := [result["mse"][condition][radius] for condition in TEN if condition in result["mse"]]:
-            rows["mean of ten"] = {label: log_mean([row[label] for row in ten]) * 1e4 for label in LOOKAHEADS}
+        rows = {
+            condition: {label: error * 1e4 for label, error in of[radius].items()}
+            for condition, of in result["mse"].items()
+        }
+        if ten := [rows[condition] for condition in TEN if condition in rows]:
+            rows["mean of ten"] = {label: log_mean([row[label] for row in ten]) for label in LOOKAHEADS}
+        if ESTIMATOR in rows:
+            rows[ESTIMATOR] = result["mpjpe"][ESTIMATOR][radius]
         lines += [*table(f"by lookahead, radius {radius}: MSE x 1e-04 ({ESTIMATOR}: MPJPE, mm)", rows, ".4g"), ""]
     return lines
 
 
-@contextmanager
-def working_folder(chosen: Path | None) -> Iterator[Path]:
-    """The folder that keeps what is trained here; if none is chosen, a temporary one."""
-    if chosen is not None:
-        chosen.mkdir(parents=True, exist_ok=True)
-        yield chosen
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-
-
-def corpus(data: Path, runs: Path) -> Path:
-    """The corpus to train on, built from the recordings unless it is already there."""
-    built = runs / "corpus"
-    if not (built / "index.json").exists():
-        print(f"building a corpus with {SYNTHETIC} synthetic clips", file=sys.stderr)
-        build_corpus(data, built, BuildConfig(synthetic=SYNTHETIC))
-    return built
+def lines(result: dict[str, Any]) -> list[str]:
+    """All tables."""
+    text = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"])]
+    return [*text, *lookahead_lines(result["by_lookahead"]), result["smoothnet"]]
 
 
 FIGURES = {3: "frame_mask", 4: "joint_mask", 5: "frame_noise_0.9", 6: "joint_noise_0.9"}
 """The paper's figures and the conditions that they show."""
 
 
-def draw_figures(options: argparse.Namespace) -> list[str]:
-    """Ten frames: original, corrupted, and refined offline, for each of `FIGURES`; returns the files' names."""
+def draw_figures(options: argparse.Namespace) -> dict[str, Any]:
+    """Ten frames: original, corrupted, and refined offline, for each of `FIGURES`; gives the files' names."""
     from rtskel.tools.draw import figure  # matplotlib takes seconds to import
 
     recording = max(read(options.data / "phoenix14t" / "dev.skels"), key=lambda r: r.frames)
@@ -410,17 +392,25 @@ def draw_figures(options: argparse.Namespace) -> list[str]:
             slots = range(int(shown), int(shown) + 10)
             figure(rows, labels=["original", f"corrupted: {condition}", "refined"], slots=slots).savefig(path)
             made.append(str(path))
-    return made
+    return {"files": made}
+
+
+def corpus(data: Path, folder: str) -> Path:
+    """A corpus to train on."""
+    built = Path(folder) / "corpus"
+    print(f"building a corpus with {SYNTHETIC} synthetic clips", file=sys.stderr)
+    build_corpus(data, built, BuildConfig(synthetic=SYNTHETIC))
+    return built
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the peers and the engine."""
     start = time.monotonic()
-    with working_folder(options.runs) as runs:
-        network = runs / "smoothnet.safetensors"
-        trained = smoothnet.trained(network, corpus(options.data, runs))
+    with tempfile.TemporaryDirectory() as folder:
+        network = f"{folder}/smoothnet.safetensors"
+        trained = smoothnet.train(network, corpus(options.data, folder))
         print(trained, file=sys.stderr)
-        todo = tasks(options.data, options.conditions, str(network))
+        todo = tasks(options.data, options.conditions, network)
         measured = all_peers(todo, options.jobs)
     peers_seconds = time.monotonic() - start
     with open_engine(options.engine) as engine:
@@ -435,6 +425,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def train_for_tables(options: argparse.Namespace) -> dict[str, Any]:
+    """The models of `--tables`, trained and scored."""
+    recording = options.data / "phoenix14t" / "dev.skels"
+    read(recording)  # reports errors before anything is trained
+    with tempfile.TemporaryDirectory() as folder:
+        return tables.run(options.tables, recording, corpus(options.data, folder), folder, options.jobs)
+
+
 def main() -> int:
     """Command line."""
     parser = arguments(__doc__, data=True)
@@ -442,26 +440,17 @@ def main() -> int:
     known = [*CONDITIONS, ESTIMATOR]
     parser.add_argument("--conditions", type=names(known), default=known, help="with commas between")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that tune or train")
-    parser.add_argument("--runs", type=Path, help="folder that keeps what is trained here (default: none)")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="draw the paper's Figures 3 to 6 instead")
-    tables.add_arguments(parser)
+    words = (
+        f"train models and print these tables instead, with commas between: {', '.join(tables.TABLES)} (no value: all)"
+    )
+    parser.add_argument("--tables", type=names(tables.TABLES), nargs="?", const=[*tables.TABLES], help=words)
     options = parser.parse_args()
-    try:
-        if options.figures:
-            report({"bench": "figures"}, draw_figures(options), options)
-        elif options.tables:
-            with working_folder(options.runs) as runs:
-                found = tables.run(options, runs, corpus(options.data, runs))
-            report({"bench": "tables", **found}, tables.lines(found), options)
-        else:
-            result = run(options)
-            lines = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"])]
-            lines += [*lookahead_lines(result["by_lookahead"]), result["smoothnet"]]
-            report({"bench": "accuracy", **result}, lines, options)
-    except RtskelError as error:
-        print(f"rtskel: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if options.figures:
+        return bench("figures", options, draw_figures, lambda result: result["files"])
+    if options.tables:
+        return bench("tables", options, train_for_tables, tables.lines)
+    return bench("accuracy", options, run, lines)
 
 
 if __name__ == "__main__":

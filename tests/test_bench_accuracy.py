@@ -82,7 +82,7 @@ def network(corpus, tmp_path_factory):
     path = tmp_path_factory.mktemp("network") / "smoothnet.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(smoothnet, "CONFIG", replace(smoothnet.CONFIG, model=TINY, sources={"phoenix": 1.0}))
-        smoothnet.trained(path, corpus, 5)
+        smoothnet.train(path, corpus, 5)
     return path
 
 
@@ -249,18 +249,6 @@ def test_smoothnet_learns(corpus):
     assert np.square(out - wanted).mean() < 0.8 * np.square(noisy.numpy() - wanted).mean()
 
 
-def test_smoothnet_is_trained_once(corpus, network, monkeypatch):
-    monkeypatch.setattr(smoothnet, "CONFIG", replace(smoothnet.CONFIG, model=TINY, sources={"phoenix": 1.0}))
-    words = smoothnet.trained(network, corpus, 5)
-    assert words.startswith("SmoothNet: 5 updates in ")
-    monkeypatch.setattr(smoothnet, "learn", lambda *_: pytest.fail("trained again"))
-    assert smoothnet.trained(network, corpus, 5) == words
-    foreign = network.with_name("foreign.safetensors")
-    foreign.write_bytes(b"foreign")
-    with pytest.raises(accuracy.RtskelError, match="foreign"):
-        smoothnet.trained(foreign, corpus, 5)
-
-
 def test_tuning_leaves_clean_input_alone(body):
     truth = [clean(k).astype(np.float32) for k in (8, 9)]
     fitting, tuning = (accuracy.examples(truth, "clean", seed) for seed in (2, 1))
@@ -375,14 +363,9 @@ def test_tables_are_of_models_trained_for_their_level(tmp_path, corpus, monkeypa
     weights = tables.RECIPES["realtime"].sources
     assert scaled.sources == {source: weights[source] for source in ("bandai", "phoenix")}
     recording = options(tmp_path).data / "phoenix14t" / "dev.skels"
-    model = tables.Model(scaled, str(corpus), str(tmp_path), str(recording))
-    row = tables.measure(model)
+    row = tables.measure(tables.Model(scaled, corpus, tmp_path / "model", recording))
     assert row["kind"] == "frame_mask@0.05"
     assert 0 < row["min"] < row["ave"] < row["max"]
-    monkeypatch.setattr(tables, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert tables.measure(model) == row
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
-        tables.measure(model._replace(config=replace(scaled, steps=3)))
 
 
 def test_tables_have_the_papers_layout(corpus):
@@ -404,18 +387,16 @@ def test_tables_have_the_papers_layout(corpus):
     assert list(tables.TABLES["4"].kinds[:2]) == ["joint_noise@0.15,0.1", "joint_noise@0.15,0.3"]
 
 
-def test_unknown_tables_are_named(capsys):
-    parser = argparse.ArgumentParser()
-    tables.add_arguments(parser)
-    assert parser.parse_args(["--tables"]).tables == [*tables.TABLES]
+def test_unknown_tables_are_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["accuracy.py", "--tables", "1,5"])
     with pytest.raises(SystemExit):
-        parser.parse_args(["--tables", "1,5"])
+        accuracy.main()
     assert "unknown '5'" in capsys.readouterr().err
 
 
 def test_figures_show_every_corruption(tmp_path, monkeypatch):
     monkeypatch.setattr(accuracy, "open_engine", lambda path: NullEngine(window=8))
-    made = accuracy.draw_figures(options(tmp_path, figures=tmp_path / "figures"))
+    made = accuracy.draw_figures(options(tmp_path, figures=tmp_path / "figures"))["files"]
     assert [Path(path).name for path in made] == [
         "figure3-frame_mask.png", "figure4-joint_mask.png", "figure5-frame_noise_0.9.png",
         "figure6-joint_noise_0.9.png",
