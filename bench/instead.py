@@ -20,13 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from measure.poses import Array, Example, Mask, synthetic
 from measure.processes import apart
-from measure.report import WEIGHTS, arguments, names, numbers, percentiles, report, table, unavailable
+from measure.report import WEIGHTS, arguments, bench, names, percentiles, table, unavailable
 from peers import OneEuro, SavitzkyGolay, Setting
 from scipy.signal import savgol_coeffs, savgol_filter
 
+from rtskel.cli.options import frames_list
 from rtskel.engine import describe, open_engine
 from rtskel.filters import fill_in_time, one_euro, weighted
 from rtskel.refine import Refiner
+from rtskel.training.score import errors
 
 WARM_UP = 20
 """Frames that are not timed."""
@@ -35,12 +37,6 @@ WARM_UP = 20
 def held(example: Example) -> Array:
     """The sequence with every missing joint where it was last seen (0 before that)."""
     return fill_in_time(example.xyz, example.missing, 0, np.zeros(example.xyz.shape[1:]))
-
-
-def error(estimate: Array, truth: Array, lookahead: int) -> float:
-    """Mean squared error of a coordinate, without the last frames, whose future never came."""
-    end = len(truth) - lookahead
-    return float(np.square(estimate[:end] - truth[:end]).mean())
 
 
 class Opponent(NamedTuple):
@@ -82,10 +78,14 @@ def after_holding(filtered: Callable[[Array], Array], setting: Setting = None) -
 def tuned(
     settings: Iterable[Setting], estimate: Callable[..., Array], lookahead: int, options: Namespace
 ) -> tuple[float, ...]:
-    """The setting with the least error on a clip for tuning: `estimate` maps its held frames and a setting to poses."""
+    """The setting with the least squared error on another clip, without the last frames, whose future never came.
+
+    Args:
+        estimate: maps held frames and a setting to poses.
+    """
     clip = synthetic(options.clip, seed=12)
-    seen = held(clip)
-    return min(filter(None, settings), key=lambda s: error(estimate(seen, *s), clip.truth, lookahead))
+    seen, end = held(clip), len(clip.truth) - lookahead
+    return min(filter(None, settings), key=lambda s: np.square(estimate(seen, *s)[:end] - clip.truth[:end]).mean())
 
 
 def hold(lookahead: int, options: Namespace) -> Opponent:
@@ -169,47 +169,47 @@ def measure(name: str, lookahead: int, options: Namespace, control: Connection) 
         out.append(opponent.push(x, m))
         wall.append(1e6 * (time.perf_counter() - start))
         cpu.append(1e6 * (time.process_time() - used))
-    off = 1e3 * (np.stack(out[lookahead:]) - truth[: len(truth) - lookahead])  # mm
-    found: dict[str, Any] = {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:]))}
-    found["setting"] = opponent.setting
-    found["mse"] = float(np.square(off).mean())
-    found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
-    found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
+    end = len(truth) - lookahead
+    poses, true = (1e3 * np.asarray(x, np.float32) for x in (out[lookahead:], truth[:end]))  # mm
+    found: dict[str, Any] = errors([poses], [true], range(truth.shape[1]))._asdict()
+    found |= {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:])), "setting": opponent.setting}
     control.send(found)
+
+
+def run(options: Namespace) -> dict[str, Any]:
+    """Every opponent at every look-ahead."""
+    found = {
+        str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}
+        for lookahead in options.lookaheads
+    }
+    return {"model": describe(options.engine).model_id, "clip": options.clip, "lookaheads": found}
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as tables."""
     out, titles = [], {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
     for lookahead, opponents in result["lookaheads"].items():
-        out += [f"{name}: {found['unavailable']}" for name, found in opponents.items() if "us" not in found]
-        rows = {
-            name: {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
-            | {title: found[key] for key, title in titles.items()}
-            for name, found in opponents.items()
-            if "us" in found
-        }
+        rows: dict[str, dict[str, Any]] = {}
+        for name, found in opponents.items():
+            if "us" not in found:
+                out.append(f"{name}: {found['unavailable']}")
+                continue
+            rows[name] = {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
+            rows[name] |= {title: found[key] for key, title in titles.items()}
         out += [*table(f"lookahead {lookahead}", rows, ".2f"), ""]
     return out
 
 
-def main() -> None:
+def main() -> int:
     """Command line."""
     parser = arguments(__doc__)
     graph = str(WEIGHTS.with_suffix(".onnx"))
     parser.add_argument("--engine", default=graph, help="an engine file")
-    parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
+    parser.add_argument("--lookaheads", type=frames_list, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
-    options = parser.parse_args()
-    found = {
-        str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}
-        for lookahead in options.lookaheads
-    }
-    model = describe(options.engine).model_id
-    result = {"bench": "instead", "model": model, "clip": options.clip, "lookaheads": found}
-    report(result, lines(result), options)
+    return bench("instead", parser.parse_args(), run, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
