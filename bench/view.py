@@ -43,14 +43,16 @@ COUNT_REFRESHES = """() => {
   turn();
 }"""
 COUNTS = "() => [performance.now(), rtskelStats.drawn, window.refreshes, rtskelStats.poses, rtskelStats.skipped]"
-CHECKSUM = """people => {
-  if (rtskelStats.people < people) return null;
+MOVES = """people => {
+  if (rtskelStats.people < people) return false;
   const canvas = document.getElementById("picture");
   const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   let sum = 0;
   for (let at = 0; at < data.length; at += 4) sum = (31 * sum + data[at]) >>> 0;
-  return sum;
+  window.first ??= sum;
+  return sum !== window.first;
 }"""
+"""Whether a picture with everybody in it has changed."""
 
 
 @contextmanager
@@ -61,32 +63,12 @@ def viewing(refined: str) -> Iterator[tuple[str, float]]:
         yield line.split()[3], begin
 
 
-def pictured(page: Any, people: int, begin: float) -> float:
-    """Seconds since `begin` when a picture with everybody in it has changed."""
-    first = None
-    while time.monotonic() < begin + PATIENCE_S:
-        now = page.evaluate(CHECKSUM, people)
-        if now is not None and first is not None and now != first:
-            return time.monotonic() - begin
-        first = now if first is None else first
-        page.wait_for_timeout(10)
-    raise SystemExit(f"no moving picture of {people} people within {PATIENCE_S:g} s: {page.evaluate('rtskelStats')}")
-
-
-def settled(page: Any) -> None:
-    """Waits until the page knows the view's clock, which tells how late a pose is drawn; not for ever.
-
-    It knows it as soon as an answer has come within 20 ms, which takes a machine that has time to give one.
-    """
-    until = time.monotonic() + SETTLING_S
-    page.wait_for_timeout(1000)
-    while time.monotonic() < until and not page.evaluate("() => rtskelStats.latencies.length"):
-        page.wait_for_timeout(100)
-
-
 def watched(page: Any, seconds: float) -> dict[str, Any]:
     """What a page does meanwhile."""
-    settled(page)
+    page.wait_for_timeout(1000)
+    # An answer tells the view's clock, by which poses are late; on a busy machine none may come in time.
+    until = page.evaluate("performance.now()") + 1000 * SETTLING_S
+    page.wait_for_function("until => rtskelStats.latencies.length || performance.now() > until", arg=until)
     before = page.evaluate(COUNTS)
     added: list[float] = []
     until = time.monotonic() + seconds
@@ -150,8 +132,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     printed = time.monotonic() - begin
                     page = browser.new_page(viewport={"width": 1280, "height": 760})
                     page.goto(url)
-                    moves = pictured(page, options.people, begin)
-                    result["start"].append({"address_s": printed, "picture_s": moves})
+                    page.wait_for_function(MOVES, arg=options.people, timeout=1000 * PATIENCE_S)
+                    result["start"].append({"address_s": printed, "picture_s": time.monotonic() - begin})
                     if number == options.rounds - 1:
                         result |= alone_and_in_a_crowd(page, url, options)
                     page.close()
