@@ -16,7 +16,7 @@ from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
 
-from measure.poses import JOINTS, body, frame, groups_of
+from measure.poses import JOINTS, frame, groups_of
 from measure.processes import apart, resident
 from measure.report import arguments, bench, counts, table
 
@@ -31,7 +31,7 @@ LOOKAHEAD, PEOPLE = 4, (1, 16)
 
 def measure(streams: int, people: int, frames: int, control: Connection) -> None:
     """One case: CPU time in us a frame, and bytes of memory a stream."""
-    pose, groups, clock = body(), groups_of([f"s{k}" for k in range(streams)], people), time.monotonic_ns
+    groups, clock = groups_of([f"s{k}" for k in range(streams)], people), time.monotonic_ns
     gc.collect()
     before = resident()
     bank: Any = RefinerBank(open_engine("null"), lookahead=LOOKAHEAD, streams=streams)
@@ -52,7 +52,7 @@ def measure(streams: int, people: int, frames: int, control: Connection) -> None
         """Seconds of frames [first, last) of all streams."""
         spent = 0.0
         for k in range(first, last):
-            topics, bodies = map(list, zip(*(frame(group, k, pose) for group in groups), strict=True))
+            topics, bodies = map(list, zip(*(frame(group, k) for group in groups), strict=True))
             start, now = time.thread_time(), clock()
             table.receive(topics, bodies, [now] * len(topics), lambda which, why: None)
             table.advance(now)

@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 import zmq
 
-from measure.poses import body, frame, groups_of
+from measure.poses import frame, groups_of
 from measure.processes import Service, started
 from rtskel import wire
 from rtskel.client import GroupPublisher
@@ -135,8 +135,8 @@ def stay(aside: bool) -> None:
 def frames_of(names: Sequence[str], people: int, frames: int, aside: bool) -> Messages:
     """`frames` frames of these streams, interleaved, encoded beforehand; and the streams' ends."""
     stay(aside)
-    pose, groups = body(), groups_of(names, people)
-    messages = [frame(group, k, pose) for k in range(frames) for group in groups]
+    groups = groups_of(names, people)
+    messages = [frame(group, k) for k in range(frames) for group in groups]
     messages += [wire.encode(wire.StreamEnd(name, 1, frames, 0, "bench")) for name in names]
     return ((message, 0) for message in messages)
 
