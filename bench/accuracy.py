@@ -23,7 +23,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -213,57 +213,41 @@ def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
     return result
 
 
-def peer_table(measured: dict[str, Any], measure: str, label: str, name: str = "scored") -> dict[str, Any]:
-    """For each condition: every peer's error and setting, tuned for that measure, and the best peer."""
-    at, found_best = MEASURES.index(measure), {}
-    for condition, by_lookahead in measured.items():
-        row = {}
-        for peer, found in by_lookahead[label].items():
-            k = tuned(found, [measure])
-            row[peer] = {"error": found[name][k][at], "setting": found["settings"][k]}
-        found_best[condition] = {"peers": row, "best": min(row, key=lambda peer: row[peer]["error"])}
-    return found_best
-
-
-def best_single(measured: dict[str, Any], measure: str, label: str) -> dict[str, Any]:
-    """The best peer with one setting for all conditions, without peers that are fitted to the condition (Wiener)."""
-    at, found = MEASURES.index(measure), {}
-    for peer in next(iter(measured.values()))[label]:
-        if peer == peers.Wiener.name:
-            continue
-        rows = [measured[condition][label][peer] for condition in measured]
-        k = int(np.argmin([log_mean([row["tuned"][k][at] for row in rows]) for k in range(len(rows[0]["settings"]))]))
-        scored = {condition: row["scored"][k][at] for condition, row in zip(measured, rows, strict=True)}
-        found[peer] = {"setting": rows[0]["settings"][k], "errors": scored, "mean": log_mean(list(scored.values()))}
-    best = min(found, key=lambda peer: float(found[peer]["mean"]))
-    return {"best": best, "peers": found}
-
-
 def compare(measured: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Tables and ratios over those of the ten conditions that were measured: result[lookahead][measure]."""
-    ten = {condition: measured[condition] for condition in TEN if condition in measured}
+    """Errors by condition, and ratios to the best peer's, over those of the ten conditions that were measured:
+    result[lookahead][measure] has "errors", "ratios" (of radius 2) and the peers' "settings", by row and condition.
+
+    "Best of each" is the best peer of each condition, tuned for it; the peer with one setting is the best over all
+    conditions, without those that are fitted to the condition (Wiener).
+    """
+    ten = [condition for condition in TEN if condition in measured]
     result: dict[str, Any] = {label: {} for label in (COMPARED if ten else ())}
     for label, measure in product(result, TUNED_FOR):
         at = MEASURES.index(measure)
-        rows, others = (peer_table(ten, measure, label, name) for name in ("scored", "jittered"))
-        best, least = ({c: r["peers"][r["best"]]["error"] for c, r in found.items()} for found in (rows, others))
-        single = best_single(ten, measure, label)
-        single_mean, best_mean = single["peers"][single["best"]]["mean"], log_mean(list(best.values()))
-        own = {c: {r: ours[c]["scored"][label][r][at] for r in map(str, RADII)} for c in ten}
-        ratio = {c: own[c]["2"] / best[c] for c in ten}
-        jitter = {c: ours[c]["jittered"][label]["2"][at] / least[c] for c in ten}
+        peers_ = {peer: {c: measured[c][label][peer] for c in ten} for peer in measured[ten[0]][label]}
+        chosen = {peer: {c: tuned(of[c], [measure]) for c in ten} for peer, of in peers_.items()}
+        scored, jittered = (
+            {peer: {c: of[c][name][chosen[peer][c]][at] for c in ten} for peer, of in peers_.items()}
+            for name in ("scored", "jittered")
+        )
+        best, least = ({c: min(row[c] for row in rows.values()) for c in ten} for rows in (scored, jittered))
+        singles = {}
+        for peer, of in peers_.items():
+            if peer != peers.Wiener.name:
+                over_all = [[of[c]["tuned"][k][at] for c in ten] for k in range(len(of[ten[0]]["settings"]))]
+                k = int(np.argmin([log_mean(row) for row in over_all]))
+                singles[peer] = {c: of[c]["scored"][k][at] for c in ten}
+        single = min(singles, key=lambda peer: log_mean([*singles[peer].values()]))
+        own = {f"ours, radius {r}": {c: ours[c]["scored"][label][str(r)][at] for c in ten} for r in RADII}
+        first, shaken = own[f"ours, radius {RADII[0]}"], {c: ours[c]["jittered"][label][str(RADII[0])][at] for c in ten}
         result[label][measure] = {
-            "table": rows,
-            "single": single,
-            "best_mean": best_mean,
-            "single_to_best": single_mean / best_mean,
-            "ours": own,
-            "ratio": ratio,
-            "ratio_mean": log_mean(list(ratio.values())),
-            "ratio_worst": max(ratio.values()),
-            "ratio_to_single": log_mean([o["2"] for o in own.values()]) / single_mean,
-            "jittered_ratio": jitter,
-            "jittered_ratio_mean": log_mean(list(jitter.values())),
+            "errors": {**scored, "best of each": best, f"one setting: {single}": singles[single], **own},
+            "ratios": {
+                "ours / best of each": {c: first[c] / best[c] for c in ten},
+                "  bones jittered 5%": {c: shaken[c] / least[c] for c in ten},
+                "ours / one setting": {c: first[c] / singles[single][c] for c in ten},
+            },
+            "settings": {peer: {c: of[c]["settings"][chosen[peer][c]] for c in ten} for peer, of in peers_.items()},
         }
     return result
 
@@ -274,17 +258,17 @@ def compare_estimator(measured: dict[str, Any], ours: dict[str, Any]) -> dict[st
     Peers are tuned for, and compared by, the geometric mean of both errors.
     """
     result, both = {}, ("mpjpe", "acceleration")
+
+    def errors_of(row: Sequence[float]) -> dict[str, float]:
+        return {measure: row[MEASURES.index(measure)] * CANONICAL_MM for measure in both}
+
     for label, by_peer in measured.items():
-        rows = {}
-        for peer, found in by_peer.items():
-            k = tuned(found, both)
-            rows[peer] = {f"{m}_mm": found["scored"][k][MEASURES.index(m)] * CANONICAL_MM for m in both}
-            rows[peer]["setting"] = found["settings"][k]
-        best = min(rows, key=lambda peer: rows[peer]["mpjpe_mm"] * rows[peer]["acceleration_mm"])
-        own = {r: [e * CANONICAL_MM for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
-        together = [mine / rows[best][f"{m}_mm"] for mine, m in zip(own["2"], both, strict=True)]
-        result[label] = {"peers": rows, "best": best, "ours_mm": own, "together": together}
-        result[label]["together_mean"] = log_mean(together)
+        rows = {peer: errors_of(found["scored"][tuned(found, both)]) for peer, found in by_peer.items()}
+        best = min(rows, key=lambda peer: log_mean([*rows[peer].values()]))
+        own = {f"ours, radius {r}": errors_of(ours["scored"][label][str(r)]) for r in RADII}
+        ratio = {measure: own[f"ours, radius {RADII[0]}"][measure] / rows[best][measure] for measure in both}
+        ratio["mean"] = log_mean([*ratio.values()])
+        result[label] = {**rows, **own, f"ours / {best}": ratio}
     return result
 
 
@@ -313,35 +297,13 @@ def phoenix_lines(result: dict[str, Any]) -> list[str]:
     lines = []
     for label, measure in product(result, TUNED_FOR):
         entry, unit = result[label][measure], 1e4 if measure == "mse" else 1e3
-        by_condition, single = entry["table"], entry["single"]
-
-        def row(values: Iterable[float], scale: float, conditions: Any = by_condition) -> dict[str, float]:
-            cells = {SHORT[c]: value * scale for c, value in zip(conditions, values, strict=True)}
-            return cells | {"mean": log_mean(list(cells.values()))}
-
-        of_peers = [of["peers"] for of in by_condition.values()]
-        rows = {peer: row([of[peer]["error"] for of in of_peers], unit) for peer in of_peers[0]}
-        rows["best of each"] = row([of["peers"][of["best"]]["error"] for of in by_condition.values()], unit)
-        rows[f"one setting: {single['best']}"] = row(single["peers"][single["best"]]["errors"].values(), unit)
-        for radius in map(str, RADII):
-            rows[f"ours, radius {radius}"] = row([own[radius] for own in entry["ours"].values()], unit)
-        rows["ours / best of each"] = row(entry["ratio"].values(), 1.0)
-        rows["  bones jittered 5%"] = row(entry["jittered_ratio"].values(), 1.0)
-        rows["ours / one setting"] = {"mean": entry["ratio_to_single"]}
+        scaled = {name: {c: error * unit for c, error in row.items()} for name, row in entry["errors"].items()}
+        rows = {
+            name: {**{SHORT[c]: value for c, value in row.items()}, "mean": log_mean([*row.values()])}
+            for name, row in (scaled | entry["ratios"]).items()
+        }
         title = f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition"
         lines += [*table(title, rows, ".3g"), ""]
-    return lines
-
-
-def estimator_lines(result: dict[str, Any]) -> list[str]:
-    """The tables of `compare_estimator`."""
-    lines = []
-    for label, entry in result.items():
-        cells = {peer: (of["mpjpe_mm"], of["acceleration_mm"]) for peer, of in entry["peers"].items()}
-        cells |= {f"ours, radius {radius}": both for radius, both in entry["ours_mm"].items()}
-        cells[f"ours / {entry['best']}"] = (*entry["together"], entry["together_mean"])
-        rows = {name: dict(zip(("MPJPE", "acceleration", "mean"), row, strict=False)) for name, row in cells.items()}
-        lines += [*table(f"estimator, lookahead {label}: mm", rows, ".3f"), ""]
     return lines
 
 
@@ -363,7 +325,9 @@ def lookahead_lines(result: dict[str, Any]) -> list[str]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """All tables."""
-    text = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"])]
+    text = phoenix_lines(result["phoenix"])
+    for label, rows in result["estimator"].items():
+        text += [*table(f"estimator, lookahead {label}: mm", rows, ".3f"), ""]
     return [*text, *lookahead_lines(result["by_lookahead"]), result["smoothnet"]]
 
 

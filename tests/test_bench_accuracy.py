@@ -308,11 +308,11 @@ def test_ratios():
         for sets in [("scored", "jittered")]
     }
     entry = accuracy.compare(measured, ours)["0"]["mse"]
-    assert entry["best_mean"] == pytest.approx(2**0.5)
-    assert (entry["single"]["best"], entry["single_to_best"]) == ("a", pytest.approx(2.0))
-    assert entry["ratio"] == {"frame_mask": 1.0, "dense_noise_0.3": 0.5}
-    assert (entry["ratio_mean"], entry["ratio_worst"]) == (pytest.approx(0.5**0.5), 1.0)
-    assert entry["ratio_to_single"] == pytest.approx(1 / 8**0.5)
+    assert entry["errors"]["best of each"] == {"frame_mask": 1.0, "dense_noise_0.3": 2.0}
+    assert entry["settings"]["a"] == {"frame_mask": None, "dense_noise_0.3": [1]}
+    assert entry["errors"]["one setting: a"] == {"frame_mask": 1.0, "dense_noise_0.3": 8.0}
+    assert entry["ratios"]["ours / best of each"] == {"frame_mask": 1.0, "dense_noise_0.3": 0.5}
+    assert entry["ratios"]["ours / one setting"] == {"frame_mask": 1.0, "dense_noise_0.3": 0.125}
     text = "\n".join(accuracy.phoenix_lines(accuracy.compare(measured, ours)))
     assert text.count("ours / best of each") == len(accuracy.COMPARED) * len(accuracy.TUNED_FOR)
     assert text.count("  bones jittered 5%") == text.count("one setting: a") == text.count("ours / best of each")
@@ -322,12 +322,11 @@ def test_the_estimators_ratio_is_of_both_errors():
     found = {"0": {"a": {"settings": [None, [1]], "tuned": [[0, 2, 1], [0, 1, 1]], "scored": [[0, 9, 9], [0, 2, 4]]}}}
     found["0"]["b"] = {"settings": [None], "tuned": [[0, 1, 1]], "scored": [[0, 1, 9]]}
     ours = {"scored": {"0": {"2": [0, 1, 1], "0": [0, 3, 3]}}}
-    entry = accuracy.compare_estimator(found, ours)["0"]
-    assert (entry["best"], entry["peers"]["a"]["setting"]) == ("a", [1])
-    assert entry["together"] == pytest.approx([0.5, 0.25])
-    assert entry["together_mean"] == pytest.approx(0.125**0.5)
-    assert entry["ours_mm"]["0"] == pytest.approx([3 * accuracy.CANONICAL_MM] * 2)
-    assert any(line.startswith("ours / a") for line in accuracy.estimator_lines({"0": entry}))
+    rows = accuracy.compare_estimator(found, ours)["0"]
+    assert rows["ours / a"] == pytest.approx({"mpjpe": 0.5, "acceleration": 0.25, "mean": 0.125**0.5})
+    assert rows["ours, radius 0"]["mpjpe"] == pytest.approx(3 * accuracy.CANONICAL_MM)
+    result = {"phoenix": {}, "estimator": {"0": rows}, "by_lookahead": {"mse": {}}, "smoothnet": ""}
+    assert any(line.startswith("ours / a") for line in accuracy.lines(result))
 
 
 def test_errors_by_lookahead():
