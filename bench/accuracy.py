@@ -394,7 +394,7 @@ def train_for_tables(options: argparse.Namespace) -> dict[str, Any]:
     recording = options.data / "phoenix14t" / "dev.skels"
     read(recording)  # reports errors before anything is trained
     with tempfile.TemporaryDirectory() as folder:
-        return tables.run(options.tables, recording, corpus(options.data, folder), folder, options.jobs)
+        return tables.run(options.tables, recording, corpus(options.data, folder), options.jobs)
 
 
 def main() -> int:

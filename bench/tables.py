@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,46 +76,36 @@ def config(recipe: str, kind: str, corpus: Corpus) -> TrainConfig:
     return replace(made, triples=0, sources=present_sources(RECIPES["realtime"], corpus))
 
 
-class Model(NamedTuple):
-    """A model to train and score in its own process."""
-
-    config: TrainConfig
-    corpus: Path
-    out: Path
-    recording: Path
-
-
-def measure(model: Model) -> dict[str, Any]:
-    """Trains the model on one thread, and scores it."""
+def measure(config: TrainConfig, corpus: Path, recording: Path) -> dict[str, Any]:
+    """Trains a model on one thread, and scores it."""
     torch.set_num_threads(1)
-    kind, began = model.config.kinds[0], time.process_time()
-    train(model.config, model.corpus, model.out, quiet=True)
-    seconds = time.process_time() - began
-    print(f"trained: {kind}", file=sys.stderr)
-    truth = [recording.canonical() for recording in read(model.recording)]
+    kind, began = config.kinds[0], time.process_time()
+    truth = [each.canonical() for each in read(recording)]
 
     def scored(engine: Engine | None, radius: int = RADIUS) -> Score:
         scores = evaluate(truth, engine, lookaheads=[None], radius=radius, conditions=[kind])
         return next(score for score in scores if score.group == "all")
 
-    with open_engine(model.out / "best.safetensors") as engine:
-        least, average, most = scored(engine).sequences["mse"]
-        single = scored(engine, 0).mse
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, corpus, f"{folder}/model", quiet=True)
+        seconds = time.process_time() - began
+        print(f"trained: {kind}", file=sys.stderr)
+        with open_engine(f"{folder}/model/best.safetensors") as engine:
+            least, average, most = scored(engine).sequences["mse"]
+            single = scored(engine, 0).mse
     raw = scored(None).sequences["mse"][1]
     return {"kind": kind, "input": raw, "dev": single, "min": least, "ave": average, "max": most, "seconds": seconds}
 
 
-def run(chosen: Sequence[str], recording: Path, corpus: Path, folder: str, jobs: int) -> dict[str, Any]:
+def run(chosen: Sequence[str], recording: Path, corpus: Path, jobs: int) -> dict[str, Any]:
     """Trains and scores the models of the chosen tables: rows by recipe and table, in MSE of canonical units."""
     opened, began = Corpus(corpus), time.monotonic()
     cells = [(recipe, name, kind) for recipe in UPDATES for name in chosen for kind in TABLES[name].kinds]
-    models = [
-        Model(config(recipe, kind, opened), corpus, Path(folder, str(k)), recording)
-        for k, (recipe, _, kind) in enumerate(cells)
-    ]
+    configs = [config(recipe, kind, opened) for recipe, _, kind in cells]
     found: dict[str, Any] = {recipe: {name: [] for name in chosen} for recipe in UPDATES}
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(models))) as pool:
-        for (recipe, name, _), row in zip(cells, pool.imap(measure, models), strict=True):
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(cells))) as pool:
+        rows = pool.imap(partial(measure, corpus=corpus, recording=recording), configs)
+        for (recipe, name, _), row in zip(cells, rows, strict=True):
             found[recipe][name].append(row)
     first = {recipe: config(recipe, TABLES[chosen[0]].kinds[0], opened).to_dict() for recipe in found}
     return {"configs": first, "tables": found, "seconds": time.monotonic() - began}

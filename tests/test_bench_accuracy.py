@@ -362,7 +362,7 @@ def test_tables_are_of_models_trained_for_their_level(tmp_path, corpus, monkeypa
     weights = tables.RECIPES["realtime"].sources
     assert scaled.sources == {source: weights[source] for source in ("bandai", "phoenix")}
     recording = options(tmp_path).data / "phoenix14t" / "dev.skels"
-    row = tables.measure(tables.Model(scaled, corpus, tmp_path / "model", recording))
+    row = tables.measure(scaled, corpus, recording)
     assert row["kind"] == "frame_mask@0.05"
     assert 0 < row["min"] < row["ave"] < row["max"]
 
