@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
@@ -36,11 +36,12 @@ import zmq
 from measure.engines import bare_engine, opened, ring_config
 from measure.loads import Messages, load, publish, subscribed
 from measure.processes import serving, started
-from measure.report import arguments, bench, counts, numbers, percentiles, table
+from measure.report import arguments, bench, counts, percentiles, table
 from numpy.typing import NDArray
 
 from rtskel import wire
 from rtskel.cli import positive
+from rtskel.cli.options import frames_list
 from rtskel.flags import Flag
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
@@ -74,21 +75,6 @@ def cameras(streams: int, fps: float, seconds: float) -> Messages:
         yield wire.encode(wire.StreamEnd(name, 1, frames, 0, "monotonic")), 0
 
 
-def collect(
-    endpoint: str, topics: list[bytes], heartbeats: int, is_end: Callable[[bytes, bytes], bool], ends: int,
-    control: Connection,
-) -> list[tuple[int, bytes, bytes]]:  # fmt: skip
-    """Arrival time, topic and header of every message, until `ends` ends."""
-    got = []
-    with subscribed(endpoint, topics, heartbeats) as socket:
-        control.send("ready")
-        while ends and socket.poll(60_000):
-            topic, body = socket.recv_multipart()
-            got.append((time.monotonic_ns(), topic, body[:400]))
-            ends -= is_end(topic, body)
-    return got
-
-
 def fields(body: bytes) -> dict[str, Any]:
     """The fields of a message before its arrays."""
     unpacker = msgpack.Unpacker()
@@ -102,22 +88,22 @@ def fields(body: bytes) -> dict[str, Any]:
     return found
 
 
-def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
-    """Every pose of every stream: its header and its arrival time."""
-    topics = [wire.refined_topic(f"camera{s}", lookahead) for lookahead in lookaheads for s in range(streams)]
-    topics += [wire.event_topic(f"camera{s}") for s in range(streams)]
-
-    def is_end(topic: bytes, body: bytes) -> bool:
-        return topic.startswith(wire.EVENT_PREFIX) and msgpack.unpackb(body)["event"] == "end"
-
-    rows = []
-    for now, topic, body in collect(endpoint, topics, 2, is_end, streams, control):
-        if topic.startswith(wire.REFINED_PREFIX):
-            header = fields(body)
-            lookahead, _, _, _, flags = header["slot"]
-            _, slot, captured, _, _ = header["source"]
-            stream = int(header["stream"].removeprefix("camera"))
-            rows.append((stream, lookahead, slot, flags, captured, *header["times"][:4], now))
+def subscribe(endpoint: str, topics: Sequence[bytes], heartbeats: int, streams: int, control: Connection) -> None:
+    """Every pose, or every frame that a relay forwards, up to the ends of all streams: its header, when it arrived."""
+    got, rows = [], []
+    with subscribed(endpoint, topics, heartbeats) as socket:
+        control.send("ready")
+        while streams and socket.poll(60_000):
+            _, body = socket.recv_multipart()
+            got.append((time.monotonic_ns(), body[:400]))
+            streams -= b"\xa3end" in body[:80]
+    for now, body in got:
+        header = fields(body)
+        if header["kind"] in ("raw", "refined"):
+            lookahead, *_, flags = header.get("slot", (0, 0))
+            _, slot, captured, *_ = header["source"]
+            times = header.get("times", (0, 0, 0, 0))[:4]
+            rows.append((int(header["stream"].removeprefix("camera")), lookahead, slot, flags, captured, *times, now))
     control.send_bytes(np.array(rows, np.int64).tobytes())
 
 
@@ -136,42 +122,26 @@ def split(rows: NDArray[np.int64], lookahead: int, reach: int, warm_up: int) -> 
 
 
 def measured(
-    raw: str, refined: str, reader: Any, streams: int, fps: float, seconds: float, lookaheads: list[int]
+    raw: str, refined: str, topics: Sequence[bytes], heartbeats: int, streams: int, fps: float, seconds: float
 ) -> tuple[NDArray[np.int64], int]:
-    """What the subscriber got, and how many frames the publisher dropped."""
+    """The rows of `subscribe` [N, 10], and how many frames the publisher dropped."""
     publisher = publish, raw, cameras, (streams, fps, seconds), 10_000
-    with load((publisher, (reader, refined, streams, lookaheads))) as ((sent,), (received,)):
+    with load((publisher, (subscribe, refined, topics, heartbeats, streams))) as ((sent,), (received,)):
         dropped = sent.recv()
-        return np.frombuffer(received.recv_bytes(), np.int64), dropped
+        return np.frombuffer(received.recv_bytes(), np.int64).reshape(-1, 10), dropped
 
 
-def run(engine: str, fps: float, streams: int, lookaheads: list[int], seconds: float) -> dict[str, Any]:
-    """One round of rtskel at the camera's rate; its first second does not count."""
-    with opened(engine) as opened_:
-        ring = ring_config(opened_.window, lookaheads)
+def run(
+    engine: str, fps: float, streams: int, lookaheads: Sequence[int], seconds: float
+) -> tuple[NDArray[np.int64], int]:
+    """One round of rtskel at the camera's rate."""
+    names = [f"camera{s}" for s in range(streams)]
+    topics = [wire.refined_topic(name, lookahead) for lookahead in lookaheads for name in names]
     with serving(engine, lookaheads, streams) as server:
-        rows, dropped = measured(server.raw, server.refined, subscribe, streams, fps, seconds, lookaheads)
-    rows = rows.reshape(-1, 10)
-    found = {}
-    for ahead in lookaheads:
-        ms = split(rows, ahead, ring.reach(ahead), round(fps))
-        found[str(ahead)] = {"lookahead_ms": ring.reach(ahead) / fps * 1e3, "ms": ms}
-    lost = streams * round(seconds * fps) * len(lookaheads) - len(rows)
-    return {"poses_lost": lost, "frames_dropped": dropped, "lookaheads": found}
+        return measured(server.raw, server.refined, [*topics, *map(wire.event_topic, names)], 2, streams, fps, seconds)
 
 
-def pooled(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several results of `run` as one: losses added up, percentiles of all times."""
-    found = {name: sum(each[name] for each in rounds) for name in ("poses_lost", "frames_dropped")}
-    found["lookaheads"] = {}
-    for ahead, figures in rounds[0]["lookaheads"].items():
-        several = [each["lookaheads"][ahead]["ms"] for each in rounds]
-        ms = {part: percentiles(np.concatenate([times[part] for times in several])) for part in figures["ms"]}
-        found["lookaheads"][ahead] = {"lookahead_ms": figures["lookahead_ms"], "ms": ms}
-    return found
-
-
-def relay(engine: str | None, lookaheads: list[int], control: Connection) -> None:
+def relay(engine: str | None, lookaheads: Sequence[int], control: Connection) -> None:
     """Forward every raw message with as many bytes as a refined pose has, after running the engine if there is one."""
     context = zmq.Context()
     raw, refined = context.socket(zmq.SUB), context.socket(zmq.XPUB)
@@ -199,45 +169,49 @@ def relay(engine: str | None, lookaheads: list[int], control: Connection) -> Non
     context.destroy(linger=0)
 
 
-def subscribe_to_relay(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
-    """Due time, slot and arrival time of each frame."""
-    got = collect(endpoint, [b""], 0, lambda _, body: b"\xa3end" in body[:40], streams, control)
-    headers = [(fields(body), now) for now, _, body in got]
-    rows = [(header["source"][2], header["source"][1], now) for header, now in headers if header["kind"] == "raw"]
-    control.send_bytes(np.array(rows, np.int64).tobytes())
-
-
 def run_relay(
-    engine: str | None, fps: float, streams: int, lookaheads: list[int], seconds: float
+    engine: str | None, fps: float, streams: int, lookaheads: Sequence[int], seconds: float
 ) -> NDArray[np.float64]:
     """One round of pyzmq alone, or of pyzmq with the engine, in ms."""
     with started(relay, engine, lookaheads) as (process, connection):
         try:
             raw, refined = connection.recv()
-            rows, _ = measured(raw, refined, subscribe_to_relay, streams, fps, seconds, lookaheads)
+            rows, _ = measured(raw, refined, [b""], 0, streams, fps, seconds)
         finally:
             process.terminate()
-    due, slot, arrived = rows.reshape(-1, 3).T
+    _, _, slot, _, due, *_, arrived = rows.T
     return np.asarray((arrived - due)[slot >= round(fps)] / 1e6)
 
 
 def measure(engine: str, fps: float, streams: int, one_at_a_time: float, options: Any) -> dict[str, Any]:
-    """One case, `rounds` times: rtskel and its opponents alternately."""
+    """One case, `rounds` times: rtskel and its opponents alternately; the first second of each does not count."""
     seconds = max(options.seconds / streams, min(options.seconds, 4.0))
     how = fps, streams, options.lookahead, seconds
     opponents = {"relay": None} | ({"relay+engine": engine} if streams * fps <= one_at_a_time / 2 else {})
-    turns, theirs = [], {name: list[NDArray[np.float64]]() for name in opponents}
-    for _ in range(options.rounds):
-        turns.append(run(engine, *how))
+    turns, dropped, theirs = [], 0, {name: list[NDArray[np.float64]]() for name in opponents}
+    for number in range(options.rounds):
+        rows, more = run(engine, *how)
+        turns.append(rows + np.eye(10, dtype=np.int64)[0] * number * streams)  # streams of their own
+        dropped += more
         for name, with_engine in opponents.items():
             theirs[name].append(run_relay(with_engine, *how))
-    found, peers = pooled(turns), {name: percentiles(np.concatenate(ms)) for name, ms in theirs.items()}
-    case = {"engine": engine, "fps": fps, "streams": streams, **found, "peers_ms": peers}
-    least = found["lookaheads"][str(min(options.lookahead))]["ms"]
-    case["added_around_ms"] = {column: least["around"][column] - peers["relay"][column] for column in COLUMNS}
-    if "relay+engine" in peers:
-        case["added_ms"] = {column: least["total"][column] - peers["relay+engine"][column] for column in COLUMNS}
-    return case
+    rows, peers = np.concatenate(turns), {name: percentiles(np.concatenate(ms)) for name, ms in theirs.items()}
+    lost = options.rounds * streams * round(seconds * fps) * len(options.lookahead) - len(rows)
+    case = {"engine": engine, "fps": fps, "streams": streams, "poses_lost": lost, "frames_dropped": dropped}
+    with opened(engine) as opened_:
+        ring = ring_config(opened_.window, options.lookahead)
+    of_ours: dict[str, dict[str, Any]] = {}
+    for ahead in options.lookahead:
+        parts = split(rows, ahead, ring.reach(ahead), round(fps))
+        ms = {part: percentiles(times) for part, times in parts.items()}
+        of_ours[str(ahead)] = {"lookahead_ms": ring.reach(ahead) / fps * 1e3, "ms": ms}
+    least = of_ours[str(min(options.lookahead))]["ms"]
+    added = {"around": ("added_around_ms", "relay"), "total": ("added_ms", "relay+engine")}
+    return {**case, "lookaheads": of_ours, "peers_ms": peers} | {
+        name: {column: least[part][column] - peers[peer][column] for column in COLUMNS}
+        for part, (name, peer) in added.items()
+        if peer in peers
+    }
 
 
 def measure_all(options: argparse.Namespace) -> dict[str, Any]:
@@ -280,7 +254,7 @@ def main() -> int:
     parser.add_argument("--streams", type=counts, default=[1, 16, 256], help="number of streams; likewise")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round of one stream; of more: 4 or as many")
     parser.add_argument("--rounds", type=positive, default=3, help="of the server and of each opponent, alternately")
-    parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
+    parser.add_argument("--lookahead", type=frames_list, default=[0, 4], help="lookahead, or several with commas")
     return bench("latency", parser.parse_args(), measure_all, lines)
 
 

@@ -4,7 +4,6 @@ import argparse
 import itertools
 import json
 import sys
-from typing import Any
 
 import latency
 import numpy as np
@@ -51,22 +50,24 @@ def test_the_time_beyond_the_lookahead_is_split():
 def test_what_would_saturate_is_left_out(monkeypatch, capsys):
     """Above half of what the engine does one at a time the relay with it; above half of all that it can do the case."""
 
-    def measured(*_: object) -> dict[str, Any]:
-        times = {"total": [next(rounds)]} | {part: [0.5] for part in latency.PARTS}
-        return {"poses_lost": 1, "frames_dropped": 0, "lookaheads": {"0": {"lookahead_ms": 0.0, "ms": times}}}
+    def run(engine, fps, streams, lookaheads, seconds):
+        """One pose, of the first stream's frame 30, that took the next time of `rounds`."""
+        assert (engine, list(lookaheads)) == ("null", [0])
+        total = next(rounds) * 1_000_000
+        return np.array([(0, 0, 30, 0, 0, 1, 2, 3, 4, total)]), 1
 
-    rounds = itertools.cycle([3.0, 9.0, 4.0])  # of which all count
+    rounds = itertools.cycle([3, 9, 4])  # of which all count
     monkeypatch.setattr(latency, "bare_engine", lambda *_: {1: 100.0, 16: 1000.0})
-    monkeypatch.setattr(latency, "run", measured)
+    monkeypatch.setattr(latency, "run", run)
     monkeypatch.setattr(latency, "run_relay", lambda engine, *_: np.array([1.0 if engine else 0.5]))
-    options = ["--engine", "bundled", "--fps", "25", "--streams", "2,16,256", "--lookahead", "0"]
+    options = ["--engine", "null", "--fps", "25", "--streams", "2,16,256", "--lookahead", "0"]
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["latency.py", *options, *more])
         latency.main()
     table, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
     few, many = json.loads(line)["cases"]
     assert few["lookaheads"]["0"]["ms"]["total"]["n"] == 3
-    assert few["poses_lost"] == 3
+    assert (few["poses_lost"], few["frames_dropped"]) == (3 * 2 * 5 * 25 - 3, 3)
     assert few["added_ms"]["p50"] == pytest.approx(4.0 - 1.0)
     assert many["peers_ms"].keys() == {"relay"}
     assert "added_ms" not in many

@@ -23,9 +23,9 @@ RADIUS = 2
 """2 RADIUS + 1 predictions are averaged: what servers do unless told otherwise."""
 
 
-def ring_config(window: int, lookaheads: Sequence[int], radius: int = RADIUS) -> RingConfig:
+def ring_config(window: int, lookaheads: Sequence[int]) -> RingConfig:
     """The ring of a server with one stream: its `positions` are those that a server asks an engine for."""
-    return RingConfig(1, window, tuple(lookaheads), radius, ahead=1, min_confidence=0.0, skeleton=UPPER_BODY_50)
+    return RingConfig(1, window, tuple(lookaheads), RADIUS, ahead=1, min_confidence=0.0, skeleton=UPPER_BODY_50)
 
 
 def seconds_of(function: Callable[[], Any], least: int, seconds: float) -> list[float]:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -91,7 +91,7 @@ class Service:
 
 
 @contextmanager
-def serving(engine: str, lookaheads: list[int], streams: int, *options: object) -> Iterator[Service]:
+def serving(engine: str, lookaheads: Sequence[int], streams: int, *options: object) -> Iterator[Service]:
     """`rtskel serve` on ports that the system chooses.
 
     Args:

@@ -37,14 +37,6 @@ def arguments(doc: str | None, data: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
-def numbers(text: str) -> list[int]:
-    """Comma-separated numbers of 0 or more."""
-    values = [int(part) for part in text.split(",")]
-    if min(values) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: 0 or more expected")
-    return values
-
-
 def counts(text: str) -> list[int]:
     """Comma-separated numbers of 1 or more."""
     return [positive(part) for part in text.split(",")]
@@ -99,14 +91,6 @@ def bench(
         (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result) if options.json else "\n".join(lines(result)))
     return 0 if good(result) else 1
-
-
-def report(result: dict[str, Any], lines: Sequence[str], options: argparse.Namespace) -> None:
-    """Print a result as lines or, with --json, as JSON; keep it with --save."""
-    result = {**result, "machine": machine()}
-    if options.save:
-        (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result) if options.json else "\n".join(lines))
 
 
 def unavailable(error: BaseException) -> dict[str, str]:
