@@ -88,12 +88,8 @@ def onnx_runtime(files: Files) -> Engine:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(files.plain, providers=["CPUExecutionProvider"])
-
-    def run(x: Floats, missing: Mask) -> Floats:
-        y: Floats = session.run(None, {"x": x, "missing": missing})[0]
-        return y
-
-    return Whole(files, f"onnxruntime {onnxruntime.__version__}", run, "fp32")
+    builder = f"onnxruntime {onnxruntime.__version__}"
+    return Whole(files, builder, lambda x, missing: session.run(None, {"x": x, "missing": missing})[0], "fp32")
 
 
 def openvino_plain(files: Files) -> Engine:
@@ -102,12 +98,8 @@ def openvino_plain(files: Files) -> Engine:
 
     compiled = openvino.Core().compile_model(files.plain, "CPU")
     precision = {"f32": "fp32"}.get(name := compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), name)
-
-    def run(x: Floats, missing: Mask) -> Floats:
-        y: Floats = compiled({"x": x, "missing": missing})[0]
-        return y
-
-    return Whole(files, f"openvino {openvino.__version__.split('-')[0]}", run, precision)
+    builder = f"openvino {openvino.__version__.split('-')[0]}"
+    return Whole(files, builder, lambda x, missing: compiled({"x": x, "missing": missing})[0], precision)
 
 
 OPPONENTS: dict[str, Callable[[Files], Engine]] = {

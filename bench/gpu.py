@@ -136,20 +136,13 @@ def difference(one: Opener, other: Opener, frames: int, streams: int = 3) -> dic
     xyz, confidence = clips(streams, frames)
     found = []
     for open_it in (one, other):
-        with open_it(8) as engine:
-            bank, parts = bank_of(engine, streams), []
-            for slot in range(frames):
-                bank.put(range(streams), [slot] * streams, xyz[slot], confidence[slot])
-                while bank.pending:
-                    parts.append(bank.step())
-            bank.end(range(streams))
-            while bank.pending:
-                parts.append(bank.step())
-            found.append(Refined.concatenate(parts))
+        with open_it(8) as engine, BulkRefiner(engine, lookahead=LOOKAHEAD, streams=streams) as refiner:
+            given = [refiner.submit(xyz[:, stream], confidence[:, stream]) for stream in range(streams)]
+            found.append(Refined.concatenate([each.result() for each in given]))
     a, b = found
     across = np.linalg.norm(xyz[:, :, LEFT_SHOULDER] - xyz[:, :, RIGHT_SHOULDER], axis=-1)
     mm = SHOULDERS_MM / float(np.median(across)) * np.linalg.norm(a.xyz - b.xyz, axis=-1)
-    books = ("stream", "slot", "lookahead", "windows", "flags", "confidence")
+    books = ("slot", "lookahead", "windows", "flags", "confidence")
     return {
         "poses": len(a),
         "xyz": float(np.abs(a.xyz - b.xyz).max()),

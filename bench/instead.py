@@ -43,8 +43,8 @@ class Opponent(NamedTuple):
     """What is measured.
 
     Attributes:
-        push: takes frame i, xyz [J, 3] and missing [J], and returns the estimate [J, 3] of frame i - lookahead; the
-            first frame stands for those before it.
+        push: takes frame i, xyz [J, 3] with missing joints where they were last seen, and missing [J]; returns the
+            estimate [J, 3] of frame i - lookahead; the first frame stands for those before it.
         setting: what it is tuned to.
     """
 
@@ -63,18 +63,6 @@ def recent(size: int) -> Callable[[Any], deque[Any]]:
     return keep
 
 
-def after_holding(filtered: Callable[[Array], Array], setting: Setting = None) -> Opponent:
-    """An opponent that gets missing joints where they were last seen."""
-    last: Array | None = None
-
-    def push(xyz: Array, missing: Mask) -> Array:
-        nonlocal last
-        last = np.where(missing[:, None], np.zeros_like(xyz) if last is None else last, xyz)
-        return filtered(last)
-
-    return Opponent(push, setting)
-
-
 def tuned(
     settings: Iterable[Setting], estimate: Callable[..., Array], lookahead: int, options: Namespace
 ) -> tuple[float, ...]:
@@ -91,7 +79,7 @@ def tuned(
 def hold(lookahead: int, options: Namespace) -> Opponent:
     """Every joint where it was last seen."""
     keep = recent(1 + lookahead)
-    return after_holding(lambda frame: keep(frame)[0])
+    return Opponent(lambda frame, missing: keep(frame)[0])
 
 
 def one_euro_package(lookahead: int, options: Namespace) -> Opponent:
@@ -107,12 +95,12 @@ def one_euro_package(lookahead: int, options: Namespace) -> Opponent:
     filters: list[Any] = []
     keep = recent(1 + lookahead - int(back))
 
-    def filtered(frame: Array) -> Array:
+    def push(frame: Array, missing: Mask) -> Array:
         filters.extend(OneEuroFilter(1.0, *setting) for _ in range(frame.size - len(filters)))
         out = [filter_(value) for filter_, value in zip(filters, frame.ravel().tolist(), strict=True)]
         return np.asarray(keep(np.reshape(out, frame.shape))[0])
 
-    return after_holding(filtered, found)
+    return Opponent(push, found)
 
 
 def savitzky_golay(lookahead: int, options: Namespace) -> Opponent:
@@ -127,11 +115,11 @@ def savitzky_golay(lookahead: int, options: Namespace) -> Opponent:
     past, order = map(int, setting := tuned(SavitzkyGolay.settings, estimate, lookahead, options))
     keep = recent(past + 1 + lookahead)
 
-    def filtered(frame: Array) -> Array:
+    def push(frame: Array, missing: Mask) -> Array:
         frames = np.stack(keep(frame))
         return np.asarray(savgol_filter(frames, len(frames), order, axis=0)[past])
 
-    return after_holding(filtered, setting)
+    return Opponent(push, setting)
 
 
 def ours(lookahead: int, options: Namespace, precision: str | None = None) -> Opponent:
@@ -157,14 +145,15 @@ OPPONENTS: dict[str, Callable[[int, Namespace], Opponent]] = {
 
 def measure(name: str, lookahead: int, options: Namespace, control: Connection) -> None:
     """One opponent at one look-ahead: errors, and microseconds a frame."""
-    truth, xyz, missing = synthetic(options.clip, seed=11)
+    example = synthetic(options.clip, seed=11)
+    truth = example.truth
     try:
         opponent = OPPONENTS[name](lookahead, options)
     except Exception as failure:
         control.send(unavailable(failure))
         return
     out, wall, cpu = [], [], []
-    for x, m in zip(xyz, missing, strict=True):
+    for x, m in zip(held(example), example.missing, strict=True):
         start, used = time.perf_counter(), time.process_time()
         out.append(opponent.push(x, m))
         wall.append(1e6 * (time.perf_counter() - start))
