@@ -23,8 +23,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -36,7 +35,7 @@ import smoothnet
 import tables
 import torch
 from measure.poses import Example
-from measure.report import arguments, names, report, table
+from measure.report import arguments, bench, names, table
 from numpy.typing import NDArray
 from peers import PEERS, Body, Peer
 from smoothnet import SmoothNetPeer
@@ -166,8 +165,8 @@ def measure_peers(task: Task) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for label in task.lookaheads:
         result[label] = {}
-        contestants: list[Peer] = [kind(task.body) for kind in PEERS]
-        for peer in [*contestants, *([SmoothNetPeer(task.body, task.network)] if task.network else [])]:
+        peers_: list[Peer] = [kind(task.body) for kind in PEERS]
+        for peer in [*peers_, *([SmoothNetPeer(task.body, task.network)] if task.network else [])]:
             peer.fit(task.fitting, LOOKAHEADS[label])
             found: dict[str, Any] = {"settings": peer.settings}
             sets = {"tuned": task.dev if peer.learns else task.train + task.dev, **task.sets}
@@ -214,57 +213,41 @@ def measure_engine(todo: Sequence[Task], engine: Engine) -> dict[str, Any]:
     return result
 
 
-def peer_table(measured: dict[str, Any], measure: str, label: str, name: str = "scored") -> dict[str, Any]:
-    """For each condition: every peer's error and setting, tuned for that measure, and the best peer."""
-    at, found_best = MEASURES.index(measure), {}
-    for condition, by_lookahead in measured.items():
-        row = {}
-        for peer, found in by_lookahead[label].items():
-            k = tuned(found, [measure])
-            row[peer] = {"error": found[name][k][at], "setting": found["settings"][k]}
-        found_best[condition] = {"peers": row, "best": min(row, key=lambda peer: row[peer]["error"])}
-    return found_best
-
-
-def best_single(measured: dict[str, Any], measure: str, label: str) -> dict[str, Any]:
-    """The best peer with one setting for all conditions, without peers that are fitted to the condition (Wiener)."""
-    at, found = MEASURES.index(measure), {}
-    for peer in next(iter(measured.values()))[label]:
-        if peer == peers.Wiener.name:
-            continue
-        rows = [measured[condition][label][peer] for condition in measured]
-        k = int(np.argmin([log_mean([row["tuned"][k][at] for row in rows]) for k in range(len(rows[0]["settings"]))]))
-        scored = {condition: row["scored"][k][at] for condition, row in zip(measured, rows, strict=True)}
-        found[peer] = {"setting": rows[0]["settings"][k], "errors": scored, "mean": log_mean(list(scored.values()))}
-    best = min(found, key=lambda peer: float(found[peer]["mean"]))
-    return {"best": best, "peers": found}
-
-
 def compare(measured: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Tables and ratios over those of the ten conditions that were measured: result[lookahead][measure]."""
-    ten = {condition: measured[condition] for condition in TEN if condition in measured}
+    """Errors by condition, and ratios to the best peer's, over those of the ten conditions that were measured:
+    result[lookahead][measure] has "errors", "ratios" (of radius 2) and the peers' "settings", by row and condition.
+
+    "Best of each" is the best peer of each condition, tuned for it; the peer with one setting is the best over all
+    conditions, without those that are fitted to the condition (Wiener).
+    """
+    ten = [condition for condition in TEN if condition in measured]
     result: dict[str, Any] = {label: {} for label in (COMPARED if ten else ())}
     for label, measure in product(result, TUNED_FOR):
         at = MEASURES.index(measure)
-        rows, others = (peer_table(ten, measure, label, name) for name in ("scored", "jittered"))
-        best, least = ({c: r["peers"][r["best"]]["error"] for c, r in found.items()} for found in (rows, others))
-        single = best_single(ten, measure, label)
-        single_mean, best_mean = single["peers"][single["best"]]["mean"], log_mean(list(best.values()))
-        own = {c: {r: ours[c]["scored"][label][r][at] for r in map(str, RADII)} for c in ten}
-        ratio = {c: own[c]["2"] / best[c] for c in ten}
-        jitter = {c: ours[c]["jittered"][label]["2"][at] / least[c] for c in ten}
+        peers_ = {peer: {c: measured[c][label][peer] for c in ten} for peer in measured[ten[0]][label]}
+        chosen = {peer: {c: tuned(of[c], [measure]) for c in ten} for peer, of in peers_.items()}
+        scored, jittered = (
+            {peer: {c: of[c][name][chosen[peer][c]][at] for c in ten} for peer, of in peers_.items()}
+            for name in ("scored", "jittered")
+        )
+        best, least = ({c: min(row[c] for row in rows.values()) for c in ten} for rows in (scored, jittered))
+        singles = {}
+        for peer, of in peers_.items():
+            if peer != peers.Wiener.name:
+                over_all = [[of[c]["tuned"][k][at] for c in ten] for k in range(len(of[ten[0]]["settings"]))]
+                k = int(np.argmin([log_mean(row) for row in over_all]))
+                singles[peer] = {c: of[c]["scored"][k][at] for c in ten}
+        single = min(singles, key=lambda peer: log_mean([*singles[peer].values()]))
+        own = {f"ours, radius {r}": {c: ours[c]["scored"][label][str(r)][at] for c in ten} for r in RADII}
+        first, shaken = own[f"ours, radius {RADII[0]}"], {c: ours[c]["jittered"][label][str(RADII[0])][at] for c in ten}
         result[label][measure] = {
-            "table": rows,
-            "single": single,
-            "best_mean": best_mean,
-            "single_to_best": single_mean / best_mean,
-            "ours": own,
-            "ratio": ratio,
-            "ratio_mean": log_mean(list(ratio.values())),
-            "ratio_worst": max(ratio.values()),
-            "ratio_to_single": log_mean([o["2"] for o in own.values()]) / single_mean,
-            "jittered_ratio": jitter,
-            "jittered_ratio_mean": log_mean(list(jitter.values())),
+            "errors": {**scored, "best of each": best, f"one setting: {single}": singles[single], **own},
+            "ratios": {
+                "ours / best of each": {c: first[c] / best[c] for c in ten},
+                "  bones jittered 5%": {c: shaken[c] / least[c] for c in ten},
+                "ours / one setting": {c: first[c] / singles[single][c] for c in ten},
+            },
+            "settings": {peer: {c: of[c]["settings"][chosen[peer][c]] for c in ten} for peer, of in peers_.items()},
         }
     return result
 
@@ -275,17 +258,17 @@ def compare_estimator(measured: dict[str, Any], ours: dict[str, Any]) -> dict[st
     Peers are tuned for, and compared by, the geometric mean of both errors.
     """
     result, both = {}, ("mpjpe", "acceleration")
+
+    def errors_of(row: Sequence[float]) -> dict[str, float]:
+        return {measure: row[MEASURES.index(measure)] * CANONICAL_MM for measure in both}
+
     for label, by_peer in measured.items():
-        rows = {}
-        for peer, found in by_peer.items():
-            k = tuned(found, both)
-            rows[peer] = {f"{m}_mm": found["scored"][k][MEASURES.index(m)] * CANONICAL_MM for m in both}
-            rows[peer]["setting"] = found["settings"][k]
-        best = min(rows, key=lambda peer: rows[peer]["mpjpe_mm"] * rows[peer]["acceleration_mm"])
-        own = {r: [e * CANONICAL_MM for e in ours["scored"][label][r][1:]] for r in map(str, RADII)}
-        together = [mine / rows[best][f"{m}_mm"] for mine, m in zip(own["2"], both, strict=True)]
-        result[label] = {"peers": rows, "best": best, "ours_mm": own, "together": together}
-        result[label]["together_mean"] = log_mean(together)
+        rows = {peer: errors_of(found["scored"][tuned(found, both)]) for peer, found in by_peer.items()}
+        best = min(rows, key=lambda peer: log_mean([*rows[peer].values()]))
+        own = {f"ours, radius {r}": errors_of(ours["scored"][label][str(r)]) for r in RADII}
+        ratio = {measure: own[f"ours, radius {RADII[0]}"][measure] / rows[best][measure] for measure in both}
+        ratio["mean"] = log_mean([*ratio.values()])
+        result[label] = {**rows, **own, f"ours / {best}": ratio}
     return result
 
 
@@ -314,39 +297,13 @@ def phoenix_lines(result: dict[str, Any]) -> list[str]:
     lines = []
     for label, measure in product(result, TUNED_FOR):
         entry, unit = result[label][measure], 1e4 if measure == "mse" else 1e3
-        conditions, single = entry["table"], entry["single"]
-
-        def row(values: Iterable[float], scale: float, conditions: Any = conditions) -> dict[str, float]:
-            cells = {SHORT[c]: value * scale for c, value in zip(conditions, values, strict=True)}
-            return cells | {"mean": log_mean(list(cells.values()))}
-
-        tuned_peers = [of["peers"] for of in conditions.values()]
-        rows = {peer: row([of[peer]["error"] for of in tuned_peers], unit) for peer in tuned_peers[0]}
-        rows["best of each"] = row([of["peers"][of["best"]]["error"] for of in conditions.values()], unit)
-        rows[f"one setting: {single['best']}"] = row(single["peers"][single["best"]]["errors"].values(), unit)
-        for radius in map(str, RADII):
-            rows[f"ours, radius {radius}"] = row([own[radius] for own in entry["ours"].values()], unit)
-        rows["ours / best of each"] = row(entry["ratio"].values(), 1.0)
-        rows["  bones jittered 5%"] = row(entry["jittered_ratio"].values(), 1.0)
-        rows["ours / one setting"] = {"mean": entry["ratio_to_single"]}
+        scaled = {name: {c: error * unit for c, error in row.items()} for name, row in entry["errors"].items()}
+        rows = {
+            name: {**{SHORT[c]: value for c, value in row.items()}, "mean": log_mean([*row.values()])}
+            for name, row in (scaled | entry["ratios"]).items()
+        }
         title = f"lookahead {label}, {measure.upper()} x {1 / unit:.0e}: tuned for each condition"
         lines += [*table(title, rows, ".3g"), ""]
-    return lines
-
-
-def estimator_lines(result: dict[str, Any]) -> list[str]:
-    """The tables of `compare_estimator`."""
-    lines = []
-    for label, entry in result.items():
-        rows = {
-            peer: {"MPJPE": of["mpjpe_mm"], "acceleration": of["acceleration_mm"]}
-            for peer, of in entry["peers"].items()
-        }
-        for name, (a, b) in {f"ours, radius {r}": both for r, both in entry["ours_mm"].items()}.items():
-            rows[name] = {"MPJPE": a, "acceleration": b}
-        a, b = entry["together"]
-        rows[f"ours / {entry['best']}"] = {"MPJPE": a, "acceleration": b, "mean": entry["together_mean"]}
-        lines += [*table(f"estimator, lookahead {label}: mm", rows, ".3f"), ""]
     return lines
 
 
@@ -354,43 +311,32 @@ def lookahead_lines(result: dict[str, Any]) -> list[str]:
     """The table of `by_lookahead`, for MSE (the condition `ESTIMATOR`: MPJPE) with averaged windows and without."""
     lines = []
     for radius in map(str, RADII):
-        rows = {}
-        for condition in result["mse"]:
-            live = condition == ESTIMATOR
-            row = result["mpjpe" if live else "mse"][condition][radius]
-            rows[condition] = {label: row[label] * (1 if live else 1e4) for label in LOOKAHEADS}
-        if ten := [result["mse"][condition][radius] for condition in TEN if condition in result["mse"]]:
-            rows["mean of ten"] = {label: log_mean([row[label] for row in ten]) * 1e4 for label in LOOKAHEADS}
+        rows = {
+            condition: {label: error * 1e4 for label, error in of[radius].items()}
+            for condition, of in result["mse"].items()
+        }
+        if ten := [rows[condition] for condition in TEN if condition in rows]:
+            rows["mean of ten"] = {label: log_mean([row[label] for row in ten]) for label in LOOKAHEADS}
+        if ESTIMATOR in rows:
+            rows[ESTIMATOR] = result["mpjpe"][ESTIMATOR][radius]
         lines += [*table(f"by lookahead, radius {radius}: MSE x 1e-04 ({ESTIMATOR}: MPJPE, mm)", rows, ".4g"), ""]
     return lines
 
 
-@contextmanager
-def working_folder(chosen: Path | None) -> Iterator[Path]:
-    """The folder that keeps what is trained here; if none is chosen, a temporary one."""
-    if chosen is not None:
-        chosen.mkdir(parents=True, exist_ok=True)
-        yield chosen
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-
-
-def corpus(data: Path, runs: Path) -> Path:
-    """The corpus to train on, built from the recordings unless it is already there."""
-    built = runs / "corpus"
-    if not (built / "index.json").exists():
-        print(f"building a corpus with {SYNTHETIC} synthetic clips", file=sys.stderr)
-        build_corpus(data, built, BuildConfig(synthetic=SYNTHETIC))
-    return built
+def lines(result: dict[str, Any]) -> list[str]:
+    """All tables."""
+    text = phoenix_lines(result["phoenix"])
+    for label, rows in result["estimator"].items():
+        text += [*table(f"estimator, lookahead {label}: mm", rows, ".3f"), ""]
+    return [*text, *lookahead_lines(result["by_lookahead"]), result["smoothnet"]]
 
 
 FIGURES = {3: "frame_mask", 4: "joint_mask", 5: "frame_noise_0.9", 6: "joint_noise_0.9"}
 """The paper's figures and the conditions that they show."""
 
 
-def draw_figures(options: argparse.Namespace) -> list[str]:
-    """Ten frames: original, corrupted, and refined offline, for each of `FIGURES`; returns the files' names."""
+def draw_figures(options: argparse.Namespace) -> dict[str, Any]:
+    """Ten frames: original, corrupted, and refined offline, for each of `FIGURES`; gives the files' names."""
     from rtskel.tools.draw import figure  # matplotlib takes seconds to import
 
     recording = max(read(options.data / "phoenix14t" / "dev.skels"), key=lambda r: r.frames)
@@ -410,17 +356,25 @@ def draw_figures(options: argparse.Namespace) -> list[str]:
             slots = range(int(shown), int(shown) + 10)
             figure(rows, labels=["original", f"corrupted: {condition}", "refined"], slots=slots).savefig(path)
             made.append(str(path))
-    return made
+    return {"files": made}
+
+
+def corpus(data: Path, folder: str) -> Path:
+    """A corpus to train on."""
+    built = Path(folder) / "corpus"
+    print(f"building a corpus with {SYNTHETIC} synthetic clips", file=sys.stderr)
+    build_corpus(data, built, BuildConfig(synthetic=SYNTHETIC))
+    return built
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure the peers and the engine."""
     start = time.monotonic()
-    with working_folder(options.runs) as runs:
-        network = runs / "smoothnet.safetensors"
-        trained = smoothnet.trained(network, corpus(options.data, runs))
+    with tempfile.TemporaryDirectory() as folder:
+        network = f"{folder}/smoothnet.safetensors"
+        trained = smoothnet.train(network, corpus(options.data, folder))
         print(trained, file=sys.stderr)
-        todo = tasks(options.data, options.conditions, str(network))
+        todo = tasks(options.data, options.conditions, network)
         measured = all_peers(todo, options.jobs)
     peers_seconds = time.monotonic() - start
     with open_engine(options.engine) as engine:
@@ -435,6 +389,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def train_for_tables(options: argparse.Namespace) -> dict[str, Any]:
+    """The models of `--tables`, trained and scored."""
+    recording = options.data / "phoenix14t" / "dev.skels"
+    read(recording)  # reports errors before anything is trained
+    with tempfile.TemporaryDirectory() as folder:
+        return tables.run(options.tables, recording, corpus(options.data, folder), options.jobs)
+
+
 def main() -> int:
     """Command line."""
     parser = arguments(__doc__, data=True)
@@ -442,26 +404,17 @@ def main() -> int:
     known = [*CONDITIONS, ESTIMATOR]
     parser.add_argument("--conditions", type=names(known), default=known, help="with commas between")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that tune or train")
-    parser.add_argument("--runs", type=Path, help="folder that keeps what is trained here (default: none)")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="draw the paper's Figures 3 to 6 instead")
-    tables.add_arguments(parser)
+    words = (
+        f"train models and print these tables instead, with commas between: {', '.join(tables.TABLES)} (no value: all)"
+    )
+    parser.add_argument("--tables", type=names(tables.TABLES), nargs="?", const=[*tables.TABLES], help=words)
     options = parser.parse_args()
-    try:
-        if options.figures:
-            report({"bench": "figures"}, draw_figures(options), options)
-        elif options.tables:
-            with working_folder(options.runs) as runs:
-                found = tables.run(options, runs, corpus(options.data, runs))
-            report({"bench": "tables", **found}, tables.lines(found), options)
-        else:
-            result = run(options)
-            lines = [*phoenix_lines(result["phoenix"]), *estimator_lines(result["estimator"])]
-            lines += [*lookahead_lines(result["by_lookahead"]), result["smoothnet"]]
-            report({"bench": "accuracy", **result}, lines, options)
-    except RtskelError as error:
-        print(f"rtskel: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if options.figures:
+        return bench("figures", options, draw_figures, lambda result: result["files"])
+    if options.tables:
+        return bench("tables", options, train_for_tables, tables.lines)
+    return bench("accuracy", options, run, lines)
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from measure.report import arguments, report, table
+from measure.processes import rtskel
+from measure.report import arguments, bench, table
 
 from rtskel.cli import positive
 from rtskel.formats import write
@@ -36,27 +36,19 @@ from rtskel.training.synthesize import estimator_errors, synthesize
 
 HOW = {"one process": ["--workers", "1"], "2 workers": ["--workers", "2"], "Ray, 2 actors": ["--workers", "2", "--ray"]}
 SEEDS = 500
-"""Different ones; more files are the same motion under other names."""
+"""Different ones, of a second at 25 fps; more files are the same motion under other names."""
+WRONG = ("other bytes", "recorded twice", "made again", "lost", "left over")
 
 
-def make(folder: Path, files: int, seconds: float) -> int:
-    """Files of synthetic people as a live estimator sees them, in 100 folders; gives the number of their frames."""
+def make(folder: Path, files: int) -> None:
+    """Files of synthetic people as a live estimator sees them, in 100 folders."""
     paths = [folder / f"{k % 100:02}" / f"take-{k:05}.npz" for k in range(files)]
-    frames = []
     for k, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         if k < SEEDS:
-            seen = estimator_errors(synthesize(seconds, seed=k), k)
-            write(path, [seen])
-            frames.append(seen.frames)
+            write(path, [estimator_errors(synthesize(1.0, seed=k), k)])
         else:
             shutil.copyfile(paths[k % SEEDS], path)
-    return sum(frames[k % SEEDS] for k in range(files))
-
-
-def call(source: Path, out: Path, how: list[str], engine: str) -> list[str]:
-    """The command line."""
-    return [sys.executable, "-P", "-m", "rtskel", "refine", str(source), "--out", str(out), "--engine", engine, *how]
 
 
 def recorded(out: Path) -> list[dict[str, Any]]:
@@ -71,15 +63,15 @@ def digests(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in out.rglob("*.npz")}
 
 
-def killed_and_resumed(source: Path, out: Path, how: list[str], engine: str, files: int) -> dict[str, Any]:
+def killed_and_resumed(command: list[str], out: Path, files: int) -> dict[str, Any]:
     """Killed with all its processes once half is recorded; then continued."""
-    process = subprocess.Popen(call(source, out, how, engine), start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=out.parent, start_new_session=True, stderr=subprocess.DEVNULL)
     while len(recorded(out)) < files // 2 and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {entry["result"]: (out / entry["result"]).stat().st_mtime_ns for entry in recorded(out)}
-    subprocess.run(call(source, out, how, engine), check=True)
+    subprocess.run(command, cwd=out.parent, check=True)
     times = Counter(entry["result"] for entry in recorded(out) if entry["status"] == "done")
     again = [name for name, when in before.items() if (out / name).stat().st_mtime_ns != when]
     return {
@@ -91,47 +83,51 @@ def killed_and_resumed(source: Path, out: Path, how: list[str], engine: str, fil
     }
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+def measure(files: int, folder: Path) -> dict[str, dict[str, Any]]:
     """All ways."""
-    source = folder / "in"
-    frames = make(source, options.files, options.seconds)
+    make(folder / "in", files)
     expected: dict[str, str] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, how in HOW.items():
         if "--ray" in how and importlib.util.find_spec("ray") is None:
             continue
-        out = folder / name.replace(" ", "-").replace(",", "")
+        outs = [folder / f"out{len(rows)}", folder / f"out{len(rows)}-killed"]
+        whole, killed = (rtskel("refine", folder / "in", "--out", out, "--engine", "null", *how) for out in outs)
         begin = time.monotonic()
-        subprocess.run(call(source, out, how, options.engine), check=True)
+        subprocess.run(whole, cwd=folder, check=True)  # elsewhere than the source tree, which Ray's actors would import
         seconds = time.monotonic() - begin
-        found = digests(out)
-        expected = expected or found
-        rows[name] = {"seconds": seconds, "ms a file": 1000 * seconds / options.files, "frames": frames}
-        rows[name]["other bytes"] = len(expected.items() ^ found.items())
+        expected = expected or digests(outs[0])
+        rows[name] = {"seconds": seconds, "ms a file": 1000 * seconds / files}
         if len(rows) > 1:
-            again = folder / f"{out.name}-killed"
-            rows[name] |= killed_and_resumed(source, again, how, options.engine, options.files)
-            rows[name]["other bytes"] += len(expected.items() ^ digests(again).items())
-            shutil.rmtree(again)
-        shutil.rmtree(out)
+            rows[name] |= killed_and_resumed(killed, outs[1], files)
+        rows[name]["other bytes"] = sum(len(expected.items() ^ digests(out).items()) for out in outs if out.exists())
+        for out in outs:
+            shutil.rmtree(out, ignore_errors=True)
     return rows
 
 
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """In a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {"files": options.files, "engine": "null", "rows": measure(options.files, Path(folder))}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result as a table."""
+    return table(f"{result['files']} files", result["rows"], ".1f")
+
+
+def good(result: dict[str, Any]) -> bool:
+    """Whether nothing was lost, made twice, or other than from one process."""
+    return not any(row.get(name) for row in result["rows"].values() for name in WRONG)
+
+
 def main() -> int:
-    """Command line; the exit status is 1 if anything was lost, made twice, or other than from one process."""
+    """Command line; the exit status is 1 if the result is not good."""
     parser = arguments(__doc__)
     parser.add_argument("--files", type=positive, default=20_000)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each file, at 25 fps")
-    parser.add_argument("--engine", default="null", help="null, which leaves what is around it, or a path")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(options, Path(folder))
-    wrong = ("other bytes", "recorded twice", "made again", "lost", "left over")
-    bad = sum(row.get(name, 0) for row in rows.values() for name in wrong)
-    lines = table(f"{options.files} files", rows, ".1f")
-    report({"bench": "archive", "files": options.files, "engine": options.engine, "rows": rows}, lines, options)
-    return 1 if bad else 0
+    return bench("archive", parser.parse_args(), run, lines, good)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -29,14 +29,14 @@ import numpy as np
 from measure.engines import flops, ring_config, seconds_of
 from measure.poses import synthetic
 from measure.processes import apart
-from measure.report import WEIGHTS, arguments, counts, names, percentiles, report, table, unavailable
+from measure.report import WEIGHTS, arguments, bench, counts, names, percentiles, table, unavailable
 from numpy.typing import NDArray
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, describe, open_engine
 from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER
 
-RADIUS, LOOKAHEADS = 2, (0, 4)
+LOOKAHEADS = (0, 4)
 MAX_BATCH = 64
 WINDOWS = 16
 """How many windows predictions are compared over."""
@@ -88,12 +88,8 @@ def onnx_runtime(files: Files) -> Engine:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(files.plain, providers=["CPUExecutionProvider"])
-
-    def run(x: Floats, missing: Mask) -> Floats:
-        y: Floats = session.run(None, {"x": x, "missing": missing})[0]
-        return y
-
-    return Whole(files, f"onnxruntime {onnxruntime.__version__}", run, "fp32")
+    builder = f"onnxruntime {onnxruntime.__version__}"
+    return Whole(files, builder, lambda x, missing: session.run(None, {"x": x, "missing": missing})[0], "fp32")
 
 
 def openvino_plain(files: Files) -> Engine:
@@ -102,12 +98,8 @@ def openvino_plain(files: Files) -> Engine:
 
     compiled = openvino.Core().compile_model(files.plain, "CPU")
     precision = {"f32": "fp32"}.get(name := compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(), name)
-
-    def run(x: Floats, missing: Mask) -> Floats:
-        y: Floats = compiled({"x": x, "missing": missing})[0]
-        return y
-
-    return Whole(files, f"openvino {openvino.__version__.split('-')[0]}", run, precision)
+    builder = f"openvino {openvino.__version__.split('-')[0]}"
+    return Whole(files, builder, lambda x, missing: compiled({"x": x, "missing": missing})[0], precision)
 
 
 OPPONENTS: dict[str, Callable[[Files], Engine]] = {
@@ -134,7 +126,7 @@ def inputs(batch: int, window: int) -> tuple[Floats, Mask]:
 
 def wanted(window: int) -> Positions:
     """The positions that a server asks for."""
-    return ring_config(window, LOOKAHEADS, RADIUS).positions
+    return ring_config(window, LOOKAHEADS).positions
 
 
 def prepare(files: Files, control: Connection) -> None:
@@ -229,11 +221,27 @@ def add_shares(measured: dict[str, Any], operations: dict[str, int], ceilings: d
             ms["share"] = operations[found["asked"]] * int(batch) / (ms["p50"] * 1e-3) / peak if peak else None
 
 
+def run(options: Namespace) -> dict[str, Any]:
+    """Every opponent, then the ceiling."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(options.engine).with_suffix(".safetensors"))
+        files = Files(weights, options.engine, str(Path(folder, "plain.onnx")))
+        expected, operations = apart(prepare, files)
+        measured = {name: apart(measure, name, files, options, expected) for name in options.only}
+    ceilings = apart(ceiling, options.gemm)
+    add_shares(measured, operations, ceilings)
+    info = describe(options.engine)
+    asked = len(wanted(info.window))
+    found = {"model": info.model_id, "batches": options.batches, "positions": asked, "flops": operations}
+    return {**found, "ceiling": ceilings, "opponents": measured}
+
+
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as a table."""
+    flops = {asked: f"{operations / 1e6:.0f}" for asked, operations in result["flops"].items()}
     out = [
-        f"{result['model']}: {result['flops']['asked'] / 1e6:.0f} MFLOP a window for {result['positions']} requested "
-        f"positions, {result['flops']['all'] / 1e6:.0f} for all",
+        f"{result['model']}: {flops['asked']} MFLOP a window for {result['positions']} requested positions, "
+        f"{flops['all']} for all",
         "fastest product: " + ", ".join(f"{rate / 1e9:.0f} GFLOP/s {p}" for p, rate in result["ceiling"].items()),
     ]
     rows = {}
@@ -250,40 +258,20 @@ def lines(result: dict[str, Any]) -> list[str]:
     return [*out, "", *table("ms a run: p50 (p90, p99), share of the ceiling", rows)]
 
 
-def main() -> None:
+def main() -> int:
     """Command line."""
     parser = arguments(__doc__)
     graph = str(WEIGHTS.with_suffix(".onnx"))
     parser.add_argument("--engine", default=graph, help="an .onnx file with its .safetensors beside it")
-    parser.add_argument("--batches", type=counts, default=[1, 4, 16, 64], help="with commas between")
+    parser.add_argument(
+        "--batches", type=counts, default=[1, 4, 16, 64], help=f"up to {MAX_BATCH}, with commas between"
+    )
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
     parser.add_argument("--seconds", type=float, default=1.0, help="least, for each opponent and batch")
     parser.add_argument("--runs", type=positive, default=10, help="least, for each opponent and batch")
     parser.add_argument("--gemm", type=counts, default=[512, 1024, 2048, 4096], help="sizes of the ceiling's products")
-    options = parser.parse_args()
-    if not 1 <= min(options.batches) <= max(options.batches) <= MAX_BATCH:
-        parser.error(f"--batches: from 1 to {MAX_BATCH}")
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        weights = str(Path(options.engine).with_suffix(".safetensors"))
-        files = Files(weights, options.engine, str(Path(folder, "plain.onnx")))
-        expected, operations = apart(prepare, files)
-        measured = {name: apart(measure, name, files, options, expected) for name in options.only}
-    ceilings = apart(ceiling, options.gemm)
-    add_shares(measured, operations, ceilings)
-    info = describe(options.engine)
-    result = {
-        "bench": "engine",
-        "model": info.model_id,
-        "batches": options.batches,
-        "positions": len(wanted(info.window)),
-        "flops": operations,
-        "ceiling": ceilings,
-        "opponents": measured,
-        "seconds": time.monotonic() - began,
-    }
-    report(result, lines(result), options)
+    return bench("engine", parser.parse_args(), run, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

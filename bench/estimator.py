@@ -18,23 +18,23 @@ with other weights, needs neither MediaPipe nor the videos.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure.processes import serving
-from measure.report import arguments, report, table
+from measure.processes import rtskel, running, serving
+from measure.report import arguments, bench, table
 from numpy.typing import NDArray
 from scipy.signal import butter, filtfilt
 
 from rtskel import UPPER_BODY_50, Recording, read, to_canonical
-from rtskel.serve import ServeConfig, StreamConfig
+from rtskel.errors import RtskelError
 
-LOOKAHEADS = (0, 4)
+LOOKAHEADS = [0, 4]
 SIDES = ("right", "left")
 CUTOFF_HZ = 6.0
 TIMEOUT_S = 300
@@ -43,35 +43,20 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def cli(*arguments: str) -> list[str]:
-    """A command line of rtskel."""
-    return [sys.executable, "-P", "-m", "rtskel.cli", *arguments]
-
-
 def refined(raw: Path, video: Path | None, engine: str) -> list[Recording]:
     """The recording, or the video if there is none yet, through a server; what a subscriber saves."""
     # A large slack for late frames, so that a slow machine changes nothing.
-    config = ServeConfig(lookaheads=LOOKAHEADS, streams=StreamConfig(slack_s=2.0))
-    with serving(engine, config) as running, tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "refined.npz"
-        subscribe = subprocess.Popen(
-            cli("subscribe", "--refined", running.refined, "--json", "--until-end", "--save", str(out)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        try:
-            assert subscribe.stdout is not None
-            assert json.loads(subscribe.stdout.readline())["kind"] == "heartbeat"  # the subscription is in force
-            if raw.exists():
-                send = cli("publish", str(raw), "--raw", running.raw, "--stream", raw.stem)
-            else:
-                send = cli("estimate", str(video), "--raw", running.raw, "--stream", raw.stem, "--save", str(raw))
+    with tempfile.TemporaryDirectory() as folder, serving(engine, LOOKAHEADS, 256, "--slack-ms", 2000) as server:
+        out = f"{folder}/refined.npz"
+        with running("subscribe", "--refined", server.refined, "--json", "--until-end", "--save", out) as (
+            line,
+            taking,
+        ):
+            assert json.loads(line)["kind"] == "heartbeat"  # the subscription is in force
+            given = ["publish", raw] if raw.exists() else ["estimate", video, "--save", raw]
+            send = rtskel(*given, "--raw", server.raw, "--stream", raw.stem)
             subprocess.run(send, check=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
-            subscribe.communicate(timeout=60)
-        finally:
-            subscribe.kill()
-            subscribe.wait()
+            taking.communicate(timeout=60)
         return read(out)
 
 
@@ -115,83 +100,79 @@ def compare(raw: Recording, outputs: list[Recording]) -> dict[str, Any]:
     """All figures of one video."""
     slots, scale = int(raw.slots[-1]) + 1, raw.mm_per_unit()
     path, seen = on_slots(raw, slots, scale)
+    poses = {str(output.lookahead): on_slots(output, slots, scale)[0] for output in outputs}
+    came = {str(output.lookahead): np.isin(np.arange(slots), output.slots) for output in outputs}
+    result: dict[str, Any] = {"fps": raw.fps, "slots": slots, "hand_seen": {}, "raw": {}, "lookahead": {}}
+    result["raw"] = {"acceleration": {}, "filtered_acceleration": {}, "rms": {}}
+    for lookahead, there in came.items():
+        result["lookahead"][lookahead] = {"slots": int(there.sum())}
+        result["lookahead"][lookahead] |= {name: {} for name in ("acceleration", "ratio", "rms", "bones")}
     hands = {side: list(UPPER_BODY_50.groups[f"{side}_hand"]) for side in SIDES}
-    wrists = {side: UPPER_BODY_50.names.index(f"{side}_wrist") for side in SIDES}
     found = {side: seen[:, hand].all(axis=1) for side, hand in hands.items()}
-    result: dict[str, Any] = {
-        "fps": raw.fps,
-        "slots": slots,
-        "hand_seen": {side: float(there.mean()) for side, there in found.items()},
-        "raw": {"acceleration": {}, "filtered_acceleration": {}, "rms": {}},
-        "lookahead": {},
-    }
     lengths = {side: bones(path[found[side]], hand) for side, hand in hands.items()}
-    smooth = {}
-    for side, wrist in wrists.items():
+    for side, other in zip(SIDES, reversed(SIDES), strict=True):
+        wrist = UPPER_BODY_50.names.index(f"{side}_wrist")
         there = seen[:, wrist]
-        smooth[side] = filtered(path[:, wrist], there, raw.fps)
-        result["raw"]["acceleration"][side] = median_acceleration(path[:, wrist], there)
-        result["raw"]["filtered_acceleration"][side] = median_acceleration(smooth[side], there)
-        result["raw"]["rms"][side] = rms(path[there, wrist] - smooth[side][there])
-    for output in outputs:
-        refined_path, _ = on_slots(output, slots, scale)
-        came = np.zeros(slots, np.bool_)
-        came[output.slots] = True
-        of: dict[str, Any] = {"slots": int(came.sum()), "acceleration": {}, "ratio": {}, "rms": {}, "bones": {}}
-        for side, wrist in wrists.items():
-            of["acceleration"][side] = median_acceleration(refined_path[:, wrist], seen[:, wrist] & came)
-            of["ratio"][side] = result["raw"]["acceleration"][side] / of["acceleration"][side]
-            of["rms"][side] = rms((refined_path[:, wrist] - smooth[side])[came])
-            reference = lengths[side] if len(lengths[side]) else lengths["left" if side == "right" else "right"]
-            filled = came & ~found[side]
-            if filled.any() and len(reference):
-                filled_in = bones(refined_path[filled], hands[side])
-                within = (filled_in >= reference.min(axis=0)) & (filled_in <= reference.max(axis=0))
+        smooth = filtered(path[:, wrist], there, raw.fps)
+        shaking = median_acceleration(path[:, wrist], there)
+        result["hand_seen"][side] = float(found[side].mean())
+        result["raw"]["acceleration"][side] = shaking
+        result["raw"]["filtered_acceleration"][side] = median_acceleration(smooth, there)
+        result["raw"]["rms"][side] = rms(path[there, wrist] - smooth[there])
+        reference = lengths[side] if len(lengths[side]) else lengths[other]
+        for lookahead, of in result["lookahead"].items():
+            xyz, here = poses[lookahead], came[lookahead]
+            of["acceleration"][side] = median_acceleration(xyz[:, wrist], there & here)
+            of["ratio"][side] = shaking / of["acceleration"][side]
+            of["rms"][side] = rms((xyz[:, wrist] - smooth)[here])
+            if (filled := here & ~found[side]).any() and len(reference):
+                length = bones(xyz[filled], hands[side])
+                within = (length >= reference.min(axis=0)) & (length <= reference.max(axis=0))
                 of["bones"][side] = float(within.mean())
-        result["lookahead"][str(output.lookahead)] = of
     return result
 
 
-def lines(results: dict[str, dict[str, Any]]) -> list[str]:
-    """The result as a table."""
-    rows, falls = {}, {ahead: list[float]() for ahead in LOOKAHEADS}
-    for name, result in results.items():
-        raw, of = result["raw"], {ahead: result["lookahead"][str(ahead)] for ahead in LOOKAHEADS}
-        last = of[LOOKAHEADS[-1]]
-        for side in SIDES:
-            row = {"slots": f"{last['slots']}/{result['slots']}", "acceleration": raw["acceleration"][side]}
-            row["filter"] = raw["filtered_acceleration"][side]
-            for ahead, each in of.items():
-                row |= {f"L={ahead}": each["acceleration"][side], f"falls at {ahead}": f"{each['ratio'][side]:.2f}x"}
-                falls[ahead].append(each["ratio"][side])
-            row["RMS"] = raw["rms"][side]
-            row |= {f"RMS at {ahead}": each["rms"][side] for ahead, each in of.items()}
-            row["hand seen"] = f"{result['hand_seen'][side]:.0%}"
-            row["bones"] = f"{last['bones'][side]:.0%}" if side in last["bones"] else None
-            rows[f"{name} {side}"] = row
-    medians = ", ".join(f"{np.median(ratios):.2f}x at L={ahead}" for ahead, ratios in falls.items())
-    return [*table("wrist", rows, ".2f"), f"acceleration falls in the median of the wrists: {medians}"]
-
-
-def main() -> None:
-    """Command line."""
-    parser = arguments(__doc__)
-    parser.add_argument("videos", nargs="*", type=Path, help="videos; default: the recordings in --recordings")
-    parser.add_argument("--recordings", type=Path, required=True, help="folder of the estimator's recordings")
-    parser.add_argument("--engine", default="bundled", help="engine file")
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All videos, or else all recordings."""
     videos = {video.stem: video for video in options.videos}
     names = list(videos) or sorted(path.stem for path in options.recordings.glob("*.npz"))
     if not names:
-        parser.error(f"no videos given, and no recordings in {options.recordings}")
+        raise RtskelError(f"no videos given, and no recordings in {options.recordings}")
     options.recordings.mkdir(parents=True, exist_ok=True)
     results = {}
     for name in names:
         path = options.recordings / f"{name}.npz"
         outputs = refined(path, videos.get(name), options.engine)
         results[name] = compare(read(path)[0], outputs)
-    report({"lookaheads": LOOKAHEADS, "cutoff_hz": CUTOFF_HZ, "videos": results}, lines(results), options)
+    return {"lookaheads": LOOKAHEADS, "cutoff_hz": CUTOFF_HZ, "videos": results}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result as a table."""
+    rows, falls = {}, {str(ahead): list[float]() for ahead in LOOKAHEADS}
+    for name, video in result["videos"].items():
+        raw = video["raw"]
+        for side in SIDES:
+            row = {"hand seen": f"{video['hand_seen'][side]:.0%}", "acceleration": raw["acceleration"][side]}
+            row |= {"filter": raw["filtered_acceleration"][side], "RMS": raw["rms"][side]}
+            for ahead, of in video["lookahead"].items():
+                falls[ahead].append(of["ratio"][side])
+                row |= {f"L={ahead}": of["acceleration"][side], f"falls at {ahead}": f"{of['ratio'][side]:.2f}x"}
+                row |= {f"RMS at {ahead}": of["rms"][side], f"bones at {ahead}": of["bones"].get(side)}
+                row["slots"] = f"{of['slots']}/{video['slots']}"
+            rows[f"{name} {side}"] = row
+    medians = ", ".join(f"{np.median(ratios):.2f}x at L={ahead}" for ahead, ratios in falls.items())
+    return [*table("wrist", rows, ".2f"), f"acceleration falls in the median of the wrists: {medians}"]
+
+
+def main() -> int:
+    """Command line."""
+    parser = arguments(__doc__)
+    parser.add_argument("videos", nargs="*", type=Path, help="videos; default: the recordings in --recordings")
+    parser.add_argument("--recordings", type=Path, required=True, help="folder of the estimator's recordings")
+    parser.add_argument("--engine", default="bundled", help="engine file")
+    return bench("estimator", parser.parse_args(), measure, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -13,8 +13,8 @@ figures only. --out is written after every part. Figures that have a target stan
 - `first start`, `second start`: seconds from the start of a process to its first pose, kernels not compiled before, and
   compiled before.
 - `stream`: us from a frame in host memory to its refined pose there, whole and with a network that copies its input.
-- `streams`: windows a second, one new frame of each stream a step, two steps in flight; us of host a window; shares of
-  the GPU's largest bf16 product and of the roofline (the time that the FLOPs or the bytes alone would take).
+- `streams`: windows a second, one new frame of each stream a step, two steps in flight; us of host a window; share of
+  the GPU's largest bf16 product.
 - `bulk`: frames a second of many recordings of a thousand frames, side by side.
 - `training`: a step, and the share that drawing the batch takes.
 - `plans`: the same of every plan of TensorRT and TensorRT-RTX that builds and runs here.
@@ -28,7 +28,6 @@ import contextlib
 import functools
 import importlib
 import json
-import math
 import os
 import re
 import subprocess
@@ -38,15 +37,15 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measure.engines import flops, ring_config
-from measure.report import WEIGHTS, arguments, counts, percentiles, report, unavailable
+from measure.report import WEIGHTS, arguments, bench, percentiles, unavailable
 from numpy.typing import NDArray
 
-from rtskel.cli import positive
 from rtskel.engine import Engine, EngineInfo, NullEngine, open_engine
 from rtskel.engine.cuda import Cuda
 from rtskel.engine.cuda_engine import ExecutionSlot
@@ -60,22 +59,40 @@ from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
 
 ROOT = Path(__file__).resolve().parents[1]
-JOINTS, WINDOW, LOOKAHEAD, RADIUS = UPPER_BODY_50.joints, 32, 4, 2
+JOINTS, WINDOW, LOOKAHEAD = UPPER_BODY_50.joints, 32, 4
 SHOULDERS_MM = 370.0
-TARGETS = {
-    "right: mm RMS from float32 on the CPU": ("at most", 0.1),
-    "start: seconds, second start": ("at most", 10.0),
-    "stream: us, p50": ("at most", 200.0),
-    "stream: us around the network, p50": ("at most", 60.0),
-    "streams: windows a second, batch 1024": ("at least", 400_000.0),
-    "streams: us of host a window, batch 1024": ("at most", 1.0),
-    "bulk: frames a second": ("at least", 600_000.0),
-    "training: share of drawing, batch 1024": ("at most", 0.25),
-    "training: windows a second, batch 1024": ("at least", 15_000.0),
+MOST = "batch 1024"
+TARGETS: dict[str, tuple[str, float, tuple[str, ...]]] = {
+    "right: mm RMS from float32 on the CPU": ("at most", 0.1, ("right", "bf16, against float32 on the CPU", "mm RMS")),
+    "start: seconds, second start": ("at most", 10.0, ("second start", "s")),
+    "stream: us, p50": ("at most", 200.0, ("stream", "us", "p50")),
+    "stream: us around the network, p50": ("at most", 60.0, ("stream", "us around the network", "p50")),
+    "streams: windows a second, batch 1024": ("at least", 400_000.0, ("streams", "ours", MOST, "windows_per_second")),
+    "streams: us of host a window, batch 1024": ("at most", 1.0, ("streams", "ours", MOST, "us of host")),
+    "bulk: frames a second": ("at least", 600_000.0, ("bulk", "frames a second", "windows_per_second")),
+    "training: share of drawing, batch 1024": ("at most", 0.25, ("training", MOST, "share of drawing")),
+    "training: windows a second, batch 1024": ("at least", 15_000.0, ("training", MOST, "windows")),
 }
+"""What is wanted, and where the figure is."""
 
+SIZES: dict[str, Any] = {
+    "batches": [16, 64, 1024],  # streams in a step
+    "bulk": 4096,  # windows in a step of many recordings
+    "recordings": (320, 1000),  # how many, and how long
+    "training": [1024, 32],  # windows in a batch
+    "frames": 2000,  # for latency
+    "sequence": 60,  # frames that are compared
+    "start_batch": 64,  # largest batch of a start
+    "seconds": 1.0,  # for throughput, each batch
+    "steps": 20,  # of training
+    "limit_s": 165.0,  # for the suite
+}
+TINY: dict[str, Any] = {
+    "batches": [2], "bulk": 2, "recordings": (2, 4), "training": [8], "frames": 8, "sequence": 8, "start_batch": 2,
+    "seconds": 0.0, "steps": 1, "limit_s": 1200.0,
+}  # fmt: skip
 
-COPIES = ", a network that copies"
+EAGER: dict[str, Any] = {"compiled": False, "kernels": False}
 
 
 class Copying(RingEngine):
@@ -107,27 +124,25 @@ def clips(streams: int, frames: int) -> tuple[NDArray[np.float32], NDArray[np.fl
 
 def bank_of(engine: Engine, streams: int) -> RefinerBank:
     """The bank that a server would use."""
-    return RefinerBank(engine, lookahead=LOOKAHEAD, radius=RADIUS, streams=streams)
+    return RefinerBank(engine, lookahead=LOOKAHEAD, streams=streams)
 
 
-def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[str, Any]:
+Opener = Callable[[int], Engine]
+"""Opens an engine for batches up to some size."""
+
+
+def difference(one: Opener, other: Opener, frames: int, streams: int = 3) -> dict[str, Any]:
     """Differences between two engines' poses, in their unit and with shoulders 370 mm apart; are the books equal?"""
     xyz, confidence = clips(streams, frames)
     found = []
-    for engine in (one, other):
-        bank, parts = bank_of(engine, streams), []
-        for slot in range(frames):
-            bank.put(range(streams), [slot] * streams, xyz[slot], confidence[slot])
-            while bank.pending:
-                parts.append(bank.step())
-        bank.end(range(streams))
-        while bank.pending:
-            parts.append(bank.step())
-        found.append(Refined.concatenate(parts))
+    for open_it in (one, other):
+        with open_it(8) as engine, BulkRefiner(engine, lookahead=LOOKAHEAD, streams=streams) as refiner:
+            given = [refiner.submit(xyz[:, stream], confidence[:, stream]) for stream in range(streams)]
+            found.append(Refined.concatenate([each.result() for each in given]))
     a, b = found
     across = np.linalg.norm(xyz[:, :, LEFT_SHOULDER] - xyz[:, :, RIGHT_SHOULDER], axis=-1)
     mm = SHOULDERS_MM / float(np.median(across)) * np.linalg.norm(a.xyz - b.xyz, axis=-1)
-    books = ("stream", "slot", "lookahead", "windows", "flags", "confidence")
+    books = ("slot", "lookahead", "windows", "flags", "confidence")
     return {
         "poses": len(a),
         "xyz": float(np.abs(a.xyz - b.xyz).max()),
@@ -138,16 +153,18 @@ def difference(one: Engine, other: Engine, streams: int, frames: int) -> dict[st
     }
 
 
-def latency(engine: Engine, frames: int) -> dict[str, float]:
+def latency(open_it: Opener, frames: int) -> dict[str, float]:
     """Time in us from one frame in host memory to the pose that it completes in host memory."""
     xyz, confidence = clips(1, frames)
-    bank, times = bank_of(engine, 1), []
-    for slot in range(frames):
-        start = time.perf_counter()
-        bank.put(0, slot, xyz[slot], confidence[slot])
-        out = bank.step()
-        times.append(1e6 * (time.perf_counter() - start))
-        assert len(out) == (slot >= LOOKAHEAD)
+    times = []
+    with open_it(1) as engine:
+        bank = bank_of(engine, 1)
+        for slot in range(frames):
+            start = time.perf_counter()
+            bank.put(0, slot, xyz[slot], confidence[slot])
+            out = bank.step()
+            times.append(1e6 * (time.perf_counter() - start))
+            assert len(out) == (slot >= LOOKAHEAD)
     return percentiles(times[min(len(times) // 4, 200) :])
 
 
@@ -178,24 +195,15 @@ def waiting(engine: Any) -> Iterator[list[float]]:
         del engine.cuda.call, engine.cuda.bound
 
 
-def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dict[str, float]:
-    """Windows a second, and us of host a window; rings on the GPU have two steps in flight.
-
-    Args:
-        batch: windows in a step.
-        each: new frames of each stream in a step.
+def throughput(engine: Engine, batch: int, seconds: float) -> dict[str, float]:
+    """Windows a second of as many streams as a batch has windows, and us of host a window; rings on the GPU have two
+    steps in flight.
     """
-    streams, taken = batch // each, 0
-    xyz, confidence = (array.swapaxes(0, 1) for array in clips(streams, 48))
-    of, slots = np.repeat(np.arange(streams), each), np.tile(np.arange(each), streams)
-    given = []  # by step, until they repeat: a caller has its frames at hand, to put them together is no part of a step
-    for step in range(48 // math.gcd(48, each)):
-        new = of, (slots + step * each) % 48
-        given.append((np.ascontiguousarray(xyz[new]), np.ascontiguousarray(confidence[new])))
-    warm, step = 20, 0
+    given = [tuple(map(np.ascontiguousarray, each)) for each in zip(*clips(batch, 48), strict=True)]
+    streams, warm, step, taken = np.arange(batch), 20, 0, 0
     start = until = time.perf_counter()
     with waiting(engine) as waits:
-        bank = bank_of(engine, streams)
+        bank = bank_of(engine, batch)
         ring: Any = bank._ring
         ahead = isinstance(ring, EngineRing)
         while step < warm + 10 or time.perf_counter() < until:
@@ -203,11 +211,11 @@ def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dic
                 start, taken = time.perf_counter(), 0
                 until = start + seconds
                 waits.clear()
-            bank.put(of, slots + step * each, *given[step % len(given)])
+            bank.put(streams, np.full(batch, step), *given[step % 48])
             if not ahead:
                 taken += len(bank.step())
             else:
-                ring.submit(streams * each)
+                ring.submit(batch)
                 if step:
                     taken += len(ring.collect())
             step += 1
@@ -218,60 +226,228 @@ def throughput(engine: Engine, batch: int, seconds: float, each: int = 1) -> dic
     return {"windows_per_second": taken / elapsed, "us": 1e6 * elapsed / taken, **host}
 
 
-def gpu_seconds(function: Callable[[], Any], runs: int = 10) -> float:
-    """Seconds that the GPU takes for a call, the mean of many in a row."""
-    import torch
-
-    for run in range(runs + 3):
-        if run == 3:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-        function()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - start) / runs
-
-
 def limits(weights: str) -> dict[str, float]:
-    """What limits a window: FLOPs of a window, bytes of the weights and of a window, FLOP/s and bytes/s of this GPU."""
+    """FLOPs of a window, and FLOP/s of this GPU's largest bf16 product."""
     import torch
 
     from rtskel.engine.weights import load_weights
 
     model = load_weights(weights)
-    window, positions = model.config.window, ring_config(model.config.window, [LOOKAHEAD], RADIUS).positions
-    found = {
-        "FLOPs a window": float(flops(model, positions)),
-        "bytes of weights": 2.0 * sum(parameter.numel() for parameter in model.parameters()),
-        "bytes a window": float(window * JOINTS * (12 + 1) + len(positions) * JOINTS * 12),
-    }
+    found = {"FLOPs a window": float(flops(model, ring_config(model.config.window, [LOOKAHEAD]).positions))}
     if torch.cuda.is_available():
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        found["FLOP/s"] = 2 * 8192**3 / gpu_seconds(lambda: a @ b)
-        here, there = (torch.zeros(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
-        found["bytes/s"] = 2.0 * len(here) / gpu_seconds(lambda: there.copy_(here), 20)
+        for run in range(13):  # of which 3 warm up
+            if run == 3:
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+            a @ b
+        torch.cuda.synchronize()
+        found["FLOP/s"] = 10 * 2 * 8192**3 / (time.perf_counter() - start)
     return found
 
 
-def shares(limit: dict[str, float], batch: int, windows_per_second: float) -> dict[str, float]:
-    """Share of the bf16 peak, and of what the roofline allows at that batch."""
-    if not {"FLOP/s", "bytes/s"} <= limit.keys():
-        return {}
-    compute = limit["FLOPs a window"] * batch / limit["FLOP/s"]
-    memory = (limit["bytes of weights"] + limit["bytes a window"] * batch) / limit["bytes/s"]
-    return {
-        "peak": windows_per_second * limit["FLOPs a window"] / limit["FLOP/s"],
-        "roofline": windows_per_second * max(compute, memory) / batch,
+def share(limit: dict[str, float], windows_per_second: float) -> dict[str, float]:
+    """Share of the largest bf16 product, if it was measured."""
+    return {"peak": windows_per_second * limit["FLOPs a window"] / limit["FLOP/s"]} if "FLOP/s" in limit else {}
+
+
+def attempt(measured: dict[str, Any], name: str, measure: Callable[..., Any], *given: Any) -> None:
+    """Keeps the result of a measurement or, if it does not run here, the reason."""
+    try:
+        measured[name] = measure(*given)
+    except Exception as error:
+        measured[name] = unavailable(error)
+
+
+def by_batch(open_it: Opener, batches: list[int], limit: dict[str, float], seconds: float) -> dict[str, Any]:
+    """Throughput of an engine, and its share of the limit, by batch."""
+    found: dict[str, Any] = {}
+    with open_it(max(batches)) as engine:
+
+        def measured(batch: int) -> dict[str, float]:
+            rates = throughput(engine, batch, seconds)
+            return rates | share(limit, rates["windows_per_second"])
+
+        for batch in sorted(batches, reverse=True):
+            attempt(found, f"batch {batch}", measured, batch)
+    return found
+
+
+# -- parts: one process each -------------------------------------------------------------------------------------------
+
+
+def ours(options: Namespace, **how: Any) -> Opener:
+    """PyTorch's engine on the GPU, rings beside it; each batch size is prepared when it is used."""
+    how = {"warm_up": False, "rings": True, "graphs": True} | how
+    return lambda batch: TorchEngine(options.weights, max_batch=batch, **how)
+
+
+def on_the_cpu(options: Namespace) -> Opener:
+    """The reference: PyTorch in float32."""
+    return lambda batch: open_engine(options.weights, max_batch=batch)
+
+
+def suite(options: Namespace) -> dict[str, Any]:
+    """The law and the engines' conformance suite on this GPU, the network not compiled."""
+    chosen = ["-k", "what_the_reference or late_frames"] if options.smoke else ["-k", "cuda"]
+    files = ["tests/test_torch_cuda.py", *([] if options.smoke else ["tests/test_engine.py"])]
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--no-header", "-p", "no:cacheprovider", *files, *chosen]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=options.limit_s, check=False)
+    told = re.compile(r"FAILED|ERROR|contract|.*(passed|failed|error)")
+    return {"status": done.returncode, "lines": list(filter(told.match, done.stdout.splitlines()))[-12:]}
+
+
+def right(options: Namespace) -> dict[str, Any]:
+    """Differences to the reference."""
+    found: dict[str, Any] = {}
+
+    def null(batch: int) -> Engine:
+        return NullEngine(window=WINDOW, max_batch=batch)
+
+    copies = "a network that copies, rings on the GPU against the host's"
+    attempt(found, copies, difference, Copying, null, options.sequence)
+    for name, how in {"bf16": {}, "bf16, eager": EAGER, "fp32": {}}.items():
+        tried = ours(options, precision=name.split(",")[0], **how)
+        attempt(found, f"{name}, against float32 on the CPU", difference, tried, on_the_cpu(options), options.sequence)
+    return found
+
+
+def started(options: Namespace) -> dict[str, Any]:
+    """Seconds to the first pose in a new process, and of which until engine and rings are open.
+
+    Beside the first start the suite runs; nothing runs beside the second one, with kernels compiled before.
+    """
+    began = time.monotonic()
+    done = part_in_a_process("open", options, 200.0)
+    return {"s": done.get("unavailable") or time.monotonic() - began, "of which to open, s": done.get("open, s", "")}
+
+
+def opened(options: Namespace) -> dict[str, Any]:
+    """What a process does until its first pose (part of the starts)."""
+    began = time.monotonic()
+    with ours(options, warm_up=True)(options.start_batch) as engine:
+        bank = bank_of(engine, options.start_batch)
+        found = {"open, s": time.monotonic() - began}
+        xyz, confidence = clips(1, LOOKAHEAD + 1)
+        bank.put(np.zeros(len(xyz), int), np.arange(len(xyz)), xyz[:, 0], confidence[:, 0])
+        while not len(bank.step()):
+            pass
+    return found
+
+
+def stream(options: Namespace) -> dict[str, Any]:
+    """Latency of one stream."""
+    found: dict[str, Any] = {}
+    engines: dict[str, Opener] = {
+        "us": ours(options),
+        "us around the network": Copying,
+        "us, eager in a graph": ours(options, **EAGER),
+        "us, eager": ours(options, **EAGER, graphs=False, rings=False),
+        "us, fp32": ours(options, precision="fp32"),
     }
+    for name, open_it in engines.items():
+        attempt(found, name, latency, open_it, options.frames)
+    return found
+
+
+def streams(options: Namespace) -> dict[str, Any]:
+    """Windows a second by batch, each in the smallest size that is prepared for it, as a server does."""
+    found: dict[str, Any] = {}
+    attempt(found, "limits", limits, options.weights)
+    most, limit = [max(options.batches)], found["limits"]
+    attempt(found, "ours", by_batch, ours(options), options.batches, limit, options.seconds)
+    attempt(found, "eager in a graph", by_batch, ours(options, **EAGER), most, limit, options.seconds)
+    attempt(found, "a network that copies", by_batch, Copying, options.batches, {}, options.seconds)
+    return found
+
+
+def bulk(options: Namespace) -> dict[str, Any]:
+    """Frames a second of many recordings, side by side as `rtskel refine --gpu` refines them."""
+    found: dict[str, Any] = {}
+    count, length = options.recordings
+    given = [
+        tuple(map(np.ascontiguousarray, each))
+        for each in zip(*(x.swapaxes(0, 1) for x in clips(count, length)), strict=True)
+    ]
+
+    def measured(how: dict[str, Any]) -> dict[str, float]:
+        with (
+            ours(options, **how)(options.bulk) as engine,
+            BulkRefiner(engine, lookahead=LOOKAHEAD, streams=64) as refiner,
+        ):
+            refiner.refine(*given[0])  # prepares and warms up
+            for recordings in (given[: count // 4], given):
+                began = time.perf_counter()
+                for each in [refiner.submit(*each) for each in recordings]:
+                    each.result()
+            elapsed = time.perf_counter() - began
+        return {"windows_per_second": count * length / elapsed, "frames": float(count * length)}
+
+    for name, how in {"frames a second": {}, "frames a second, eager": EAGER}.items():
+        attempt(found, name, measured, how)
+    return found
+
+
+def training(options: Namespace) -> dict[str, Any]:
+    """Steps of training: milliseconds, and of which drawing; windows a second.
+
+    Kernel by kernel first, then with network and loss compiled, where that seems to end within 75 s.
+    """
+    import torch
+
+    from rtskel.training.config import RECIPES
+    from rtskel.training.data import Corpus, Sequence, write_corpus
+    from rtskel.training.train import Trainer
+
+    found: dict[str, Any] = {}
+    device = "cpu" if options.smoke else "cuda"
+    began = time.perf_counter()
+
+    def ready() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def timed(function: Callable[[], Any]) -> float:
+        """Seconds of a call that another one follows at once."""
+        function()
+        since = ready()
+        for _ in range(options.steps):
+            function()
+        return float((ready() - since) / options.steps)
+
+    def measured(batch: int, **other: Any) -> dict[str, float]:
+        changes: dict[str, Any] = {"batch": batch, "sources": {"synthetic": 1.0}, "pairs": "", "init": ""} | other
+        trainer = Trainer(replace(RECIPES["realtime"], **changes), corpus, device)
+        for _ in range(min(3, options.steps)):
+            trainer.step()
+        step, draw = timed(trainer.step), timed(trainer.batches.draw)
+        of_drawing = {"ms, drawing": 1e3 * draw, "share of drawing": draw / step}
+        return {"ms": 1e3 * step, **of_drawing, "windows": batch / step}
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = [synthesize(8.0, seed=seed).xyz.astype(np.float32) for seed in range(16)]
+        write_corpus(folder, [(Sequence(str(k), "synthetic", "train", 25.0, 0, 0), xyz) for k, xyz in enumerate(made)])
+        corpus = Corpus(folder)
+        for batch in options.training:
+            attempt(found, f"batch {batch}, eager", measured, batch)
+        compiling = 30.0
+        for batch in [] if options.smoke else options.training:
+            since = time.perf_counter()
+            if since - began + compiling > 75.0:
+                found[f"batch {batch}"] = {"unavailable": "no time was left to compile"}
+                continue
+            attempt(found, f"batch {batch}", functools.partial(measured, compile=True), batch)
+            compiling = time.perf_counter() - since
+        corpus.release()
+    return found
 
 
 def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | EngineError]:
     """A plan for this GPU by each module that is installed, and TensorRT-RTX's for the GPUs of its list; or why not."""
-    graph = options.graph
-    if graph is None:
-        from rtskel.engine.onnx_export import export_onnx
+    from rtskel.engine.onnx_export import export_onnx
 
-        graph = str(folder / "bf16.onnx")
-        export_onnx(options.weights, graph, precision="bf16")
+    export_onnx(options.weights, graph := str(folder / "bf16.onnx"), precision="bf16")
     wanted: dict[str, dict[str, Any]] = {
         "tensorrt": {"backend": "tensorrt"},
         f"tensorrt_rtx for {here}": {"backend": "tensorrt_rtx", "compute_capabilities": [here]},
@@ -289,278 +465,37 @@ def plans(folder: Path, options: Namespace, here: str) -> dict[str, str | Engine
     return found
 
 
-def attempt(measured: dict[str, Any], name: str, measure: Callable[..., Any], *given: Any) -> None:
-    """Keeps the result of a measurement or, if it does not run here, the reason."""
-    try:
-        measured[name] = measure(*given)
-    except Exception as error:
-        measured[name] = unavailable(error)
-
-
-Opener = Callable[[int], Engine]
-"""Opens an engine for batches up to some size."""
-
-
-def opener(plan: str, rings: bool) -> Opener:
-    """Of a plan, with rings on the GPU or on the host."""
-    return lambda batch: open_engine(plan, max_batch=batch, rings=rings)
-
-
-def of_engine(open_it: Opener, limit: dict[str, float], options: Namespace) -> dict[str, Any]:
-    """Latency of one stream, and throughput by batch."""
-    found: dict[str, Any] = {}
-    with open_it(1) as engine:
-        found["us a frame, one stream"] = latency(engine, options.frames)
-    for batch in options.batches:
-        with open_it(batch) as engine:
-            rates = throughput(engine, batch, options.seconds)
-        found[f"batch {batch}"] = rates | shares(limit, batch, rates["windows_per_second"])
-    return found
-
-
-# -- parts: one process each -------------------------------------------------------------------------------------------
-
-
-def weights(options: Namespace, batch: int, **how: Any) -> Engine:
-    """PyTorch's engine on the GPU, rings beside it; each batch size is prepared when it is used."""
-    return TorchEngine(options.weights, max_batch=batch, **{"warm_up": False, "rings": True, "graphs": True} | how)
-
-
-def suite(options: Namespace) -> dict[str, Any]:
-    """The law and the engines' conformance suite on this GPU, the network not compiled."""
-    chosen = ["-k", "what_the_reference or late_frames"] if options.smoke else ["-k", "cuda"]
-    files = ["tests/test_torch_cuda.py", *([] if options.smoke else ["tests/test_engine.py"])]
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--no-header", "-p", "no:cacheprovider", *files, *chosen]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=options.suite_s, check=False)
-    told = re.compile(r"FAILED|ERROR|contract|.*(passed|failed|error)")
-    return {"status": done.returncode, "lines": list(filter(told.match, done.stdout.splitlines()))[-12:]}
-
-
-def right(options: Namespace) -> dict[str, Any]:
-    """Differences to the reference."""
-    found: dict[str, Any] = {}
-
-    def against(one: Engine, other: Engine) -> dict[str, Any]:
-        with one as a, other as b:
-            return difference(a, b, 3, options.sequence)
-
-    null, eager = NullEngine(window=WINDOW, max_batch=8), {"compiled": False, "kernels": False}
-    attempt(found, "a network that copies, rings on the GPU against the host's", lambda: against(Copying(8), null))
-    for name, how in {"bf16": {}, "bf16, eager": eager, "fp32": {}}.items():
-        precision = name.split(",")[0]
-
-        def compared(how: Any = how, precision: str = precision) -> dict[str, Any]:
-            reference = open_engine(options.weights, max_batch=8)
-            return against(weights(options, 8, precision=precision, **how), reference)
-
-        attempt(found, f"{name}, against float32 on the CPU", compared)
-    return found
-
-
-def first_start(options: Namespace) -> dict[str, Any]:
-    """Seconds to the first pose in a new process, kernels not compiled before. The suite runs beside it."""
-    return started(options)
-
-
-def second_start(options: Namespace) -> dict[str, Any]:
-    """The same, kernels compiled before; nothing runs beside it."""
-    return started(options)
-
-
-def started(options: Namespace) -> dict[str, Any]:
-    """Seconds to the first pose in a new process, and of which until engine and rings are open."""
-    began = time.monotonic()
-    done = part_in_a_process("open", options, 200.0)
-    return {"s": done.get("unavailable") or time.monotonic() - began, "of which to open, s": done.get("open, s", "")}
-
-
-def opened(options: Namespace) -> dict[str, Any]:
-    """What a process does until its first pose (part of the starts)."""
-    began = time.monotonic()
-    with weights(options, options.start_batch, warm_up=True) as engine:
-        bank = bank_of(engine, options.start_batch)
-        found = {"open, s": time.monotonic() - began}
-        xyz, confidence = clips(1, LOOKAHEAD + 1)
-        bank.put(np.zeros(len(xyz), int), np.arange(len(xyz)), xyz[:, 0], confidence[:, 0])
-        while not len(bank.step()):
-            pass
-    return found
-
-
-def stream(options: Namespace) -> dict[str, Any]:
-    """Latency of one stream."""
-    found: dict[str, Any] = {}
-    engines: dict[str, Callable[[], Engine]] = {
-        "us": lambda: weights(options, 1),
-        "us around the network": lambda: Copying(1),
-        "us, eager in a graph": lambda: weights(options, 1, compiled=False, kernels=False),
-        "us, eager": lambda: weights(options, 1, compiled=False, kernels=False, graphs=False, rings=False),
-        "us, fp32": lambda: weights(options, 1, precision="fp32"),
-    }
-    for name, open_it in engines.items():
-
-        def measured(open_it: Callable[[], Engine] = open_it) -> dict[str, float]:
-            with open_it() as engine:
-                return latency(engine, options.frames)
-
-        attempt(found, name, measured)
-    return found
-
-
-def streams(options: Namespace) -> dict[str, Any]:
-    """Windows a second by batch, each in the smallest size that is prepared for it, as a server does."""
-    found: dict[str, Any] = {}
-    limit: dict[str, float] = {}
-    attempt(found, "limits", lambda: limit.update(limits(options.weights)) or limit)
-    most = max(options.batches)
-    engines: dict[str, Callable[[], Engine]] = {
-        "": lambda: weights(options, most),
-        ", eager in a graph": lambda: weights(options, most, compiled=False, kernels=False),
-        COPIES: lambda: Copying(most),
-    }
-
-    def of(name: str, open_it: Callable[[], Engine]) -> str:
-        def measured(batch: int) -> dict[str, float]:
-            rates = throughput(engine, batch, options.seconds)
-            return rates | ({} if name == COPIES else shares(limit, batch, rates["windows_per_second"]))
-
-        with open_it() as engine:
-            for batch in sorted(options.batches, reverse=True)[: None if name in ("", COPIES) else 1]:
-                attempt(found, f"batch {batch}{name}", measured, batch)
-        return "done"
-
-    for name, open_it in engines.items():
-        attempt(found, f"all batches{name}", of, name, open_it)
-    return found
-
-
-def bulk(options: Namespace) -> dict[str, Any]:
-    """Frames a second of many recordings, side by side as `rtskel refine --gpu` refines them."""
-    found: dict[str, Any] = {}
-    batch, length = options.bulk, 4 if options.smoke else 1000
-    count = 2 if options.smoke else 320
-    xyz, confidence = clips(count, min(length, 1000))
-
-    def measured(how: dict[str, Any]) -> dict[str, float]:
-        given = [(np.ascontiguousarray(xyz[:, k]), np.ascontiguousarray(confidence[:, k])) for k in range(count)]
-        with weights(options, batch, **how) as engine, BulkRefiner(engine, lookahead=LOOKAHEAD, streams=64) as refiner:
-            refiner.refine(*given[0])  # prepares and warms up
-            for each in [refiner.submit(*each) for each in given[: count // 4]]:
-                each.result()
-            began = time.perf_counter()
-            for each in [refiner.submit(*each) for each in given]:
-                each.result()
-            elapsed = time.perf_counter() - began
-        return {"windows_per_second": count * len(xyz) / elapsed, "frames": float(count * len(xyz))}
-
-    eager = {"compiled": False, "kernels": False}
-    for name, how in {"frames a second": {}, "frames a second, eager": eager}.items():
-        attempt(found, name, measured, how)
-    return found
-
-
-def training(options: Namespace) -> dict[str, Any]:
-    """Steps of training: milliseconds, and of which drawing, loss with its gradient, and the update; windows a second.
-
-    Kernel by kernel first, then with network and loss compiled, where that seems to end within 75 s.
-    """
-    from dataclasses import replace
-
-    import torch
-
-    from rtskel.training.config import RECIPES
-    from rtskel.training.data import Corpus, Sequence, write_corpus
-    from rtskel.training.train import Trainer
-
-    found: dict[str, Any] = {}
-    device = "cpu" if options.smoke else "cuda"
-    steps = 1 if options.smoke else 20
-    began = time.perf_counter()
-
-    def timed(function: Callable[[], Any]) -> float:
-        """Seconds of a call that another one follows at once."""
-        function()
-        since = ready()
-        for _ in range(steps):
-            function()
-        return (ready() - since) / steps
-
-    def ready() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def measured(batch: int, other: dict[str, Any]) -> dict[str, float]:
-        changes: dict[str, Any] = {"batch": batch, "sources": {"synthetic": 1.0}, "pairs": "", "init": ""} | other
-        trainer = Trainer(replace(RECIPES["realtime"], **changes), corpus, device)
-        since = ready()
-        for _ in range(1 if options.smoke else 3):
-            trainer.step()
-        first = ready() - since
-        drawn = trainer.batches.draw()
-        step, draw = timed(trainer.step), timed(trainer.batches.draw)
-        loss, update = timed(lambda: torch.autograd.backward(trainer.measure(drawn))), timed(trainer.update)
-        parts = {"drawing": draw, "loss and backward": loss, "update": update}
-        of_parts = {f"ms, {name}": 1e3 * seconds for name, seconds in parts.items()}
-        shares = {"share of drawing": draw / step, "s, first steps": first}
-        return {"ms": 1e3 * step, **of_parts, **shares, "windows": batch / step}
-
-    with tempfile.TemporaryDirectory() as folder:
-        made = [synthesize(8.0, seed=seed).xyz.astype(np.float32) for seed in range(2 if options.smoke else 16)]
-        splits = [(Sequence(str(k), "synthetic", "train", 25.0, 0, 0), xyz) for k, xyz in enumerate(made)]
-        write_corpus(folder, splits)
-        corpus = Corpus(folder)
-        for batch in options.training:
-            attempt(found, f"batch {batch}, eager", measured, batch, {})
-        most = sorted(options.training, key=lambda batch: (batch != 1024, -batch))[:2]
-        if not options.smoke:
-            attempt(found, f"batch {most[0]}, eager, drawn kernel by kernel", measured, most[0], {"graph": False})
-        compiling = 30.0
-        for batch in [] if options.smoke else most:
-            since = time.perf_counter()
-            if since - began + compiling > 75.0:
-                found[f"batch {batch}"] = {"unavailable": "no time was left to compile"}
-                continue
-            attempt(found, f"batch {batch}", measured, batch, {"compile": True})
-            compiling = time.perf_counter() - since
-        corpus.release()
-    return found
-
-
 def of_plans(options: Namespace) -> dict[str, Any]:
     """Every plan that runs here."""
     measured: dict[str, Any] = {}
-    limit: dict[str, float] = {}
-    attempt(measured, "limits", lambda: limit.update(limits(options.weights)) or limit)
-
-    def compared(one: Opener, other: Opener) -> dict[str, Any]:
-        with one(4) as a, other(4) as b:
-            return difference(a, b, 3, options.sequence)
-
-    def reference(batch: int) -> Engine:
-        return open_engine(options.weights, max_batch=batch)
-
+    attempt(measured, "limits", limits, options.weights)
     with tempfile.TemporaryDirectory() as folder:
-        built: dict[str, Any] = {}
-        attempt(built, "plans", plans, Path(folder), options, Cuda("bench/gpu.py", 0).capability)
-        if "unavailable" in built["plans"]:
-            return measured | built
-        for name, path in built["plans"].items():
+        attempt(measured, "plans", lambda: plans(Path(folder), options, Cuda("bench/gpu.py", 0).capability))
+        if "unavailable" in measured["plans"]:
+            return measured
+        for name, path in measured.pop("plans").items():
             if isinstance(path, EngineError):
                 measured[name] = unavailable(path)
                 continue
-            on_gpu, on_host = opener(path, True), opener(path, False)
-            attempt(measured, f"{name}: rings on the GPU against the host's", compared, on_gpu, on_host)
-            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", compared, on_gpu, reference)
-            attempt(measured, f"{name}: rings on the GPU", of_engine, on_gpu, limit, options)
-            attempt(measured, f"{name}: rings on the host", of_engine, on_host, limit, options)
+            gpu, host = (functools.partial(opened_plan, path, rings) for rings in (True, False))
+            attempt(measured, f"{name}: against the host's rings", difference, gpu, host, options.sequence)
+            reference = difference, gpu, on_the_cpu(options), options.sequence
+            attempt(measured, f"{name}: against PyTorch in float32 on the CPU", *reference)
+            attempt(measured, f"{name}: us a frame, one stream", latency, gpu, options.frames)
+            rates = by_batch, gpu, options.batches, measured["limits"], options.seconds
+            attempt(measured, f"{name}: streams", *rates)
     return measured
+
+
+def opened_plan(plan: str, rings: bool, batch: int) -> Engine:
+    """A plan, with rings on the GPU or on the host."""
+    return open_engine(plan, max_batch=batch, rings=rings)
 
 
 Part = Callable[[Namespace], dict[str, Any]]
 PARTS: dict[str, tuple[Part, float]] = {
-    "first start": (first_start, 120.0),
-    "second start": (second_start, 60.0),
+    "first start": (started, 120.0),
+    "second start": (started, 60.0),
     "stream": (stream, 90.0),
     "streams": (streams, 150.0),
     "bulk": (bulk, 60.0),
@@ -602,36 +537,22 @@ def stand_ins(folder: str) -> None:
 
 
 def beside_targets(measured: dict[str, Any]) -> dict[str, Any]:
-    """Each figure that has a target, with that and whether it was met; None where it was not measured."""
+    """Each figure that has a target, with that and whether it was met; None where it was not measured.
 
-    def figure(*path: str) -> float | None:
-        value: Any = measured
+    Of training, those of the compiled network if there are any, else those of the other.
+    """
+
+    def figure(part: str, *path: str) -> float | None:
+        value: Any = measured.get(part, {})
+        if part == "training" and "ms" not in value.get(path[0], {}):
+            path = (f"{path[0]}, eager", *path[1:])
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
         return value if isinstance(value, (int, float)) else None
 
-    most = "batch 1024"
-    trained = next((name for name in (most, f"{most}, eager") if figure("training", name, "ms")), most)
-    figures = dict(
-        zip(
-            TARGETS,
-            (
-                figure("right", "bf16, against float32 on the CPU", "mm RMS"),
-                figure("second start", "s"),
-                figure("stream", "us", "p50"),
-                figure("stream", "us around the network", "p50"),
-                figure("streams", most, "windows_per_second"),
-                figure("streams", most, "us of host"),
-                figure("bulk", "frames a second", "windows_per_second"),
-                figure("training", trained, "share of drawing"),
-                figure("training", trained, "windows"),
-            ),
-            strict=True,
-        )
-    )
     found = {}
-    for name, (sense, target) in TARGETS.items():
-        value = figures[name]
+    for name, (sense, target, path) in TARGETS.items():
+        value = figure(*path)
         met = None if value is None else value <= target if sense == "at most" else value >= target
         found[name] = {"measured": value, "target": f"{sense} {target:g}", "met": met}
     return found
@@ -651,39 +572,18 @@ def lines(measured: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def options_of(given: list[str]) -> Namespace:
-    """Command line; with --smoke whatever is not said is tiny."""
+    """Command line, and the sizes of what is measured."""
     parser = arguments(__doc__)
     parser.add_argument("--weights", default=str(WEIGHTS), help="weights to run, and to export")
-    parser.add_argument("--graph", help="an exported .onnx, if there is no PyTorch to export with")
-    parser.add_argument("--batches", type=counts, default=[16, 64, 1024], help="streams in a step")
-    parser.add_argument("--bulk", type=positive, default=4096, help="windows in a step of many recordings")
-    parser.add_argument("--training", type=counts, default=[32, 1024], help="windows in a batch of training")
-    parser.add_argument("--frames", type=positive, default=2000, help="for latency")
-    parser.add_argument("--sequence", type=positive, default=60, help="frames that are compared")
-    parser.add_argument("--start-batch", type=positive, default=64, help="largest batch of a start")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for throughput, each batch")
     parser.add_argument("--minutes", type=float, default=4.8, help="parts that would begin later are left out")
     parser.add_argument("--out", metavar="FILE", help="write the JSON here, after every part")
     parser.add_argument("--smoke", action="store_true", help="all parts on the CPU, tiny")
     parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas between them")
     parser.add_argument("--part", choices=[*PARTS, "open", "suite"], help="only this one, in this process, as JSON")
     options = parser.parse_args(given)
-    options.given, options.suite_s = given, SUITE_S - 5
     if options.smoke:
-        tiny = {
-            "batches": [2],
-            "training": [8],
-            "frames": 8,
-            "sequence": 8,
-            "start_batch": 2,
-            "seconds": 0.0,
-            "bulk": 2,
-        }
-        for name, value in tiny.items():
-            if getattr(options, name) == parser.get_default(name):
-                setattr(options, name, value)
-        options.minutes, options.suite_s = 60.0, 1200.0
-    return options
+        options.minutes = 60.0
+    return Namespace(**vars(options), **(TINY if options.smoke else SIZES), given=given)
 
 
 def one_part(options: Namespace) -> None:
@@ -696,21 +596,12 @@ def one_part(options: Namespace) -> None:
         print(json.dumps(part(options)))
 
 
-def main() -> None:
-    """Command line."""
-    options = options_of(sys.argv[1:])
-    if options.part:
-        one_part(options)
-        return
-    gpu = "none: the CPU in its place"
-    try:
-        if not options.smoke:
-            gpu = Cuda("bench/gpu.py", 0).capability
-    except EngineError as error:
-        print(f"rtskel: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    measured: dict[str, Any] = {"GPU": gpu}
-    result: dict[str, Any] = {"bench": "gpu", "smoke": options.smoke, "measured": measured}
+def run(options: Namespace) -> dict[str, Any]:
+    """Every part, each in a process of its own."""
+    measured: dict[str, Any] = {"GPU": "none: the CPU in its place"}
+    if not options.smoke:
+        measured["GPU"] = Cuda("bench/gpu.py", 0).capability
+    result: dict[str, Any] = {"smoke": options.smoke, "measured": measured}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(1) as aside:
         os.environ[CACHE] = cache  # empty, so that the first start is one
@@ -727,10 +618,19 @@ def main() -> None:
                 measured[name] = part_in_a_process(name, options, min(most, left))
             result["targets"] = {} if options.smoke else beside_targets(measured)
             if options.out:
-                Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+                Path(options.out).write_text(json.dumps({"bench": "gpu", **result}, indent=1) + "\n")
             print(f"{name}: done after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    report(result, [*lines(measured), *lines({"targets": result["targets"]})], options)
+    return result
+
+
+def main() -> int:
+    """Command line."""
+    options = options_of(sys.argv[1:])
+    if options.part:
+        one_part(options)
+        return 0
+    return bench("gpu", options, run, lambda result: lines({**result["measured"], "targets": result["targets"]}))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -20,13 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from measure.poses import Array, Example, Mask, synthetic
 from measure.processes import apart
-from measure.report import WEIGHTS, arguments, names, numbers, percentiles, report, table, unavailable
+from measure.report import WEIGHTS, arguments, bench, names, percentiles, table, unavailable
 from peers import OneEuro, SavitzkyGolay, Setting
 from scipy.signal import savgol_coeffs, savgol_filter
 
+from rtskel.cli.options import frames_list
 from rtskel.engine import describe, open_engine
 from rtskel.filters import fill_in_time, one_euro, weighted
 from rtskel.refine import Refiner
+from rtskel.training.score import errors
 
 WARM_UP = 20
 """Frames that are not timed."""
@@ -37,18 +39,12 @@ def held(example: Example) -> Array:
     return fill_in_time(example.xyz, example.missing, 0, np.zeros(example.xyz.shape[1:]))
 
 
-def error(estimate: Array, truth: Array, lookahead: int) -> float:
-    """Mean squared error of a coordinate, without the last frames, whose future never came."""
-    end = len(truth) - lookahead
-    return float(np.square(estimate[:end] - truth[:end]).mean())
-
-
 class Opponent(NamedTuple):
     """What is measured.
 
     Attributes:
-        push: takes frame i, xyz [J, 3] and missing [J], and returns the estimate [J, 3] of frame i - lookahead; the
-            first frame stands for those before it.
+        push: takes frame i, xyz [J, 3] with missing joints where they were last seen, and missing [J]; returns the
+            estimate [J, 3] of frame i - lookahead; the first frame stands for those before it.
         setting: what it is tuned to.
     """
 
@@ -67,31 +63,23 @@ def recent(size: int) -> Callable[[Any], deque[Any]]:
     return keep
 
 
-def after_holding(filtered: Callable[[Array], Array], setting: Setting = None) -> Opponent:
-    """An opponent that gets missing joints where they were last seen."""
-    last: Array | None = None
-
-    def push(xyz: Array, missing: Mask) -> Array:
-        nonlocal last
-        last = np.where(missing[:, None], np.zeros_like(xyz) if last is None else last, xyz)
-        return filtered(last)
-
-    return Opponent(push, setting)
-
-
 def tuned(
     settings: Iterable[Setting], estimate: Callable[..., Array], lookahead: int, options: Namespace
 ) -> tuple[float, ...]:
-    """The setting with the least error on a clip for tuning: `estimate` maps its held frames and a setting to poses."""
+    """The setting with the least squared error on another clip, without the last frames, whose future never came.
+
+    Args:
+        estimate: maps held frames and a setting to poses.
+    """
     clip = synthetic(options.clip, seed=12)
-    seen = held(clip)
-    return min(filter(None, settings), key=lambda s: error(estimate(seen, *s), clip.truth, lookahead))
+    seen, end = held(clip), len(clip.truth) - lookahead
+    return min(filter(None, settings), key=lambda s: np.square(estimate(seen, *s)[:end] - clip.truth[:end]).mean())
 
 
 def hold(lookahead: int, options: Namespace) -> Opponent:
     """Every joint where it was last seen."""
     keep = recent(1 + lookahead)
-    return after_holding(lambda frame: keep(frame)[0])
+    return Opponent(lambda frame, missing: keep(frame)[0])
 
 
 def one_euro_package(lookahead: int, options: Namespace) -> Opponent:
@@ -107,12 +95,12 @@ def one_euro_package(lookahead: int, options: Namespace) -> Opponent:
     filters: list[Any] = []
     keep = recent(1 + lookahead - int(back))
 
-    def filtered(frame: Array) -> Array:
+    def push(frame: Array, missing: Mask) -> Array:
         filters.extend(OneEuroFilter(1.0, *setting) for _ in range(frame.size - len(filters)))
         out = [filter_(value) for filter_, value in zip(filters, frame.ravel().tolist(), strict=True)]
         return np.asarray(keep(np.reshape(out, frame.shape))[0])
 
-    return after_holding(filtered, found)
+    return Opponent(push, found)
 
 
 def savitzky_golay(lookahead: int, options: Namespace) -> Opponent:
@@ -127,11 +115,11 @@ def savitzky_golay(lookahead: int, options: Namespace) -> Opponent:
     past, order = map(int, setting := tuned(SavitzkyGolay.settings, estimate, lookahead, options))
     keep = recent(past + 1 + lookahead)
 
-    def filtered(frame: Array) -> Array:
+    def push(frame: Array, missing: Mask) -> Array:
         frames = np.stack(keep(frame))
         return np.asarray(savgol_filter(frames, len(frames), order, axis=0)[past])
 
-    return after_holding(filtered, setting)
+    return Opponent(push, setting)
 
 
 def ours(lookahead: int, options: Namespace, precision: str | None = None) -> Opponent:
@@ -157,59 +145,60 @@ OPPONENTS: dict[str, Callable[[int, Namespace], Opponent]] = {
 
 def measure(name: str, lookahead: int, options: Namespace, control: Connection) -> None:
     """One opponent at one look-ahead: errors, and microseconds a frame."""
-    truth, xyz, missing = synthetic(options.clip, seed=11)
+    example = synthetic(options.clip, seed=11)
+    truth = example.truth
     try:
         opponent = OPPONENTS[name](lookahead, options)
     except Exception as failure:
         control.send(unavailable(failure))
         return
     out, wall, cpu = [], [], []
-    for x, m in zip(xyz, missing, strict=True):
+    for x, m in zip(held(example), example.missing, strict=True):
         start, used = time.perf_counter(), time.process_time()
         out.append(opponent.push(x, m))
         wall.append(1e6 * (time.perf_counter() - start))
         cpu.append(1e6 * (time.process_time() - used))
-    off = 1e3 * (np.stack(out[lookahead:]) - truth[: len(truth) - lookahead])  # mm
-    found: dict[str, Any] = {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:]))}
-    found["setting"] = opponent.setting
-    found["mse"] = float(np.square(off).mean())
-    found["mpjpe"] = float(np.linalg.norm(off, axis=-1).mean())
-    found["acceleration"] = float(np.linalg.norm(np.diff(off, 2, axis=0), axis=-1).mean())
+    end = len(truth) - lookahead
+    poses, true = (1e3 * np.asarray(x, np.float32) for x in (out[lookahead:], truth[:end]))  # mm
+    found: dict[str, Any] = errors([poses], [true], range(truth.shape[1]))._asdict()
+    found |= {"us": percentiles(wall[WARM_UP:]), "cpu_us": float(np.mean(cpu[WARM_UP:])), "setting": opponent.setting}
     control.send(found)
+
+
+def run(options: Namespace) -> dict[str, Any]:
+    """Every opponent at every look-ahead."""
+    found = {
+        str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}
+        for lookahead in options.lookaheads
+    }
+    return {"model": describe(options.engine).model_id, "clip": options.clip, "lookaheads": found}
 
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The result as tables."""
     out, titles = [], {"mse": "MSE mm^2", "mpjpe": "MPJPE mm", "acceleration": "jitter mm"}
     for lookahead, opponents in result["lookaheads"].items():
-        out += [f"{name}: {found['unavailable']}" for name, found in opponents.items() if "us" not in found]
-        rows = {
-            name: {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
-            | {title: found[key] for key, title in titles.items()}
-            for name, found in opponents.items()
-            if "us" in found
-        }
+        rows: dict[str, dict[str, Any]] = {}
+        for name, found in opponents.items():
+            if "us" not in found:
+                out.append(f"{name}: {found['unavailable']}")
+                continue
+            rows[name] = {"us a frame p50": found["us"]["p50"], "p99": found["us"]["p99"], "CPU us": found["cpu_us"]}
+            rows[name] |= {title: found[key] for key, title in titles.items()}
         out += [*table(f"lookahead {lookahead}", rows, ".2f"), ""]
     return out
 
 
-def main() -> None:
+def main() -> int:
     """Command line."""
     parser = arguments(__doc__)
     graph = str(WEIGHTS.with_suffix(".onnx"))
     parser.add_argument("--engine", default=graph, help="an engine file")
-    parser.add_argument("--lookaheads", type=numbers, default=[0, 4], help="with commas between")
+    parser.add_argument("--lookaheads", type=frames_list, default=[0, 4], help="with commas between")
     parser.add_argument("--clip", type=float, default=24.0, help="seconds of the clip")
     parser.add_argument("--only", type=names(OPPONENTS), default=[*OPPONENTS], help="opponents, with commas between")
-    options = parser.parse_args()
-    found = {
-        str(lookahead): {name: apart(measure, name, lookahead, options) for name in options.only}
-        for lookahead in options.lookaheads
-    }
-    model = describe(options.engine).model_id
-    result = {"bench": "instead", "model": model, "clip": options.clip, "lookaheads": found}
-    report(result, lines(result), options)
+    return bench("instead", parser.parse_args(), run, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -5,8 +5,7 @@ due to be sent, so that a server that falls behind cannot hide it. The look-ahea
 pose at look-ahead L needs frame i + L, and the time is from that frame's due time to the pose's arrival. Its parts:
 
     transport   lateness of the publisher, from its clock to the server's reading, from sending to the subscriber
-    queue       in the server, until its windows are assembled
-    ring        storing, assembling windows, averaging, encoding
+    server      waiting, storing, assembling windows, averaging, encoding
     engine      the engine call
     around      everything but the engine call
 
@@ -23,10 +22,10 @@ of what the engine does one window at a time.
 
 from __future__ import annotations
 
+import argparse
 import signal
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any
@@ -37,17 +36,17 @@ import zmq
 from measure.engines import bare_engine, opened, ring_config
 from measure.loads import Messages, load, publish, subscribed
 from measure.processes import serving, started
-from measure.report import arguments, counts, numbers, percentiles, report, table
+from measure.report import arguments, bench, counts, percentiles, table
 from numpy.typing import NDArray
 
 from rtskel import wire
 from rtskel.cli import positive
+from rtskel.cli.options import frames_list
 from rtskel.flags import Flag
-from rtskel.serve import ServeConfig, StreamConfig
 from rtskel.skeleton import UPPER_BODY_50
 from rtskel.training.synthesize import synthesize
 
-PARTS = ("transport", "queue", "ring", "engine", "around")
+PARTS = ("transport", "server", "engine", "around")
 REFINED_BYTES = 1263
 """Bytes of a refined pose of 50 joints."""
 COLUMNS = ("p50", "p90", "p99", "p99.9", "max")
@@ -76,23 +75,6 @@ def cameras(streams: int, fps: float, seconds: float) -> Messages:
         yield wire.encode(wire.StreamEnd(name, 1, frames, 0, "monotonic")), 0
 
 
-def collect(
-    endpoint: str, topics: list[bytes], ready: bytes | None, is_end: Callable[[bytes, bytes], bool], ends: int,
-    control: Connection,
-) -> list[tuple[int, bytes, bytes]]:  # fmt: skip
-    """Arrival time, topic and header of every message, until `ends` ends; `ready`: a topic that tells that it works."""
-    got = []
-    with subscribed(endpoint, [*topics, ready] if ready else topics) as socket:
-        if ready:
-            socket.recv_multipart()  # now the subscriptions are in force
-        control.send("ready")
-        while ends and socket.poll(60_000):
-            topic, body = socket.recv_multipart()
-            got.append((time.monotonic_ns(), topic, body[:400]))
-            ends -= is_end(topic, body)
-    return got
-
-
 def fields(body: bytes) -> dict[str, Any]:
     """The fields of a message before its arrays."""
     unpacker = msgpack.Unpacker()
@@ -106,85 +88,60 @@ def fields(body: bytes) -> dict[str, Any]:
     return found
 
 
-def subscribe(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
-    """Every pose of every stream: its header and its arrival time."""
-    topics = [wire.refined_topic(f"camera{s}", lookahead) for lookahead in lookaheads for s in range(streams)]
-    topics += [wire.event_topic(f"camera{s}") for s in range(streams)]
-
-    def is_end(topic: bytes, body: bytes) -> bool:
-        return topic.startswith(wire.EVENT_PREFIX) and msgpack.unpackb(body)["event"] == "end"
-
-    rows = []
-    for now, topic, body in collect(endpoint, topics, wire.HEARTBEAT_TOPIC, is_end, streams, control):
-        if topic.startswith(wire.REFINED_PREFIX):
-            header = fields(body)
-            lookahead, _, _, _, flags = header["slot"]
-            _, slot, captured, _, _ = header["source"]
-            stream = int(header["stream"].removeprefix("camera"))
-            rows.append((stream, lookahead, slot, flags, captured, *header["times"][:4], now))
+def subscribe(endpoint: str, topics: Sequence[bytes], heartbeats: int, streams: int, control: Connection) -> None:
+    """Every pose, or every frame that a relay forwards, up to the ends of all streams: its header, when it arrived."""
+    got, rows = [], []
+    with subscribed(endpoint, topics, heartbeats) as socket:
+        control.send("ready")
+        while streams and socket.poll(60_000):
+            _, body = socket.recv_multipart()
+            got.append((time.monotonic_ns(), body[:400]))
+            streams -= b"\xa3end" in body[:80]
+    for now, body in got:
+        header = fields(body)
+        if header["kind"] in ("raw", "refined"):
+            lookahead, *_, flags = header.get("slot", (0, 0))
+            _, slot, captured, *_ = header["source"]
+            times = header.get("times", (0, 0, 0, 0))[:4]
+            rows.append((int(header["stream"].removeprefix("camera")), lookahead, slot, flags, captured, *times, now))
     control.send_bytes(np.array(rows, np.int64).tobytes())
 
 
-def split(
-    rows: NDArray[np.int64], stamps: NDArray[np.int64], lookahead: int, reach: int, warm_up: int
-) -> dict[str, list[float]]:
+def split(rows: NDArray[np.int64], lookahead: int, reach: int, warm_up: int) -> dict[str, NDArray[np.float64]]:
     """The time beyond the look-ahead and its parts, in ms."""
     frames = {(stream, slot): (due, read) for stream, _, slot, _, due, read, *_ in rows.tolist()}
-    # The server reads its clock when it begins a batch, and next when the engine begins.
-    begun = dict(zip(stamps[1:].tolist(), stamps[:-1].tolist(), strict=True))
-    found = defaultdict(list)
+    found = []
     for stream, ahead, slot, flags, _, _, start, end, sent, arrived in rows.tolist():
         last = frames.get((stream, slot + reach))  # the frame that this pose waited for
-        if ahead != lookahead or last is None or slot < warm_up or flags & Flag.FLUSHED:
-            continue
-        due, read = last
-        found["total"].append(arrived - due)
-        found["transport"].append(read - due + arrived - sent)
-        found["queue"].append(begun[start] - read)
-        found["ring"].append(start - begun[start] + sent - end)
-        found["engine"].append(end - start)
-        found["around"].append(arrived - due - (end - start))
-    return {part: (np.array(found[part]) / 1e6).tolist() for part in ("total", *PARTS)}
+        if ahead == lookahead and last is not None and slot >= warm_up and not flags & Flag.FLUSHED:
+            found.append((*last, start, end, sent, arrived))
+    due, read, start, end, sent, arrived = np.array(found).reshape(-1, 6).T / 1e6
+    engine, total = end - start, arrived - due
+    parts = (total - (sent - read), sent - read - engine, engine, total - engine)
+    return {"total": total, **dict(zip(PARTS, parts, strict=True))}
 
 
 def measured(
-    raw: str, refined: str, reader: Any, streams: int, fps: float, seconds: float, lookaheads: list[int]
+    raw: str, refined: str, topics: Sequence[bytes], heartbeats: int, streams: int, fps: float, seconds: float
 ) -> tuple[NDArray[np.int64], int]:
-    """What the subscriber got, and how many frames the publisher dropped."""
+    """The rows of `subscribe` [N, 10], and how many frames the publisher dropped."""
     publisher = publish, raw, cameras, (streams, fps, seconds), 10_000
-    with load(publisher, (reader, refined, streams, lookaheads)) as (sent, received):
+    with load((publisher, (subscribe, refined, topics, heartbeats, streams))) as ((sent,), (received,)):
         dropped = sent.recv()
-        return np.frombuffer(received.recv_bytes(), np.int64), dropped
+        return np.frombuffer(received.recv_bytes(), np.int64).reshape(-1, 10), dropped
 
 
-def run(engine: str, fps: float, streams: int, lookaheads: list[int], radius: int, seconds: float) -> dict[str, Any]:
-    """One round of rtskel at the camera's rate; its first second does not count."""
-    config = ServeConfig(lookaheads=tuple(lookaheads), radius=radius, streams=StreamConfig(max_streams=streams))
-    with opened(engine) as opened_:
-        ring = ring_config(opened_.window, lookaheads, radius)
-    with serving(engine, config, record=True) as server:
-        rows, dropped = measured(server.raw, server.refined, subscribe, streams, fps, seconds, lookaheads)
-    rows = rows.reshape(-1, 10)
-    found = {}
-    for ahead in lookaheads:
-        ms = split(rows, server.stamps, ahead, ring.reach(ahead), round(fps))
-        found[str(ahead)] = {"lookahead_ms": ring.reach(ahead) / fps * 1e3, "ms": ms}
-    lost = streams * round(seconds * fps) * len(lookaheads) - len(rows)
-    return {"poses_lost": lost, "frames_dropped": dropped, "lookaheads": found}
+def run(
+    engine: str, fps: float, streams: int, lookaheads: Sequence[int], seconds: float
+) -> tuple[NDArray[np.int64], int]:
+    """One round of rtskel at the camera's rate."""
+    names = [f"camera{s}" for s in range(streams)]
+    topics = [wire.refined_topic(name, lookahead) for lookahead in lookaheads for name in names]
+    with serving(engine, lookaheads, streams) as server:
+        return measured(server.raw, server.refined, [*topics, *map(wire.event_topic, names)], 2, streams, fps, seconds)
 
 
-def pooled(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several results of `run` as one: losses added up, percentiles of all times."""
-    found = {name: sum(each[name] for each in rounds) for name in ("poses_lost", "frames_dropped")}
-    found["lookaheads"] = {}
-    for ahead, figures in rounds[0]["lookaheads"].items():
-        several = [each["lookaheads"][ahead]["ms"] for each in rounds]
-        ms = {part: percentiles(np.concatenate([times[part] for times in several])) for part in figures["ms"]}
-        found["lookaheads"][ahead] = {"lookahead_ms": figures["lookahead_ms"], "ms": ms}
-    return found
-
-
-def relay(engine: str | None, radius: int, lookaheads: list[int], control: Connection) -> None:
+def relay(engine: str | None, lookaheads: Sequence[int], control: Connection) -> None:
     """Forward every raw message with as many bytes as a refined pose has, after running the engine if there is one."""
     context = zmq.Context()
     raw, refined = context.socket(zmq.SUB), context.socket(zmq.XPUB)
@@ -196,7 +153,7 @@ def relay(engine: str | None, radius: int, lookaheads: list[int], control: Conne
     signal.signal(signal.SIGTERM, lambda *_: going.clear())
     opened_ = None if engine is None else opened(engine)
     if opened_ is not None:
-        positions = ring_config(opened_.window, lookaheads, radius).positions
+        positions = ring_config(opened_.window, lookaheads).positions
         x = np.zeros((1, opened_.window, UPPER_BODY_50.joints, 3), np.float32)
         missing = np.zeros(x.shape[:3], np.bool_)
         opened_.run(x, missing, positions)  # some engines prepare in their first run
@@ -212,63 +169,84 @@ def relay(engine: str | None, radius: int, lookaheads: list[int], control: Conne
     context.destroy(linger=0)
 
 
-def subscribe_to_relay(endpoint: str, streams: int, lookaheads: list[int], control: Connection) -> None:
-    """Due time, slot and arrival time of each frame."""
-    got = collect(endpoint, [b""], None, lambda _, body: b"\xa3end" in body[:40], streams, control)
-    headers = [(fields(body), now) for now, _, body in got]
-    rows = [(header["source"][2], header["source"][1], now) for header, now in headers if header["kind"] == "raw"]
-    control.send_bytes(np.array(rows, np.int64).tobytes())
-
-
 def run_relay(
-    engine: str | None, fps: float, streams: int, lookaheads: list[int], radius: int, seconds: float
-) -> list[float]:
+    engine: str | None, fps: float, streams: int, lookaheads: Sequence[int], seconds: float
+) -> NDArray[np.float64]:
     """One round of pyzmq alone, or of pyzmq with the engine, in ms."""
-    with started(relay, engine, radius, lookaheads) as (process, connection):
+    with started(relay, engine, lookaheads) as (process, connection):
         try:
             raw, refined = connection.recv()
-            rows, _ = measured(raw, refined, subscribe_to_relay, streams, fps, seconds, lookaheads)
+            rows, _ = measured(raw, refined, [b""], 0, streams, fps, seconds)
         finally:
             process.terminate()
-    due, slot, arrived = rows.reshape(-1, 3).T
-    taken: list[float] = ((arrived - due)[slot >= round(fps)] / 1e6).tolist()
-    return taken
+    _, _, slot, _, due, *_, arrived = rows.T
+    return np.asarray((arrived - due)[slot >= round(fps)] / 1e6)
 
 
 def measure(engine: str, fps: float, streams: int, one_at_a_time: float, options: Any) -> dict[str, Any]:
-    """One case, `rounds` times: rtskel and its opponents alternately."""
+    """One case, `rounds` times: rtskel and its opponents alternately; the first second of each does not count."""
     seconds = max(options.seconds / streams, min(options.seconds, 4.0))
-    how = fps, streams, options.lookahead, options.radius, seconds
+    how = fps, streams, options.lookahead, seconds
     opponents = {"relay": None} | ({"relay+engine": engine} if streams * fps <= one_at_a_time / 2 else {})
-    turns, theirs = [], {name: list[float]() for name in opponents}
-    for _ in range(options.rounds):
-        turns.append(run(engine, *how))
+    turns, dropped, theirs = [], 0, {name: list[NDArray[np.float64]]() for name in opponents}
+    for number in range(options.rounds):
+        rows, more = run(engine, *how)
+        turns.append(rows + np.eye(10, dtype=np.int64)[0] * number * streams)  # streams of their own
+        dropped += more
         for name, with_engine in opponents.items():
-            theirs[name] += run_relay(with_engine, *how)
-    found, peers = pooled(turns), {name: percentiles(ms) for name, ms in theirs.items()}
-    case = {"engine": engine, "fps": fps, "streams": streams, **found, "peers_ms": peers}
-    least = found["lookaheads"][str(min(options.lookahead))]["ms"]
-    case["added_around_ms"] = {column: least["around"][column] - peers["relay"][column] for column in COLUMNS}
-    if "relay+engine" in peers:
-        case["added_ms"] = {column: least["total"][column] - peers["relay+engine"][column] for column in COLUMNS}
-    return case
+            theirs[name].append(run_relay(with_engine, *how))
+    rows, peers = np.concatenate(turns), {name: percentiles(np.concatenate(ms)) for name, ms in theirs.items()}
+    lost = options.rounds * streams * round(seconds * fps) * len(options.lookahead) - len(rows)
+    case = {"engine": engine, "fps": fps, "streams": streams, "poses_lost": lost, "frames_dropped": dropped}
+    with opened(engine) as opened_:
+        ring = ring_config(opened_.window, options.lookahead)
+    of_ours: dict[str, dict[str, Any]] = {}
+    for ahead in options.lookahead:
+        parts = split(rows, ahead, ring.reach(ahead), round(fps))
+        ms = {part: percentiles(times) for part, times in parts.items()}
+        of_ours[str(ahead)] = {"lookahead_ms": ring.reach(ahead) / fps * 1e3, "ms": ms}
+    least = of_ours[str(min(options.lookahead))]["ms"]
+    added = {"around": ("added_around_ms", "relay"), "total": ("added_ms", "relay+engine")}
+    return {**case, "lookaheads": of_ours, "peers_ms": peers} | {
+        name: {column: least[part][column] - peers[peer][column] for column in COLUMNS}
+        for part, (name, peer) in added.items()
+        if peer in peers
+    }
 
 
-def lines(case: dict[str, Any]) -> list[str]:
-    """One case as a table."""
-    rows = {}
-    for ahead, figures in case["lookaheads"].items():
-        rows[f"lookahead {ahead} (+{figures['lookahead_ms']:.0f} ms)"] = figures["ms"]["total"]
-        rows |= {f"  {part}{' ' * int(ahead)}": figures["ms"][part] for part in PARTS}
-    rows |= case["peers_ms"] | {"added around, to relay": case["added_around_ms"]}
-    rows |= {"added to relay+engine": case["added_ms"]} if "added_ms" in case else {}
-    rows = {name: {column: row[column] for column in COLUMNS} for name, row in rows.items()}
-    title = f"{case['engine']}, {case['streams']} streams at {case['fps']:g} fps; ms beyond the lookahead"
-    lost = f"{case['poses_lost']} poses lost, {case['frames_dropped']} frames dropped by the publisher"
-    return [*table(title, rows), lost, ""]
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    """All cases that no engine is too slow for."""
+    cases, left_out = [], []
+    for engine in options.engine.split(","):
+        rates = bare_engine(engine, [1, 16], options.lookahead)
+        most = max(rates.values())
+        for streams, fps in product(options.streams, options.fps):
+            if streams * fps <= most / 2:
+                cases.append(measure(engine, fps, streams, rates[1], options))
+            else:
+                why = f"left out, for the engine alone does {most:.0f} windows a second"
+                left_out.append(f"{engine}, {streams} streams at {fps:g} fps: {why}")
+    return {"cases": cases, "left_out": left_out}
 
 
-def main() -> None:
+def lines(result: dict[str, Any]) -> list[str]:
+    """A table for each case."""
+    text = []
+    for case in result["cases"]:
+        rows = {}
+        for ahead, figures in case["lookaheads"].items():
+            rows[f"lookahead {ahead} (+{figures['lookahead_ms']:.0f} ms)"] = figures["ms"]["total"]
+            rows |= {f"  {part}{' ' * int(ahead)}": figures["ms"][part] for part in PARTS}
+        rows |= case["peers_ms"] | {"added around, to relay": case["added_around_ms"]}
+        rows |= {"added to relay+engine": case["added_ms"]} if "added_ms" in case else {}
+        rows = {name: {column: row[column] for column in COLUMNS} for name, row in rows.items()}
+        title = f"{case['engine']}, {case['streams']} streams at {case['fps']:g} fps; ms beyond the lookahead"
+        lost = f"{case['poses_lost']} poses lost, {case['frames_dropped']} frames dropped by the publisher"
+        text += [*table(title, rows), lost, ""]
+    return [*text, *result["left_out"]]
+
+
+def main() -> int:
     """Command line."""
     parser = arguments(__doc__)
     parser.add_argument("--engine", default="null,bundled", help="null, bundled, or paths of engines, with commas")
@@ -276,22 +254,9 @@ def main() -> None:
     parser.add_argument("--streams", type=counts, default=[1, 16, 256], help="number of streams; likewise")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round of one stream; of more: 4 or as many")
     parser.add_argument("--rounds", type=positive, default=3, help="of the server and of each opponent, alternately")
-    parser.add_argument("--lookahead", type=numbers, default=[0, 4], help="lookahead, or several with commas")
-    parser.add_argument("--radius", type=int, default=2)
-    options = parser.parse_args()
-    cases, text = [], []
-    for engine in options.engine.split(","):
-        rates = bare_engine(engine, [1, 16], options.lookahead, options.radius)
-        most = max(rates.values())
-        for streams, fps in product(options.streams, options.fps):
-            if streams * fps > most / 2:
-                why = f"left out, for the engine alone does {most:.0f} windows a second"
-                text += [f"{engine}, {streams} streams at {fps:g} fps: {why}", ""]
-                continue
-            cases.append(measure(engine, fps, streams, rates[1], options))
-            text += lines(cases[-1])
-    report({"bench": "latency", "radius": options.radius, "cases": cases}, text, options)
+    parser.add_argument("--lookahead", type=frames_list, default=[0, 4], help="lookahead, or several with commas")
+    return bench("latency", parser.parse_args(), measure_all, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

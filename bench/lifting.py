@@ -16,13 +16,14 @@ Needs the packages of the extra `train`.
 
 from __future__ import annotations
 
+import argparse
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure.report import arguments, report, table
+from measure.report import arguments, bench, table
 from numpy.typing import NDArray
 
 from rtskel.formats import Recording, read
@@ -124,26 +125,34 @@ def bandai(data: Path) -> dict[str, dict[str, float]]:
     return measured
 
 
-def main() -> None:
-    """Command line."""
-    options = arguments(__doc__, data=True).parse_args()
-    folders = [folder for folder in sorted((options.data / "how2sign_openpose").iterdir()) if folder.is_dir()]
+def how2sign(data: Path) -> dict[str, Any]:
+    """Means over all frames, by how they were lifted; of the distances, which are root mean squares, likewise."""
+    folders = [folder for folder in sorted((data / "how2sign_openpose").iterdir()) if folder.is_dir()]
     recordings = [read(folder, fps=FPS_HOW2SIGN)[0] for folder in folders]
     of_clip(recordings[0])  # warms up
-    clips, frames = [of_clip(recording) for recording in recordings], np.array([r.frames for r in recordings])
+    clips, frames = [of_clip(recording) for recording in recordings], [recording.frames for recording in recordings]
 
     def pooled(way: str, name: str) -> float:
-        """The mean over all frames; of the distances, which are root mean squares, likewise."""
         power = 2 if name == "reprojection_percent" else 1
         return float(np.average([clip[way][name] ** power for clip in clips], weights=frames) ** (1 / power))
 
-    ways, figures = list(clips[0]), list(clips[0]["offline"])
-    how2sign = {way: {name: pooled(way, name) for name in figures} for way in ways}
-    lines = table(f"How2Sign, {len(clips)} clips, {frames.sum()} frames", how2sign)
-    measured = bandai(options.data)
-    lines += table(f"Bandai-Namco, {CLIPS} clips, mm", measured, ".1f")
-    report({"bench": "lifting", "how2sign": how2sign, "bandai_namco_mm": measured}, lines, options)
+    return {way: {name: pooled(way, name) for name in figures} for way, figures in clips[0].items()}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Both tables."""
+    of_mocap = table(f"Bandai-Namco, {CLIPS} clips, mm", result["bandai_namco_mm"], ".1f")
+    return [*table("How2Sign", result["how2sign"]), "", *of_mocap]
+
+
+def main() -> int:
+    """Command line."""
+
+    def run(options: argparse.Namespace) -> dict[str, Any]:
+        return {"how2sign": how2sign(options.data), "bandai_namco_mm": bandai(options.data)}
+
+    return bench("lifting", arguments(__doc__, data=True).parse_args(), run, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

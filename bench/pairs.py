@@ -6,7 +6,7 @@ found. A track is one coordinate of one joint in one clip, in the frames in whic
     sd         standard deviation of a track in mm, median over tracks
     lags       autocorrelation after 1, 2, 5 and 10 frames, pooled over tracks, each in units of its deviation
     left       what is left of tracks after a mean of 9 frames, pooled: its standard deviation in mm, by the median of
-               absolute values, and in the column beside that of all, bursts included
+               absolute values
     stays      RMS over clips and joints of the track's mean, in mm
     found      share of frames in which a hand was found; runs of missing frames: median, 90th percentile, longest
 
@@ -18,15 +18,16 @@ their own. Clips in which the person was taken for one seen from behind in over 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure.report import arguments, report, table
+from measure.report import arguments, bench, table
 from numpy.typing import NDArray
 
+from rtskel.errors import RtskelError
 from rtskel.pairs.clip import Clip, read_clip
 from rtskel.skeleton import UPPER_BODY_50
 
@@ -40,7 +41,7 @@ AXES: Mapping[str, list[int]] = {"across": [0, 1], "depth": [2]}
 LAGS = (1, 2, 5, 10)
 SHORTEST = 20
 """Frames in which a joint must have been found to be a track."""
-MEAN = 9
+MEAN, BEHIND = 9, 0.3
 
 
 def fitted(estimate: Array, truth: Array) -> tuple[float, Array]:
@@ -55,7 +56,7 @@ def body_errors(clip: Clip) -> tuple[Array, Mask]:
     """In mm [N, 50, 3], and where joints were found [N, 50]; no joint is, if the person is hardly there."""
     found = clip.confidence > 0
     used = found & np.isin(np.arange(50), BODY)
-    if used.sum() < SHORTEST or clip.body_swapped.mean() > 0.3:
+    if used.sum() < SHORTEST or clip.body_swapped.mean() > BEHIND:
         return np.zeros(clip.truth.shape), np.zeros_like(found)
     estimate = np.where(found[..., None], clip.estimate, 0).astype(np.float64)
     truth = clip.truth.astype(np.float64)
@@ -66,11 +67,9 @@ def body_errors(clip: Clip) -> tuple[Array, Mask]:
 def finger_errors(clip: Clip) -> tuple[Array, Mask]:
     """As `body_errors`, of the joints of hands relative to their wrists."""
     error, found = np.zeros(clip.truth.shape), np.zeros(clip.confidence.shape, np.bool_)
-    if clip.body_swapped.mean() > 0.3:
-        return error, found
     for _, (root, *fingers) in UPPER_BODY_50.hands:
         there = clip.confidence[:, root] > 0
-        if there.sum() < SHORTEST:
+        if there.sum() < SHORTEST or clip.body_swapped.mean() > BEHIND:
             continue
         estimate, truth = (x[:, fingers].astype(np.float64) - x[:, [root]] for x in (clip.estimate, clip.truth))
         estimate[~there] = 0
@@ -80,41 +79,39 @@ def finger_errors(clip: Clip) -> tuple[Array, Mask]:
     return error, found
 
 
-def wander(errors: Iterable[tuple[Array, Mask]], joints: list[int], columns: list[int]) -> dict[str, float]:
+def wander(errors: Sequence[tuple[Array, Mask]], joints: list[int], columns: list[int]) -> dict[str, float]:
     """The figures of one group of joints along some axes."""
-    spread, means, left = list[float](), list[float](), list[Array]()
-    lags = {lag: np.zeros(3) for lag in LAGS}
-    for error, found in errors:
-        for joint in joints:
-            there = found[:, joint]
-            if there.sum() < SHORTEST:
-                continue
-            for column in columns:
-                track = error[:, joint, column]
-                means.append(float(track[there].mean()))
-                track = np.where(there, track - means[-1], 0)
-                spread.append(float(track[there].std()))
-                for lag, sums in lags.items():
-                    both = there[:-lag] & there[lag:]
-                    a, b = (part[both] / max(spread[-1], 1e-9) for part in (track[:-lag], track[lag:]))
-                    sums += a @ b, a @ a, b @ b
-                if len(track) >= MEAN:
-                    whole = np.convolve(there, np.ones(MEAN), "valid") > MEAN - 0.5
-                    smooth = np.convolve(track, np.ones(MEAN) / MEAN, "valid")
-                    left.append((track[MEAN // 2 : -(MEAN // 2)] - smooth)[whole])
-    if not spread:
+    there = [found[:, joint] for _, found in errors for joint in joints for _ in columns]
+    tracks = [error[:, joint, column] for error, _ in errors for joint in joints for column in columns]
+    known = [(track, here) for track, here in zip(tracks, there, strict=True) if here.sum() >= SHORTEST]
+    if not known:
         return {}
-    of_lags = {f"lag{lag}": float(both / np.sqrt(a * b)) for lag, (both, a, b) in lags.items()}
-    pooled = np.concatenate(left)
-    stays = float(np.sqrt(np.mean(np.square(means))))
+    means = [track[here].mean() for track, here in known]
+    centred = [(np.where(here, track - mean, 0), here) for (track, here), mean in zip(known, means, strict=True)]
+    spread = [track[here].std() for track, here in centred]
+
+    def autocorrelation(lag: int) -> float:
+        parts = [
+            np.stack([track[:-lag], track[lag:]])[:, here[:-lag] & here[lag:]] / max(sd, 1e-9)
+            for (track, here), sd in zip(centred, spread, strict=True)
+        ]
+        a, b = np.concatenate(parts, 1)
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+    left = [track[middle] - smooth for track, here in centred for middle, smooth in [smoothed(track, here)]]
     return {
-        "tracks": len(spread),
+        "tracks": len(known),
         "sd": float(np.median(spread)),
-        "stays": stays,
-        **of_lags,
-        "left": 1.4826 * float(np.median(np.abs(pooled))),
-        "left_rms": float(pooled.std()),
+        "stays": float(np.sqrt(np.mean(np.square(means)))),
+        **{f"lag{lag}": autocorrelation(lag) for lag in LAGS},
+        "left": 1.4826 * float(np.median(np.abs(np.concatenate(left)))),
     }
+
+
+def smoothed(track: Array, here: Mask) -> tuple[NDArray[np.int64], Array]:
+    """The frames in whose mean of `MEAN` frames none is missing, and that mean."""
+    whole = np.flatnonzero(np.convolve(here, np.ones(MEAN), "valid") > MEAN - 0.5)
+    return whole + MEAN // 2, np.convolve(track, np.ones(MEAN) / MEAN, "valid")[whole]
 
 
 def missing_runs(there: Mask) -> list[int]:
@@ -139,14 +136,9 @@ def losses(clips: list[Clip]) -> dict[str, dict[str, float]]:
 def measured(clips: list[Clip]) -> dict[str, Any]:
     """All figures of some clips."""
     body, fingers = [body_errors(clip) for clip in clips], [finger_errors(clip) for clip in clips]
-    errors = {
-        f"{name}, {axis}": wander(of, joints, columns)
-        for name, of, joints in (
-            *((name, body, joints) for name, joints in GROUPS.items()),
-            (FINGERS, fingers, [joint for _, hand in UPPER_BODY_50.hands for joint in hand[1:]]),
-        )
-        for axis, columns in AXES.items()
-    }
+    groups = {name: (body, joints) for name, joints in GROUPS.items()}
+    groups[FINGERS] = fingers, [joint for _, hand in UPPER_BODY_50.hands for joint in hand[1:]]
+    errors = {f"{name}, {axis}": wander(*of, columns) for name, of in groups.items() for axis, columns in AXES.items()}
     return {
         "clips": len(clips),
         "frames": sum(clip.frames for clip in clips),
@@ -156,26 +148,31 @@ def measured(clips: list[Clip]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """See the module."""
-    parser = arguments(__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="of clips, such as pairs/train")
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All clips, and those of each source."""
     paths = [path for folder in options.folders for path in sorted(folder.glob("[!.]*.npz"))]
     if not paths:
-        raise SystemExit("no clips")
+        raise RtskelError("no clips")
     clips = [read_clip(path) for path in paths]
-    result = {"all": measured(clips)}
-    for source in sorted({clip.source for clip in clips}):
-        result[source] = measured([clip for clip in clips if clip.source == source])
-    lines = [
-        f"{result['all']['clips']} clips, {result['all']['frames']} frames, swapped {result['all']['swapped']:.1%}"
-    ]
-    lines += table("found", result["all"]["found"], ".2f")
-    lines += table("errors, mm", result["all"]["errors"], ".2f")
-    lines.append(json.dumps({s: {k: r["found"][k]["found"] for k in r["found"]} for s, r in result.items()}))
-    report({"bench": "pairs", **result}, lines, options)
+    sources = {clip.source: [of for of in clips if of.source == clip.source] for clip in clips}
+    return {"all": measured(clips)} | {source: measured(sources[source]) for source in sorted(sources)}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Tables of all clips, and how often hands were found by source."""
+    of = result["all"]
+    text = [f"{of['clips']} clips, {of['frames']} frames, swapped {of['swapped']:.1%}"]
+    text += [*table("found", of["found"], ".2f"), "", *table("errors, mm", of["errors"], ".2f"), ""]
+    sources = {name: each["found"] for name, each in result.items() if isinstance(each, dict) and "found" in each}
+    return text + table("found by source", {s: {k: r[k]["found"] for k in r} for s, r in sources.items()}, ".2f")
+
+
+def main() -> int:
+    """Command line."""
+    parser = arguments(__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="of clips, such as pairs/train")
+    return bench("pairs", parser.parse_args(), run, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -18,10 +18,19 @@ import numpy as np
 from measure.poses import Array, Example, Mask
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.signal import savgol_coeffs
-from scipy.signal.windows import gaussian
 
-from rtskel.filters import Lookahead, ahead, fill_in_time, last_seen, next_seen, one_euro, weighted, window
+from rtskel.filters import (
+    Lookahead,
+    ahead,
+    fill_in_time,
+    last_seen,
+    next_seen,
+    normal_taps,
+    one_euro,
+    polynomial_taps,
+    weighted,
+    window,
+)
 
 Setting = tuple[float, ...] | None
 Sequences = Sequence[tuple[Array, Mask]]
@@ -171,7 +180,7 @@ class SavitzkyGolay(Peer):
     def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         past, order = map(int, setting)
         frames = self.window(xyz, missing, lookahead, past)
-        return weighted(frames, savgol_coeffs(len(frames), order, pos=past, use="dot"))
+        return weighted(frames, polynomial_taps(len(frames), order, past))
 
 
 class Gaussian(Peer):
@@ -183,8 +192,7 @@ class Gaussian(Peer):
     def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         past = max(1, int(np.ceil(3 * setting[0])))
         frames = self.window(xyz, missing, lookahead, past)
-        taps = gaussian(2 * past + 1, setting[0])[: len(frames)]
-        return weighted(frames, taps / taps.sum())
+        return weighted(frames, normal_taps(setting[0], past, len(frames)))
 
 
 class Median(Peer):

@@ -21,22 +21,24 @@ and what stays of a group of joints that is off for one frame (PHOENIX14T dev).
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measure.report import WEIGHTS, arguments, report, table
+from measure.report import WEIGHTS, arguments, bench, table
 from numpy.typing import NDArray
-from peers import Body, Gaussian, Hold, Kalman, Median, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
+from peers import Body, Gaussian, Hold, Kalman, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, open_engine
 from rtskel.engine.weights import load_weights
-from rtskel.errors import RtskelError
 from rtskel.formats import Recording, read
 from rtskel.formats.jointmap import mediapipe_map
 from rtskel.skeleton import UPPER_BODY_50
@@ -59,13 +61,11 @@ OFF = {
     "elbow, wrist and hand": [3, 4, *UPPER_BODY_50.groups["right_hand"]], "everything": list(range(50)),
 }  # fmt: skip
 """Groups of joints that are off for one frame."""
-BONES = {"forearms": [4, 7], "fingers": [j for j in GROUPS["hands"] if j not in (8, 29)]}
-"""Bones by the joint in which they end."""
 
 
-def hung(xyz: Array, missing: Mask) -> tuple[Array, Mask]:
+def hung(xyz: Array, missing: Mask | None = None) -> tuple[Array, Mask]:
     """Hands relative to their wrists: a hand that is found without its wrist is missing."""
-    xyz, missing = xyz.copy(), missing.copy()
+    xyz, missing = xyz.copy(), np.zeros(xyz.shape[:2], np.bool_) if missing is None else missing.copy()
     for wrist, hand in UPPER_BODY_50.hands:
         xyz[:, hand] -= xyz[:, [wrist]]
         missing[:, hand] |= missing[:, [wrist]]
@@ -81,99 +81,65 @@ def placed(xyz: Array) -> Array:
 
 
 class Point(NamedTuple):
-    """One setting of one filter: its errors by group of joints, and each clip's mean distance."""
+    """One setting of one filter: its errors by group of joints."""
 
     name: str
     setting: Setting
     errors: dict[str, PairedErrors]
-    clips: dict[str, list[float]]
 
 
 def scored(out: Sequence[NDArray[Any]], pairs: Sequence[Pair], name: str, setting: Setting = None) -> Point:
     """The errors of poses."""
-    found = {group: paired_errors(out, pairs, joints) for group, joints in GROUPS.items()}
-    clips = {
-        group: [paired_errors([o], [p], joints).mpjpe for o, p in zip(out, pairs, strict=True)]
-        for group, joints in GROUPS.items()
-    }
-    return Point(name, setting, found, clips)
+    return Point(name, setting, {group: paired_errors(out, pairs, joints) for group, joints in GROUPS.items()})
 
 
-class Job(NamedTuple):
-    """What one process measures: a filter with all its settings at one lookahead."""
+def measure_filter(job: tuple[Peer, int], pairs: Sequence[Pair]) -> list[Point]:
+    """All points of a filter at a lookahead."""
+    (peer, lookahead), points = job, []
+    sequences: Sequences = [hung(p.seen.astype(np.float64), p.missing) for p in pairs]
+    for setting in peer.settings:
+        out = peer.apply_all(sequences, lookahead, setting)
+        points.append(scored([placed(xyz) for xyz in out], pairs, peer.name, setting))
+    return points
 
-    peer: Peer
-    lookahead: int
-    pairs: list[Pair]
 
-
-def measure_filter(job: Job) -> list[Point]:
-    """All points of a filter."""
-    sequences: Sequences = [hung(p.seen.astype(np.float64), p.missing) for p in job.pairs]
-    return [
-        scored(
-            [placed(xyz) for xyz in job.peer.apply_all(sequences, job.lookahead, setting)],
-            job.pairs,
-            job.peer.name,
-            setting,
-        )
-        for setting in job.peer.settings
-    ]
+QUESTIONS = {
+    "nearest_as_smooth": ("mpjpe", "acceleration", "position_ratio"),
+    "smoothest_as_near": ("acceleration", "mpjpe", "acceleration_ratio"),
+}
+"""Which figure is least, which is no worse than ours, and the name of our ratio."""
 
 
 def front(ours: Point, rivals: Sequence[Point], group: str) -> dict[str, Any]:
     """Ours beside the nearest rival that is at least as smooth and the smoothest that is at least as near."""
-    own = ours.errors[group]
-    smooth = [p for p in rivals if p.errors[group].acceleration <= own.acceleration]
-    near = [p for p in rivals if p.errors[group].mpjpe <= own.mpjpe]
-    nearest = min(smooth, key=lambda p: p.errors[group].mpjpe, default=None)
-    smoothest = min(near, key=lambda p: p.errors[group].acceleration, default=None)
-
-    def told(point: Point | None) -> dict[str, Any] | None:
-        if point is None:
-            return None
-        return {"filter": point.name, "setting": point.setting, **point.errors[group]._asdict()}
-
-    result: dict[str, Any] = {"nearest_as_smooth": told(nearest), "smoothest_as_near": told(smoothest)}
-    if nearest:
-        result["position_ratio"] = own.mpjpe / nearest.errors[group].mpjpe
-        both = zip(ours.clips[group], nearest.clips[group], strict=True)
-        result["nearer_in"] = float(np.mean([a < b for a, b in both]))
-    if smoothest:
-        result["acceleration_ratio"] = own.acceleration / smoothest.errors[group].acceleration
-    ordered = sorted(rivals, key=lambda p: p.errors[group].mpjpe)
-    least = np.minimum.accumulate([p.errors[group].acceleration for p in ordered])
-    edge = [p for k, p in enumerate(ordered) if k == 0 or p.errors[group].acceleration < least[k - 1]]
-    return result | {"front": [told(p) for p in edge]}
-
-
-def bone_spread(out: Sequence[NDArray[Any]]) -> dict[str, float]:
-    """Standard deviation of a bone's length within a clip over its mean, averaged over clips and bones."""
-    found = {}
-    for name, joints in BONES.items():
-        parents = [UPPER_BODY_50.parents[j] for j in joints]
-        lengths = [np.linalg.norm(xyz[:, joints] - xyz[:, parents], axis=-1) for xyz in out]
-        found[name] = float(np.mean([x.std(0) / np.maximum(x.mean(0), 1e-9) for x in lengths]))
-    return found
+    own, result = ours.errors[group]._asdict(), dict[str, Any]()
+    for question, (least, no_worse, ratio) in QUESTIONS.items():
+        told = [{"filter": p.name, "setting": p.setting, **p.errors[group]._asdict()} for p in rivals]
+        allowed = [p for p in told if p[no_worse] <= own[no_worse]]
+        result[question] = best = min(allowed, key=lambda p: p[least], default=None)
+        if best:
+            result[ratio] = own[least] / best[least]
+    return result
 
 
 def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int) -> dict[str, Any]:
     """Ours and every filter on pairs: result[lookahead][which], for joints where the estimator has them ("as_found"),
     and where the body has them ("corrected").
     """
-    hang = [hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in read_pairs(training or folder)]
+    hang = [hung(p.truth.astype(np.float64))[0] for p in read_pairs(training or folder)]
     body = Body.learn(hang, UPPER_BODY_50.parents, UPPER_BODY_50.order)
     rivals: list[type[Peer]] = [Hold, *FILTERS]
     versions = {"as_found": read_pairs(folder), "corrected": read_pairs(folder, mediapipe_map())}
     result: dict[str, Any] = {str(lookahead): {} for lookahead in LOOKAHEADS}
     for which, pairs in versions.items():
         refined = refine_all([(p.seen, (~p.missing).astype(np.float32)) for p in pairs], engine, LOOKAHEADS, RADIUS)
-        todo = [Job(peer(body), lookahead, pairs) for lookahead in LOOKAHEADS for peer in rivals]
+        todo = [(peer(body), lookahead) for lookahead in LOOKAHEADS for peer in rivals]
         points: dict[int, list[Point]] = {lookahead: [] for lookahead in LOOKAHEADS}
         with get_context("spawn").Pool(min(jobs, len(todo))) as pool:
-            for job, measured in zip(todo, pool.imap(measure_filter, todo), strict=True):
-                points[job.lookahead] += measured
-                print(f"measured: {which}, {job.peer.name}, lookahead {job.lookahead}", file=sys.stderr)
+            every_point = pool.imap(partial(measure_filter, pairs=pairs), todo)
+            for (peer, lookahead), measured in zip(todo, every_point, strict=True):
+                points[lookahead] += measured
+                print(f"measured: {which}, {peer.name}, lookahead {lookahead}", file=sys.stderr)
         for lookahead, every in points.items():
             ours = scored(refined[lookahead], pairs, "ours")
             held = next(p for p in every if p.name == Hold.name)
@@ -181,22 +147,9 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
                 "held": {name: e._asdict() for name, e in held.errors.items()},
                 "ours": {name: e._asdict() for name, e in ours.errors.items()},
                 "rivals": {name: front(ours, every, name) for name in GROUPS},
-                "bones": {
-                    "seen": bone_spread([p.seen[~p.missing.any(1)] for p in pairs if not p.missing.any(1).all()]),
-                    "ours": bone_spread(refined[lookahead]),
-                },
             }
     pairs = versions["as_found"]
-    return result | {
-        "clips": len(pairs),
-        "frames": sum(len(p.truth) for p in pairs),
-        "joints_found": {name: float(np.mean(found(pairs)[:, joints])) for name, joints in GROUPS.items()},
-    }
-
-
-def found(pairs: Sequence[Pair]) -> Mask:
-    """Which joints were found, of all frames [N, 50]."""
-    return np.concatenate([~p.missing for p in pairs])
+    return result | {"clips": len(pairs), "frames": sum(len(p.truth) for p in pairs)}
 
 
 def fill_alone(weights: Path) -> ModelEngine:
@@ -210,11 +163,9 @@ def fill_alone(weights: Path) -> ModelEngine:
 def unoc(data: Path) -> list[NDArray[np.float32]]:
     """The clips of UNOC that are kept, in canonical axes and units."""
     with np.load(data / "mocap_hands" / "unoc.npz") as file:
-        ends = np.cumsum(file["length"])
-        clips = [file["xyz"][ends[k] - file["length"][k] : ends[k]] for k in KEPT_UNOC]
-        return [
-            canonical(Recording(xyz, float(file["fps"][0]), "unoc", unit="m", axes=str(file["axes"]))) for xyz in clips
-        ]
+        clips = np.split(file["xyz"], np.cumsum(file["length"])[:-1])
+        fps, axes = float(file["fps"][0]), str(file["axes"])
+        return [canonical(Recording(clips[k], fps, "unoc", unit="m", axes=axes)) for k in KEPT_UNOC]
 
 
 def measure_unoc(data: Path, engine: Engine, weights: Path) -> dict[str, Any]:
@@ -239,20 +190,14 @@ def stays(poses: Sequence[NDArray[Any]], truth: Sequence[NDArray[Any]], joints: 
 def measure_outliers(data: Path, engine: Engine) -> dict[str, Any]:
     """Millimetres that stay of a group off for one frame in 25: result[group][size][who]."""
     truth = [canonical(recording) for recording in read(data / "phoenix14t" / "dev.skels")]
-    body = Body.learn([t.astype(np.float64) for t in truth], UPPER_BODY_50.parents, UPPER_BODY_50.order)
-    result: dict[str, Any] = {}
-    for name, joints in OFF.items():
-        result[name] = {}
-        for size in SIZES_MM:
-            shaken = [xyz.copy() for xyz in truth]
-            for xyz in shaken:
-                hit = np.arange(20, len(xyz) - 20, 25)
-                xyz[np.ix_(hit, np.array(joints))] += np.array([0.8, -0.6, 0], np.float32) * (size / CANONICAL_MM)
-            out = refine_all([(x, np.ones(x.shape[:2], np.float32)) for x in shaken], engine, LOOKAHEADS, RADIUS)
-            tried: dict[str, Sequence[NDArray[Any]]] = {f"ours {lookahead}": poses for lookahead, poses in out.items()}
-            none = [(xyz.astype(np.float64), np.zeros(xyz.shape[:2], np.bool_)) for xyz in shaken]
-            tried["median of 5"] = Median(body).apply_all(none, 2, (2,))
-            result[name][str(size)] = {who: stays(poses, truth, joints) for who, poses in tried.items()}
+    result: dict[str, Any] = {name: {} for name in OFF}
+    for (name, joints), size in product(OFF.items(), SIZES_MM):
+        shaken = [xyz.copy() for xyz in truth]
+        for xyz in shaken:
+            hit = np.arange(20, len(xyz) - 20, 25)
+            xyz[np.ix_(hit, np.array(joints))] += np.array([0.8, -0.6, 0], np.float32) * (size / CANONICAL_MM)
+        out = refine_all([(x, np.ones(x.shape[:2], np.float32)) for x in shaken], engine, LOOKAHEADS, RADIUS)
+        result[name][str(size)] = {f"ours {lookahead}": stays(poses, truth, joints) for lookahead, poses in out.items()}
     return result
 
 
@@ -262,25 +207,16 @@ FIGURES = ("mpjpe", "acceleration", "across", "depth", "acceleration_across", "a
 def pair_lines(result: dict[str, Any]) -> list[str]:
     """The tables of `measure_pairs`."""
     lines = [f"{result['clips']} clips, {result['frames']} frames"]
-    for lookahead in map(str, LOOKAHEADS):
-        for which, at in result[lookahead].items():
-            for group in GROUPS:
-                rows: dict[str, dict[str, Any]] = {w: {f: at[w][group][f] for f in FIGURES} for w in ("held", "ours")}
-                for question, ratio in (
-                    ("nearest_as_smooth", "position_ratio"),
-                    ("smoothest_as_near", "acceleration_ratio"),
-                ):
-                    entry = at["rivals"][group]
-                    if rival := entry.get(question):
-                        name = f"{question.replace('_', ' ')}: {rival['filter']} {rival['setting']}"
-                        rows[name] = {f: rival[f] for f in FIGURES} | {"ours / it": entry[ratio]}
-                title = f"lookahead {lookahead}, {group}, joints {which.replace('_', ' ')}: mm"
-                lines += ["", *table(title, rows, ".2f")]
-            spread = {who: {bone: 100 * share for bone, share in of.items()} for who, of in at["bones"].items()}
-            lines += [
-                "",
-                *table(f"lookahead {lookahead}, joints {which.replace('_', ' ')}: bones' deviation, %", spread, ".1f"),
-            ]
+    for lookahead, which in product(map(str, LOOKAHEADS), ("as_found", "corrected")):
+        at, where = result[lookahead][which], f"lookahead {lookahead}, joints {which.replace('_', ' ')}"
+        for group in GROUPS:
+            rows: dict[str, dict[str, Any]] = {who: {f: at[who][group][f] for f in FIGURES} for who in ("held", "ours")}
+            entry = at["rivals"][group]
+            for question, (_, _, ratio) in QUESTIONS.items():
+                if rival := entry[question]:
+                    name = f"{question.replace('_', ' ')}: {rival['filter']} {rival['setting']}"
+                    rows[name] = {f: rival[f] for f in FIGURES} | {"ours / it": entry[ratio]}
+            lines += ["", *table(f"{where}, {group}: mm", rows, ".2f")]
     return lines
 
 
@@ -302,6 +238,23 @@ def other_lines(result: dict[str, Any]) -> list[str]:
     return [*lines, "", *table("off for one frame: mm that stay, by lookahead", rows, ".1f")]
 
 
+def lines(result: dict[str, Any]) -> list[str]:
+    """All tables."""
+    return (pair_lines(result["pairs"]) if "pairs" in result else []) + other_lines(result)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Pairs if there are any, UNOC and outliers."""
+    with open_engine(options.engine) as engine:
+        result: dict[str, Any] = {"engine": engine.info.model_id}
+        weights = Path(options.engine or WEIGHTS).with_suffix(".safetensors")
+        result["unoc"] = measure_unoc(options.data, engine, weights)
+        result["outliers"] = measure_outliers(options.data, engine)
+        if options.pairs:
+            result["pairs"] = measure_pairs(options.pairs, options.training, engine, options.jobs)
+    return result
+
+
 def main() -> int:
     """Command line."""
     parser = arguments(__doc__, data=True)
@@ -309,22 +262,7 @@ def main() -> int:
     parser.add_argument("--training", type=Path, help="folder of pairs that mean bones are learnt from")
     parser.add_argument("--engine", help="an engine file (default: the bundled weights)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, help="processes that measure filters")
-    options = parser.parse_args()
-    try:
-        with open_engine(options.engine) as engine:
-            result: dict[str, Any] = {"bench": "real", "engine": engine.info.model_id}
-            weights = Path(options.engine or WEIGHTS).with_suffix(".safetensors")
-            result["unoc"] = measure_unoc(options.data, engine, weights)
-            result["outliers"] = measure_outliers(options.data, engine)
-            lines = other_lines(result)
-            if options.pairs:
-                result["pairs"] = measure_pairs(options.pairs, options.training, engine, options.jobs)
-                lines = pair_lines(result["pairs"]) + lines
-    except RtskelError as error:
-        print(f"rtskel: error: {error}", file=sys.stderr)
-        return 2
-    report(result, lines, options)
-    return 0
+    return bench("real", parser.parse_args(), run, lines)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ Servers of the engine `null`, as `rtskel serve` starts them, in these arrangemen
     broker      one server behind libzmq's proxy, as all streams would pass through: the hop that shards go without
 
 *Throughput*: a publisher and a subscriber for each server, in processes of their own, as fast as the server takes the
-frames; these share the cores with the servers, so wall time says what this machine does with all of them, and CPU time
-of the servers what each frame costs, wherever it runs. The first quarter warms up and does not count. *Latency*: the
-clients of the library, at the camera's rate; from the time a frame was due to its pose of lookahead 0 at the reader.
-The arrangements are measured in turn, so that a change of the machine's load affects all of them.
+frames; they share the cores with the servers, so wall time says what this machine does with all of them, and CPU time
+of the servers what each frame costs, wherever it runs. *Latency*: the clients of the library, at the camera's rate;
+from the time a frame was due to its pose of lookahead 0 at the reader. The arrangements are measured in turn, so that a
+change of the machine's load affects all of them.
 
     python bench/shards.py --save shards                  # some ten minutes
     python bench/shards.py --frames 20000 --seconds 3 --rounds 1        # to see that it works
@@ -22,23 +22,21 @@ import argparse
 import statistics
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-import msgpack
 import numpy as np
 import zmq
-from measure.loads import Messages, publish, subscribed
-from measure.poses import body, frame
-from measure.processes import Service, command_line, started
-from measure.report import arguments, percentiles, report, table
+from measure.loads import live, load, saturated
+from measure.poses import groups_of
+from measure.processes import Service, serving, started
+from measure.report import arguments, bench, percentiles, table
 
 from rtskel import wire
 from rtskel.cli import positive
-from rtskel.client import Publisher, Subscriber
+from rtskel.client import Subscriber
 from rtskel.wire import RefinedPose
 
 ARRANGEMENTS = {"alone": 1, "2 shards": 2, "broker": 1}
@@ -48,10 +46,10 @@ FPS = 25.0
 
 
 @contextmanager
-def serving(arrangement: str, streams: int, lookahead: int) -> Iterator[Service]:
+def arranged(arrangement: str, streams: int, lookahead: int) -> Iterator[Service]:
     """Servers in that arrangement."""
-    options = "--engine", "null", "--slack-ms", 5000, "--max-streams", streams, "--lookahead", lookahead
-    with command_line(*options, "--shards", ARRANGEMENTS[arrangement]) as service:
+    options = "--slack-ms", 5000, "--shards", ARRANGEMENTS[arrangement]
+    with serving("null", [lookahead], streams, *options) as service:
         if arrangement != "broker":
             yield service
             return
@@ -79,87 +77,10 @@ def broker(raw: str, refined: str, control: Connection) -> None:
     threading.Event().wait()
 
 
-# --- throughput -------------------------------------------------------------------------------------------------------
-
-
-def frames_of(names: Sequence[str], frames: int) -> Messages:
-    """`frames` frames of these streams, a message each, interleaved, encoded beforehand; and the streams' ends."""
-    pose = body()
-    messages = [frame((name,), k, pose) for k in range(frames) for name in names]
-    messages += [wire.encode(wire.StreamEnd(name, 1, frames, 0, "bench")) for name in names]
-    return ((message, 0) for message in messages)
-
-
-def count_poses(endpoint: str, names: Sequence[str], lookahead: int, warm_up: int, control: Connection) -> None:
-    """Takes the poses without decoding them; tells when those of the warm-up have come, and all."""
-    topics = [topic for name in names for topic in (wire.event_topic(name), wire.refined_topic(name, lookahead))]
-    with subscribed(endpoint, [*topics, wire.HEARTBEAT_TOPIC]) as socket:
-        for _ in range(2):  # heartbeats; at the second one all other subscriptions are in force, in whatever order
-            socket.recv_multipart()
-        control.send("ready")
-        got, ends, warm = 0, 0, False
-        while ends < len(names) and socket.poll(60_000):
-            topic, data = socket.recv_multipart()
-            if topic.startswith(wire.EVENT_PREFIX):
-                ends += msgpack.unpackb(data)["event"] == "end"
-            elif topic.startswith(wire.REFINED_PREFIX):
-                got += 1
-                if got >= warm_up and not warm:
-                    warm = True
-                    control.send(time.monotonic())
-        control.send((time.monotonic(), got))
-
-
-def throughput(arrangement: str, streams: int, frames: int, lookahead: int) -> dict[str, float]:
+def throughput(arrangement: str, streams: int, frames: int) -> dict[str, float]:
     """One run at saturation."""
-    names = [f"s{k}" for k in range(streams)]
-    with serving(arrangement, streams, lookahead) as servers, ExitStack() as stack:
-        numbers = wire.shard_names(len(servers.servers))
-        shares = [[name for name in names if wire.choose(name, numbers) == which] for which in range(len(numbers))]
-        readers, writers = [], []
-        for (raw, refined), share in zip(servers.servers, shares, strict=True):
-            warm_up = len(share) * (frames // 4)
-            readers.append(stack.enter_context(started(count_poses, refined, share, lookahead, warm_up))[1])
-            writers.append(stack.enter_context(started(publish, raw, frames_of, (share, frames), 1000))[1])
-        for each in (*readers, *writers):
-            each.recv()
-        for each in writers:
-            each.send("go")
-        begin = max(reader.recv() for reader in readers)
-        before = servers.cpu_seconds()
-        ends = [reader.recv() for reader in readers]
-        used = servers.cpu_seconds() - before
-        for each in writers:
-            each.recv()
-            each.send("done")
-    counted = streams * (frames - frames // 4)
-    return {
-        "frames_per_second": counted / (max(end for end, _ in ends) - begin),
-        "cpu_us": used / counted * 1e6,
-        "poses_lost": streams * frames - sum(got for _, got in ends),
-    }
-
-
-# --- latency ----------------------------------------------------------------------------------------------------------
-
-
-def cameras(raw: str, streams: int, seconds: float, control: Connection) -> None:
-    """Every stream at the camera's rate, spread over the period."""
-    pose = body()
-    with ExitStack() as stack:
-        first = stack.enter_context(Publisher(raw, stream="s0", fps=FPS))
-        senders = [first, *(stack.enter_context(first.sibling(f"s{k}")) for k in range(1, streams))]
-        for sender in senders:
-            sender.wait_for_subscriber(30)
-        control.send("ready")
-        control.recv()
-        begin = time.monotonic_ns() + 100_000_000
-        for n in range(round(seconds * FPS)):
-            for k, sender in enumerate(senders):
-                due = begin + round((n + k / streams) / FPS * 1e9)
-                time.sleep(max(0.0, (due - time.monotonic_ns()) / 1e9))
-                sender.send(pose, seq=n, time_ns=due)
-    control.send(sum(sender.dropped for sender in senders))
+    with arranged(arrangement, streams, 4) as service:
+        return saturated(service, streams, 1, frames, [4])
 
 
 def read(refined: str, streams: int, control: Connection) -> None:
@@ -175,23 +96,55 @@ def read(refined: str, streams: int, control: Connection) -> None:
                     late.append((time.monotonic_ns() - message.source_time_ns) / 1e6)
             elif isinstance(message, wire.Event):
                 ended += message.kind == "end"
-        lost = sum(subscriber.lost.values())
-    control.send((late, lost))
+        control.send((late, sum(subscriber.lost.values())))
 
 
 def latency(arrangement: str, streams: int, seconds: float) -> dict[str, Any]:
     """One run at the cameras' rate: milliseconds, and what was lost."""
-    with serving(arrangement, streams, 0) as servers, started(read, servers.refined, streams) as (_, received):
-        received.recv()
-        with started(cameras, servers.raw, streams, seconds) as (_, sent):
-            sent.recv()
-            sent.send("go")
-            dropped = sent.recv()
-        late, lost = received.recv()
-    return {"ms": late, "poses_lost": lost, "frames_dropped": dropped}
+    groups = groups_of([f"s{k}" for k in range(streams)], 1)
+    with arranged(arrangement, streams, 0) as service:
+        cameras = live, service.raw, groups, FPS, round(seconds * FPS), 0.0
+        with load((cameras, (read, service.refined, streams))) as ((sent,), (received,)):
+            _, _, dropped = sent.recv()
+            late, lost = received.recv()
+    return {"ms": late, "poses_lost": lost + dropped}
 
 
-def main() -> None:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All arrangements in turn, and what the hop through the broker costs."""
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARRANGEMENTS}
+    times: dict[str, list[dict[str, Any]]] = {name: [] for name in ARRANGEMENTS}
+    for _ in range(options.rounds):
+        for name in ARRANGEMENTS:
+            rounds[name].append(throughput(name, options.streams, max(40, options.frames // options.streams)))
+            times[name].append(latency(name, options.cameras, options.seconds))
+    return {"streams": options.streams, "cameras": options.cameras, **summary(rounds, times)}
+
+
+def summary(rates: dict[str, list[dict[str, float]]], times: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Medians of the rounds at saturation, percentiles of all poses at the cameras' rate."""
+    late = {name: percentiles(np.concatenate([each["ms"] for each in of])) for name, of in times.items()}
+    rows = {
+        name: {
+            "frames/s": statistics.median(each["frames_per_second"] for each in rounds),
+            "CPU us/frame": statistics.median(each["cpu_us"] for each in rounds),
+            "p50 ms": late[name]["p50"],
+            "p99 ms": late[name]["p99"],
+            "lost": sum(each["poses_lost"] for each in (*rounds, *times[name])),
+        }
+        for name, rounds in rates.items()
+    }
+    hop = {column: rows["broker"][column] - rows["alone"][column] for column in ("CPU us/frame", "p50 ms", "p99 ms")}
+    return {"rows": rows, "hop": hop, "rounds": rates, "latency_ms": late}
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The result as a table."""
+    title = f"{result['streams']} streams at saturation, {result['cameras']} at {FPS:g} fps"
+    return table(title, result["rows"] | {"a hop through the broker": result["hop"]}, ".2f")
+
+
+def main() -> int:
     """Command line."""
     parser = arguments(__doc__)
     parser.add_argument("--streams", type=positive, default=64, help="of the throughput")
@@ -199,48 +152,8 @@ def main() -> None:
     parser.add_argument("--cameras", type=positive, default=16, help="streams of the latency")
     parser.add_argument("--seconds", type=float, default=20.0, help="of a round of latency")
     parser.add_argument("--rounds", type=positive, default=5, help="of each arrangement, in turn")
-    options = parser.parse_args()
-    rates: dict[str, list[dict[str, float]]] = defaultdict(list)
-    times: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for _ in range(options.rounds):
-        for name in ARRANGEMENTS:
-            rates[name].append(throughput(name, options.streams, max(40, options.frames // options.streams), 4))
-            times[name].append(latency(name, options.cameras, options.seconds))
-    result, lines = summary(rates, times, options)
-    report({"bench": "shards", **result}, lines, options)
-
-
-def summary(
-    rates: dict[str, list[dict[str, float]]], times: dict[str, list[dict[str, Any]]], options: argparse.Namespace
-) -> tuple[dict[str, Any], list[str]]:
-    """All rounds as a result and as lines of a table."""
-    rows, late = {}, {}
-    for name, rounds in rates.items():
-        late[name] = percentiles(np.concatenate([each["ms"] for each in times[name]]))
-        late[name]["poses_lost"] = sum(each["poses_lost"] + each["frames_dropped"] for each in times[name])
-        cpu = statistics.median(each["cpu_us"] for each in rounds)
-        rows[name] = {
-            "frames/s": statistics.median(each["frames_per_second"] for each in rounds),
-            "CPU us/frame": cpu,
-            "frames/s a core": 1e6 / cpu,
-            "p50 ms": late[name]["p50"],
-            "p99 ms": late[name]["p99"],
-            "lost": sum(each["poses_lost"] for each in rounds) + late[name]["poses_lost"],
-        }
-    hop = {
-        "cpu_us": rows["broker"]["CPU us/frame"] - rows["alone"]["CPU us/frame"],
-        "p50_ms": rows["broker"]["p50 ms"] - rows["alone"]["p50 ms"],
-        "p99_ms": rows["broker"]["p99 ms"] - rows["alone"]["p99 ms"],
-    }
-    lines = [
-        f"engine null; {options.streams} streams at saturation, {options.cameras} at {FPS:g} fps; medians of "
-        f"{options.rounds} rounds",
-        *table("arrangement", rows, ".1f"),
-        f"a hop through a broker: {hop['cpu_us']:.1f} us of CPU a frame, {hop['p50_ms']:.2f} ms p50, "
-        f"{hop['p99_ms']:.2f} ms p99",
-    ]
-    return {"rows": rows, "hop": hop, "rounds": rates, "latency_ms": late}, lines
+    return bench("shards", parser.parse_args(), measure, lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

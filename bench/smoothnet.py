@@ -10,25 +10,19 @@ its mean and deviation over the window and predicts a correction; squared instea
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import math
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from measure.poses import Array, Mask
 from peers import Body, Peer, Setting
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rtskel.errors import RtskelError
 from rtskel.filters import Lookahead, padded
 from rtskel.model import interpolate
 from rtskel.training.config import RECIPES, TrainConfig, present_sources
@@ -110,25 +104,13 @@ def learn(corpus: str | Path, updates: int, config: TrainConfig | None = None) -
     return network
 
 
-def trained(path: Path, corpus: str | Path, updates: int = UPDATES) -> str:
-    """Trains a network into a file, unless it holds one of that corpus and length; returns a description."""
-    key = [Corpus(corpus).fingerprint, CONFIG.to_dict(), inspect.getsource(sys.modules[__name__]), updates]
-    about: dict[str, Any] = {"key": hashlib.sha256(json.dumps(key).encode()).hexdigest()}
-    known: dict[str, Any] = {}
-    if path.exists():
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                known = json.loads((file.metadata() or {}).get("smoothnet", "{}"))
-        except (SafetensorError, OSError, ValueError):
-            raise RtskelError(f"{path}: not weights of SmoothNet") from None
-    if known.get("key") != about["key"]:
-        threads, began = torch.get_num_threads(), time.process_time()
-        torch.set_num_threads(1)
-        network = learn(corpus, updates)
-        torch.set_num_threads(threads)
-        known = about | {"seconds": time.process_time() - began}
-        save_file(network.state_dict(), str(path), {"smoothnet": json.dumps(known)})
-    return f"SmoothNet: {updates} updates in {known['seconds']:.0f} s of one thread"
+def train(path: str | Path, corpus: str | Path, updates: int = UPDATES) -> str:
+    """Trains a network on one thread into a file; returns a description."""
+    threads, began = torch.get_num_threads(), time.process_time()
+    torch.set_num_threads(1)
+    save_file(learn(corpus, updates).state_dict(), str(path))
+    torch.set_num_threads(threads)
+    return f"SmoothNet: {updates} updates in {time.process_time() - began:.0f} s of one thread"
 
 
 class SmoothNetPeer(Peer):
@@ -145,8 +127,7 @@ class SmoothNetPeer(Peer):
     def __init__(self, body: Body, path: str | Path) -> None:
         super().__init__(body)
         self.network = SmoothNet().eval()
-        with safe_open(str(path), framework="pt") as file:
-            self.network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+        self.network.load_state_dict(load_file(path))
 
     def _smooth(self, xyz: Array, missing: Mask, lookahead: Lookahead, *setting: float) -> Array:
         frames = len(xyz)

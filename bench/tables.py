@@ -9,26 +9,24 @@ unit: compare shapes (each table also relative to its middle row), not values.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
 import multiprocessing
-import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measure.report import names, table
+from measure.report import table
 
-from rtskel.engine import open_engine
+from rtskel.engine import Engine, open_engine
 from rtskel.formats import read
 from rtskel.training.config import RECIPES, TrainConfig, present_sources
 from rtskel.training.data import Corpus
-from rtskel.training.evaluate import SHARE, evaluate
+from rtskel.training.evaluate import SHARE, Score, evaluate
 from rtskel.training.train import train
 
 RADIUS = 2
@@ -69,13 +67,6 @@ UPDATES = {"paper": 600, "realtime": 350}
 """By recipe: about 60 s of one thread of a Zen 4 core each."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `--tables`."""
-    words = f"train models and print these tables instead, with commas between: {', '.join(TABLES)} (no value: all)"
-    parser.add_argument("--tables", type=names(TABLES), nargs="?", const=[*TABLES], help=words)
-    parser.add_argument("--recipes", type=names(UPDATES), default=[*UPDATES], help="of the tables' models; likewise")
-
-
 def config(recipe: str, kind: str, corpus: Corpus) -> TrainConfig:
     """The scaled-down training of a model: the recipe's, but from all sources."""
     made = replace(RECIPES[recipe], kinds=(kind,), steps=UPDATES[recipe], batch=16, validate_every=0)
@@ -85,61 +76,38 @@ def config(recipe: str, kind: str, corpus: Corpus) -> TrainConfig:
     return replace(made, triples=0, sources=present_sources(RECIPES["realtime"], corpus))
 
 
-class Model(NamedTuple):
-    """A model to train and score in its own process."""
-
-    config: TrainConfig
-    corpus: str
-    runs: str
-    recording: str
-
-
-def measure(model: Model) -> dict[str, Any]:
-    """Trains the model on one thread, unless that was already done, and scores it."""
+def measure(config: TrainConfig, corpus: Path, recording: Path) -> dict[str, Any]:
+    """Trains a model on one thread, and scores it."""
     torch.set_num_threads(1)
-    corpus, kind = Corpus(model.corpus), model.config.kinds[0]
-    known = json.dumps([model.config.to_dict(), corpus.fingerprint], sort_keys=True)
-    out = Path(model.runs) / f"table-{kind.replace('@', '-')}-{hashlib.sha256(known.encode()).hexdigest()[:12]}"
-    if not (out / "seconds.json").exists():
-        shutil.rmtree(out, ignore_errors=True)  # left by an interrupted call
-        began = time.process_time()
-        train(model.config, model.corpus, out, quiet=True)
-        (out / "seconds.json").write_text(json.dumps(time.process_time() - began))
+    kind, began = config.kinds[0], time.process_time()
+    truth = [each.canonical() for each in read(recording)]
+
+    def scored(engine: Engine | None, radius: int = RADIUS) -> Score:
+        scores = evaluate(truth, engine, lookaheads=[None], radius=radius, conditions=[kind])
+        return next(score for score in scores if score.group == "all")
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, corpus, f"{folder}/model", quiet=True)
+        seconds = time.process_time() - began
         print(f"trained: {kind}", file=sys.stderr)
-    truth = [recording.canonical() for recording in read(model.recording)]
-    with open_engine(out / "best.safetensors") as engine:
-        averaged, single = (
-            next(s for s in evaluate(truth, engine, lookaheads=[None], radius=r, conditions=[kind]) if s.group == "all")
-            for r in (RADIUS, 0)
-        )
-    raw = next(s for s in evaluate(truth, None, lookaheads=[None], conditions=[kind]) if s.group == "all")
-    least, average, most = averaged.sequences["mse"]
-    return {
-        "kind": kind,
-        "input": raw.sequences["mse"][1],
-        "dev": single.mse,
-        "min": least,
-        "ave": average,
-        "max": most,
-        "seconds": json.loads((out / "seconds.json").read_text()),
-    }
+        with open_engine(f"{folder}/model/best.safetensors") as engine:
+            least, average, most = scored(engine).sequences["mse"]
+            single = scored(engine, 0).mse
+    raw = scored(None).sequences["mse"][1]
+    return {"kind": kind, "input": raw, "dev": single, "min": least, "ave": average, "max": most, "seconds": seconds}
 
 
-def run(options: argparse.Namespace, runs: Path, corpus: Path) -> dict[str, Any]:
-    """Trains and scores the models of the chosen tables: rows by table, in MSE of canonical units."""
-    recording = options.data / "phoenix14t" / "dev.skels"
-    read(recording)  # reports errors before anything is trained
-    opened = Corpus(corpus)
-    cells = list(product(options.recipes, options.tables))
-    configs = [config(recipe, kind, opened) for recipe, name in cells for kind in TABLES[name].kinds]
-    models = [Model(made, str(corpus), str(runs), str(recording)) for made in configs]
-    began = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(min(options.jobs, len(models))) as pool:
-        rows = iter(pool.imap(measure, models))
-        found: dict[str, Any] = {recipe: {} for recipe in options.recipes}
-        for recipe, name in cells:
-            found[recipe][name] = [next(rows) for _ in TABLES[name].kinds]
-    first = {recipe: config(recipe, TABLES[options.tables[0]].kinds[0], opened).to_dict() for recipe in found}
+def run(chosen: Sequence[str], recording: Path, corpus: Path, jobs: int) -> dict[str, Any]:
+    """Trains and scores the models of the chosen tables: rows by recipe and table, in MSE of canonical units."""
+    opened, began = Corpus(corpus), time.monotonic()
+    cells = [(recipe, name, kind) for recipe in UPDATES for name in chosen for kind in TABLES[name].kinds]
+    configs = [config(recipe, kind, opened) for recipe, _, kind in cells]
+    found: dict[str, Any] = {recipe: {name: [] for name in chosen} for recipe in UPDATES}
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(cells))) as pool:
+        rows = pool.imap(partial(measure, corpus=corpus, recording=recording), configs)
+        for (recipe, name, _), row in zip(cells, rows, strict=True):
+            found[recipe][name].append(row)
+    first = {recipe: config(recipe, TABLES[chosen[0]].kinds[0], opened).to_dict() for recipe in found}
     return {"configs": first, "tables": found, "seconds": time.monotonic() - began}
 
 

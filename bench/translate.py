@@ -28,16 +28,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from measure import composed
-from measure.report import arguments, names, numbers, report, table
+from measure.report import arguments, bench, names, table
 from sacrebleu.metrics.chrf import CHRF
 
 from rtskel.cli import positive
+from rtskel.cli.options import frames_list
 from rtskel.engine import describe, located
 from rtskel.errors import RtskelError
 from rtskel.filters import FILLS
@@ -104,17 +106,7 @@ KINDS = {
 
 def corrupted(poses: Poses, g: torch.Generator) -> Poses:
     """Noise of half a limb's length on every joint; each hand lost in bursts of 3 to 40 frames, 30% of the time."""
-    return lost(noisy(poses, g), g)
-
-
-def noisy(poses: Poses, g: torch.Generator) -> Poses:
-    """The one half of `corrupted`."""
-    return corrupt.dense_noise(poses, 0.5, g)
-
-
-def lost(poses: Poses, g: torch.Generator) -> Poses:
-    """The other half."""
-    return corrupt.hand_gone(poses, 0.3, g)
+    return corrupt.hand_gone(corrupt.dense_noise(poses, 0.5, g), 0.3, g)
 
 
 def laid_over(errors: Sequence[Frames], poses: Poses, g: torch.Generator) -> Poses:
@@ -139,43 +131,30 @@ def measured_errors(options: argparse.Namespace, split: str) -> list[Frames]:
     """
     path = options.runs / "errors.npz"
     if not path.exists():
-        parts = list[tuple[str, str, Frames]]()
-        for folder in ("train", "kept"):
-            for k, pair in enumerate(read_pairs(options.pairs / folder, mediapipe_map())):
-                error = np.where(pair.missing[..., None], np.float32(0), pair.seen - pair.truth)
-                of = "train" if folder == "train" else "test" if k % 3 else "dev"
-                parts.append((of, f"{folder}/{pair.name}", Frames(error, pair.missing)))
+        pairs = {folder: read_pairs(options.pairs / folder, mediapipe_map()) for folder in ("train", "kept")}
+        splits = ["train"] * len(pairs["train"]) + ["test" if k % 3 else "dev" for k in range(len(pairs["kept"]))]
+        every = [*pairs["train"], *pairs["kept"]]
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
-            split=[of for of, _, _ in parts],
-            name=[name for _, name, _ in parts],
-            length=[len(error.xyz) for _, _, error in parts],
-            xyz=np.concatenate([error.xyz for _, _, error in parts]),
-            missing=np.concatenate([error.missing for _, _, error in parts]),
+            split=splits,
+            name=[f"{folder}/{pair.name}" for folder, of in pairs.items() for pair in of],
+            length=[len(pair.missing) for pair in every],
+            xyz=np.concatenate([np.where(p.missing[..., None], np.float32(0), p.seen - p.truth) for p in every]),
+            missing=np.concatenate([pair.missing for pair in every]),
         )
     with np.load(path) as file:
         ends = np.cumsum(file["length"])[:-1]
-        every = zip(file["split"], np.split(file["xyz"], ends), np.split(file["missing"], ends), strict=True)
-        return [Frames(xyz, missing) for of, xyz, missing in every if of == split]
+        errors = zip(file["split"], np.split(file["xyz"], ends), np.split(file["missing"], ends), strict=True)
+        return [Frames(xyz, missing) for of, xyz, missing in errors if of == split]
 
 
-CONDITIONS: dict[str, Callable[[Poses, torch.Generator], Poses] | None] = {
-    "raw": None,
-    "corrupted": corrupted,
-    "measured": None,
-    "noisy": noisy,
-    "lost": lost,
-}
-"""What is done to poses; `measured` needs pairs, see `measured_errors`."""
+CONDITIONS = ("raw", "corrupted", "measured")
+"""What poses are like; `measured` needs pairs, see `measured_errors`."""
 
 
-def under(
-    function: Callable[[Poses, torch.Generator], Poses] | None, clean: Sequence[Sentence], seed: int
-) -> list[Sentence]:
+def under(function: Callable[[Poses, torch.Generator], Poses], clean: Sequence[Sentence], seed: int) -> list[Sentence]:
     """Sentences under a condition; sentence k is corrupted with seed 1000 seed + k."""
-    if function is None:
-        return list(clean)
     made = []
     for k, of in enumerate(clean):
         xyz, missing = torch.from_numpy(of.poses.xyz)[None], torch.from_numpy(of.poses.missing)[None]
@@ -223,9 +202,8 @@ def stored(options: argparse.Namespace, condition: str, split: str) -> list[Sent
         if condition == "raw":
             made = kind.make(options.data, takes(options), split, kind.counts[split])
         else:
-            function = CONDITIONS[condition]
-            if condition == "measured":
-                function = partial(laid_over, measured_errors(options, split))
+            measured = condition == "measured"
+            function = partial(laid_over, measured_errors(options, split)) if measured else corrupted
             made = under(function, stored(options, "raw", split), list(kind.counts).index(split))
         store(folder, split, made)
     return sentences(folder, split)
@@ -265,12 +243,12 @@ class Prepared:
     def filled(self, inputs: Inputs) -> list[Frames]:
         """Poses in which every joint is filled in."""
         if inputs.refine not in self._filled:
-            whole = replace(inputs, unseen="fill", max_gap=None)
-            if inputs.filter():
-                self._filled[inputs.refine] = whole.prepare(self.poses, UPPER_BODY_50.id)
-            else:
-                blocks = range(0, len(self.poses), BLOCK)
-                self._filled[inputs.refine] = [frames for first in blocks for frames in self._block(whole, first)]
+            whole, blocks = replace(inputs, unseen="fill", max_gap=None), range(0, len(self.poses), BLOCK)
+            self._filled[inputs.refine] = (
+                whole.prepare(self.poses, UPPER_BODY_50.id)
+                if inputs.filter()
+                else [frames for first in blocks for frames in self._block(whole, first)]
+            )
         return self._filled[inputs.refine]
 
     def _block(self, inputs: Inputs, first: int) -> list[Frames]:
@@ -313,16 +291,17 @@ def kept(path: Path, key: dict[str, Any], make: Callable[[], Any]) -> Any:
 
 def choose(translator: Translator, dev: Prepared, ways: Sequence[Inputs]) -> tuple[dict[str, Any], dict[str, float]]:
     """The best way to refine, with the best handling of gaps, and what each reached: BLEU-4 of greedy search on dev."""
+    reached = dict[str, tuple[float, Inputs]]()
 
-    def reached(inputs: Inputs) -> float:
-        return bleu(translator.translate(dev.frames(inputs), Search()), dev.texts)
+    def best_of(several: Sequence[Inputs]) -> Inputs:
+        for inputs in several:
+            score = bleu(translator.translate(dev.frames(inputs), Search()), dev.texts)
+            reached[str(inputs)] = score, inputs
+        return max(reached.values(), key=lambda item: item[0])[1]
 
-    values = {str(inputs): (reached(inputs), inputs) for inputs in ways}
-    _, best = max(values.values(), key=lambda item: item[0])
-    options = [replace(best, unseen="fill"), *(replace(best, max_gap=gap) for gap in GAPS)]
-    values |= {str(inputs): (reached(inputs), inputs) for inputs in options}
-    chosen = max(values.values(), key=lambda item: item[0])[1]
-    return chosen.to_dict(), {name: value for name, (value, _) in values.items()}
+    best = best_of(ways)
+    best = best_of([replace(best, unseen="fill"), *(replace(best, max_gap=gap) for gap in GAPS)])
+    return best.to_dict(), {name: score for name, (score, _) in reached.items()}
 
 
 # Translators
@@ -428,19 +407,14 @@ def scored(said: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
 
 
 def row(options: argparse.Namespace, read: Sequence[dict[str, Any]], texts: Sequence[str]) -> dict[str, Any]:
-    """Scores of each seed, and how many of the words were read, by kind and (those that occur often) by word."""
-    said = [of["said"] for of in read]
-    often = sorted(word for word, n in Counter(" ".join(texts).split()).items() if n >= OFTEN)
-    kinds = KINDS[options.sentences].words
+    """Scores of each seed, and how many of the words of each kind were read."""
     return {
         **{key: [of[key] for of in read] for key in ("bleu", "margin", "chrf", "rouge")},
-        "recall": {kind: [recall(x, texts, of_kind) for x in said] for kind, of_kind in kinds.items()},
-        "words": {word: float(np.mean([recall(x, texts, word.__eq__) for x in said])) for word in often},
+        "recall": {
+            kind: [recall(of["said"], texts, is_one) for of in read]
+            for kind, is_one in KINDS[options.sentences].words.items()
+        },
     }
-
-
-OFTEN = 20
-"""Times that a word is in the texts at least to be counted alone."""
 
 
 def counted(said: Sequence[str], texts: Sequence[str]) -> Any:
@@ -480,11 +454,10 @@ def against(read: dict[str, list[dict[str, Any]]], texts: Sequence[str]) -> dict
     found: dict[str, dict[str, Any]] = {way: {} for way in read}
     for way in read:
         other = "as is" if way == "filter" else "filter"
-        if way in ("as is", *FILLED) or other not in read:
-            continue
-        said = [[of["said"] for of in read[name]] for name in (other, way)]
-        each = [by_chance([a], [b], texts) for a, b in zip(*said, strict=True)]
-        found[way] = {f"p against {other}": each, "p over seeds": by_chance(said[0], said[1], texts)}
+        if way not in ("as is", *FILLED) and other in read:
+            first, second = ([of["said"] for of in read[name]] for name in (other, way))
+            each = [by_chance([a], [b], texts) for a, b in zip(first, second, strict=True)]
+            found[way] = {f"p against {other}": each, "p over seeds": by_chance(first, second, texts)}
     return found
 
 
@@ -497,6 +470,11 @@ def engine_id(engine: str) -> str:
     return describe(located(None if engine == BUNDLED else engine)).model_id
 
 
+Read = tuple[str, Translator, dict[str, Any]]
+Reader = Callable[[str, int], Read]
+"""Of a way and a seed: the file that keeps the translations, the translator, and which one it is."""
+
+
 class Bench:
     """What was chosen on dev and read of test, condition by condition."""
 
@@ -504,67 +482,65 @@ class Bench:
         self.options = options
         self.engines = {"Skeletor" if k == 0 else engine_id(e): e for k, e in enumerate(options.engine or [BUNDLED])}
         self.models = {name: engine_id(engine) for name, engine in self.engines.items()}
-        self.translators, self.trained = zip(*(translator(options, seed) for seed in options.seeds), strict=True)
+        self.translators = {seed: translator(options, seed) for seed in options.seeds}
 
     def ways(self, condition: str) -> tuple[dict[str, Inputs], dict[str, dict[str, float]]]:
         """What is done to the poses of a condition, the best on dev by the first translator; and all that was tried."""
         options, dev = self.options, Prepared(self.options, condition, "dev", self.options.choose)
+        (seed, (first, about)), *_ = self.translators.items()
         found, tried = {"as is": Inputs()}, {}
         tries = {"filter": [Inputs(way) for way in FILTERS]}
         tries |= {name: [Inputs(engine, precision=options.precision)] for name, engine in self.engines.items()}
         for name, of in tries.items():
             path = base(options) / condition / f"chosen-{self.models.get(name, name)}.json"
-            key = {"dev": options.choose, "ways": [way.to_dict() for way in of], "gaps": GAPS, "by": self.about(0)}
-            best, tried[name] = kept(path, key, partial(choose, self.translators[0], dev, of))
+            by = {"seed": seed, **about}
+            key = {"dev": options.choose, "ways": [way.to_dict() for way in of], "gaps": GAPS, "by": by}
+            best, tried[name] = kept(path, key, partial(choose, first, dev, of))
             found[name] = Inputs.from_dict(best)
         whole = Inputs(self.engines["Skeletor"], precision=options.precision)
         return found | dict(zip(FILLED, (replace(whole, unseen="fill"), whole), strict=True)), tried
 
-    def about(self, k: int) -> dict[str, Any]:
-        """Which translator it was."""
-        return {"seed": self.options.seeds[k], **self.trained[k]}
-
     def read(self, condition: str) -> dict[str, Any]:
         """Question "read": the scores of each way to prepare the poses of a condition."""
-        options, test = self.options, Prepared(self.options, condition, "test")
-        (ways, tried), read = self.ways(condition), dict[str, list[dict[str, Any]]]()
-        for way, inputs in ways.items():
-            read[way] = []
-            for k, seed in enumerate(options.seeds):
-                model = "" if inputs.filter() or inputs.refine == "none" else f"-{engine_id(inputs.refine)}"
-                path = base(options) / condition / f"read-{way}-{seed}{model}.json"
-                key = {"test": options.test, "inputs": inputs.to_dict(), "by": self.about(k)}
-                make = partial(self._read, self.translators[k], test, inputs)
-                read[way].append(kept(path, key, make))
-        return self._rows(ways, read, test.texts) | {"on dev": tried}
+        ways, tried = self.ways(condition)
+
+        def reader(way: str, seed: int) -> Read:
+            by, about = self.translators[seed]
+            plain = ways[way].filter() or ways[way].refine == "none"
+            model = "" if plain else f"-{engine_id(ways[way].refine)}"
+            return f"read-{way}-{seed}{model}", by, {"seed": seed, **about}
+
+        return self._rows(condition, ways, self.options.seeds, reader) | {"on dev": tried}
 
     def retrained(self, condition: str) -> dict[str, Any]:
         """Question "retrained": the same with a translator of its own for each way."""
+        ways = {way: inputs for way, inputs in self.ways(condition)[0].items() if way not in FILLED}
+
+        def reader(way: str, seed: int) -> Read:
+            name = self.models.get(way, way)
+            return f"retrained-{name}-{seed}", *translator(self.options, seed, condition, name, ways[way])
+
+        return self._rows(condition, ways, self.options.retrain, reader)
+
+    def _rows(self, condition: str, ways: dict[str, Inputs], seeds: Sequence[int], reader: Reader) -> dict[str, Any]:
+        """Scores of translations of test in each way, by what `reader` names: a file, a translator, and which it is."""
+        print(f"condition {condition}", file=sys.stderr)
         options, test = self.options, Prepared(self.options, condition, "test")
-        ways, read = self.ways(condition)[0], dict[str, list[dict[str, Any]]]()
-        for way in ("as is", "filter", *self.engines):
-            read[way] = []
-            for seed in options.retrain:
-                name = self.models.get(way, way)
-                by, about = translator(options, seed, condition, name, ways[way])
-                path = base(options) / condition / f"retrained-{name}-{seed}.json"
-                key = {"test": options.test, "inputs": ways[way].to_dict(), "by": about}
-                read[way].append(kept(path, key, partial(self._read, by, test, ways[way])))
-        return self._rows(ways, read, test.texts)
 
-    def _read(self, by: Translator, test: Prepared, inputs: Inputs) -> dict[str, Any]:
-        return scored(by.translate(test.frames(inputs)), test.texts)
+        def translated(by: Translator, inputs: Inputs) -> dict[str, Any]:
+            return scored(by.translate(test.frames(inputs)), test.texts)
 
-    def _rows(
-        self, ways: dict[str, Inputs], read: dict[str, list[dict[str, Any]]], texts: Sequence[str]
-    ) -> dict[str, Any]:
-        p = against(read, texts)
-        return {
-            "rows": {
-                way: {"inputs": ways[way].to_dict(), **row(self.options, of, texts), **p[way]}
-                for way, of in read.items()
-            }
+        read: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+        for (way, inputs), seed in product(ways.items(), seeds):
+            name, by, about = reader(way, seed)
+            key = {"test": options.test, "inputs": inputs.to_dict(), "by": about}
+            path = base(options) / condition / f"{name}.json"
+            read[way].append(kept(path, key, partial(translated, by, inputs)))
+        p = against(read, test.texts)
+        rows = {
+            way: {"inputs": ways[way].to_dict(), **row(options, of, test.texts), **p[way]} for way, of in read.items()
         }
+        return {"rows": rows}
 
     def topline(self) -> dict[str, Any]:
         """Translations of true glosses."""
@@ -572,47 +548,35 @@ class Bench:
         read = []
         for seed in options.seeds:
             key = {"train": options.train, "dev": options.dev, "test": options.test, "epochs": TOPLINE}
-            make = partial(self._topline, seed, texts)
-            read.append(kept(base(options) / f"topline-{seed}.json", key, make))
+            path = base(options) / f"topline-{seed}.json"
+            read.append(kept(path, key, lambda seed=seed: scored(topline(options, seed), texts)))  # type: ignore[misc]
         return row(options, read, texts)
-
-    def _topline(self, seed: int, texts: Sequence[str]) -> dict[str, Any]:
-        return scored(topline(self.options, seed), texts)
 
 
 def available(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     """The conditions that can be measured, and why others cannot."""
-    conditions, absent = list(options.conditions), dict[str, str]()
-    if "measured" in conditions and options.pairs is None and not (options.runs / "errors.npz").exists():
-        conditions.remove("measured")
+    absent = {}
+    if "measured" in options.conditions and options.pairs is None and not (options.runs / "errors.npz").exists():
         absent["measured"] = "needs --pairs, a folder that rtskel pairs has made"
         print(f"measured: left out: {absent['measured']}", file=sys.stderr)
-    return conditions, absent
+    return [condition for condition in options.conditions if condition not in absent], absent
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Both questions for every condition."""
     conditions, absent = available(options)
-    bench = Bench(options)
-    found, retrained = {}, {}
-    for condition in conditions:
-        print(f"condition {condition}", file=sys.stderr)
-        found[condition] = bench.read(condition)
-    glosses = bench.topline()
-    for condition in conditions if options.retrain else ():
-        print(f"condition {condition}, retrained", file=sys.stderr)
-        retrained[condition] = bench.retrained(condition)
+    asked = Bench(options)
     return {
         "composed": options.sentences,
-        "engines": bench.models,
+        "engines": asked.models,
         "depth": "estimated" if options.estimated_depth else "lifted",
         "sentences": {of: getattr(options, of) for of in ("train", "dev", "choose", "test")},
-        "trained": dict(zip(map(str, options.seeds), bench.trained, strict=True)),
+        "trained": {str(seed): about for seed, (_, about) in asked.translators.items()},
         "errors": of_errors(options) if "measured" in conditions else None,
         "left out": absent,
-        "glosses": glosses,
-        "read": found,
-        "retrained": retrained,
+        "read": {condition: asked.read(condition) for condition in conditions},
+        "glosses": asked.topline(),
+        "retrained": {condition: asked.retrained(condition) for condition in conditions if options.retrain},
         "signatures": signatures(),
     }
 
@@ -644,18 +608,7 @@ def lines(result: dict[str, Any]) -> list[str]:
                 "how": str(Inputs.from_dict(of["inputs"])) if "inputs" in of else None,
             }
         made += [*table(title, rows, ".2f"), ""]
-    raw = result["read"].get("raw")
-    for condition, of in result["read"].items() if raw else ():
-        if condition != "raw":
-            made += [*table(f"{condition}: percent of a word that is read", cost(raw["rows"], of["rows"]), ".1f"), ""]
     return made
-
-
-def cost(raw: dict[str, Any], rows: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """How often the words that errors cost most, at most ten, are read from raw poses and in each way."""
-    before, after = raw["as is"]["words"], rows["as is"]["words"]
-    worst = sorted(before, key=lambda word: after[word] - before[word])[:10]
-    return {word: {"raw": before[word]} | {way: of["words"][word] for way, of in rows.items()} for word in worst}
 
 
 def main() -> int:
@@ -665,8 +618,10 @@ def main() -> int:
     parser.add_argument("--engine", action="append", help="an engine file, or bundled; more than once: several engines")
     parser.add_argument("--runs", type=Path, required=True, help="folder that keeps what is prepared and trained")
     parser.add_argument("--pairs", type=Path, help="folder of rtskel pairs; without it `measured` is left out")
-    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="with commas between; one translator each")
-    parser.add_argument("--retrain", type=numbers, default=[], help="seeds of translators for each condition and way")
+    parser.add_argument("--seeds", type=frames_list, default=[0, 1, 2], help="with commas between; one translator each")
+    parser.add_argument(
+        "--retrain", type=frames_list, default=[], help="seeds of translators for each condition and way"
+    )
     parser.add_argument("--epochs", type=positive, help="of training a translator")
     parser.add_argument("--estimated-depth", action="store_true", help="depth is MediaPipe's, instead of lifted")
     parser.add_argument("--precision", help="what the engine computes in (default: its own)")
@@ -674,19 +629,13 @@ def main() -> int:
         parser.add_argument(f"--{split}", type=positive, help=f"sentences of {split} (default: all)")
     parser.add_argument("--choose", type=positive, help="sentences of dev that ways are chosen on (default: all)")
     parser.add_argument("--threads", type=positive, default=1, help="of training")
-    parser.add_argument("--conditions", type=names(list(CONDITIONS)), default=["raw", "corrupted", "measured"])
+    parser.add_argument("--conditions", type=names(CONDITIONS), default=[*CONDITIONS])
     options = parser.parse_args()
     for split, count in KINDS[options.sentences].counts.items():
         setattr(options, split, getattr(options, split) or count)
     options.choose = options.choose or options.dev
     torch.set_num_threads(options.threads)
-    try:
-        result = run(options)
-    except RtskelError as error:
-        print(f"rtskel: error: {error}", file=sys.stderr)
-        return 2
-    report({"bench": "translate", **result}, lines(result), options)
-    return 0
+    return bench("translate", options, run, lines)
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ def test_frame_by_frame_is_the_whole_sequence(name, lookahead):
         pytest.importorskip("OneEuroFilter")
     opponent = instead.OPPONENTS[name](lookahead, argparse.Namespace(clip=1.0))
     example = poses.synthetic(1.0, seed=4)
-    out = np.stack([opponent.push(x, m) for x, m in zip(example.xyz, example.missing, strict=True)])[lookahead:]
     expected = seen = instead.held(example)
+    out = np.stack([opponent.push(x, m) for x, m in zip(seen, example.missing, strict=True)])[lookahead:]
     if "One-Euro" in name:
         least, beta, speed, back = opponent.setting
         expected = np.roll(peers.one_euro(seen, least, beta, speed), -int(back), 0)

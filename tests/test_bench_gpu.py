@@ -32,18 +32,15 @@ def test_without_a_gpu():
 def test_a_network_that_copies(gpu_with_kernels):
     """All that is measured without TensorRT, on the stand-ins: right, with one graph a step."""
     cuda = gpu_with_kernels()
-    with bench.Copying(2) as ours, NullEngine(window=bench.WINDOW, max_batch=2) as theirs:
-        found = bench.difference(ours, theirs, 2, 12)
+    found = bench.difference(bench.Copying, lambda batch: NullEngine(window=bench.WINDOW, max_batch=batch), 12, 2)
     assert found["books equal"]
     assert found["poses"] == 24
     assert found["xyz"] < 1e-6
-    options = Namespace(batches=[2], frames=12, seconds=0.0)
-    found = bench.of_engine(bench.Copying, {}, options)
-    assert found["us a frame, one stream"]["n"] > 0
+    assert bench.latency(bench.Copying, 12)["n"] > 0
+    found = bench.by_batch(bench.Copying, [2], {}, 0.0)
     assert found["batch 2"]["windows_per_second"] > 0
     assert json.dumps(found)
-    assert any("p50" in line for line in bench.lines({"copy": found}))
-    del ours, found
+    assert any("windows_per_second" in line for line in bench.lines({"copy": found}))
     assert cuda._handles == []
 
 
@@ -56,12 +53,11 @@ def test_plans(gpu_with_kernels, tmp_path, monkeypatch):
     weights = str(tmp_path / "absent.safetensors")
     found = bench.of_plans(Namespace(weights=weights, batches=[2], frames=12, sequence=12, seconds=0.0))
     assert found["that"] == {"unavailable": "not for this GPU"}
-    assert found["this: rings on the GPU against the host's"]["books equal"]
-    assert found["this: rings on the GPU against the host's"]["xyz"] < 1e-5
+    assert found["this: against the host's rings"]["books equal"]
+    assert found["this: against the host's rings"]["xyz"] < 1e-5
     assert "absent.safetensors" in found["this: against PyTorch in float32 on the CPU"]["unavailable"]
-    for name in ("this: rings on the GPU", "this: rings on the host"):
-        assert found[name]["batch 2"]["windows_per_second"] > 0
-    assert found["this: rings on the GPU"]["batch 2"]["us of host"] > 0
+    assert found["this: us a frame, one stream"]["n"] > 0
+    assert found["this: streams"]["batch 2"]["us of host"] > 0
     assert cuda._handles == []
 
 
@@ -81,7 +77,7 @@ def test_parts_on_the_stand_ins(part, gpu_with_kernels, torch_gpu, tmp_path):
 def test_a_part_that_fails_or_hangs_loses_its_own_figures_only(tmp_path):
     options = bench.options_of(["--smoke", "--weights", str(tmp_path / "absent.safetensors")])
     assert bench.part_in_a_process("bulk", options, 0.01) == {"unavailable": "not done after 0 s"}
-    options.given = ["--batches", "none"]
+    options.given = ["--minutes", "none"]
     assert "none" in bench.part_in_a_process("bulk", options, 250.0)["unavailable"]
 
 
@@ -92,7 +88,7 @@ def test_targets_stand_beside_what_was_measured():
     measured = {
         "right": {"bf16, against float32 on the CPU": {"mm RMS": 0.05}},
         "stream": {"us": {"p50": 201.0}, "us around the network": {"unavailable": "no"}},
-        "streams": {"batch 1024": {"windows_per_second": 4e5, "us of host": 1.5}},
+        "streams": {"ours": {"batch 1024": {"windows_per_second": 4e5, "us of host": 1.5}}},
         "training": {"batch 1024, eager": {"ms": 1.0, "share of drawing": 0.2, "windows": 1.0}},
     }
     met = {name.split(", batch")[0]: each["met"] for name, each in bench.beside_targets(measured).items()}
@@ -109,13 +105,11 @@ def test_targets_stand_beside_what_was_measured():
     }
 
 
-def test_shares_of_the_limits():
-    limit = {"FLOP/s": 100.0, "bytes/s": 10.0, "FLOPs a window": 20.0, "bytes of weights": 4.0, "bytes a window": 1.0}
-    assert bench.shares(limit, 1, 1.0) == {"peak": 0.2, "roofline": 0.5}  # 0.2 s by FLOPs, 0.5 s by bytes
-    assert bench.shares(limit, 8, 4.0) == {"peak": 0.8, "roofline": 0.8}
-    assert bench.shares({"bytes/s": 10.0}, 1, 1.0) == {}
-    del limit["FLOP/s"], limit["bytes/s"]
-    assert bench.shares(limit, 1, 1.0) == {}, "torch without CUDA"
+def test_share_of_the_limit():
+    limit = {"FLOP/s": 100.0, "FLOPs a window": 20.0}
+    assert bench.share(limit, 4.0) == {"peak": 0.8}
+    del limit["FLOP/s"]
+    assert bench.share(limit, 4.0) == {}, "torch without CUDA"
 
 
 def test_what_does_not_run_is_a_result():

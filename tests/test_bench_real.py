@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def body(folder):
-    truth = [real.hung(p.truth.astype(np.float64), np.zeros_like(p.missing))[0] for p in read_pairs(folder)]
+    truth = [real.hung(p.truth.astype(np.float64))[0] for p in read_pairs(folder)]
     return Body.learn(truth, UPPER_BODY_50.parents, UPPER_BODY_50.order)
 
 
@@ -60,32 +60,21 @@ def test_no_rival_looks_beyond_its_lookahead(peer, folder, body):
             np.testing.assert_allclose(cut[: 30 - lookahead], whole[: 30 - lookahead], atol=1e-9)
 
 
-def point(name, mpjpe, acceleration, clips=(1.0, 1.0)):
-    found = PairedErrors(mpjpe, 0, 0, acceleration, 0, 0)
-    return real.Point(name, None, {"body": found}, {"body": list(clips)})
+def point(name, mpjpe, acceleration):
+    return real.Point(name, None, {"body": PairedErrors(mpjpe, 0, 0, acceleration, 0, 0)})
 
 
 def test_the_front_compares_with_the_best_that_is_no_worse_in_the_other_figure():
-    ours = point("ours", 60.0, 6.0, (50.0, 70.0))
-    rivals = [point("a", 80.0, 5.0, (60.0, 60.0)), point("b", 70.0, 9.0), point("c", 58.0, 12.0), point("d", 90.0, 6.5)]
+    ours = point("ours", 60.0, 6.0)
+    rivals = [point("a", 80.0, 5.0), point("b", 70.0, 9.0), point("c", 58.0, 12.0), point("d", 90.0, 6.5)]
     found = real.front(ours, rivals, "body")
     assert found["nearest_as_smooth"]["filter"] == "a"
     assert found["position_ratio"] == pytest.approx(0.75)
-    assert found["nearer_in"] == 0.5
     assert found["smoothest_as_near"]["filter"] == "c"
     assert found["acceleration_ratio"] == pytest.approx(0.5)
-    assert [p["filter"] for p in found["front"]] == ["c", "b", "a"]
     alone = real.front(ours, rivals[:2], "body")
     assert alone["smoothest_as_near"] is None
     assert "acceleration_ratio" not in alone
-
-
-def test_bones_that_breathe_are_told():
-    xyz = np.zeros((40, 50, 3))
-    xyz[:, :, 0] = np.arange(50)
-    assert real.bone_spread([xyz]) == {"forearms": pytest.approx(0), "fingers": pytest.approx(0)}
-    xyz[::2, 4, 0] += 0.1 * abs(xyz[0, 4, 0] - xyz[0, 3, 0])
-    assert real.bone_spread([xyz])["forearms"] == pytest.approx(0.5 * 0.05 / 1.05, rel=0.01)
 
 
 @pytest.fixture
@@ -118,12 +107,11 @@ def test_the_bench_runs_whole_and_says_what_the_null_engine_does(folder, data, t
     for lookahead in ("0", "4"):
         for which in ("as_found", "corrected"):
             assert of_pairs[lookahead][which]["held"]["body"]["mpjpe"] > 0
-            assert of_pairs[lookahead][which]["rivals"]["body"]["front"]
+            assert set(of_pairs[lookahead][which]["rivals"]) == set(real.GROUPS)
     # An untrained network is its own fill: it leaves the body as it is, and outliers where they are.
     assert found["unoc"]["burst_mask"]["4"]["ours"] == found["unoc"]["burst_mask"]["4"]["fill"]
     assert found["unoc"]["clean"]["0"]["ours"]["body"][0] == pytest.approx(0, abs=1e-9)
     assert found["outliers"]["wrist and hand"]["150"]["ours 4"] == pytest.approx(150, rel=1e-3)
-    assert found["outliers"]["wrist and hand"]["150"]["median of 5"] < 100
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path, data, monkeypatch, capsys):
@@ -135,7 +123,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, data, monkeypatch, capsys):
 
 
 def test_a_filter_is_measured_with_all_its_settings(folder, body):
-    points = real.measure_filter(real.Job(Gaussian(body), 4, read_pairs(folder)))
+    points = real.measure_filter((Gaussian(body), 4), read_pairs(folder))
     assert len(points) == len(Gaussian.settings)
     plain = {p.setting: p.errors["body"] for p in points}
     assert plain[(2.0,)].acceleration < 0.4 * plain[None].acceleration

@@ -4,9 +4,9 @@ import argparse
 import itertools
 import json
 import sys
-from typing import Any
 
 import latency
+import numpy as np
 import pytest
 import throughput
 import view
@@ -18,44 +18,56 @@ def test_shares_are_of_their_own_round(monkeypatch):
     alone, served = iter([100.0, 100.0, 50.0, 200.0]), iter([90.0, 50.0, 40.0])
     monkeypatch.setattr(throughput, "bare_engine", lambda engine, batches, *_: dict.fromkeys(batches, next(alone)))
 
-    def run(engine, streams, people, batch, *_):
+    def run(engine, streams, people, frames):
         figures = {"frames_per_second": next(served), "wall_us": 1.0, "cpu_us": 1.0, "loop_us": 1.0, "poses_lost": 0}
-        return {"streams": streams, "people": people, "batch": batch, **figures}
+        return {"streams": streams, "people": people, **figures}
 
     monkeypatch.setattr(throughput, "run", run)
-    options = {
-        "lookahead": [4],
-        "radius": 2,
-        "batch": [8],
-        "streams": [1],
-        "people": [1],
-        "frames": 100,
-    }
-    result, lines = throughput.measure("null", argparse.Namespace(**options, seconds=1.0, rounds=3))
+    options = argparse.Namespace(streams=[1, 3], people=[16], frames=100, seconds=1.0, rounds=3)
+    result = throughput.measure("null", options)
+    assert [(found["streams"], found["people"]) for found in result["rounds"]] == [(1, 1)] * 3, (
+        "3: under 40 frames each"
+    )
     assert [found["share"] for found in result["rounds"]] == [0.9, 1.0, 0.2]
     assert result["alone_by_round"] == [100.0, 50.0, 200.0]
-    assert "90.0% (20.0% to 100.0%)" in lines[-1]
+    assert "90.0% (20.0% to 100.0%)" in "\n".join(throughput.lines({"engines": [result]}))
+
+
+def test_the_time_beyond_the_lookahead_is_split():
+    """Frames of 10 ms: read 1 ms late, started 1 ms later, 3 ms in the engine, sent 1 ms later, there after 1 ms."""
+    ms = 1_000_000
+    rows = []
+    for slot in range(6):
+        due, last = 10 * slot * ms, 10 * min(slot + 2, 5) * ms
+        times = (due + ms, last + 2 * ms, last + 5 * ms, last + 6 * ms, last + 7 * ms)
+        rows.append((0, 2, slot, latency.Flag.FLUSHED * (slot > 3), due, *times))
+    found = latency.split(np.array(rows), 2, 2, 1)
+    assert {part: times.tolist() for part, times in found.items()} == {
+        "total": [7.0] * 3, "transport": [2.0] * 3, "server": [2.0] * 3, "engine": [3.0] * 3, "around": [4.0] * 3,
+    }  # fmt: skip
 
 
 def test_what_would_saturate_is_left_out(monkeypatch, capsys):
     """Above half of what the engine does one at a time the relay with it; above half of all that it can do the case."""
 
-    def measured(*_: object) -> dict[str, Any]:
-        times = {"total": [next(rounds)]} | {part: [0.5] for part in latency.PARTS}
-        return {"poses_lost": 1, "frames_dropped": 0, "lookaheads": {"0": {"lookahead_ms": 0.0, "ms": times}}}
+    def run(engine, fps, streams, lookaheads, seconds):
+        """One pose, of the first stream's frame 30, that took the next time of `rounds`."""
+        assert (engine, list(lookaheads)) == ("null", [0])
+        total = next(rounds) * 1_000_000
+        return np.array([(0, 0, 30, 0, 0, 1, 2, 3, 4, total)]), 1
 
-    rounds = itertools.cycle([3.0, 9.0, 4.0])  # of which all count
+    rounds = itertools.cycle([3, 9, 4])  # of which all count
     monkeypatch.setattr(latency, "bare_engine", lambda *_: {1: 100.0, 16: 1000.0})
-    monkeypatch.setattr(latency, "run", measured)
-    monkeypatch.setattr(latency, "run_relay", lambda engine, *_: [1.0 if engine else 0.5])
-    options = ["--engine", "bundled", "--fps", "25", "--streams", "2,16,256", "--lookahead", "0"]
+    monkeypatch.setattr(latency, "run", run)
+    monkeypatch.setattr(latency, "run_relay", lambda engine, *_: np.array([1.0 if engine else 0.5]))
+    options = ["--engine", "null", "--fps", "25", "--streams", "2,16,256", "--lookahead", "0"]
     for more in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["latency.py", *options, *more])
         latency.main()
     table, line = capsys.readouterr().out.rsplit("\n", 2)[:2]
     few, many = json.loads(line)["cases"]
     assert few["lookaheads"]["0"]["ms"]["total"]["n"] == 3
-    assert few["poses_lost"] == 3
+    assert (few["poses_lost"], few["frames_dropped"]) == (3 * 2 * 5 * 25 - 3, 3)
     assert few["added_ms"]["p50"] == pytest.approx(4.0 - 1.0)
     assert many["peers_ms"].keys() == {"relay"}
     assert "added_ms" not in many

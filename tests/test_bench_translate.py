@@ -126,7 +126,6 @@ def test_transitions_move_evenly():
 
 def test_conditions_do_what_they_say(data):
     clean = composed.by_rule(composed.clips(data / "signs" / "words.npz", lifted=False), "test", 6)
-    assert bench.under(None, clean, 0) == clean
     corrupted = bench.under(bench.corrupted, clean, 1)
     tree = UPPER_BODY_50
     lost = []
@@ -271,15 +270,6 @@ def test_more_glosses_than_pairs_share_the_rarest():
     assert (signs["C"], signs["D"]) == (signs["A"], signs["B"])
 
 
-def test_words_that_errors_cost_come_worst_first():
-    raw = {"as is": {"words": {"tea": 90.0, "v": 80.0, "no": 100.0}}}
-    rows = {"as is": {"words": {"tea": 85.0, "v": 20.0, "no": 100.0}},
-            "filter": {"words": {"tea": 88.0, "v": 50.0, "no": 100.0}}}  # fmt: skip
-    found = bench.cost(raw, rows)
-    assert list(found) == ["v", "tea", "no"]
-    assert found["v"] == {"raw": 80.0, "as is": 20.0, "filter": 50.0}
-
-
 def test_bleu_of_counts_is_sacrebleus():
     texts = ["a b c d e", "f g h i j k", "a c e g"]
     said = ["a b c d", "f g h x j k i", "a c e g"]
@@ -335,7 +325,6 @@ def test_the_whole_bench(data, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "GAPS", (3,))
     monkeypatch.setattr(bench, "BLOCK", 2)
     monkeypatch.setattr(bench, "TOPLINE", 1)
-    monkeypatch.setattr(bench, "OFTEN", 2)
     options = argparse.Namespace(
         sentences="rule", runs=tmp_path / "runs", data=data, engine=list(map(str, engines)), precision=None,
         seeds=[0, 1], retrain=[0], epochs=1, train=12, dev=3, choose=2, test=5, pairs=tmp_path / "pairs",
@@ -357,7 +346,7 @@ def test_the_whole_bench(data, tmp_path, monkeypatch):
     assert result["errors"]["test"]["clips"] == 1
     raw = [result[question]["raw"]["rows"]["as is"]["bleu"][0] for question in ("read", "retrained")]
     assert raw[0] == raw[1], "the same translator"
-    assert sum("corrupted" in line for line in bench.lines(result)) == 3
+    assert sum("corrupted" in line for line in bench.lines(result)) == 2
     found = sorted(path.name for path in (tmp_path / "runs" / "rule" / "raw").glob("test-small*.npz"))
     assert [name.rsplit("-", 1)[1] for name in found] == ["0.npz", "2.npz", "4.npz"]
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.*")}

@@ -19,9 +19,13 @@ def opened(engine: str, max_batch: int = 64) -> Engine:
     return open_engine(None if engine == "bundled" else engine, max_batch=max_batch)
 
 
-def ring_config(window: int, lookaheads: Sequence[int], radius: int) -> RingConfig:
+RADIUS = 2
+"""2 RADIUS + 1 predictions are averaged: what servers do unless told otherwise."""
+
+
+def ring_config(window: int, lookaheads: Sequence[int]) -> RingConfig:
     """The ring of a server with one stream: its `positions` are those that a server asks an engine for."""
-    return RingConfig(1, window, tuple(lookaheads), radius, ahead=1, min_confidence=0.0, skeleton=UPPER_BODY_50)
+    return RingConfig(1, window, tuple(lookaheads), RADIUS, ahead=1, min_confidence=0.0, skeleton=UPPER_BODY_50)
 
 
 def seconds_of(function: Callable[[], Any], least: int, seconds: float) -> list[float]:
@@ -47,12 +51,12 @@ def flops(model: Any, positions: NDArray[np.int64] | None = None) -> int:
     return int(counter.get_total_flops())
 
 
-def bare_engine(engine: str, batches: Sequence[int], lookaheads: Sequence[int], radius: int) -> dict[int, float]:
+def bare_engine(engine: str, batches: Sequence[int], lookaheads: Sequence[int]) -> dict[int, float]:
     """Windows a second of the engine alone at each batch size, for the positions that a server asks for."""
     rng = np.random.default_rng(0)
     rates = {}
     with opened(engine, max(batches)) as engine_:
-        positions = ring_config(engine_.window, lookaheads, radius).positions
+        positions = ring_config(engine_.window, lookaheads).positions
         x = rng.normal(size=(max(batches), engine_.window, engine_.joints, 3)).astype(np.float32)
         missing = np.zeros(x.shape[:3], np.bool_)
         for batch in batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,29 +17,18 @@ Mask = NDArray[np.bool_]
 
 FPS = 30.0
 JOINTS = UPPER_BODY_50.joints
-JITTER = np.random.default_rng(1).normal(0, 0.005, (61, JOINTS, 3)).astype(np.float32)
-"""An estimator's jitter, in canonical units (a shoulder width is 1/3)."""
+POSES = np.random.default_rng(0).normal(0, 0.1, (61, JOINTS, 3)).astype(np.float32)
+"""What a frame costs does not depend on where its joints are."""
 
 
-def body() -> NDArray[np.float32]:
-    """A pose with the bones of a person."""
-    bones = np.random.default_rng(0).normal(size=(JOINTS, 3))
-    bones *= np.array(UPPER_BODY_50.bone_length)[:, None] / np.linalg.norm(bones, axis=1, keepdims=True)
-    pose = np.zeros((JOINTS, 3), np.float32)
-    for joint in UPPER_BODY_50.order[1:]:
-        pose[joint] = pose[UPPER_BODY_50.parents[joint]] + bones[joint]
-    return pose
+def groups_of(names: Sequence[str], people: int) -> list[tuple[str, ...]]:
+    """Streams by the message that they share."""
+    return [tuple(names[first : first + people]) for first in range(0, len(names), people)]
 
 
-def groups_of(streams: int, people: int) -> list[tuple[str, ...]]:
-    """Streams s0, s1, ... by the message that they share."""
-    names = [f"s{s}" for s in range(streams)]
-    return [tuple(names[first : first + people]) for first in range(0, streams, people)]
-
-
-def frame(streams: tuple[str, ...], number: int, pose: NDArray[np.float32]) -> tuple[bytes, bytes]:
+def frame(streams: tuple[str, ...], number: int) -> tuple[bytes, bytes]:
     """One frame of these streams: a message of its own for one, a batch for several."""
-    xyz = pose + JITTER[[(number + 7 * int(name[1:])) % len(JITTER) for name in streams]]
+    xyz = POSES[[(number + 7 * int(name[1:])) % len(POSES) for name in streams]]
     confidence = np.ones(xyz.shape[:2], np.float32)
     source = 1, number, 0, "bench", FPS
     view = UPPER_BODY_50.id, "RDT", False, True  # lossless: the server is saturated on purpose

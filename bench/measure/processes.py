@@ -1,4 +1,4 @@
-"""Processes of their own for opponents and for a server."""
+"""Processes of their own: for opponents, and `rtskel` as users start it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from measure.engines import opened
-from rtskel.serve import ServeConfig, Server, run_server
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -55,46 +47,25 @@ def resident(pid: int | str = "self") -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass
-class ServerProcess:
-    """A running server.
-
-    Attributes:
-        raw, refined: its endpoints.
-        stamps: after its end, every time that it has read from its clock, in ns; empty unless asked for.
-    """
-
-    pid: int
-    raw: str
-    refined: str
-    stamps: NDArray[np.int64]
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """CPU time so far of the whole process, and of its main thread (the loop, without ZeroMQ's I/O thread)."""
-        tasks = Path(f"/proc/{self.pid}/task")
-        used = {task.name: int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks.iterdir()}
-        return {"process": sum(used.values()), "loop": used[str(self.pid)]}
+def rtskel(*words: object) -> list[str]:
+    """A command line of rtskel."""
+    return [sys.executable, "-P", "-m", "rtskel", *map(str, words)]
 
 
 @contextmanager
-def serving(engine: str, config: ServeConfig, *, max_batch: int = 64, record: bool = False) -> Iterator[ServerProcess]:
-    """A server in its own process, on ports that the system chooses; ended by SIGTERM.
-
-    Args:
-        engine: "null", "bundled" or a path.
-        config: of the server; its endpoints are replaced.
-        record: keep every time that the server reads from its clock.
-    """
-    config = replace(config, raw="tcp://127.0.0.1:*", refined="tcp://127.0.0.1:*")
-    with started(_serve, engine, config, max_batch, record) as (process, connection):
-        try:
-            raw, refined = connection.recv()
-        except EOFError:
-            raise SystemExit("the server did not start: see its message above") from None
-        found = ServerProcess(process.pid, raw, refined, np.zeros(0, np.int64))
-        yield found
+def running(*words: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A command of rtskel that runs until SIGTERM, which it gets at the end: the first line it prints; its process."""
+    process = subprocess.Popen(rtskel(*words), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"rtskel {words[0]} did not start: see its message above")
+        yield line, process
+    finally:
         process.terminate()
-        found.stamps = np.frombuffer(connection.recv_bytes(), np.int64)
+        process.wait()
+        process.stdout.close()
 
 
 @dataclass
@@ -112,44 +83,27 @@ class Service:
     servers: list[tuple[str, str]]
     processes: list[int]
 
-    def cpu_seconds(self) -> float:
-        """CPU time so far of all processes, all threads."""
-        tasks = (task for pid in self.processes for task in Path(f"/proc/{pid}/task").iterdir())
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time so far of all threads of all processes, and of main threads (loops, without ZeroMQ's threads)."""
+        tasks = [task for pid in self.processes for task in Path(f"/proc/{pid}/task").iterdir()]
+        used = {int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9 for task in tasks}
+        return {"process": sum(used.values()), "loop": sum(used[pid] for pid in self.processes)}
 
 
 @contextmanager
-def command_line(*options: object) -> Iterator[Service]:
-    """`rtskel serve` with these options, on ports that the system chooses; ended by SIGTERM."""
-    command = [sys.executable, "-P", "-m", "rtskel", "serve", "--json"]
-    command += ["--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*", *map(str, options)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        where = json.loads(process.stdout.readline() or "null")
-        if where is None:
-            raise SystemExit("the server did not start: see its message above")
+def serving(engine: str, lookaheads: Sequence[int], streams: int, *options: object) -> Iterator[Service]:
+    """`rtskel serve` on ports that the system chooses.
+
+    Args:
+        engine: "null", "bundled" or a path.
+        streams: how many may be open at once.
+    """
+    with running(
+        "serve", "--json", "--raw", "tcp://127.0.0.1:*", "--refined", "tcp://127.0.0.1:*",
+        "--lookahead", ",".join(map(str, lookaheads)), "--max-streams", streams,
+        *(() if engine == "bundled" else ("--engine", engine)), *options,
+    ) as (line, process):  # fmt: skip
+        where = json.loads(line)
         shards = where.get("shards", [])
         own = [(shard["raw"], shard["refined"]) for shard in shards] or [(where["raw"], where["refined"])]
         yield Service(where["raw"], where["refined"], own, [process.pid, *(shard["pid"] for shard in shards)])
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
-
-
-def _serve(engine: str, config: ServeConfig, max_batch: int, record: bool, control: Connection) -> None:
-    stamps = array("q")
-    keep, now = stamps.append, time.monotonic_ns
-
-    def recording() -> int:
-        stamp = now()
-        keep(stamp)
-        return stamp
-
-    def ready(server: Server) -> None:
-        control.send((server.raw_endpoint, server.refined_endpoint))
-
-    with opened(engine, max_batch) as engine_:
-        run_server(config, engine_, ready, clock=recording if record else now)
-    control.send_bytes(stamps.tobytes())

@@ -1,4 +1,4 @@
-"""Arguments, figures, tables, JSON, and the machine that was measured."""
+"""A bench's command line, its figures, tables and JSON, and the machine that was measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rtskel.cli import positive
+from rtskel.errors import RtskelError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 WEIGHTS = RESULTS.parents[1] / "engines" / "skeletor-realtime.safetensors"
@@ -33,14 +35,6 @@ def arguments(doc: str | None, data: bool = False) -> argparse.ArgumentParser:
     if data:
         parser.add_argument("--data", type=Path, default=DATA, help="folder of the recordings")
     return parser
-
-
-def numbers(text: str) -> list[int]:
-    """Comma-separated numbers of 0 or more."""
-    values = [int(part) for part in text.split(",")]
-    if min(values) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: 0 or more expected")
-    return values
 
 
 def counts(text: str) -> list[int]:
@@ -64,28 +58,39 @@ def machine() -> dict[str, Any]:
     """Processor, system and versions."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    versions = {}
-    for package in ("rtskel", "numpy", "pyzmq", "msgpack", "openvino", "torch", "onnxruntime"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "cpu": model.group(1) if model else platform.processor(),
         "cores": os.cpu_count(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {
+            each.name: each.version
+            for each in importlib.metadata.distributions()
+            if each.name in ("rtskel", "numpy", "pyzmq", "msgpack", "openvino", "torch", "onnxruntime")
+        },
     }
 
 
-def report(result: dict[str, Any], lines: Sequence[str], options: argparse.Namespace) -> None:
-    """Print a result as lines or, with --json, as JSON; keep it with --save."""
-    result = {**result, "machine": machine()}
+def bench(
+    name: str,
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    lines: Callable[[dict[str, Any]], Sequence[str]],
+    good: Callable[[dict[str, Any]], bool] = lambda result: True,
+) -> int:
+    """Measures, prints the result as lines or, with --json, as JSON, and keeps it with --save; gives an exit status.
+
+    A `RtskelError` is one line on stderr and status 2; a result that is not `good` is status 1.
+    """
+    try:
+        result = {"bench": name, **measure(options), "machine": machine()}
+    except RtskelError as error:
+        print(f"rtskel: error: {error}", file=sys.stderr)
+        return 2
     if options.save:
-        RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.save}.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result) if options.json else "\n".join(lines))
+    print(json.dumps(result) if options.json else "\n".join(lines(result)))
+    return 0 if good(result) else 1
 
 
 def unavailable(error: BaseException) -> dict[str, str]:
