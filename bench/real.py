@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from measure.report import WEIGHTS, arguments, bench, table
 from numpy.typing import NDArray
-from peers import Body, Gaussian, Hold, Kalman, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
+from peers import Body, Gaussian, Hold, Kalman, Median, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, open_engine
@@ -61,6 +61,8 @@ OFF = {
     "elbow, wrist and hand": [3, 4, *UPPER_BODY_50.groups["right_hand"]], "everything": list(range(50)),
 }  # fmt: skip
 """Groups of joints that are off for one frame."""
+BONES = {"forearms": [4, 7], "fingers": [j for j in GROUPS["hands"] if j not in (8, 29)]}
+"""Bones by the joint in which they end."""
 
 
 def hung(xyz: Array, missing: Mask | None = None) -> tuple[Array, Mask]:
@@ -122,6 +124,16 @@ def front(ours: Point, rivals: Sequence[Point], group: str) -> dict[str, Any]:
     return result
 
 
+def bone_spread(out: Sequence[NDArray[Any]]) -> dict[str, float]:
+    """Standard deviation of a bone's length within a clip over its mean, in percent; mean of clips and bones."""
+    found = {}
+    for name, joints in BONES.items():
+        parents = [UPPER_BODY_50.parents[j] for j in joints]
+        lengths = [np.linalg.norm(xyz[:, joints] - xyz[:, parents], axis=-1) for xyz in out]
+        found[name] = 100 * float(np.mean([x.std(0) / np.maximum(x.mean(0), 1e-9) for x in lengths]))
+    return found
+
+
 def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int) -> dict[str, Any]:
     """Ours and every filter on pairs: result[lookahead][which], for joints where the estimator has them ("as_found"),
     and where the body has them ("corrected").
@@ -147,6 +159,10 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
                 "held": {name: e._asdict() for name, e in held.errors.items()},
                 "ours": {name: e._asdict() for name, e in ours.errors.items()},
                 "rivals": {name: front(ours, every, name) for name in GROUPS},
+                "bones": {
+                    "seen": bone_spread([p.seen[~p.missing.any(1)] for p in pairs if not p.missing.any(1).all()]),
+                    "ours": bone_spread(refined[lookahead]),
+                },
             }
     pairs = versions["as_found"]
     return result | {"clips": len(pairs), "frames": sum(len(p.truth) for p in pairs)}
@@ -190,6 +206,7 @@ def stays(poses: Sequence[NDArray[Any]], truth: Sequence[NDArray[Any]], joints: 
 def measure_outliers(data: Path, engine: Engine) -> dict[str, Any]:
     """Millimetres that stay of a group off for one frame in 25: result[group][size][who]."""
     truth = [canonical(recording) for recording in read(data / "phoenix14t" / "dev.skels")]
+    body = Body.learn([t.astype(np.float64) for t in truth], UPPER_BODY_50.parents, UPPER_BODY_50.order)
     result: dict[str, Any] = {name: {} for name in OFF}
     for (name, joints), size in product(OFF.items(), SIZES_MM):
         shaken = [xyz.copy() for xyz in truth]
@@ -197,7 +214,10 @@ def measure_outliers(data: Path, engine: Engine) -> dict[str, Any]:
             hit = np.arange(20, len(xyz) - 20, 25)
             xyz[np.ix_(hit, np.array(joints))] += np.array([0.8, -0.6, 0], np.float32) * (size / CANONICAL_MM)
         out = refine_all([(x, np.ones(x.shape[:2], np.float32)) for x in shaken], engine, LOOKAHEADS, RADIUS)
-        result[name][str(size)] = {f"ours {lookahead}": stays(poses, truth, joints) for lookahead, poses in out.items()}
+        tried: dict[str, Sequence[NDArray[Any]]] = {f"ours {lookahead}": poses for lookahead, poses in out.items()}
+        none = [(xyz.astype(np.float64), np.zeros(xyz.shape[:2], np.bool_)) for xyz in shaken]
+        tried["median of 5"] = Median(body).apply_all(none, 2, (2,))
+        result[name][str(size)] = {who: stays(poses, truth, joints) for who, poses in tried.items()}
     return result
 
 
@@ -217,6 +237,7 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
                     name = f"{question.replace('_', ' ')}: {rival['filter']} {rival['setting']}"
                     rows[name] = {f: rival[f] for f in FIGURES} | {"ours / it": entry[ratio]}
             lines += ["", *table(f"{where}, {group}: mm", rows, ".2f")]
+        lines += ["", *table(f"{where}: bones' deviation, %", at["bones"], ".1f")]
     return lines
 
 
