@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 
@@ -135,3 +136,37 @@ def test_what_is_left_when_the_time_is_over_is_counted():
         reader.until(lambda reader: any(event.counts.get("undrained") for event in reader.events), "the count")
         counted = max(event.counts.get("undrained", 0) for event in reader.events)
         assert counted == int(left[1]) > 0
+
+
+def test_publishers_that_go_on_do_not_keep_it_from_ending():
+    """What had come by the signal is refined, and then the streams end, though frames are there at every moment."""
+    names = [f"s{k}" for k in range(4)]
+    stop = threading.Event()
+
+    def flood(sender: GroupPublisher) -> None:
+        n = 0
+        while not stop.is_set():
+            n += sender.send(names, np.stack([clip(400)[n % 400]] * 4), seq=n)
+
+    with (
+        slow_server(0.002, "--slack-ms", 5000, "--behind-ms", "inf") as server,
+        Reader(server.refined, batches=True) as reader,
+        GroupPublisher(server.raw, group="g", fps=25, linger=0.0) as sender,
+    ):
+        sender.wait_for_subscriber(PATIENCE)
+        thread = threading.Thread(target=flood, args=(sender,))
+        thread.start()
+        try:
+            reader.until(lambda reader: len(reader.select("s3", 0)) >= 100)
+            server.send(signal.SIGTERM)
+            reader.until(lambda reader: sum(event.kind == "end" for event in reader.events) == 4, "all ends")
+            server.process.wait(PATIENCE)
+        finally:
+            stop.set()
+            thread.join()
+        assert server.process.returncode == 0
+        for name in names:
+            for lookahead in (0, 4):
+                seqs = [pose.seq for pose in reader.select(name, lookahead)]
+                assert seqs == list(range(len(seqs)))
+            assert len(reader.select(name, 0)) == len(reader.select(name, 4))
