@@ -226,19 +226,29 @@ class _Sender(Closing):
         """Ends these streams, each with its number of slots."""
         time_ns = self._time(None) if self.clock in _CLOCKS else 0
         sent, until = True, time.monotonic() + self.linger  # for all of them together
-        for stream, seq in streams.items():
+        for left, (stream, seq) in zip(range(len(streams) - 1, -1, -1), streams.items(), strict=True):
             end = wire.StreamEnd(stream, self.epoch, seq, time_ns, self.clock)
             # Without a server there is nothing to wait for: it does not know this stream.
             heard = self._lossless or self._routes.reaches(self._topic, stream)
             timeout = max(0.0, until - time.monotonic()) if heard else 0.0
-            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout)
+            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout, last=not left)
             self._open.pop(stream, None)
         return sent
 
-    def _send(self, stream: str, topic: bytes, body: bytes, block: bool, timeout: float | None, poses: int = 1) -> bool:
+    def _send(
+        self,
+        stream: str,
+        topic: bytes,
+        body: bytes,
+        block: bool,
+        timeout: float | None,
+        poses: int = 1,
+        *,
+        last: bool = False,
+    ) -> bool:
         if self._closed:
             raise ValueError(f"the publisher of {self._name} is closed")
-        sent = self._routes.send(Frame(self, stream, topic, body, poses, block), deadline_of(timeout))
+        sent = self._routes.send(Frame(self, stream, topic, body, poses, block, last), deadline_of(timeout))
         self.sent += poses * sent
         self.dropped += poses * (not sent)
         if not sent and not self._warned and not self.has_subscriber:
