@@ -15,7 +15,8 @@ import pytest
 from rtskel.client import GroupPublisher, Subscriber
 from rtskel.engine import open_engine
 from rtskel.refine import refine
-from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, rtskel
+from tests.faults import faulty
+from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, python, rtskel, wait_for
 from tests.faults.test_overload import slow_server
 
 
@@ -94,6 +95,23 @@ def test_a_signal_while_it_starts(number, after):
             process.kill()
     assert "Traceback" not in said
     assert process.returncode in (0, -number), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("fault", ["hangs", "hangs with the GIL"])
+def test_a_signal_while_the_engine_hangs_at_the_start(number, fault, tmp_path):
+    """Before the server is there, it ends the process at once."""
+    control = tmp_path / "control"
+    faulty.demand(control, fault)
+    command = python(faulty.__file__, control, "serve", "--raw", ANY, "--refined", ANY, "--engine", "null")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: not control.exists(), "the hang")
+            process.send_signal(number)
+            _, said = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (-number, "")
 
 
 def _backlog(server: ServerProcess, reader: Reader, frames: int) -> None:
