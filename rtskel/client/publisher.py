@@ -33,6 +33,11 @@ _CLOCKS: Mapping[str, Callable[[], int]] = {"monotonic": time.monotonic_ns, "uni
 _STALL_S = 0.2
 """An estimator that sends nothing for so long, and for four frames, stands still: its frame count goes on."""
 
+_TOGETHER = 8
+"""The most poses in a message of frames that must not be lost. A server that lags reads from all publishers in turn,
+message by message: whoever sends few poses in each would wait for those of many.
+"""
+
 _now = time.monotonic
 
 
@@ -450,6 +455,7 @@ class GroupPublisher(_Sender):
         # Rarely more than one message. Ids and header take what the poses leave of a body.
         header = 1024 if self._about == wire.About() else 4096
         most = min(wire.MAX_ELEMENTS, (wire.MAX_BODY - header) // (16 * points.shape[1] + 72)) or 1
+        most = min(most, _TOGETHER) if block else most
         parts = [own[first : first + most] for own in self._routes.split(streams) for first in range(0, len(own), most)]
         batches = [
             wire.RawBatch(
