@@ -127,7 +127,7 @@ def test_what_waits_unread_is_bounded_though_the_server_does_not_read():
 
 def test_what_a_message_makes_of_memory_is_bounded_though_the_server_does_not_read():
     """Parts without content are kept in 32 times the bytes that they have on the way."""
-    with Taken(memory=32 << 20) as server:
+    with Taken(memory=8 << 20) as server:
         waits, floods = server.connection(), server.connection()
         server.send(waits, MOST // 2)
         kept = []

@@ -47,7 +47,7 @@ namespace rtskel {
 // holds of a connection is what it has taken from the kernel since the server last read a whole message of it. The connection is closed if
 // that is more than `most` bytes, or more than `unfinished` bytes after the server has read all whole messages twice and none was from this
 // connection. While there is such a connection, a byte is written to `waker`, so that the server reads. It is closed, too, if this process
-// has grown by more than `memory` bytes for it: a part without content takes 2 bytes on the way and 64 here.
+// has grown by more than `memory` bytes for it.
 class HoardWatch {
   public:
     HoardWatch(const std::string& host, int port, std::uint64_t unfinished, std::uint64_t most, std::uint64_t memory, double interval, int waker)
@@ -102,6 +102,8 @@ class HoardWatch {
     bool stopping = false;
 
 #ifdef __linux__
+    static constexpr double AMPLIFIED = 34;  // a part without content takes 2 bytes on the way and 64, or a little more, here
+
     struct Connection {
         std::uint64_t cookie = 0;  // of the kernel; if it changes, the descriptor is another connection
         std::uint64_t whole = 0;   // bytes taken when the last whole message was known to be read
@@ -184,7 +186,8 @@ class HoardWatch {
             }
             suspects = true;
             if (!connection.decided) connection.decided = round + 2;
-            if (held > most || connection.memory > static_cast<double>(memory) || round >= connection.decided) {
+            const double takes = std::min(connection.memory, AMPLIFIED * static_cast<double>(held));
+            if (held > most || takes > static_cast<double>(memory) || round >= connection.decided) {
                 connection.cut = hang_up(descriptor, connection.cookie);
                 cut += connection.cut;
             }
