@@ -174,7 +174,9 @@ class HoardWatch:
     messages without end come by them; see engines/native/hoards.h.
     """
 
-    def __init__(self, host: str, port: int, unfinished: int, most: int, interval: float, waker: int) -> None: ...
+    def __init__(
+        self, host: str, port: int, unfinished: int, most: int, memory: int, interval: float, waker: int
+    ) -> None: ...
     def read(self, descriptors: list[int], all: bool) -> None:
         """Whole messages were read that came by these descriptors; `all`: and now there are no others."""
 

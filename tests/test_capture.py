@@ -83,6 +83,22 @@ def test_what_a_crash_leaves_can_be_read(out: str, tmp_path: Path) -> None:
     assert part.exists()
 
 
+def test_one_process_saves_to_a_file(out: str, tmp_path: Path) -> None:
+    """Another one is refused, also beside what a crash has left; once the first is done, it may."""
+    Path(f"{out}.part").write_bytes(b"left over")
+    with Capture(out) as first:
+        assert first.part == f"{out}.2.part"
+        for _ in range(2):
+            with pytest.raises(FormatError, match=r"out\.npz: another process is saving to it \(in .*\.2\.part\)"):
+                Capture(out)
+        filled(first)
+        first.finish()
+    with Capture(out) as second:
+        filled(second)
+        second.finish()
+    assert {path.name for path in tmp_path.iterdir()} == {"out.npz", "out.npz.part"}
+
+
 def test_another_file_is_no_capture(tmp_path: Path, capsys) -> None:
     other = tmp_path / "x.part"
     other.write_bytes(b"something else")

@@ -51,6 +51,21 @@ def test_a_publisher_ends_when_the_server_has_taken_everything(block):
     assert [pose.seq for pose in reader.select("b", 4)] == [*range(400)]
 
 
+def test_what_a_server_took_that_ended_first_is_not_missed():
+    sender = None
+    try:
+        with serving() as server, Reader(server) as reader:
+            sender = publisher(server, "a")
+            for pose in recording(10):
+                assert sender.send(pose)
+            sender.end()
+            reader.until_ended(1)
+    finally:
+        if sender is not None:
+            sender.close()
+    assert (sender.sent, sender.unconfirmed, sender.dropped) == (11, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("sent", "options", "reason", "said"),
     [

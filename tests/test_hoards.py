@@ -19,11 +19,11 @@ MOST, UNFINISHED = 1 << 20, 1 << 16
 class Taken:
     """A port of which this test is the server: it accepts, takes bytes and asks who is cut off."""
 
-    def __init__(self, host="127.0.0.1", port=0, family=socket.AF_INET, watched=None):
+    def __init__(self, host="127.0.0.1", port=0, family=socket.AF_INET, watched=None, memory=1 << 40):
         self.listener = socket.create_server((host, port), family=family)
         self.wake, self.waker = os.pipe()
         port = self.listener.getsockname()[1]
-        self.watch = native.HoardWatch(watched or host, port, UNFINISHED, MOST, 0.001, self.waker)
+        self.watch = native.HoardWatch(watched or host, port, UNFINISHED, MOST, memory, 0.001, self.waker)
 
     def connection(self):
         peer = socket.create_connection(self.listener.getsockname()[:2])
@@ -119,6 +119,25 @@ def test_what_waits_unread_is_bounded_though_the_server_does_not_read():
         assert os.read(server.wake, 1) == b"!"  # the server is told to read
         waits[0].settimeout(0.1)
         with pytest.raises(TimeoutError):
+            waits[0].recv(1)
+        assert server.told() == 1
+        for end in *waits, *floods:
+            end.close()
+
+
+def test_what_a_message_makes_of_memory_is_bounded_though_the_server_does_not_read():
+    """Parts without content are kept in 32 times the bytes that they have on the way."""
+    with Taken(memory=8 << 20) as server:
+        waits, floods = server.connection(), server.connection()
+        server.send(waits, MOST // 2)
+        kept = []
+        while not select.select([floods[0]], [], [], 0.002)[0] and len(kept) < 300:
+            server.send(floods, MOST // 400)
+            kept.append(b"1" * (1 << 20))
+        floods[0].settimeout(TIMEOUT)
+        assert floods[0].recv(1) == b""
+        waits[0].settimeout(0.1)
+        with pytest.raises(TimeoutError):  # nothing came by it while memory was taken
             waits[0].recv(1)
         assert server.told() == 1
         for end in *waits, *floods:

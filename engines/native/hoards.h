@@ -12,6 +12,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <iterator>
 #include <mutex>
@@ -45,11 +46,12 @@ namespace rtskel {
 // Watches the TCP connections that this process has accepted on a port of an address of this machine, or of all addresses. What ZeroMQ
 // holds of a connection is what it has taken from the kernel since the server last read a whole message of it. The connection is closed if
 // that is more than `most` bytes, or more than `unfinished` bytes after the server has read all whole messages twice and none was from this
-// connection. While there is such a connection, a byte is written to `waker`, so that the server reads.
+// connection. While there is such a connection, a byte is written to `waker`, so that the server reads. It is closed, too, if this process
+// has grown by more than `memory` bytes for it.
 class HoardWatch {
   public:
-    HoardWatch(const std::string& host, int port, std::uint64_t unfinished, std::uint64_t most, double interval, int waker)
-        : host(host), port(port), unfinished(unfinished), most(most), interval(interval), waker(waker) {
+    HoardWatch(const std::string& host, int port, std::uint64_t unfinished, std::uint64_t most, std::uint64_t memory, double interval, int waker)
+        : host(host), port(port), unfinished(unfinished), most(most), memory(memory), interval(interval), waker(waker) {
 #ifdef __linux__
         sigset_t all, before;
         sigfillset(&all);
@@ -87,7 +89,7 @@ class HoardWatch {
   private:
     const std::string host;
     const int port;
-    const std::uint64_t unfinished, most;
+    const std::uint64_t unfinished, most, memory;
     const std::chrono::duration<double> interval;
     const int waker;
     std::mutex mutex;
@@ -100,19 +102,26 @@ class HoardWatch {
     bool stopping = false;
 
 #ifdef __linux__
+    static constexpr double AMPLIFIED = 34;  // a part without content takes 2 bytes on the way and 64, or a little more, here
+
     struct Connection {
         std::uint64_t cookie = 0;  // of the kernel; if it changes, the descriptor is another connection
         std::uint64_t whole = 0;   // bytes taken when the last whole message was known to be read
         std::uint64_t decided = 0;  // the round after which it is closed; 0: it is not suspected
         std::uint64_t seen = 0;
+        std::uint64_t taken = 0, news = 0;  // bytes, by the last look, and how many of them since the one before
+        double memory = 0;  // bytes by which the process has grown, as far as that is for what is held of this one
         bool ours = false, cut = false;
     };
     std::unordered_map<int, Connection> connections;
     std::uint64_t looks = 0;
+    std::uint64_t size = 0;  // of the process, by the last look
+    int statm = -1;
 
     void run() {
         DIR* folder = opendir("/proc/self/fd");  // kept open: later, there may be no descriptor left
         if (!folder) return;
+        statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
         std::unique_lock<std::mutex> lock(mutex);
         while (!stopping) {
             const auto began = cpu_time();
@@ -128,6 +137,7 @@ class HoardWatch {
             wake.wait_for(lock, pause, [this] { return stopping; });
         }
         closedir(folder);
+        if (statm >= 0) close(statm);
     }
 
     // Of this thread.
@@ -140,6 +150,7 @@ class HoardWatch {
     int look(DIR* folder, const std::set<int>& whole, std::uint64_t round) {
         int cut = 0;
         bool suspects = false;
+        std::uint64_t all_taken = 0;  // since the last look
         ++looks;
         rewinddir(folder);
         while (const dirent* entry = readdir(folder)) {
@@ -153,24 +164,47 @@ class HoardWatch {
                 connection.ours = accepted(descriptor);
             }
             connection.seen = looks;
+            connection.news = 0;
             std::uint64_t taken = 0;
             if (!connection.ours || connection.cut || !bytes_taken(descriptor, taken)) continue;
-            if (whole.count(descriptor) || taken < connection.whole) connection.whole = taken;
-            const std::uint64_t held = taken - connection.whole;
+            if (whole.count(descriptor) || taken < connection.whole) {
+                connection.whole = taken;
+                connection.memory = 0;
+            }
+            connection.news = taken - std::min(taken, std::exchange(connection.taken, taken));
+            all_taken += connection.news;
+        }
+        const double growth = grown();
+        for (auto& [descriptor, connection] : connections) {
+            if (connection.seen != looks || !connection.ours || connection.cut) continue;
+            // Whose memory that is, nobody knows: most of it should be for those that send most.
+            if (connection.news) connection.memory += growth * (static_cast<double>(connection.news) / static_cast<double>(all_taken));
+            const std::uint64_t held = connection.taken - connection.whole;
             if (held <= unfinished) {
                 connection.decided = 0;
                 continue;
             }
             suspects = true;
             if (!connection.decided) connection.decided = round + 2;
-            if (held > most || round >= connection.decided) {
-                connection.cut = hang_up(descriptor, cookie);
+            const double takes = std::min(connection.memory, AMPLIFIED * static_cast<double>(held));
+            if (held > most || takes > static_cast<double>(memory) || round >= connection.decided) {
+                connection.cut = hang_up(descriptor, connection.cookie);
                 cut += connection.cut;
             }
         }
         for (auto each = connections.begin(); each != connections.end();) each = each->second.seen == looks ? std::next(each) : connections.erase(each);
         if (suspects) [[maybe_unused]] const auto written = write(waker, "!", 1);
         return cut;
+    }
+
+    // Bytes by which this process takes more memory than at the last look.
+    double grown() {
+        char text[128] = {};
+        unsigned long long pages = 0;
+        const auto got = statm < 0 ? -1 : pread(statm, text, sizeof text - 1, 0);
+        if (got <= 0 || std::sscanf(text, "%*u %llu", &pages) != 1) return 0;
+        const std::uint64_t now = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)), before = std::exchange(size, now);
+        return before && now > before ? static_cast<double>(now - before) : 0;
     }
 
     static bool is_socket(int descriptor, std::uint64_t& cookie) {
@@ -226,8 +260,8 @@ class HoardWatch {
 
 inline void bind_hoards(nb::module_& m) {
     nb::class_<HoardWatch>(m, "HoardWatch")
-        .def(nb::init<const std::string&, int, std::uint64_t, std::uint64_t, double, int>(), nb::arg("host"), nb::arg("port"), nb::arg("unfinished"), nb::arg("most"),
-             nb::arg("interval"), nb::arg("waker"))
+        .def(nb::init<const std::string&, int, std::uint64_t, std::uint64_t, std::uint64_t, double, int>(), nb::arg("host"), nb::arg("port"), nb::arg("unfinished"), nb::arg("most"),
+             nb::arg("memory"), nb::arg("interval"), nb::arg("waker"))
         .def("read", &HoardWatch::read)
         .def("found", &HoardWatch::found)
         .def("stop", &HoardWatch::stop);

@@ -23,7 +23,7 @@ from rtskel.cli.options import (
 )
 from rtskel.cli.output import log_json, notes, print_json
 from rtskel.cli.settings import printed, settings_options
-from rtskel.cli.status import INTERRUPTED, OK, Incomplete, options_in_range
+from rtskel.cli.status import INTERRUPTED, OK, Incomplete, ended_by_ctrl_c, options_in_range
 from rtskel.cli.view import LISTEN, listen_option, viewing
 from rtskel.client import RAW_ENDPOINT, REFINED_ENDPOINT
 from rtskel.errors import RtskelError
@@ -247,7 +247,7 @@ def _serve(config: ServeConfig, options: _EngineOptions, ready: Ready) -> tuple[
         notify("STOPPING=1")
         undrained.append(server.undrained)
 
-    with options.open() as engine, contextlib.ExitStack() as stack:
+    with ended_by_ctrl_c(), options.open() as engine, contextlib.ExitStack() as stack:
         number = run_server(
             config,
             engine,

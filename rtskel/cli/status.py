@@ -47,6 +47,24 @@ def until_terminated() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Within this context, Ctrl-C ends the process as SIGTERM does, also while a library hangs: Python does not hear of
+    it then.
+    """
+    try:
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if ours:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+    except ValueError:  # not the main thread: the caller handles signals
+        ours = False
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
 def options_in_range() -> Iterator[None]:
     """Turns the library's ValueError about a number into a user's error: the number came from an option."""
     try:

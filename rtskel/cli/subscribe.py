@@ -28,7 +28,7 @@ MORE = """\
 Shows a live table; with --json, prints one JSON object a line for every pose, event and heartbeat. Everything published
 after the first heartbeat is received. --save writes .npz, .csv or .jsonl, which hold everything, or .skels or .bvh,
 which may take several files. Poses are collected in FILE.part as they come, and a crash leaves it: rtskel convert
-FILE.part OUT reads it.
+FILE.part OUT reads it. One process saves to a FILE: another one is refused.
 
 examples:
   rtskel subscribe

@@ -33,6 +33,11 @@ _CLOCKS: Mapping[str, Callable[[], int]] = {"monotonic": time.monotonic_ns, "uni
 _STALL_S = 0.2
 """An estimator that sends nothing for so long, and for four frames, stands still: its frame count goes on."""
 
+_TOGETHER = 8
+"""The most poses in a message of frames that must not be lost. A server that lags reads from all publishers in turn,
+message by message: whoever sends few poses in each would wait for those of many.
+"""
+
 _now = time.monotonic
 
 
@@ -226,19 +231,29 @@ class _Sender(Closing):
         """Ends these streams, each with its number of slots."""
         time_ns = self._time(None) if self.clock in _CLOCKS else 0
         sent, until = True, time.monotonic() + self.linger  # for all of them together
-        for stream, seq in streams.items():
+        for left, (stream, seq) in zip(range(len(streams) - 1, -1, -1), streams.items(), strict=True):
             end = wire.StreamEnd(stream, self.epoch, seq, time_ns, self.clock)
             # Without a server there is nothing to wait for: it does not know this stream.
             heard = self._lossless or self._routes.reaches(self._topic, stream)
             timeout = max(0.0, until - time.monotonic()) if heard else 0.0
-            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout)
+            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout, last=not left)
             self._open.pop(stream, None)
         return sent
 
-    def _send(self, stream: str, topic: bytes, body: bytes, block: bool, timeout: float | None, poses: int = 1) -> bool:
+    def _send(
+        self,
+        stream: str,
+        topic: bytes,
+        body: bytes,
+        block: bool,
+        timeout: float | None,
+        poses: int = 1,
+        *,
+        last: bool = False,
+    ) -> bool:
         if self._closed:
             raise ValueError(f"the publisher of {self._name} is closed")
-        sent = self._routes.send(Frame(self, stream, topic, body, poses, block), deadline_of(timeout))
+        sent = self._routes.send(Frame(self, stream, topic, body, poses, block, last), deadline_of(timeout))
         self.sent += poses * sent
         self.dropped += poses * (not sent)
         if not sent and not self._warned and not self.has_subscriber:
@@ -440,6 +455,7 @@ class GroupPublisher(_Sender):
         # Rarely more than one message. Ids and header take what the poses leave of a body.
         header = 1024 if self._about == wire.About() else 4096
         most = min(wire.MAX_ELEMENTS, (wire.MAX_BODY - header) // (16 * points.shape[1] + 72)) or 1
+        most = min(most, _TOGETHER) if block else most
         parts = [own[first : first + most] for own in self._routes.split(streams) for first in range(0, len(own), most)]
         batches = [
             wire.RawBatch(

@@ -57,6 +57,7 @@ class Frame:
         stream: whose it is; of a group, one of those that it holds.
         poses: in it.
         lossless: it is sent again if the connection breaks before the server has taken it.
+        last: the server is asked at once whether it has taken it; perhaps nothing follows.
     """
 
     sender: Sender
@@ -65,6 +66,7 @@ class Frame:
     body: bytes
     poses: int = 1
     lossless: bool = False
+    last: bool = False
 
 
 class Uplink:
@@ -268,7 +270,7 @@ class Uplink:
                 self._since += 1
                 if not answers:
                     frame.sender.unconfirmed -= frame.poses
-                elif self._since >= ASK_FRAMES or time.monotonic() - self._asked_at > ASK_S:
+                elif frame.last or self._since >= ASK_FRAMES or time.monotonic() - self._asked_at > ASK_S:
                     self._ask()
             else:
                 if answers:

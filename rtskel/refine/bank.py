@@ -46,9 +46,9 @@ class WindowEngine(Protocol):
 
     def run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64], /
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.float32] | None:
         """Canonical windows [B, W, J, 3] and which joints are missing [B, W, J] to predictions [B, P, J, 3] of the
-        frames at `positions` [P] of each window.
+        frames at `positions` [P] of each window. None: the windows themselves are the answer.
         """
 
     def ring(self, config: RingConfig, /) -> EngineRing | None:
@@ -274,10 +274,19 @@ class RefinerBank:
             out = Refined.empty(self._ring.outputs, self.joints)
             if n:
                 y = self.engine.run(self._x[:n], self._missing[:n], self._positions)
-                if not self._checks_itself:
+                if y is None:
+                    y = self._unrefined(self._ring, room)
+                elif not self._checks_itself:
                     y = check_answer(y, (n, len(self._positions), self.joints, 3), type(self.engine).__name__)
                 self._ring.average(y, *out.columns)
             return out
+
+    def _unrefined(self, ring: HostRing, room: int) -> NDArray[np.float32]:
+        """The gathered windows once more, as the answer: the engine may have written into those that it was given."""
+        # And may still do so, if its call has not returned.
+        self._x, self._missing = np.zeros_like(self._x), np.zeros_like(self._missing)
+        n = ring.gather(self._x[:room], self._missing[:room])
+        return np.take(self._x[:n], self._positions, axis=1)
 
     def submit(self, max_windows: int | None = None) -> bool:
         """Start a step and do not wait for it: `step` in two, for banks that are `on_device`. Two may be in flight.

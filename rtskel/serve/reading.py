@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 from rtskel import wire
@@ -54,6 +55,7 @@ class Reading:
         self._unread_since = now  # and ever since then, if so: frames, not only what is refused
         self._empty_at = now  # when nothing was waiting in the socket
         self._read_up_to = now  # all that had come by then has been read
+        self._last: Counter[int] | None = None  # at the end: messages with poses read since, by publisher
 
     @property
     def room(self) -> int:
@@ -92,6 +94,15 @@ class Reading:
         self._take_in(inbox)
         return room > 0
 
+    def end(self) -> None:
+        """What ZeroMQ has received by now is `unread`, and from now on what comes later is not."""
+        self.unread = True
+        self._last, self._last_others = Counter(), 0
+
+    def answer_all(self) -> None:
+        """Tell publishers at once what has been taken, if they have asked."""
+        self._sockets.answer(self._epoch, self._clock(), at_once=True)
+
     def count_unread(self, until: int) -> int:
         """The messages that still wait in the socket, read but not taken; of those that go on coming, until then."""
         unread = 0
@@ -127,6 +138,14 @@ class Reading:
         if not self.unread:
             self._unread_since = self._empty_at
         self.unread = self._sockets.receive(inbox, room, self._clock, self._refuse)
+        if self._last is not None:
+            # ZeroMQ reads from all publishers in turn: once as much as may wait for one of them is read, all that did
+            # wait is read.
+            self._last.update(inbox.sources)
+            self._last_others += inbox.others
+            queue = self._config.receive_queue
+            if max(self._last.values(), default=0) >= queue or self._last_others >= queue * self._sockets.publishers:
+                self.unread = False
         if not self.unread:
             self._empty_at = self._clock()
 

@@ -22,9 +22,9 @@ that have passed. What this bounds, beyond the rules in `rtskel.serve.table`:
   after a hang once that call has returned, or once another engine was opened in its place (`reopen`; `reload` does so
   on request). An engine that fails before the first frame ends the server with an error.
 - *Pauses.* Deadlines count only the time in which the loop ran: a server that was stopped drops nothing as late.
-- *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, every stream
-  is ended, its tail and its `end` are published, within `drain_s`; what is left then is counted (`undrained`). Up to
-  `linger_s` are left to send them. A second signal ends at once.
+- *The end.* `stop` (SIGTERM and SIGINT do the same): what ZeroMQ has received by then is refined, however much
+  publishers go on sending, every stream is ended, its tail and its `end` are published, within `drain_s`; what is left
+  then is counted (`undrained`). Up to `linger_s` are left to send them. A second signal ends at once.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ class Server(Closing):
     def _drain(self) -> None:
         """Refine what has come, end every stream: all within `drain_s`."""
         until = self._clock() + round(self.config.drain_s * SECOND)
-        self._reading.unread = True
+        self._reading.end()
         while self._reading.unread and self._clock() < until:
             self.on_progress()
             self._take_subscriptions()
@@ -309,6 +309,7 @@ class Server(Closing):
             self._refine()
             self._reading.give_up_holes()
             self._announce.tell()
+        self._reading.answer_all()
         self._table.shutdown(self._clock())
         self._announce.tell()
         while self._table.pending and self._clock() < until:

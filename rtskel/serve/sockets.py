@@ -26,6 +26,11 @@ named instead.
 MAX_UNFINISHED = 1 << 20
 """Bytes that ZeroMQ may hold of a publisher although every whole message was read: far above a valid message."""
 
+MAX_GROWTH = 112 << 20
+"""Bytes by which the process may grow for what ZeroMQ holds of a publisher. Valid messages, all of the queue, take a
+fifth of that; a message of empty parts takes 32 times its size.
+"""
+
 WATCH_S = 0.01
 """How often it is looked how much it holds of each."""
 
@@ -133,7 +138,8 @@ class Sockets:
             # More than a valid publisher can have unread: a full queue of the largest messages, and a quarter.
             most = max(2 * MAX_UNFINISHED, 5 * self._config.receive_queue * (wire.MAX_BODY + MAX_TOPIC) // 4)
             host, _, port = raw.removeprefix("tcp://").rpartition(":")
-            self._hoards = native.HoardWatch(host.strip("[]"), int(port), MAX_UNFINISHED, most, WATCH_S, self._waker)
+            bounds = MAX_UNFINISHED, most, MAX_GROWTH
+            self._hoards = native.HoardWatch(host.strip("[]"), int(port), *bounds, WATCH_S, self._waker)
         return raw, _bind(self._refined, self._config.refined)
 
     def take(self, prefix: bytes) -> None:
@@ -237,9 +243,9 @@ class Sockets:
         """When `answer` has something to say, in ns; infinity if nobody has asked."""
         return self._answer_at if self._asked else math.inf
 
-    def answer(self, epoch: int, now: int) -> None:
-        """Tells publishers that everything they sent before their last question was taken."""
-        if self._asked and now >= self._answer_at:
+    def answer(self, epoch: int, now: int, *, at_once: bool = False) -> None:
+        """Tells publishers that what they sent before their last question was taken, if that is due or `at_once`."""
+        if self._asked and (at_once or now >= self._answer_at):
             numbers = np.array([*self._asked.items()], np.int64)
             self._asked.clear()
             self._answer_at = now + len(numbers) * ANSWER_NS
@@ -277,6 +283,11 @@ class Sockets:
         for connections in both:
             connections.failed = 0
         return failed
+
+    @property
+    def publishers(self) -> int:
+        """How many are connected, as far as is known."""
+        return len(self._publishers.open)
 
     def publishers_gone(self) -> set[int]:
         """The connections of publishers that have ended since the last call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ MEMORY = 0.1
 
 
 class WatchedEngine:
-    """An engine, its last call timed. If the call fails or hangs, its input is the answer and `error` says why.
+    """An engine, its last call timed. If the call fails or hangs, there is no answer and `error` says why.
 
     With a timeout an engine that `may_hang` runs in a thread of its own, which costs some 50 us a call. After a call
     that hangs, the engine is not called again until that call returns; its answer is dropped.
@@ -134,17 +135,19 @@ class WatchedEngine:
 
     def run(
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """See `Engine.run`; never raises."""
+    ) -> NDArray[np.float32] | None:
+        """See `Engine.run`; never raises. None: there is no answer."""
         self.started = self._clock()
         self.error = ""
         try:
             if self._worker is None:
                 return self._run(x, missing, positions)
             return self._call(self._worker, x, missing, positions)
-        except Exception as error:  # the streams go on
+        except BaseException as error:  # the streams go on
+            if self._worker is None and _is_users(error):
+                raise
             self.error = " ".join(str(error).split())[:200] or type(error).__name__
-            return np.take(x, positions, axis=1)
+            return None
         finally:
             self.ended = self._clock()
 
@@ -182,6 +185,11 @@ def _try_out(engine: Engine, positions: NDArray[np.int64]) -> None:
         raise
     except Exception as error:
         raise EngineError(f"{engine.info.path or engine.info.kind}: the engine does not run: {error}") from error
+
+
+def _is_users(error: BaseException) -> bool:
+    """Whether it may be Ctrl-C, and not of the engine's making: a process that handles SIGINT never gets one."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class _Worker:

@@ -1,7 +1,7 @@
 """Saves refined poses while they arrive: a crash loses at most the last second.
 
 Poses are appended to `FILE.part`, a capture (`rtskel.formats.capture`). At the end they become the recording FILE, and
-`FILE.part` is removed unless something in it could not be saved.
+`FILE.part` is removed unless something in it could not be saved. It is locked meanwhile: one process saves to a FILE.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Capture(Closing):
         poses: how many poses were added.
 
     Raises:
-        FormatError: the file cannot be created.
+        FormatError: the file cannot be created, or another process is saving to `path`.
     """
 
     def __init__(self, path: str) -> None:
@@ -142,8 +142,35 @@ def _create(path: str) -> tuple[str, IO[bytes]]:
     while True:
         part = f"{path}{SUFFIX}" if number == 1 else f"{path}.{number}{SUFFIX}"
         try:
-            return part, open(part, "x+b", buffering=0)
+            file = open(part, "x+b", buffering=0)  # noqa: SIM115 (the capture closes it)
         except FileExistsError:
+            if _in_use(part):
+                raise FormatError(f"{path}: another process is saving to it (in {part})") from None
             number += 1
         except OSError as error:
             raise FormatError(f"{part}: cannot be written ({error.strerror or error})") from None
+        else:
+            _lock(file)
+            return part, file
+
+
+def _in_use(part: str) -> bool:
+    """Whether a process appends to it; otherwise one was cut off that did."""
+    try:
+        with open(part, "rb") as file:
+            return not _lock(file)
+    except OSError:  # it has just gone, or is somebody else's
+        return False
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Whether nobody else has it; also True where files cannot be locked. Closing the file ends it."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows; some file systems
+        pass
+    return True

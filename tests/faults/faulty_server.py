@@ -1,7 +1,8 @@
 """A server process whose engine does with its next call what a file says; run as `faulty_server.py FILE [OPTIONS]`.
 
-The file holds one of `FAULTS`, or "hang" or "hang with the lock": then the call returns once the file FILE.go exists.
-Each is done once. OPTIONS are fields of `ServeConfig` as JSON. The endpoints are printed as JSON.
+The file holds one of `FAULTS`, or "hang", "hang with the lock" or "hang and write": then the call returns once the file
+FILE.go exists; the last one writes into its input meanwhile. Each is done once. OPTIONS are fields of `ServeConfig` as
+JSON. The endpoints are printed as JSON.
 """
 
 import ctypes
@@ -27,18 +28,28 @@ def raising(error):
     raise error
 
 
+def overwritten(x, missing):
+    x[:] = 1000.0
+    missing[:] = False
+    raise RuntimeError("injected failure after writing into its input")
+
+
 FAULTS = {
-    "raise": lambda y: raising(RuntimeError("injected failure")),
-    "memory": lambda y: raising(MemoryError()),
-    "exit": lambda y: raising(SystemExit(3)),
-    "nan": lambda y: spoilt(y, np.nan),
-    "nan in one window": lambda y: spoilt(y, np.nan, 0),
-    "inf": lambda y: spoilt(y, np.inf, 0),
-    "huge": lambda y: spoilt(y, 1e30, 0),
-    "fewer frames": lambda y: y[:, :-1],
-    "two coordinates": lambda y: y[..., :2],
-    "float64": lambda y: y.astype(np.float64),
-    "none": lambda y: None,
+    "raise": lambda y, *_: raising(RuntimeError("injected failure")),
+    "memory": lambda y, *_: raising(MemoryError()),
+    "exit": lambda y, *_: raising(SystemExit(3)),
+    "interrupt": lambda y, *_: raising(KeyboardInterrupt()),
+    "nan": lambda y, *_: spoilt(y, np.nan),
+    "nan in one window": lambda y, *_: spoilt(y, np.nan, 0),
+    "inf": lambda y, *_: spoilt(y, np.inf, 0),
+    "huge": lambda y, *_: spoilt(y, 1e30, 0),
+    "fewer frames": lambda y, *_: y[:, :-1],
+    "fewer windows": lambda y, *_: y[:-1],
+    "two coordinates": lambda y, *_: y[..., :2],
+    "float64": lambda y, *_: y.astype(np.float64),
+    "objects": lambda y, *_: y.astype(object),
+    "none": lambda y, *_: None,
+    "writes and raises": lambda y, *given: overwritten(*given),
 }
 
 
@@ -59,11 +70,13 @@ class FaultyEngine(NullEngine):
             return y
         os.remove(self.control)
         if not fault.startswith("hang"):
-            return FAULTS[fault](y)
+            return FAULTS[fault](y, x, missing)
         go = Path(f"{self.control}.go")
         # PyDLL holds the GIL during a call, CDLL does not.
         sleep = (ctypes.PyDLL if "lock" in fault else ctypes.CDLL)(None).usleep
         while not go.exists():
+            if fault == "hang and write":
+                x[:] = 1000.0
             sleep(10_000 if "lock" not in fault else 3_600_000_000)
         return y
 

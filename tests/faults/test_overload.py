@@ -94,6 +94,41 @@ def test_lossless_streams_lose_nothing_in_overload_and_in_pauses():
         assert not reader.until(lambda reader: reader.heartbeats).counts().get("missing", 0)
 
 
+def test_a_steady_lossless_stream_beside_a_flood_of_many():
+    """Nobody may lose anything, and one sends as much as it can, of sixty people: the other one is not late for it."""
+    stop = threading.Event()
+    with slow_server(0.002, "--slack-ms", 5000) as server, Reader(server.refined, batches=True) as reader:
+
+        def flood() -> None:
+            names = [f"s{k}" for k in range(60)]
+            with GroupPublisher(server.raw, group="g", fps=25, queue=10) as sender:
+                sender.wait_for_subscriber(PATIENCE)
+                n = 0
+                while not stop.is_set():
+                    n += sender.send(names, np.stack([clip(400)[n % 400]] * 60), seq=n, block=True)
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            reader.until(lambda reader: len(reader.select("s59", 0)) >= 10)
+            with publisher(server, "steady") as sender:
+                begin = time.monotonic()
+                for n in range(200):
+                    time.sleep(max(0.0, begin + n / 25 - time.monotonic()))
+                    assert sender.send(clip(400)[n], seq=n, block=True)
+                sender.end()
+                reader.until(lambda reader: "end" in reader.kinds("steady"), "its end")
+        finally:
+            stop.set()
+            thread.join()
+        poses = reader.select("steady", 0)
+        assert [pose.source_seq for pose in poses] == list(range(200))
+        assert all(pose.receive_ns for pose in poses)
+        age = np.array([(pose.publish_ns - pose.source_time_ns) / 1e9 for pose in poses])
+        print(f"age p50 {np.median(age):.2f} s, most {age.max():.2f} s")
+        assert age.max() < 4
+
+
 def test_what_publish_sent_was_taken(tmp_path):
     """`rtskel publish --speed inf` ends when the server has all, or says what it could not deliver."""
     import dataclasses

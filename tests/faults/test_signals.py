@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 
@@ -14,7 +15,8 @@ import pytest
 from rtskel.client import GroupPublisher, Subscriber
 from rtskel.engine import open_engine
 from rtskel.refine import refine
-from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, rtskel
+from tests.faults import faulty
+from tests.faults.processes import ANY, PATIENCE, Reader, ServerProcess, clip, publisher, python, rtskel, wait_for
 from tests.faults.test_overload import slow_server
 
 
@@ -95,6 +97,23 @@ def test_a_signal_while_it_starts(number, after):
     assert process.returncode in (0, -number), said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("fault", ["hangs", "hangs with the GIL"])
+def test_a_signal_while_the_engine_hangs_at_the_start(number, fault, tmp_path):
+    """Before the server is there, it ends the process at once."""
+    control = tmp_path / "control"
+    faulty.demand(control, fault)
+    command = python(faulty.__file__, control, "serve", "--raw", ANY, "--refined", ANY, "--engine", "null")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: not control.exists(), "the hang")
+            process.send_signal(number)
+            _, said = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (-number, "")
+
+
 def _backlog(server: ServerProcess, reader: Reader, frames: int) -> None:
     """Two streams of so many frames, all of them received, of which the engine has refined few; then SIGTERM."""
     with GroupPublisher(server.raw, group="g", fps=25) as sender:
@@ -135,3 +154,37 @@ def test_what_is_left_when_the_time_is_over_is_counted():
         reader.until(lambda reader: any(event.counts.get("undrained") for event in reader.events), "the count")
         counted = max(event.counts.get("undrained", 0) for event in reader.events)
         assert counted == int(left[1]) > 0
+
+
+def test_publishers_that_go_on_do_not_keep_it_from_ending():
+    """What had come by the signal is refined, and then the streams end, though frames are there at every moment."""
+    names = [f"s{k}" for k in range(4)]
+    stop = threading.Event()
+
+    def flood(sender: GroupPublisher) -> None:
+        n = 0
+        while not stop.is_set():
+            n += sender.send(names, np.stack([clip(400)[n % 400]] * 4), seq=n)
+
+    with (
+        slow_server(0.002, "--slack-ms", 5000, "--behind-ms", "inf") as server,
+        Reader(server.refined, batches=True) as reader,
+        GroupPublisher(server.raw, group="g", fps=25, linger=0.0) as sender,
+    ):
+        sender.wait_for_subscriber(PATIENCE)
+        thread = threading.Thread(target=flood, args=(sender,))
+        thread.start()
+        try:
+            reader.until(lambda reader: len(reader.select("s3", 0)) >= 100)
+            server.send(signal.SIGTERM)
+            reader.until(lambda reader: sum(event.kind == "end" for event in reader.events) == 4, "all ends")
+            server.process.wait(PATIENCE)
+        finally:
+            stop.set()
+            thread.join()
+        assert server.process.returncode == 0
+        for name in names:
+            for lookahead in (0, 4):
+                seqs = [pose.seq for pose in reader.select(name, lookahead)]
+                assert seqs == list(range(len(seqs)))
+            assert len(reader.select(name, 0)) == len(reader.select(name, 4))
