@@ -274,10 +274,10 @@ class RefinerBank:
             out = Refined.empty(self._ring.outputs, self.joints)
             if n:
                 y = self.engine.run(self._x[:n], self._missing[:n], self._positions)
-                if y is None:
-                    y = self._unrefined(self._ring, room)
-                elif not self._checks_itself:
+                if not self._checks_itself:
                     y = check_answer(y, (n, len(self._positions), self.joints, 3), type(self.engine).__name__)
+                elif y is None:
+                    y = self._unrefined(self._ring, room)
                 self._ring.average(y, *out.columns)
             return out
 
