@@ -22,18 +22,6 @@ import pytest  # noqa: E402
 from tests import contract, fake_gpu  # noqa: E402
 
 
-def pytest_sessionfinish(session):
-    """A worker process (`pytest -n`) tells how many checks it ran."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["checks"] = dict(contract.CHECKS)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node, error):
-    """The first process counts the checks of the others; one that died has told none."""
-    contract.CHECKS.update(getattr(node, "workeroutput", {}).get("checks", {}))
-
-
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(
         f"contract checks run: {sum(contract.CHECKS.values())} "

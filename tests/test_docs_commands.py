@@ -55,7 +55,7 @@ NOT_RUN = {
     r"^sudo apt install": PACKAGES,
     r"^npm install": PACKAGES,
     r"^RTSKEL_PICTURES=\. pytest": CI,
-    r"^pytest( -n 2)?$": CI,
+    r"^pytest$": CI,
     r"^ruff check": CI,
     r"^sudo (cp|systemctl)": "changes the machine; the command in the unit is parsed in test_docs.py",
     r"^docker compose": "needs a container engine; the file is checked in test_manifests.py",
