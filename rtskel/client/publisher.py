@@ -231,12 +231,12 @@ class _Sender(Closing):
         """Ends these streams, each with its number of slots."""
         time_ns = self._time(None) if self.clock in _CLOCKS else 0
         sent, until = True, time.monotonic() + self.linger  # for all of them together
-        for left, (stream, seq) in zip(range(len(streams) - 1, -1, -1), streams.items(), strict=True):
+        for number, (stream, seq) in enumerate(streams.items(), 1):
             end = wire.StreamEnd(stream, self.epoch, seq, time_ns, self.clock)
             # Without a server there is nothing to wait for: it does not know this stream.
             heard = self._lossless or self._routes.reaches(self._topic, stream)
             timeout = max(0.0, until - time.monotonic()) if heard else 0.0
-            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout, last=not left)
+            sent &= self._send(stream, *wire.encode(end), self._lossless, timeout, last=number == len(streams))
             self._open.pop(stream, None)
         return sent
 

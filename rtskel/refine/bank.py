@@ -48,7 +48,8 @@ class WindowEngine(Protocol):
         self, x: NDArray[np.float32], missing: NDArray[np.bool_], positions: NDArray[np.int64], /
     ) -> NDArray[np.float32] | None:
         """Canonical windows [B, W, J, 3] and which joints are missing [B, W, J] to predictions [B, P, J, 3] of the
-        frames at `positions` [P] of each window. None: the windows themselves are the answer.
+        frames at `positions` [P] of each window. None, of one that checks itself: there is no answer, and
+        the windows pass through.
         """
 
     def ring(self, config: RingConfig, /) -> EngineRing | None:

@@ -26,7 +26,7 @@ class Reading:
     """Reads messages as far as there is room for frames, and gives them to the streams.
 
     Args:
-        config, clock, table, sockets, outlet, announce: the server's.
+        config, clock, table, sockets, outlet, announce, epoch: the server's.
         max_batch: frames of one call of the engine, for `batch_wait_s`.
 
     Attributes:
@@ -56,6 +56,7 @@ class Reading:
         self._empty_at = now  # when nothing was waiting in the socket
         self._read_up_to = now  # all that had come by then has been read
         self._last: Counter[int] | None = None  # at the end: messages with poses read since, by publisher
+        self._last_others = 0  # and others
 
     @property
     def room(self) -> int:
@@ -97,7 +98,7 @@ class Reading:
     def end(self) -> None:
         """What ZeroMQ has received by now is `unread`, and from now on what comes later is not."""
         self.unread = True
-        self._last, self._last_others = Counter(), 0
+        self._last = Counter()
 
     def answer_all(self) -> None:
         """Tell publishers at once what has been taken, if they have asked."""
