@@ -41,6 +41,8 @@ class SkeletorConfig(Config, option="model option"):
     fill: the network starts from the window with missing joints filled in relative to their parents (`fill_missing`),
         and its output is a correction of that.
     momentum: how much of its velocity a bone keeps from frame to frame of a gap that is filled, 0 to 1 (`interpolate`).
+    persistence: that is measured in each window, for each joint, and `momentum` is what it is taken for where the
+        window says little (`velocity_kept`); and a bone that no later frame shows returns to its mean.
     gate: that correction is scaled joint by joint by a gate in 0..1 that is exactly 0 for a joint taken to be good.
     pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and what leaves
         the encoder is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens of
@@ -61,6 +63,7 @@ class SkeletorConfig(Config, option="model option"):
     bone_deviation: bool = False
     fill: bool = False
     momentum: float = 0.0
+    persistence: bool = False
     gate: bool = False
     local_regression: bool = False
     unmirror: bool = False
@@ -73,7 +76,7 @@ class SkeletorConfig(Config, option="model option"):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.d_model % self.heads or self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads ({self.heads})")
-        options = ("bones", "bone_deviation", "momentum", "gate", "local_regression", "unmirror")
+        options = ("bones", "bone_deviation", "momentum", "persistence", "gate", "local_regression", "unmirror")
         without = [option for option in options if getattr(self, option) and not self.fill]
         if without:
             raise ValueError(f"{', '.join(without)} without fill: these work on the filled window")
@@ -95,6 +98,7 @@ _REALTIME = SkeletorConfig(
     bone_deviation=True,
     fill=True,
     momentum=0.4,
+    persistence=True,
     gate=True,
     local_regression=True,
     unmirror=True,
@@ -274,24 +278,35 @@ FAINT = 1e-3
 """Weight of a filled-in joint in local regression, and the minimum of any joint."""
 
 
-def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0) -> Tensor:
+PRIOR_STEPS = 3.0
+"""Pairs of steps that `momentum` counts for beside those of the window (`velocity_kept`)."""
+
+HOMING = 0.02
+"""Share of the way to its mean over the window by which a bone returns in a frame that no later frame follows."""
+
+
+def interpolate(
+    values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0, *, persistence: bool = False
+) -> Tensor:
     """Values [B, J, 3, W] where valid [B, J, W], else in time between the nearest valid frames of the window.
 
     Before the first and after the last valid frame that one is held; `default` [..., J, 3] where there is none at all.
     With `momentum` in 0..1, the velocity on each side of a gap, where two neighbouring frames say it, goes on into
     the gap, each frame `momentum` times what it was in the frame before, as a first-order autoregressive velocity does
-    on average. Linear motion between valid frames comes back exactly up to rounding.
+    on average. With `persistence` that is `velocity_kept` instead, and what would be held returns to its mean, `HOMING`
+    of the way each frame. Linear motion between valid frames comes back exactly up to rounding.
     """
     window = values.shape[-1]
     time = torch.arange(window, dtype=torch.float32, device=values.device)
     before = _running(torch.where(valid, time, -1.0), forward=True)[:, :, None]  # [B, J, 1, W]; -1: none
     after = _running(torch.where(valid, time, float(window)), forward=False)[:, :, None]  # W: none
     both = (valid[..., 1:] & valid[..., :-1])[:, :, None].float()  # [B, J, 1, W - 1]
-    step = torch.cat([(values[..., 1:] - values[..., :-1]) * both, both], 2)  # and whether it is known
+    step = (values[..., 1:] - values[..., :-1]) * both
+    steps = torch.cat([step, both], 2)  # and whether they are known
     nothing = values.new_zeros((*values.shape[:2], 4, 1))
     # [B, J, 7, W]: place, the velocity that leads there (or away from there), and whether that is known.
-    behind = _pick(torch.cat([values, torch.cat([nothing, step], -1)], 2), before.clamp(min=0.0))
-    ahead = _pick(torch.cat([values, torch.cat([step, nothing], -1)], 2), after.clamp(max=window - 1.0))
+    behind = _pick(torch.cat([values, torch.cat([nothing, steps], -1)], 2), before.clamp(min=0.0))
+    ahead = _pick(torch.cat([values, torch.cat([steps, nothing], -1)], 2), after.clamp(max=window - 1.0))
     (x0, v0, known0), (x1, v1, known1) = (torch.split(part, [3, 3, 1], 2) for part in (behind, ahead))
     any_before, any_after = before >= 0, after < window
     inside = any_before & any_after
@@ -299,17 +314,44 @@ def interpolate(values: Tensor, valid: Tensor, default: Tensor, momentum: float 
     chord = torch.where(inside, (x1 - x0) / span, 0.0)
     weight = torch.where(inside, (time - before) / span, any_after.float())  # of what comes after
     between = torch.where(any_before, x0 + (time - before) * chord, x1)
-    if momentum:
-        onward = _coasted(time - before, momentum) * (v0 - known0 * chord)
-        back = _coasted(after - time, momentum) * (v1 - known1 * chord)
+    if momentum or persistence:
+        kept = velocity_kept(step, both[:, :, 0], momentum) if persistence else momentum
+        onward = _coasted(time - before, kept) * (v0 - known0 * chord)
+        back = _coasted(after - time, kept) * (v1 - known1 * chord)
         between = between + (1 - weight) * onward - weight * back
+    if persistence:
+        there = valid[:, :, None].float()
+        mean = (values * there).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1.0)
+        held = torch.where(inside, 0.0, torch.where(any_before, time - before, after - time)).clamp(min=0.0)
+        between = between + (1 - (held * math.log(1 - HOMING)).exp()) * (mean - between)
     between = torch.where(any_before | any_after, between, default[..., None])
     return torch.where(valid[:, :, None], values, between)
 
 
-def _coasted(frames: Tensor, momentum: float) -> Tensor:
-    """Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ..."""
-    return momentum / (1 - momentum) * (1 - (frames.clamp(min=0.0) * math.log(momentum)).exp())
+def velocity_kept(step: Tensor, known: Tensor, prior: float) -> Tensor:
+    """How much of its velocity each joint keeps from frame to frame: steps [B, J, 3, W - 1], 0 where they are not known
+    [B, J, W - 1] -> [B, J, 1, 1] in 0..1.
+
+    The coefficient of a first-order autoregressive velocity by least squares, over the pairs of neighbouring steps of
+    the joint and, counted as one more joint, the mean of all joints; as if `PRIOR_STEPS` more pairs had said `prior`.
+    Smooth motion keeps 0.9 and more, jitter nothing.
+    """
+    pair = known[..., 1:] * known[..., :-1]  # [B, J, W - 2]
+    square = step.square().sum(2)
+    product = (step[..., 1:] * step[..., :-1]).sum((2, 3))  # [B, J]
+    energy = ((square[..., 1:] + square[..., :-1]) * pair).sum(-1) / 2
+    product = product + product.mean(1, keepdim=True)
+    energy = energy + energy.mean(1, keepdim=True)
+    believed = PRIOR_STEPS * energy / pair.sum(-1).clamp(min=1.0) + 1e-6
+    kept = (product + prior * believed) / (energy + believed)
+    return kept.clamp(0.02, 0.95)[..., None, None]
+
+
+def _coasted(frames: Tensor, kept: Tensor | float) -> Tensor:
+    """Distance that a velocity of 1 covers in so many frames, if each keeps that share: kept + kept^2 + ..."""
+    rate = math.log(kept) if isinstance(kept, float) else kept.log()
+    distance: Tensor = kept / (1 - kept) * (1 - (frames.clamp(min=0.0) * rate).exp())
+    return distance
 
 
 def _running(values: Tensor, forward: bool) -> Tensor:
@@ -526,7 +568,7 @@ class Skeletor(nn.Module):
         length = torch.where(frames > 0, lengths / frames.clamp(min=1), self.bone_length)
         rest = F.normalize(self.bone_mean, dim=-1) * length[..., None]
         default = torch.where(self.unseen(missing)[..., None], rest, self.bone_mean)
-        bone = interpolate(bones, has_bone, default, self.config.momentum)
+        bone = interpolate(bones, has_bone, default, self.config.momentum, persistence=self.config.persistence)
         filled = x
         for _ in range(self.depth):  # each round completes one more level of the tree
             filled = torch.where(missing[:, :, None], filled.index_select(1, self.parents) * self.has_parent + bone, x)

@@ -21,6 +21,7 @@ from rtskel.model import (
     open_gate,
     sinusoids,
     usual,
+    velocity_kept,
 )
 from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
 
@@ -97,7 +98,9 @@ def test_config_round_trip_and_impossible_values():
             SkeletorConfig(**wrong)
 
 
-@pytest.mark.parametrize("option", ["bones", "bone_deviation", "momentum", "gate", "local_regression", "unmirror"])
+@pytest.mark.parametrize(
+    "option", ["bones", "bone_deviation", "momentum", "persistence", "gate", "local_regression", "unmirror"]
+)
 def test_what_would_be_ignored_without_fill_is_refused(option):
     value = 0.4 if option == "momentum" else True
     with pytest.raises(ValueError, match=f"^{option} without fill"):
@@ -169,6 +172,33 @@ def test_momentum_carries_into_a_gap_and_fades():
     torch.testing.assert_close(interpolate(straight, both, torch.zeros(1, 3), 0.5), straight)
     bend = interpolate(straight.square(), both, torch.zeros(1, 3), 0.5)[0, 0, 0, 2]
     assert bend == 5.0 + 0.5 * 0.5 * (1 - 4)  # the middle of 1 and 9; half of what momentum leaves of 1 instead of 4
+
+
+def test_the_velocity_that_motion_keeps_is_measured():
+    g, frames = torch.Generator().manual_seed(0), 400
+    for coefficient in (0.0, 0.5, 0.9):
+        steps = torch.zeros(1, 20, 3, frames)
+        for t in range(1, frames):
+            steps[..., t] = coefficient * steps[..., t - 1] + torch.randn(1, 20, 3, generator=g)
+        known = torch.rand(1, 20, frames, generator=g) < 0.8
+        kept = velocity_kept(steps * known[:, :, None], known.float(), 0.4)
+        assert (kept[..., 0, 0] - coefficient).abs().max() < 0.1
+    jitter = torch.randn(1, 20, 3, frames + 1, generator=g).diff(dim=-1)
+    assert (velocity_kept(jitter, torch.ones(1, 20, frames), 0.4) == 0.02).all()
+    resting = velocity_kept(torch.zeros(1, 20, 3, 9), torch.ones(1, 20, 9), 0.4)
+    torch.testing.assert_close(resting, torch.full_like(resting, 0.4))
+
+
+def test_what_is_kept_carries_into_a_gap_and_the_bone_returns_to_its_mean():
+    path = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]).expand(1, 1, 3, 8)
+    valid = (torch.arange(8) < 3)[None, None]
+    ahead = interpolate(path, valid, torch.zeros(1, 3), 0.5, persistence=True)[0, 0, 0, 3:]
+    # Of steps of 0 and 1 nothing is kept; 0.5 counts as three more pairs of steps do, so that 3/4 of it is.
+    frames = torch.arange(1, 6)
+    coasting = 1 + torch.cumsum(0.375**frames, 0)
+    torch.testing.assert_close(ahead, coasting + (1 - 0.98**frames) * (1 / 3 - coasting))
+    behind = interpolate(path.flip(3), valid.flip(2), torch.zeros(1, 3), 0.5, persistence=True)[0, 0, 0, :5].flip(0)
+    torch.testing.assert_close(ahead, behind)
 
 
 def test_local_fits_of_a_straight_path_are_the_path_but_for_what_ridge_and_holding_do_at_the_ends():

@@ -11,7 +11,7 @@
 namespace {
 
 constexpr int kBandwidths = 3, kFits = 2 * kBandwidths, kRounds = 3, kMostWindow = 64, kMostDepth = 16;
-constexpr float kFaint = 1e-3f, kRidge = 0.2f;
+constexpr float kFaint = 1e-3f, kRidge = 0.2f, kPriorSteps = 3.0f, kHoming = 0.02f;
 
 struct Network {  // mirrored by rtskel.engine.network_kernels.NetworkArguments: fields of 8 bytes, in this order
     Index window, joints, answers;  // answers: positions that it answers for
@@ -73,25 +73,30 @@ FUNCTION inline int count(std::uint64_t mask) {
     return n;
 }
 
-// Distance that a velocity of 1 covers in so many frames: momentum + momentum^2 + ...
-FUNCTION inline float coasted(int frames, float momentum) {
-    return momentum / (1.0f - momentum) * (1.0f - std::exp(static_cast<float>(frames) * std::log(momentum)));
+// Distance that a velocity of 1 covers in so many frames, if each keeps that share: kept + kept^2 + ...
+FUNCTION inline float coasted(int frames, float kept) {
+    return kept / (1.0f - kept) * (1.0f - std::exp(static_cast<float>(frames) * std::log(kept)));
 }
 
-// Coordinate `a` of a bone whose frames `known` are there, at frame t, where it is not: see `interpolate`.
-FUNCTION inline float interpolated(const float* row, std::uint64_t known, int t, int window, float momentum) {
+// Coordinate `a` of a bone whose frames `known` are there, at frame t, where it is not, and of whose velocity a share
+// is `kept` from frame to frame: see `interpolate`.
+FUNCTION inline float interpolated(const float* row, std::uint64_t known, int t, int window, float kept) {
     const int before = last_up_to(known, t), after = first_from(known, t, window);
     const bool any_before = before >= 0, any_after = after < window;
     const float x0 = any_before ? row[before] : 0.0f, x1 = any_after ? row[after] : 0.0f;
     const bool inside = any_before && any_after;
     const float chord = inside ? (x1 - x0) / static_cast<float>(after - before) : 0.0f;
     float between = any_before ? x0 + static_cast<float>(t - before) * chord : x1;
-    if (momentum > 0.0f) {
-        const float weight = inside ? static_cast<float>(t - before) / static_cast<float>(after - before) : any_after ? 1.0f : 0.0f;
-        if (any_before && before > 0 && bit(known, before - 1))  // the velocity that leads to the gap is known
-            between += (1.0f - weight) * coasted(t - before, momentum) * (x0 - row[before - 1] - chord);
-        if (any_after && after < window - 1 && bit(known, after + 1))
-            between -= weight * coasted(after - t, momentum) * (row[after + 1] - x1 - chord);
+    const float weight = inside ? static_cast<float>(t - before) / static_cast<float>(after - before) : any_after ? 1.0f : 0.0f;
+    if (any_before && before > 0 && bit(known, before - 1))  // the velocity that leads to the gap is known
+        between += (1.0f - weight) * coasted(t - before, kept) * (x0 - row[before - 1] - chord);
+    if (any_after && after < window - 1 && bit(known, after + 1))
+        between -= weight * coasted(after - t, kept) * (row[after + 1] - x1 - chord);
+    if (!inside) {
+        float sum = 0.0f;
+        for (int u = 0; u < window; ++u) sum += bit(known, u) ? row[u] : 0.0f;
+        const float away = std::exp(static_cast<float>(any_before ? t - before : after - t) * std::log(1.0f - kHoming));
+        between += (1.0f - away) * (sum / static_cast<float>(count(known)) - between);
     }
     return between;
 }
@@ -109,6 +114,8 @@ struct Prepared {
     int *parent, *hand;             // [J]
     float sign;
     std::uint64_t hands[3];         // frames that show some joint of a hand
+    std::uint64_t lost;             // frames that lack some bone
+    float product, energy;          // of neighbouring steps, means over joints
 };
 
 template <int W, int J>
@@ -128,6 +135,7 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
         s.parent[j] = static_cast<int>(net.parents[j]);
         s.hand[j] = static_cast<int>(net.hand[j]);
         if (j < 3) s.hands[j] = 0;
+        s.lost = 0;
     });
     block.each(w * joints, [&](int i) {
         if (!missing[i]) set(s.valid[i % joints], std::uint64_t{1} << (i / joints));
@@ -137,6 +145,7 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
         s.path[c * row + t] = bit(s.valid[c / 3], t) ? x[i] : 0.0f;
         if (i >= joints) return;
         s.boned[i] = s.valid[i] & s.valid[s.parent[i]];
+        set(s.lost, ~s.boned[i] & (~std::uint64_t{0} >> (64 - w)));
         set(s.hands[s.hand[i]], s.valid[i]);
     });
     block.each(1, [&](int) {
@@ -161,13 +170,47 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
                 if (bit(s.boned[j], t)) sum += norm(of[t], of[row + t], of[2 * row + t]);
             s.length[j] = sum;
         });
+    // How much of its velocity each joint keeps from frame to frame: see `velocity_kept`.
+    float *product = s.usual, *energy = s.spread, *kept = s.usual;
+    if (s.lost) {
+        block.each(joints, [&](int j) {
+            const std::uint64_t known = s.boned[j];
+            float products = 0.0f, energies = 0.0f;
+            for (int a = 0; a < 3; ++a) {
+                const float* of = bones + (3 * j + a) * row;
+                for (int t = 2; t < w; ++t) {
+                    if ((known >> (t - 2) & 7u) != 7u) continue;
+                    const float first = of[t - 1] - of[t - 2], second = of[t] - of[t - 1];
+                    products += first * second;
+                    energies += 0.5f * (first * first + second * second);
+                }
+            }
+            product[j] = products;
+            energy[j] = energies;
+        });
+        block.each(1, [&](int) {
+            s.product = s.energy = 0.0f;
+            for (int j = 0; j < joints; ++j) {
+                s.product += product[j];
+                s.energy += energy[j];
+            }
+        });
+        block.each(joints, [&](int j) {
+            const std::uint64_t known = s.boned[j];
+            const int pairs = count(known & known >> 1 & known >> 2);
+            const float moved = energy[j] + s.energy / static_cast<float>(joints);
+            const float believed = kPriorSteps * moved / static_cast<float>(pairs < 1 ? 1 : pairs) + 1e-6f;
+            const float found = product[j] + s.product / static_cast<float>(joints);
+            kept[j] = clamp((found + momentum * believed) / (moved + believed), 0.02f, 0.95f);
+        });
+    }
     block.each(3 * w * joints, [&](int i) {
         const int c = i / w, t = i % w, j = c / 3, a = c % 3;
         const std::uint64_t known = s.boned[j];
         if (bit(known, t)) return;
         float& missed = bones[c * row + t];
         if (known) {
-            missed = interpolated(bones + c * row, known, t, w, momentum);  // reads known frames only
+            missed = interpolated(bones + c * row, known, t, w, kept[j]);  // reads known frames only
             return;
         }
         const float* mean = net.bone_mean + 3 * j;

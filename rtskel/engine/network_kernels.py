@@ -19,7 +19,9 @@ THREADS = 512
 """Threads in a block, which has one window."""
 
 MOST_WINDOW, MOST_DEPTH = 64, 16
-OPTIONS = ("missing_channel", "bones", "bone_deviation", "fill", "gate", "local_regression", "unmirror")
+OPTIONS = (
+    *("missing_channel", "bones", "bone_deviation", "fill", "persistence", "gate", "local_regression", "unmirror"),
+)
 """Options of the network that the kernels know; they must all be on."""
 
 SIZES = ("window", "joints", "answers", "bf16", "columns", "left_shoulder", "right_shoulder")
