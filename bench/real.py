@@ -12,8 +12,9 @@ smoothest that is at least as near?
     acceleration  mean norm of the second difference of the error, mm a frame squared
     ours / it     ours over the best filter that is no worse in the other figure
 
-Then motion capture that no model was trained on (UNOC): lost bursts, and clean input, which should come back unchanged;
-and what stays of a group of joints that is off for one frame (PHOENIX14T dev).
+Then motion that no model was trained on (captured, keyed by hand, and the truth of the pairs): lost bursts, beside the
+fill alone, and clean input, which should come back unchanged; and what stays of a group of joints that is off for one
+frame (PHOENIX14T dev).
 
     python bench/real.py --pairs ../pairs/kept --training ../pairs/train --save real
     python bench/real.py --pairs ../pairs/kept --training ../pairs/train --engine other.safetensors
@@ -25,6 +26,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -41,20 +43,24 @@ from rtskel.engine import Engine, open_engine
 from rtskel.engine.weights import load_weights
 from rtskel.formats import Recording, read
 from rtskel.formats.jointmap import mediapipe_map
+from rtskel.pairs.clip import KEPT
+from rtskel.pairs.motion import UNOC_KEPT, mesh2motion_split
 from rtskel.skeleton import UPPER_BODY_50
-from rtskel.training.evaluate import ModelEngine, canonical, corrupted, refine_all
+from rtskel.training.evaluate import SHORTEST, ModelEngine, canonical, corrupted, refine_all
 from rtskel.training.paired import Pair, PairedErrors, paired_errors, read_pairs
 from rtskel.training.score import CANONICAL_MM, errors, joint_groups
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Known = tuple[NDArray[np.float32], Mask]
+"""Poses [N, 50, 3] and which joints of them are known [N, 50]."""
 
 LOOKAHEADS = (0, 4)
 RADIUS = 2
 FILTERS: tuple[type[Peer], ...] = (OneEuro, SavitzkyGolay, Gaussian, Kalman)
 GROUPS = {name: joints for name, joints in joint_groups(UPPER_BODY_50.id).items() if name != "all"}
-KEPT_UNOC = (1, 5)
-"""Clips of UNOC of which no pairs for training are made."""
+MOTION = ("unoc", "mesh2motion")
+"""Motion of which some clips are kept out of training: capture of bodies and gloves, and what animators keyed."""
 SIZES_MM = (50, 150, 500)
 OFF = {
     "wrist": [4], "wrist and hand": [4, *UPPER_BODY_50.groups["right_hand"]], "head": [0], "finger tip": [36],
@@ -169,30 +175,43 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
 
 
 def fill_alone(weights: Path) -> ModelEngine:
-    """The engine's own fill of missing joints, without its network."""
+    """The fill of missing joints without a network, and with the constant momentum that the first releases had."""
     model = load_weights(weights)
+    model.config = replace(model.config, persistence=False)
     model.trunk.out.weight.data.zero_()
     model.trunk.out.bias.data.zero_()
     return ModelEngine(model)
 
 
-def unoc(data: Path) -> list[NDArray[np.float32]]:
-    """The clips of UNOC that are kept, in canonical axes and units."""
-    with np.load(data / "mocap_hands" / "unoc.npz") as file:
-        clips = np.split(file["xyz"], np.cumsum(file["length"])[:-1])
-        fps, axes = float(file["fps"][0]), str(file["axes"])
-        return [canonical(Recording(clips[k], fps, "unoc", unit="m", axes=axes)) for k in KEPT_UNOC]
+def recorded(data: Path, name: str) -> list[Known]:
+    """The clips of one of `MOTION` that are kept out of training, in canonical axes and units."""
+    with np.load(data / "mocap_hands" / f"{name}.npz") as file:
+        ends, fps, axes = np.cumsum(file["length"])[:-1], float(file["fps"][0]), str(file["axes"])
+        clips = list(zip(file["clip"], np.split(file["xyz"], ends), np.split(file["missing"], ends), strict=True))
+    found = []
+    for clip, xyz, missing in clips if name == "mesh2motion" else [clips[k] for k in UNOC_KEPT]:
+        if name == "unoc" or (mesh2motion_split(str(clip)) == KEPT and len(xyz) >= SHORTEST):
+            there = (~missing).astype(np.float32)
+            recording = Recording(
+                np.where(missing[..., None], 0, xyz), fps, name, confidence=there, unit="m", axes=axes
+            )
+            found.append((canonical(recording), ~missing))
+    return found
 
 
-def measure_unoc(data: Path, engine: Engine, weights: Path) -> dict[str, Any]:
+def measure_motion(clips: Sequence[Known], engine: Engine, weights: Path) -> dict[str, Any]:
     """Lost bursts and clean input: result[condition][lookahead][who][group] is (MSE, MPJPE, acceleration)."""
-    truth, result = unoc(data), dict[str, Any]()
+    truth, known = [xyz for xyz, _ in clips], [there for _, there in clips]
+    result = dict[str, Any]()
     for condition in ("burst_mask", "clean"):
-        sequences = [corrupted(xyz, condition, k) for k, xyz in enumerate(truth)]
+        sequences = []
+        for k, (xyz, there) in enumerate(clips):
+            seen, confidence = corrupted(xyz, condition, k)
+            sequences.append((seen * there[..., None], confidence * there))
         result[condition] = {str(lookahead): {} for lookahead in LOOKAHEADS}
         for who, tried in (("ours", engine), ("fill", fill_alone(weights))):
             for lookahead, out in refine_all(sequences, tried, LOOKAHEADS, RADIUS).items():
-                of_groups = {name: errors(out, truth, joints) for name, joints in GROUPS.items()}
+                of_groups = {name: errors(out, truth, joints, known) for name, joints in GROUPS.items()}
                 result[condition][str(lookahead)][who] = of_groups
     return result
 
@@ -242,19 +261,19 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
 
 
 def other_lines(result: dict[str, Any]) -> list[str]:
-    """The tables of UNOC and of outliers."""
+    """The tables of motion and of outliers."""
     lines = []
-    for condition, by_lookahead in result["unoc"].items():
+    for (source, conditions), condition in product(result["motion"].items(), ("burst_mask", "clean")):
         rows = {
             f"{who}, lookahead {lookahead}": {
                 f"{group} {label}": scale * of[group][k]
                 for group in GROUPS
                 for label, k, scale in (("MSE x 1e-4", 0, 1e4), ("MPJPE mm", 1, CANONICAL_MM))
             }
-            for lookahead, entry in by_lookahead.items()
+            for lookahead, entry in conditions[condition].items()
             for who, of in entry.items()
         }
-        lines += ["", *table(f"UNOC, {condition}", rows, ".3f")]
+        lines += ["", *table(f"{source}, {condition}", rows, ".3f")]
     rows = {f"{group}, {size} mm": of for group, sizes in result["outliers"].items() for size, of in sizes.items()}
     return [*lines, "", *table("off for one frame: mm that stay, by lookahead", rows, ".1f")]
 
@@ -265,11 +284,15 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Pairs if there are any, UNOC and outliers."""
+    """Motion, outliers, and pairs if there are any."""
     with open_engine(options.engine) as engine:
         result: dict[str, Any] = {"engine": engine.info.model_id}
         weights = Path(options.engine or WEIGHTS).with_suffix(".safetensors")
-        result["unoc"] = measure_unoc(options.data, engine, weights)
+        clips = {name: recorded(options.data, name) for name in MOTION}
+        if options.pairs:
+            truth = [p.truth for p in read_pairs(options.pairs)]
+            clips["pairs"] = [(xyz, np.ones(xyz.shape[:2], np.bool_)) for xyz in truth]
+        result["motion"] = {name: measure_motion(of, engine, weights) for name, of in clips.items()}
         result["outliers"] = measure_outliers(options.data, engine)
         if options.pairs:
             result["pairs"] = measure_pairs(options.pairs, options.training, engine, options.jobs)

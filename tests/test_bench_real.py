@@ -83,11 +83,14 @@ def data(tmp_path):
     shared = tmp_path / "data"
     (shared / "mocap_hands").mkdir(parents=True)
     (shared / "phoenix14t").mkdir()
-    length = np.full(6, 50, np.int32)
-    np.savez(
-        shared / "mocap_hands" / "unoc.npz",
-        xyz=np.concatenate([motion(50, k) for k in range(6)]), length=length, fps=np.full(6, 30.0), axes="RDT",
-    )  # fmt: skip
+    length = np.full(6, 70, np.int32)
+    xyz = np.concatenate([motion(70, k) for k in range(6)])
+    missing = np.zeros(xyz.shape[:2], np.bool_)
+    missing[:, 12] = True  # a finger tip
+    names = {"unoc": ["a"] * 6, "mesh2motion": ["base/Greeting", *["base/Walk"] * 5]}
+    for name, clips in names.items():
+        arrays = {"clip": clips, "length": length, "fps": np.full(6, 30.0), "axes": "RDT", "missing": missing}
+        np.savez(shared / "mocap_hands" / f"{name}.npz", xyz=xyz, **arrays)
     write(shared / "phoenix14t" / "dev.skels", [Recording(motion(60, 9), 25.0, "d", unit=SKELS_UNIT)])
     return shared
 
@@ -109,8 +112,13 @@ def test_the_bench_runs_whole_and_says_what_the_null_engine_does(folder, data, t
             assert of_pairs[lookahead][which]["held"]["body"]["mpjpe"] > 0
             assert set(of_pairs[lookahead][which]["rivals"]) == set(real.GROUPS)
     # An untrained network is its own fill: it leaves the body as it is, and outliers where they are.
-    assert found["unoc"]["burst_mask"]["4"]["ours"] == found["unoc"]["burst_mask"]["4"]["fill"]
-    assert found["unoc"]["clean"]["0"]["ours"]["body"][0] == pytest.approx(0, abs=1e-9)
+    assert set(found["motion"]) == {"unoc", "mesh2motion", "pairs"}
+    for of in found["motion"].values():
+        assert of["burst_mask"]["4"]["ours"] == of["burst_mask"]["4"]["fill"]
+        assert of["clean"]["0"]["ours"]["body"][0] == pytest.approx(0, abs=1e-9)
+        assert of["clean"]["0"]["ours"]["hands"][0] == pytest.approx(
+            0, abs=1e-9
+        )  # the tip that is not known is not scored
     assert found["outliers"]["wrist and hand"]["150"]["ours 4"] == pytest.approx(150, rel=1e-3)
 
 
