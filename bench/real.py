@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from measure.report import WEIGHTS, arguments, bench, table
 from numpy.typing import NDArray
-from peers import Body, Gaussian, Hold, Kalman, Median, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
+from peers import Body, Gaussian, Hold, Kalman, Linear, Median, OneEuro, Peer, SavitzkyGolay, Sequences, Setting
 
 from rtskel.cli import positive
 from rtskel.engine import Engine, open_engine
@@ -67,6 +67,8 @@ OFF = {
     "elbow, wrist and hand": [3, 4, *UPPER_BODY_50.groups["right_hand"]], "everything": list(range(50)),
 }  # fmt: skip
 """Groups of joints that are off for one frame."""
+REACH = 8
+"""Frames on either side that `limits` predicts from: more gain nothing."""
 BONES = {"forearms": [4, 7], "fingers": [j for j in GROUPS["hands"] if j not in (8, 29)]}
 """Bones by the joint in which they end."""
 
@@ -140,6 +142,29 @@ def bone_spread(out: Sequence[NDArray[Any]]) -> dict[str, float]:
     return found
 
 
+def limits(pairs: Sequence[Pair], training: Sequence[Pair], fill: Linear) -> dict[str, dict[str, float]]:
+    """Errors of acceleration, by group: of a pose that stands still, and of the linear prediction from `REACH` frames
+    on either side that the training pairs ask for, joint by joint, across the image and in depth.
+    """
+
+    def bends(pair: Pair) -> tuple[Array, Array]:
+        """Second differences of what was seen [M, 50, 3, 2 REACH + 1], and of the truth [M, 50, 3]."""
+        seen = placed(fill.apply_all([hung(pair.seen.astype(np.float64), pair.missing)], None, None)[0])
+        x, y = (np.diff(xyz, 2, axis=0) * pair.mm for xyz in (seen, pair.truth.astype(np.float64)))
+        return np.lib.stride_tricks.sliding_window_view(x, 2 * REACH + 1, axis=0), y[REACH:-REACH]
+
+    (x, y), (fit_x, fit_y) = (map(np.concatenate, zip(*map(bends, of), strict=True)) for of in (pairs, training))
+    left = y.copy()
+    for joint, axes in product(range(y.shape[1]), ([0, 1], [2])):
+        rows = fit_x[:, joint, axes].reshape(-1, fit_x.shape[-1])
+        weights = np.linalg.lstsq(rows.T @ rows, rows.T @ fit_y[:, joint, axes].ravel(), rcond=1e-6)[0]
+        left[:, joint, axes] -= x[:, joint, axes] @ weights
+    return {
+        who: {group: float(np.linalg.norm(of[:, joints], axis=-1).mean()) for group, joints in GROUPS.items()}
+        for who, of in (("still", y), ("linear", left))
+    }
+
+
 def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int) -> dict[str, Any]:
     """Ours and every filter on pairs: result[lookahead][which], for joints where the estimator has them ("as_found"),
     and where the body has them ("corrected").
@@ -158,6 +183,8 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
             for (peer, lookahead), measured in zip(todo, every_point, strict=True):
                 points[lookahead] += measured
                 print(f"measured: {which}, {peer.name}, lookahead {lookahead}", file=sys.stderr)
+        taught = read_pairs(training, mediapipe_map() if which == "corrected" else None) if training else pairs
+        bounds = limits(pairs, taught, Linear(body))
         for lookahead, every in points.items():
             ours = scored(refined[lookahead], pairs, "ours")
             held = next(p for p in every if p.name == Hold.name)
@@ -165,6 +192,7 @@ def measure_pairs(folder: Path, training: Path | None, engine: Engine, jobs: int
                 "held": {name: e._asdict() for name, e in held.errors.items()},
                 "ours": {name: e._asdict() for name, e in ours.errors.items()},
                 "rivals": {name: front(ours, every, name) for name in GROUPS},
+                "limits": bounds,
                 "bones": {
                     "seen": bone_spread([p.seen[~p.missing.any(1)] for p in pairs if not p.missing.any(1).all()]),
                     "ours": bone_spread(refined[lookahead]),
@@ -257,6 +285,10 @@ def pair_lines(result: dict[str, Any]) -> list[str]:
                     rows[name] = {f: rival[f] for f in FIGURES} | {"ours / it": entry[ratio]}
             lines += ["", *table(f"{where}, {group}: mm", rows, ".2f")]
         lines += ["", *table(f"{where}: bones' deviation, %", at["bones"], ".1f")]
+        lines += [
+            "",
+            *table(f"{where}: acceleration of a still pose, and what the best linear leaves, mm", at["limits"], ".2f"),
+        ]
     return lines
 
 
