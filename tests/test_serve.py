@@ -747,6 +747,8 @@ def test_stop_refines_what_has_come_and_closes():
             server.stop()
             reader.until_ended()
             thread.join(PATIENCE)
+            assert not thread.is_alive()
+            server.close()  # else the publisher waits for it
         reader.check("a", xyz, range(50), 50)
         assert reader.events[-1].detail == "shutdown"
 
