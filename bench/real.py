@@ -215,16 +215,15 @@ def recorded(data: Path, name: str) -> list[Known]:
     """The clips of one of `MOTION` that are kept out of training, in canonical axes and units."""
     with np.load(data / "mocap_hands" / f"{name}.npz") as file:
         ends, fps, axes = np.cumsum(file["length"])[:-1], float(file["fps"][0]), str(file["axes"])
-        clips = list(zip(file["clip"], np.split(file["xyz"], ends), np.split(file["missing"], ends), strict=True))
-    found = []
-    for clip, xyz, missing in clips if name == "mesh2motion" else [clips[k] for k in UNOC_KEPT]:
-        if name == "unoc" or (mesh2motion_split(str(clip)) == KEPT and len(xyz) >= SHORTEST):
-            there = (~missing).astype(np.float32)
-            recording = Recording(
-                np.where(missing[..., None], 0, xyz), fps, name, confidence=there, unit="m", axes=axes
-            )
-            found.append((canonical(recording), ~missing))
-    return found
+        clips = zip(file["clip"], np.split(file["xyz"], ends), np.split(file["missing"], ends), strict=True)
+        found = []
+        for k, (clip, xyz, missing) in enumerate(clips):
+            kept = k in UNOC_KEPT if name == "unoc" else mesh2motion_split(str(clip)) == KEPT
+            if kept and len(xyz) >= SHORTEST:
+                there, known = (~missing).astype(np.float32), np.where(missing[..., None], np.float32(0), xyz)
+                recording = Recording(known, fps, name, confidence=there, unit="m", axes=axes)
+                found.append((canonical(recording), ~missing))
+        return found
 
 
 def measure_motion(clips: Sequence[Known], engine: Engine, weights: Path) -> dict[str, Any]:

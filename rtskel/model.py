@@ -42,7 +42,8 @@ class SkeletorConfig(Config, option="model option"):
         and its output is a correction of that.
     momentum: how much of its velocity a bone keeps from frame to frame of a gap that is filled, 0 to 1 (`interpolate`).
     persistence: that is measured in each window, for each joint, and `momentum` is what it is taken for where the
-        window says little (`velocity_kept`); and a bone that no later frame shows returns to its mean.
+        window says little (`velocity_kept`); and a bone that no later frame shows returns to its mean. The network
+        corrects that but for the middle of gaps of whole frames (`near_shown`).
     gate: that correction is scaled joint by joint by a gate in 0..1 that is exactly 0 for a joint taken to be good.
     pre_norm: encoder layers normalise the input of each part instead of its sum with the output, and what leaves
         the encoder is normalised once. (With post-norm and a learning rate that ends within an hour, all tokens of
@@ -285,6 +286,10 @@ HOMING = 0.02
 """Share of the way to its mean over the window by which a bone returns in a frame that no later frame follows."""
 
 
+REACH = 2
+"""Frames on either side of those that show something in which the network corrects the fill (`near_shown`)."""
+
+
 def interpolate(
     values: Tensor, valid: Tensor, default: Tensor, momentum: float = 0.0, *, persistence: bool = False
 ) -> Tensor:
@@ -376,6 +381,16 @@ def _pick(values: Tensor, frames: Tensor) -> Tensor:
     first = torch.arange(values.numel() // window, dtype=torch.int32, device=values.device) * window
     index = first.view(*values.shape[:3], 1) + frames.int()
     return values.flatten().index_select(0, index.flatten()).view(values.shape)
+
+
+def near_shown(missing: Tensor) -> Tensor:
+    """Frames [B, W] within `REACH` frames of one that shows two joints or more; all, if none does; missing [B, W, J].
+
+    Farther from them the fill is better as it is: it knows how the window moves, a network only how people move.
+    """
+    shown = (~missing).sum(-1) > 1
+    near = F.max_pool1d(shown.float()[:, None], 2 * REACH + 1, 1, REACH)[:, 0] > 0
+    return near | ~shown.any(1, keepdim=True)
 
 
 def usual(length: Tensor, present: Tensor) -> Tensor:
@@ -656,5 +671,7 @@ class Skeletor(nn.Module):
         base, correction, logits = self.propose(x if side is None else x * side, missing, positions)
         if logits is not None:
             correction = correction * open_gate(logits, at(missing, positions))[..., None]
+        if self.config.persistence:
+            correction = correction * at(near_shown(missing), positions)[..., None, None]
         y = self.keep_lengths(base + correction, base, missing)
         return y if side is None else y * side

@@ -23,7 +23,7 @@ from rtskel.model import (
     usual,
     velocity_kept,
 )
-from rtskel.skeleton import LEFT_SHOULDER, RIGHT_SHOULDER, UPPER_BODY_50
+from rtskel.skeleton import LEFT_SHOULDER, NECK, RIGHT_SHOULDER, UPPER_BODY_50
 
 TINY = SkeletorConfig(
     window=8,
@@ -199,6 +199,20 @@ def test_what_is_kept_carries_into_a_gap_and_the_bone_returns_to_its_mean():
     torch.testing.assert_close(ahead, coasting + (1 - 0.98**frames) * (1 / 3 - coasting))
     behind = interpolate(path.flip(3), valid.flip(2), torch.zeros(1, 3), 0.5, persistence=True)[0, 0, 0, :5].flip(0)
     torch.testing.assert_close(ahead, behind)
+
+
+def test_in_the_middle_of_a_gap_of_whole_frames_the_fill_stands():
+    model = Skeletor(replace(TINY, persistence=True)).eval()
+    for parameter in model.trunk.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, missing = windows(2), torch.zeros(2, TINY.window, 50, dtype=torch.bool)
+    missing[0, 3:] = missing[1] = True
+    missing[0, 3:, NECK] = False  # where it is known, a root says nothing of the rest
+    with torch.inference_mode():
+        path = torch.where(missing[..., None], 0.0, x).permute(0, 2, 3, 1)
+        changed = (model(x, missing) - model.fill_missing(path, missing.transpose(1, 2)).permute(0, 3, 1, 2)).abs()
+    assert (changed[0].amax((1, 2)) > 0).tolist() == [t < 5 for t in range(TINY.window)]
+    assert (changed[1].amax((1, 2)) > 0).all()  # of a window that shows nothing, the network knows more
 
 
 def test_local_fits_of_a_straight_path_are_the_path_but_for_what_ridge_and_holding_do_at_the_ends():

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kBandwidths = 3, kFits = 2 * kBandwidths, kRounds = 3, kMostWindow = 64, kMostDepth = 16;
 constexpr float kFaint = 1e-3f, kRidge = 0.2f, kPriorSteps = 3.0f, kHoming = 0.02f;
+constexpr int kReach = 2;
 
 struct Network {  // mirrored by rtskel.engine.network_kernels.NetworkArguments: fields of 8 bytes, in this order
     Index window, joints, answers;  // answers: positions that it answers for
@@ -324,7 +325,7 @@ struct Finished {
     float* refined;               // [P, J, 3]
     std::uint64_t* valid;         // [J]
     int *parent, *hand;           // [J]
-    std::uint64_t hands[3];
+    std::uint64_t hands[3], near_shown;
 };
 
 template <int W, int J>
@@ -359,6 +360,14 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
         for (int t = 0; t < w; ++t) sum += s.path[c * row + t];
         s.centre[c] = sum / static_cast<float>(w);
         if (c < joints) set(s.hands[s.hand[c]], s.valid[c]);
+        if (c) return;
+        std::uint64_t one = 0, shown = 0;  // frames that show some joint, and more than one
+        for (int j = 0; j < joints; ++j) {
+            shown |= one & s.valid[j];
+            one |= s.valid[j];
+        }
+        s.near_shown = shown ? shown : ~std::uint64_t{0};
+        for (int k = 1; k <= kReach; ++k) s.near_shown |= shown << k | shown >> k;
     });
 
     block.each(answers * joints, [&](int i) {
@@ -382,7 +391,8 @@ BLOCK_FUNCTION void finish_window(const Block& block, const Network& net, const 
         }
         const float *own = out + p * outputs, *limb = own + 3 * joints, *pull = own + 7 * joints + kFits * j;
         const float logit = own[6 * joints + j];
-        const float gate = bit(s.valid[j], t) ? clamp(1.1f * sigmoid(logit) - 0.05f, 0.0f, 1.0f) : 1.0f;
+        const float open = bit(s.valid[j], t) ? clamp(1.1f * sigmoid(logit) - 0.05f, 0.0f, 1.0f) : 1.0f;
+        const float gate = bit(s.near_shown, t) ? open : 0.0f;
         for (int a = 0; a < 3; ++a) {
             const float here = rows[a * row + t];
             float change = own[3 * j + a] * net.bone_scale[j];
