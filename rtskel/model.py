@@ -285,7 +285,6 @@ PRIOR_STEPS = 3.0
 HOMING = 0.02
 """Share of the way to its mean over the window by which a bone returns in a frame that no later frame follows."""
 
-
 REACH = 2
 """Frames on either side of those that show something in which the network corrects the fill (`near_shown`)."""
 

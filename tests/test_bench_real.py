@@ -116,9 +116,8 @@ def test_the_bench_runs_whole_and_says_what_the_null_engine_does(folder, data, t
     for of in found["motion"].values():
         assert of["burst_mask"]["4"]["ours"] == of["burst_mask"]["4"]["fill"]
         assert of["clean"]["0"]["ours"]["body"][0] == pytest.approx(0, abs=1e-9)
-        assert of["clean"]["0"]["ours"]["hands"][0] == pytest.approx(
-            0, abs=1e-9
-        )  # the tip that is not known is not scored
+        # A finger tip that is not known is not scored.
+        assert of["clean"]["0"]["ours"]["hands"][0] == pytest.approx(0, abs=1e-9)
     assert found["outliers"]["wrist and hand"]["150"]["ours 4"] == pytest.approx(150, rel=1e-3)
 
 
