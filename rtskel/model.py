@@ -51,6 +51,8 @@ class SkeletorConfig(Config, option="model option"):
     local_regression: the correction may also draw each joint toward local fits of its own path in time
         (`LocalRegression`), and the embedding sees how far each joint is from its neighbours in time (3 J inputs).
     unmirror: a window in which the left shoulder is at -x is mirrored before, and its prediction mirrored back.
+    outlying: the embedding also sees how far each joint is from where the frames beside it put it (`Outlying`): beside
+        what is usual for that joint in the window, and what is usual (2 J inputs).
     """
 
     skeleton: str = "upper-body-50"
@@ -69,6 +71,7 @@ class SkeletorConfig(Config, option="model option"):
     local_regression: bool = False
     unmirror: bool = False
     pre_norm: bool = False
+    outlying: bool = False
 
     def __post_init__(self) -> None:
         skeleton(self.skeleton)
@@ -77,7 +80,8 @@ class SkeletorConfig(Config, option="model option"):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.d_model % self.heads or self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads ({self.heads})")
-        options = ("bones", "bone_deviation", "momentum", "persistence", "gate", "local_regression", "unmirror")
+        options = ("bones", "bone_deviation", "momentum", "persistence")
+        options += ("gate", "local_regression", "unmirror", "outlying")
         without = [option for option in options if getattr(self, option) and not self.fill]
         if without:
             raise ValueError(f"{', '.join(without)} without fill: these work on the filled window")
@@ -104,6 +108,7 @@ _REALTIME = SkeletorConfig(
     local_regression=True,
     unmirror=True,
     pre_norm=True,
+    outlying=True,
 )
 
 PRESETS: Mapping[str, SkeletorConfig] = MappingProxyType(
@@ -467,6 +472,50 @@ class LocalRegression(nn.Module):
         return x - (weight[:, :, None] * x) @ near / (weight @ near)[:, :, None]
 
 
+class Outlying(nn.Module):
+    """How far each joint is from where the frames beside it put it.
+
+    Two frames on either side make a cubic; at the ends of a window there are fewer, which make a parabola or a line.
+    The distance from there is divided by what white noise of deviation 1 in each frame would make of it.
+    """
+
+    STENCILS: tuple[dict[int, float], ...] = (
+        {-2: -1 / 6, -1: 4 / 6, 1: 4 / 6, 2: -1 / 6},
+        {-2: -1 / 3, -1: 1.0, 1: 1 / 3},
+        {2: -1 / 3, 1: 1.0, -1: 1 / 3},
+        {-2: -1.0, -1: 2.0},
+        {2: -1.0, 1: 2.0},
+    )
+    """Shares of the frames at these distances in the place of a frame; the first whose frames there are is taken."""
+
+    LEAST = 1e-3
+    """Distances are seen in logarithms, and this, a millimetre of a person, is added to all before."""
+
+    residual: Tensor
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        residual = torch.zeros(window, window)  # [s, t]: share of frame s in the residual of frame t
+        for t in range(window):
+            for stencil in self.STENCILS:
+                if all(0 <= t + near < window for near in stencil):
+                    noise = math.sqrt(1.0 + sum(share**2 for share in stencil.values()))
+                    residual[t, t] = 1.0 / noise
+                    for near, share in stencil.items():
+                        residual[t + near, t] = -share / noise
+                    break
+        self.register_buffer("residual", residual, persistent=False)
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        """Paths x [B, J, 3, W] and which of them count [B, J, W] in {0, 1} -> [B, 2 J, W]: log of each distance beside
+        the mean of those that count, then that mean in all frames; both 0 where a joint does not count.
+        """
+        far = ((x @ self.residual).square().sum(2) + 1e-12).sqrt()
+        seen = (far + self.LEAST).log()
+        mean = (seen * present).sum(-1, keepdim=True) / present.sum(-1, keepdim=True).clamp(min=1.0)
+        return torch.cat([(seen - mean) * present, (mean - math.log(self.LEAST)) * present], 1)
+
+
 # -- all together -----------------------------------------------------------------------------------------------------
 
 
@@ -497,6 +546,7 @@ class Skeletor(nn.Module):
         # Parts of the embedding's input and of the output, in this order, [joints, size] each.
         sees = {"pose": 3, "bones": 3 * config.bones, "bone_deviation": int(config.bone_deviation)}
         sees |= {"path_deviation": 3 * config.local_regression, "missing": int(config.missing_channel)}
+        sees |= {"outlying": 2 * config.outlying}
         self.sees = {name: size for name, size in sees.items() if size}
         self.inputs = joints * sum(self.sees.values())
         self.parts = {"own": 3, "limb": 3} if config.fill else {"pose": 3}
@@ -505,6 +555,8 @@ class Skeletor(nn.Module):
         if config.local_regression:
             self.regression = LocalRegression(config.window)
             self.parts["pull"] = self.regression.fits
+        if config.outlying:
+            self.outlying = Outlying(config.window)
         self.outputs = joints * sum(self.parts.values())
         early = joints if config.local_regression else 0  # each joint's reliability
         self.trunk = Trunk(config, self.inputs, self.outputs, early)
@@ -621,6 +673,8 @@ class Skeletor(nn.Module):
             parts.append((deviation / self.bone_scale[:, None, None]).clamp(-5.0, 5.0).flatten(1, 2))
         if config.missing_channel:
             parts.append(missing.float())
+        if config.outlying:
+            parts.append(self.outlying(x, (~missing).float()))
         return torch.cat(parts, 1).transpose(1, 2)
 
     def _encode(
@@ -656,6 +710,8 @@ class Skeletor(nn.Module):
             pull = part["pull"].unflatten(-1, (joints, 1, self.regression.fits)).permute(0, 2, 3, 4, 1)
             off = self.regression(path, weight, positions) - here[:, :, :, None]
             correction = correction + (off * pull).sum(3).permute(0, 3, 1, 2)
+        if self.config.persistence:
+            correction = correction * at(near_shown(missing.transpose(1, 2)), positions)[..., None, None]
         return base, correction, part.get("gate")
 
     def forward(self, x: Tensor, missing: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -670,7 +726,5 @@ class Skeletor(nn.Module):
         base, correction, logits = self.propose(x if side is None else x * side, missing, positions)
         if logits is not None:
             correction = correction * open_gate(logits, at(missing, positions))[..., None]
-        if self.config.persistence:
-            correction = correction * at(near_shown(missing), positions)[..., None, None]
         y = self.keep_lengths(base + correction, base, missing)
         return y if side is None else y * side

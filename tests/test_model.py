@@ -15,6 +15,7 @@ from rtskel.errors import EngineError
 from rtskel.model import (
     PRESETS,
     LocalRegression,
+    Outlying,
     Skeletor,
     SkeletorConfig,
     interpolate,
@@ -99,7 +100,7 @@ def test_config_round_trip_and_impossible_values():
 
 
 @pytest.mark.parametrize(
-    "option", ["bones", "bone_deviation", "momentum", "persistence", "gate", "local_regression", "unmirror"]
+    "option", ["bones", "bone_deviation", "momentum", "persistence", "gate", "local_regression", "unmirror", "outlying"]
 )
 def test_what_would_be_ignored_without_fill_is_refused(option):
     value = 0.4 if option == "momentum" else True
@@ -235,6 +236,34 @@ def test_unreliable_frames_do_not_pull_local_fits():
     assert regression(path, weight).abs().max() < 0.01
     assert regression(path, torch.ones_like(weight))[..., 7].abs().max() > 0.1
     assert regression.deviation(path, weight)[..., 7].min() > 0.9
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 32])
+def test_a_straight_path_has_nothing_outlying(window):
+    line = torch.arange(window) * torch.tensor([0.02, -0.01, 0.03])[:, None] + 1.0
+    seen = Outlying(window)(line.expand(1, 2, 3, window), torch.ones(1, 2, window))
+    assert seen.shape == (1, 4, window)
+    assert seen.abs().max() < 1e-2
+
+
+def test_white_noise_has_the_same_residual_in_every_frame():
+    noise = torch.randn(1, 20_000, 3, 8, generator=torch.Generator().manual_seed(1)) * 0.1
+    far = (noise @ Outlying(8).residual).square().mean((0, 1, 2)).sqrt()
+    assert far.tolist() == pytest.approx([0.1] * 8, rel=0.02)
+
+
+def test_a_frame_off_its_path_stands_out():
+    path = torch.linspace(0.0, 0.1, 16).expand(1, 2, 3, 16).clone()
+    path[0, 0, 1, 9] += 0.3
+    there = torch.ones(1, 2, 16)
+    seen, usual_here = Outlying(16)(path, there).chunk(2, 1)
+    assert seen[0, 0].argmax() == 9
+    assert seen[0, 0, 9] > 1.0
+    assert seen[0, 1].abs().max() < 1e-2
+    assert (usual_here[0, 0] > usual_here[0, 1] + 1.0).all()
+    there[0, 0, 9] = 0.0
+    seen, _ = Outlying(16)(path, there).chunk(2, 1)
+    assert seen[0, 0, 9] == 0.0
 
 
 def test_usual_length_is_not_moved_by_a_few_bad_frames():

@@ -16,6 +16,7 @@ from tests import contract  # noqa: E402
 CONFIG = SkeletorConfig(
     window=32, d_model=16, heads=2, d_ff=16, layers=1, missing_channel=True, bones=True, bone_deviation=True,
     fill=True, momentum=0.4, persistence=True, gate=True, local_regression=True, unmirror=True, pre_norm=True,
+    outlying=True,
 )  # fmt: skip
 LEFT_HAND, RIGHT_HAND = (list(skeleton(CONFIG.skeleton).groups[f"{side}_hand"]) for side in ("left", "right"))
 

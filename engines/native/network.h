@@ -12,11 +12,12 @@ namespace {
 
 constexpr int kBandwidths = 3, kFits = 2 * kBandwidths, kRounds = 3, kMostWindow = 64, kMostDepth = 16;
 constexpr float kFaint = 1e-3f, kRidge = 0.2f, kPriorSteps = 3.0f, kHoming = 0.02f;
+constexpr float kLeast = 1e-3f;
 constexpr int kReach = 2;
 
 struct Network {  // mirrored by rtskel.engine.network_kernels.NetworkArguments: fields of 8 bytes, in this order
     Index window, joints, answers;  // answers: positions that it answers for
-    Index bf16, columns;            // of features: whether they are bf16, else float; numbers of a frame, zeros after 11 J
+    Index bf16, columns;            // of features: whether they are bf16, else float; numbers of a frame, zeros after 13 J
     Index left_shoulder, right_shoulder;
     double momentum;
     double bandwidths[kBandwidths];
@@ -34,7 +35,7 @@ struct Pass {  // mirrored by rtskel.engine.network_kernels.PassArguments
     const Index* positions;  // [P]
     float* path;             // [B, J, 3, W] the filled window, mirrored where its left shoulder was at -x
     float* side;             // [B] -1 where it was
-    void* features;          // [B, W, columns]: pose, bones, bone deviation, path deviation, missing
+    void* features;          // [B, W, columns]: pose, bones, bone deviation, path deviation, missing, outlying
     const float* out;        // [B, P, 13 J] of the trunk: own, limb, gate, pull
     const float* early;      // [B, W, J] of the trunk: reliability
     float* y;                // [B, P, J, 3]
@@ -102,9 +103,22 @@ FUNCTION inline float interpolated(const float* row, std::uint64_t known, int t,
     return between;
 }
 
+// How far frame t of a row is from where the frames beside it put it, in units of what white noise of deviation 1 makes of it: see
+// `Outlying`.
+FUNCTION inline float residual(const float* row, int t, int window) {
+    const bool back1 = t >= 1, back2 = t >= 2, on1 = t + 1 < window, on2 = t + 2 < window;
+    const float* at = row + t;
+    if (back2 && on2) return (at[0] - (4.0f * (at[-1] + at[1]) - at[-2] - at[2]) / 6.0f) * std::sqrt(18.0f / 35.0f);
+    if (back2 && on1) return (at[0] - at[-1] - (at[1] - at[-2]) / 3.0f) * std::sqrt(9.0f / 20.0f);
+    if (back1 && on2) return (at[0] - at[1] - (at[-1] - at[2]) / 3.0f) * std::sqrt(9.0f / 20.0f);
+    if (back2) return (at[0] - 2.0f * at[-1] + at[-2]) * std::sqrt(1.0f / 6.0f);
+    if (on2) return (at[0] - 2.0f * at[1] + at[2]) * std::sqrt(1.0f / 6.0f);
+    return 0.0f;
+}
+
 // Whether windows are those of the released weights, for which the two functions below are compiled with W and J known: divisions by
 // them, several for each number, are then a multiplication each. W = J = 0: as `Network` says.
-FUNCTION inline bool as_released(const Network& net) { return net.window == 32 && net.joints == 50 && net.columns == 552; }
+FUNCTION inline bool as_released(const Network& net) { return net.window == 32 && net.joints == 50 && net.columns == 656; }
 
 // What the threads of a block share while they prepare a window. Rows have W + 1 numbers.
 struct Prepared {
@@ -268,6 +282,21 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
         });
     }
 
+    // How far each joint is from where the frames beside it put it, and what is usual: see `Outlying`.
+    auto outlying = [&](int j, int t) {
+        const float* of = s.path + 3 * j * row;
+        const float x = residual(of, t, w), y = residual(of + row, t, w), z = residual(of + 2 * row, t, w);
+        return std::log(std::sqrt(x * x + y * y + z * z + 1e-12f) + kLeast);
+    };
+    float* usually = s.spread;
+    block.each(w * joints, [&](int i) { s.scratch[(i / w) * row + i % w] = bit(s.valid[i / w], i % w) ? outlying(i / w, i % w) : 0.0f; });
+    block.each(joints, [&](int j) {
+        float sum = 0.0f;
+        for (int t = 0; t < w; ++t) sum += s.scratch[j * row + t];
+        const int frames = count(s.valid[j]);
+        usually[j] = sum / static_cast<float>(frames < 1 ? 1 : frames);
+    });
+
     // Sums over the other frames, weighted by nearness and by whether the joint is there: each of the three coordinates, then of the
     // weights. Nearness is exponential, so that one pass forward and one back make all of them.
     const float fade = std::exp(-1.0f / static_cast<float>(net.bandwidths[0]));
@@ -289,7 +318,7 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
     });
 
     // What the trunk sees.
-    const int inputs = 11 * joints, columns = J ? (11 * J + 7) / 8 * 8 : static_cast<int>(net.columns);
+    const int inputs = 13 * joints, columns = J ? (13 * J + 7) / 8 * 8 : static_cast<int>(net.columns);
     block.each(columns * w, [&](int i) {
         const int t = i / columns, k = i % columns;
         float v = 0.0f;
@@ -306,8 +335,11 @@ BLOCK_FUNCTION void prepare_window(const Block& block, const Network& net, const
             const int c = k - 7 * joints, j = c / 3;
             const float *sums = s.scratch + 4 * j * row + t, near = sums[(c % 3) * row] / sums[3 * row];
             v = clamp((s.path[c * row + t] - near) / net.bone_scale[j], -5.0f, 5.0f);
-        } else if (k < inputs) {
+        } else if (k < 11 * joints) {
             v = bit(s.valid[k - 10 * joints], t) ? 0.0f : 1.0f;
+        } else if (k < inputs) {
+            const int j = (k - 11 * joints) % joints;
+            if (bit(s.valid[j], t)) v = k < 12 * joints ? outlying(j, t) - usually[j] : usually[j] - std::log(kLeast);
         }
         const Index at = b * w * columns + i;
         if (net.bf16) static_cast<std::uint16_t*>(pass.features)[at] = to_bf16(v);

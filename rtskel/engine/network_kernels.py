@@ -20,7 +20,8 @@ THREADS = 512
 
 MOST_WINDOW, MOST_DEPTH = 64, 16
 OPTIONS = (
-    *("missing_channel", "bones", "bone_deviation", "fill", "persistence", "gate", "local_regression", "unmirror"),
+    *("missing_channel", "bones", "bone_deviation", "fill", "persistence", "gate"),
+    *("local_regression", "unmirror", "outlying"),
 )
 """Options of the network that the kernels know; they must all be on."""
 
@@ -69,10 +70,10 @@ def fits(config: Any, answers: int) -> bool:
 
 
 def columns(joints: int) -> int:
-    """Numbers that the trunk gets of each frame: 11 of each joint, and zeros up to a multiple of 8, which makes its
+    """Numbers that the trunk gets of each frame: 13 of each joint, and zeros up to a multiple of 8, which makes its
     first product three times as fast.
     """
-    return -(-11 * joints // 8) * 8
+    return -(-13 * joints // 8) * 8
 
 
 def tables_of(model: Any, tree: Skeleton) -> dict[str, Any]:
