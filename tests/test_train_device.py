@@ -174,7 +174,7 @@ def test_choices_are_those_of_a_multinomial(monkeypatch):
 
 def test_batches_drawn_as_on_a_gpu_are_distributed_as_on_the_cpu(corpus, monkeypatch):
     """By kind of corruption: how much is missing, how far what is seen is off, how it moves; and of all, the scale."""
-    kinds = ("clean", "burst_mask", "jitter_high", "live", "group_off")
+    kinds = ("clean", "burst_mask", "jitter_high", "live", "group_off_mid")
     settings = replace(CONFIG, sources={"a": 1.0, "b": 2.0}, kinds=kinds, batch=1200, triples=300)
     settings = replace(settings, model=replace(TINY, window=16))
     found = [Batches(settings, Corpus(corpus), rng(1)).draw()]

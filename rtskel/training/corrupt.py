@@ -544,15 +544,21 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
     return drop_frames(poses, some(0.02, 0.3, 0.6), g)
 
 
-def _group_off(poses: Poses, g: torch.Generator) -> Poses:
-    """A group off by 5 to 50 cm for single frames, at times another for longer, or a doubled hand."""
+def _group_off(low: float, high: float, doubled: float = 0.0) -> Recipe:
+    """A group off by `low` to `high` metres for single frames, at times another for longer; in a share of the windows
+    `doubled`, a doubled hand.
+    """
 
-    def size() -> Tensor:
-        return 0.05 * 10 ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
+    def recipe(poses: Poses, g: torch.Generator) -> Poses:
+        def size() -> Tensor:
+            return low * (high / low) ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
 
-    poses = doubled_hand(poses, _uniform(poses, g, 0.05, 0.25) * _some(0.15, poses, g), g)
-    poses = group_off(poses, _uniform(poses, g, 0.02, 0.15), size(), g, longest=1)
-    return group_off(poses, _uniform(poses, g, 0.05, 0.25) * _some(0.5, poses, g), size(), g, shortest=2)
+        if doubled:
+            poses = doubled_hand(poses, _uniform(poses, g, 0.05, 0.25) * _some(doubled, poses, g), g)
+        poses = group_off(poses, _uniform(poses, g, 0.02, 0.15), size(), g, longest=1)
+        return group_off(poses, _uniform(poses, g, 0.05, 0.25) * _some(0.5, poses, g), size(), g, shortest=2)
+
+    return recipe
 
 
 TRAINING: dict[str, tuple[float, Recipe]] = {
@@ -574,7 +580,9 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "jitter_low": (1.6, _jitter(0.1, 0.5)),
     "jitter_high": (2.0, _jitter(0.5, 1.6)),
     "live": (2.0, _live),
-    "group_off": (5.0, _group_off),
+    "group_off_low": (2.2, _group_off(0.04, 0.09)),
+    "group_off_mid": (2.0, _group_off(0.09, 0.22)),
+    "group_off_high": (1.4, _group_off(0.22, 0.5, doubled=0.5)),
 }
 """Kinds of corruption in training: how often each is drawn, and what it does.
 
