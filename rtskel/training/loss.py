@@ -46,7 +46,7 @@ class Loss:
         running: by part, kind, source, positions and group: of the output, of the ungated proposal, and of the
             acceleration. 0: not seen yet.
         of_pairs: the same of pairs, by whose motion it is (their own, the corpus'), for distance and acceleration,
-            across the image and in depth.
+            across the image and in depth, and for the lengths of bones.
 
     Args:
         kinds: number of kinds of corruption. triples: of windows in a batch (`Batches.triples`).
@@ -73,9 +73,10 @@ class Loss:
         )
         self._shares = torch.stack([shares, shares, shares * smoothness])
         parts = [shares * config.paired.across, shares * config.paired.depth, shares * of_pairs, shares * of_pairs]
+        parts.append(shares * config.paired.bones)
         self._pair_shares = config.paired.weight * torch.stack(parts)
         self.running = torch.zeros(3, kinds, len(config.sources), 3, len(groups), device=device)
-        self.of_pairs = torch.zeros(4, 2, 1, 3, len(groups), device=device)
+        self.of_pairs = torch.zeros(len(parts), 2, 1, 3, len(groups), device=device)
 
     def __call__(self, model: Skeletor, batch: Batch, floor: float | Tensor) -> Tensor:
         """The loss of a model on a batch; updates the running errors, which count as `floor` at least."""
@@ -98,7 +99,8 @@ class Loss:
         weights = at(self._ranges, positions)
         weights = weights / weights.sum(1, keepdim=True)
         total = self._of_corruption(said, batch, weights, floor)
-        apart = (y - said.clean) * side / scale[:, None, None, None]
+        off = (y - said.clean) / scale[:, None, None, None]
+        apart = off * side
         if self.triples:
             rows = slice(config.batch - 3 * self.triples, config.batch)
             bend = self._grouped(length(bent(apart[rows])), weights)
@@ -108,7 +110,9 @@ class Loss:
             rows = slice(config.batch, None)
             true = clean[rows] / scale[rows, None, None, None]
             pace, bend = at(speed(true[..., :2]), positions), at(acceleration(true[1::3]), positions)
-            total = total + self._on_pairs(apart[rows], pace, bend, batch.kind[rows], weights)
+            here = at(true, positions)
+            stretch = length(_bones(here + off[rows], model.parents)) - length(_bones(here, model.parents))
+            total = total + self._on_pairs(apart[rows], pace, bend, stretch.abs(), batch.kind[rows], weights)
         return total
 
     def _of_corruption(self, said: _Prediction, batch: Batch, weights: Tensor, floor: float | Tensor) -> Tensor:
@@ -130,12 +134,15 @@ class Loss:
             total = total + config.gate * (guess * there).sum() / there.sum().clamp(min=1.0)
         return total
 
-    def _on_pairs(self, apart: Tensor, pace: Tensor, bend: Tensor, kind: Tensor, weights: Tensor) -> Tensor:
+    def _on_pairs(
+        self, apart: Tensor, pace: Tensor, bend: Tensor, stretch: Tensor, kind: Tensor, weights: Tensor
+    ) -> Tensor:
         """The loss on pairs: errors [3 N, P, J, 3] of N groups of consecutive windows.
 
         Args:
             pace: true speed in the image plane [3 N, P, J].
             bend: size of the true acceleration [N, P, J].
+            stretch: absolute error of the length of the bone that ends in each joint [3 N, P, J].
         """
         paired, first = self.config.paired, kind[::3]
         parts = [
@@ -143,6 +150,7 @@ class Loss:
             (kind, length(apart[..., 2:])),
             (first, length(bent(apart)[..., :2]) / (paired.stillness + bend)),
             (first, length(bent(apart)[..., 2:]) / (paired.stillness + bend)),
+            (kind, stretch),
         ]
         total = apart.new_zeros(())
         for part, (rows, error) in enumerate(parts):
@@ -194,6 +202,11 @@ def length(x: Tensor) -> Tensor:
     """The norm of vectors [..., 3], with a gradient at 0."""
     norm: Tensor = (x.square().sum(-1) + 1e-12).sqrt()
     return norm
+
+
+def _bones(x: Tensor, parents: Tensor) -> Tensor:
+    """Each joint [B, P, J, 3] from its parent; the root from itself."""
+    return x - x.index_select(2, parents)
 
 
 def speed(x: Tensor) -> Tensor:

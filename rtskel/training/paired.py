@@ -186,6 +186,7 @@ class PairedConfig(Config, option="option of pairs"):
         yaw, pitch, roll: largest rotation in degrees.
         hand_lost: probability that a hand is lost for a part of the window.
         weight: of the whole loss on pairs. across, depth: of the distance in the image plane, and in depth.
+        bones: of the error of bones' lengths: a mean of poses in which a bone may point anywhere has it too short.
         smoothness: of the error of acceleration, for each of both, by positions as in `TrainConfig.shares`.
         brisk: speed in the image plane, in canonical units a frame, at which the distance there counts double; thrice
             at twice that speed, and so on: else strokes, which are few, come out flat and late.
@@ -208,6 +209,7 @@ class PairedConfig(Config, option="option of pairs"):
     weight: float = 1.0
     across: float = 0.5
     depth: float = 0.5
+    bones: float = 0.2
     smoothness: tuple[float, float, float] = (0.12, 0.25, 0.35)
     brisk: float = 0.006
     stillness: float = 0.006
