@@ -250,6 +250,22 @@ def test_groups_are_off_rigidly_for_a_few_frames_and_the_truth_is_not():
         assert all(len(run) >= 4 for run in inside if run)
 
 
+def test_single_joints_are_off_alone_each_its_own_way():
+    poses = clean(batch=300, window=60)
+    got = corrupt.joint_off(poses, 0.02, 0.2, rng())
+    assert got.truth is poses.truth
+    off = got.xyz - poses.xyz
+    away = off.norm(dim=-1)
+    hit = away > 1e-4
+    torch.testing.assert_close(away[hit], torch.full_like(away[hit], 0.2), rtol=1e-3, atol=1e-4)
+    often = hit.float().mean((0, 1))
+    hands = torch.tensor([j not in UPPER_BODY_50.groups["body"] for j in range(50)])
+    assert often[UPPER_BODY_50.root] == 0
+    torch.testing.assert_close(often[hands], torch.full((42,), 0.02), rtol=0.2, atol=0)
+    torch.testing.assert_close(often[~hands][often[~hands] > 0], torch.full((7,), 0.08), rtol=0.2, atol=0)
+    assert off[hit].mean(0).norm() < 0.02  # no way is preferred
+
+
 def test_a_doubled_hand_lies_on_the_other():
     poses = clean(batch=20)
     got = corrupt.doubled_hand(poses, 0.3, rng())

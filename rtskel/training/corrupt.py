@@ -436,6 +436,22 @@ def _groups(skeleton: Skeleton, device: torch.device) -> tuple[Choice, Tensor]:
         return Choice(often.flatten().to(device)), torch.cat([whole, alone]).to(device)
 
 
+BODY_OFF = 4.0
+"""How much oftener `joint_off` takes a joint of the body than one of a hand, of which there are many."""
+
+
+def joint_off(poses: Poses, share: Amount, size: Amount, generator: torch.Generator) -> Poses:
+    """Single joints, without those that hang on them, off by `size` canonical units for one frame, each in a direction
+    of its own; for a share of the frames of each joint of a hand, `BODY_OFF` times that of the body's.
+    """
+    often = torch.where(poses.tree.of_hands, 1.0, BODY_OFF)
+    drawn = _rand(generator, *poses.missing.shape, like=poses.xyz)
+    where = (drawn < often * _column(share, 3, poses.xyz)) & poses.movable()
+    way = torch.randn(poses.xyz.shape, generator=generator, device=poses.xyz.device)
+    way = torch.nn.functional.normalize(way, dim=-1) * _column(size, 4, poses.xyz)
+    return poses.move(way * where[..., None])
+
+
 def doubled_hand(poses: Poses, share: Amount, generator: torch.Generator) -> Poses:
     """One hand's points lie on the other hand, in runs of 1 to 8 frames for a share of the time."""
     twin = poses.tree.mirror
@@ -561,6 +577,16 @@ def _group_off(low: float, high: float, doubled: float = 0.0) -> Recipe:
     return recipe
 
 
+def _joint_off(low: float, high: float) -> Recipe:
+    """Single joints off by `low` to `high` metres."""
+
+    def recipe(poses: Poses, g: torch.Generator) -> Poses:
+        size = low * (high / low) ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
+        return joint_off(poses, 0.001 * 20 ** _uniform(poses, g, 0.0, 1.0), size, g)
+
+    return recipe
+
+
 TRAINING: dict[str, tuple[float, Recipe]] = {
     "clean": (2.5, lambda x, g: x),
     "frame_mask": (1.6, lambda x, g: frame_mask(x, _share(x, g), g)),
@@ -583,6 +609,8 @@ TRAINING: dict[str, tuple[float, Recipe]] = {
     "group_off_low": (2.2, _group_off(0.04, 0.09)),
     "group_off_mid": (2.0, _group_off(0.09, 0.22)),
     "group_off_high": (1.4, _group_off(0.22, 0.5, doubled=0.5)),
+    "joint_off_low": (1.4, _joint_off(0.04, 0.14)),
+    "joint_off_high": (1.4, _joint_off(0.14, 0.5)),
 }
 """Kinds of corruption in training: how often each is drawn, and what it does.
 
