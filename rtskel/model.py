@@ -80,8 +80,10 @@ class SkeletorConfig(Config, option="model option"):
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.d_model % self.heads or self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} must be even and a multiple of heads ({self.heads})")
-        options = ("bones", "bone_deviation", "momentum", "persistence")
-        options += ("gate", "local_regression", "unmirror", "outlying")
+        options = [
+            *("bones", "bone_deviation", "momentum", "persistence"),
+            *("gate", "local_regression", "unmirror", "outlying"),
+        ]
         without = [option for option in options if getattr(self, option) and not self.fill]
         if without:
             raise ValueError(f"{', '.join(without)} without fill: these work on the filled window")
