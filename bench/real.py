@@ -257,20 +257,24 @@ def measure_outliers(data: Path, engine: Engine) -> dict[str, Any]:
     truth = [canonical(recording) for recording in read(data / "phoenix14t" / "dev.skels")]
     body = Body.learn([t.astype(np.float64) for t in truth], UPPER_BODY_50.parents, UPPER_BODY_50.order)
     result: dict[str, Any] = {name: {} for name in OFF}
-    known = [np.ones(xyz.shape[:2], np.float32) for xyz in truth]
-    for (name, joints), size in product(OFF.items(), SIZES_MM):
-        shaken, without = [xyz.copy() for xyz in truth], [there.copy() for there in known]
-        for xyz, there in zip(shaken, without, strict=True):
-            hit = np.ix_(np.arange(20, len(xyz) - 20, 25), np.array(joints))
-            xyz[hit] += np.array([0.8, -0.6, 0], np.float32) * (size / CANONICAL_MM)
-            there[hit] = 0.0
-        tried = dict[str, Sequence[NDArray[Any]]]()
-        for who, confidence in (("ours", known), ("told", without)):
-            out = refine_all(list(zip(shaken, confidence, strict=True)), engine, LOOKAHEADS, RADIUS)
-            tried |= {f"{who} {lookahead}": poses for lookahead, poses in out.items()}
-        none = [(xyz.astype(np.float64), np.zeros(xyz.shape[:2], np.bool_)) for xyz in shaken]
-        tried["median of 5"] = Median(body).apply_all(none, 2, (2,))
-        result[name][str(size)] = {who: stays(poses, truth, joints) for who, poses in tried.items()}
+    refined = partial(refine_all, engine=engine, lookaheads=LOOKAHEADS, radius=RADIUS)
+    for name, joints in OFF.items():
+        hit = [np.ix_(np.arange(20, len(xyz) - 20, 25), np.array(joints)) for xyz in truth]
+        known = [np.ones(xyz.shape[:2], np.float32) for xyz in truth]
+        without = [there.copy() for there in known]
+        for there, where in zip(without, hit, strict=True):
+            there[where] = 0.0
+        told = refined(list(zip(truth, without, strict=True)))
+        for size in SIZES_MM:
+            shaken = [xyz.copy() for xyz in truth]
+            for xyz, where in zip(shaken, hit, strict=True):
+                xyz[where] += np.array([0.8, -0.6, 0], np.float32) * (size / CANONICAL_MM)
+            ours = refined(list(zip(shaken, known, strict=True)))
+            tried: dict[str, Sequence[NDArray[Any]]] = {f"ours {lookahead}": poses for lookahead, poses in ours.items()}
+            tried |= {f"told {lookahead}": poses for lookahead, poses in told.items()}
+            none = [(xyz.astype(np.float64), np.zeros(xyz.shape[:2], np.bool_)) for xyz in shaken]
+            tried["median of 5"] = Median(body).apply_all(none, 2, (2,))
+            result[name][str(size)] = {who: stays(poses, truth, joints) for who, poses in tried.items()}
     return result
 
 

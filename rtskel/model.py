@@ -692,8 +692,8 @@ class Skeletor(nn.Module):
     def propose(
         self, x: Tensor, missing: Tensor, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The filled window, the correction [B, W, J, 3] before its gate, and the gate's logits [B, W, J] if
-        there is one; with `positions` [P], of the frames there.
+        """The filled window, the correction [B, W, J, 3] before its gate (0 far from what is shown: `near_shown`), and
+        the gate's logits [B, W, J] if there is one; with `positions` [P], of the frames there.
         """
         joints = self.config.joints
         path, missing, out, reliability = self._encode(x, missing, positions)

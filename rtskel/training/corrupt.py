@@ -560,19 +560,22 @@ def _live(poses: Poses, g: torch.Generator) -> Poses:
     return drop_frames(poses, some(0.02, 0.3, 0.6), g)
 
 
+def _size_off(poses: Poses, g: torch.Generator, low: float, high: float) -> Tensor:
+    """`low` to `high` metres in canonical units [B], alike for each order of size."""
+    return low * (high / low) ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
+
+
 def _group_off(low: float, high: float, doubled: float = 0.0) -> Recipe:
     """A group off by `low` to `high` metres for single frames, at times another for longer; in a share of the windows
     `doubled`, a doubled hand.
     """
 
     def recipe(poses: Poses, g: torch.Generator) -> Poses:
-        def size() -> Tensor:
-            return low * (high / low) ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
-
         if doubled:
             poses = doubled_hand(poses, _uniform(poses, g, 0.05, 0.25) * _some(doubled, poses, g), g)
-        poses = group_off(poses, _uniform(poses, g, 0.02, 0.15), size(), g, longest=1)
-        return group_off(poses, _uniform(poses, g, 0.05, 0.25) * _some(0.5, poses, g), size(), g, shortest=2)
+        poses = group_off(poses, _uniform(poses, g, 0.02, 0.15), _size_off(poses, g, low, high), g, longest=1)
+        share = _uniform(poses, g, 0.05, 0.25) * _some(0.5, poses, g)
+        return group_off(poses, share, _size_off(poses, g, low, high), g, shortest=2)
 
     return recipe
 
@@ -581,7 +584,7 @@ def _joint_off(low: float, high: float) -> Recipe:
     """Single joints off by `low` to `high` metres."""
 
     def recipe(poses: Poses, g: torch.Generator) -> Poses:
-        size = low * (high / low) ** _uniform(poses, g, 0.0, 1.0) * (1000 / CANONICAL_MM)
+        size = _size_off(poses, g, low, high)
         return joint_off(poses, 0.001 * 20 ** _uniform(poses, g, 0.0, 1.0), size, g)
 
     return recipe

@@ -111,7 +111,7 @@ class Loss:
             true = clean[rows] / scale[rows, None, None, None]
             pace, bend = at(speed(true[..., :2]), positions), at(acceleration(true[1::3]), positions)
             here = at(true, positions)
-            stretch = length(_bones(here + off[rows], model.parents)) - length(_bones(here, model.parents))
+            stretch = bone_lengths(here + off[rows], model.parents) - bone_lengths(here, model.parents)
             total = total + self._on_pairs(apart[rows], pace, bend, stretch.abs(), batch.kind[rows], weights)
         return total
 
@@ -204,9 +204,9 @@ def length(x: Tensor) -> Tensor:
     return norm
 
 
-def _bones(x: Tensor, parents: Tensor) -> Tensor:
-    """Each joint [B, P, J, 3] from its parent; the root from itself."""
-    return x - x.index_select(2, parents)
+def bone_lengths(x: Tensor, parents: Tensor) -> Tensor:
+    """Length of the bone that ends in each joint, of poses [B, P, J, 3]: [B, P, J], 0 for the root."""
+    return length(x - x.index_select(2, parents))
 
 
 def speed(x: Tensor) -> Tensor:
